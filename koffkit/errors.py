@@ -1,0 +1,39 @@
+"""Errors users meet, each with the exit code of the contract and a remedy in its text."""
+
+from __future__ import annotations
+
+
+class KoffkitError(Exception):
+    """Base of every error koffkit raises on purpose. The command line prints the text and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(KoffkitError):
+    """A command or recipe that cannot be carried out as written."""
+
+    exit_code = 2
+
+
+class DataError(KoffkitError):
+    """A source of text that is missing, empty or unreadable."""
+
+    exit_code = 3
+
+
+class IntegrityError(KoffkitError):
+    """A file, digest, shape or parity check that does not hold."""
+
+    exit_code = 4
+
+
+class ResourceError(KoffkitError):
+    """Not enough memory, disk or device for what was asked."""
+
+    exit_code = 5
+
+
+class Interrupted(KoffkitError):
+    """The user interrupted a run that can be resumed."""
+
+    exit_code = 130

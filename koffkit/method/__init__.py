@@ -1,0 +1,1 @@
+"""Pure arithmetic of the method: gates, budget, losses, sparsity control. Touches neither disk nor device settings."""

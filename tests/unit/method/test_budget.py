@@ -1,0 +1,63 @@
+"""The budget is exact: at least the target, at most one layout step more, and equal to what transformers counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from koffkit.arch import Shape, architecture_of
+from koffkit.errors import UsageError
+from koffkit.method.budget import count_parameters, plan_budget
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 128,
+}
+CONFIGS = [
+    LLAMA,
+    LLAMA | {"tie_word_embeddings": True},
+    LLAMA | {"attention_bias": True, "mlp_bias": True},
+    LLAMA | {"model_type": "qwen2", "tie_word_embeddings": True},
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_count_equals_transformers(config: dict) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    assert count_parameters(architecture_of(config), Shape.of(config), config) == model.num_parameters()
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("sparsity", [0.01, 0.12, 0.33, 0.5])
+@pytest.mark.parametrize("structures", [["mlp_neuron"], ["mlp_neuron", "kv_group"]])
+@pytest.mark.parametrize("multiple_of", [1, 8])
+def test_removed_is_target_to_within_one_step(
+    config: dict, sparsity: float, structures: list[str], multiple_of: int
+) -> None:
+    budget = plan_budget(architecture_of(config), Shape.of(config), config, structures, sparsity, multiple_of)
+    assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
+    assert budget.target_params == pytest.approx(sparsity * budget.base_params, abs=1)
+    assert budget.keep["mlp_neuron"] % multiple_of == 0
+
+
+def test_unreachable_names_the_largest_value() -> None:
+    with pytest.raises(UsageError, match=r"global_sparsity: 0\.95 is unreachable.*at most 0\.\d+"):
+        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.95)
+
+
+def test_multiple_of_larger_than_layer() -> None:
+    with pytest.raises(UsageError, match="multiple_of: 512 cannot be met"):
+        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.1, 512)
+
+
+def test_unsupported_model_type_names_the_supported() -> None:
+    with pytest.raises(UsageError, match="gpt2.*llama, qwen2"):
+        architecture_of({"model_type": "gpt2"})
