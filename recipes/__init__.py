@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Recipes that ship with koffkit (YAML files beside this one)."""

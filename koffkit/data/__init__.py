@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Text in, packed token sequences out: streamed, split by document, deterministic."""

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Attaching gates and memories to a transformers model."""

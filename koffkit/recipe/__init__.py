@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The recipe: one YAML file says everything a run does."""

@@ -1,0 +1,151 @@
+"""From sources to token files: streamed, so that a source may be larger than memory, and cut by document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..files import write_json
+from ..recipe.load import LoadedRecipe
+from ..recipe.schema import Source
+from .packing import PackedTokens
+from .sources import documents, source_files
+
+DOCUMENTS_AT_ONCE = 256
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token streams of a recipe."""
+
+    train: dict[str, PackedTokens]
+    heldout: dict[str, PackedTokens]
+    retention: PackedTokens | None
+
+    @property
+    def domains(self) -> list[str]:
+        return list(self.train)
+
+
+def prepare(loaded: LoadedRecipe, tokenizer: Any, folder: Path, progress: Progress | None = None) -> Corpus:
+    """Tokenise every source into `folder`, or reuse what is there when nothing it depends on has changed.
+
+    Raises:
+        DataError: a source is missing, empty, or shorter than one sequence.
+    """
+    recipe = loaded.recipe
+    folder.mkdir(parents=True, exist_ok=True)
+    train, heldout = {}, {}
+    for domain, source in recipe.domains.items():
+        job = _Job(loaded, f"domains.{domain}", source, domain, tokenizer, folder)
+        train[domain], heldout[domain] = job.run(recipe.holdout, progress)
+        _require_sequence(train[domain], recipe.sequence_length, f"domains.{domain}")
+    retention = None
+    if recipe.retention is not None:
+        job = _Job(loaded, "retention", recipe.retention, "_retention", tokenizer, folder)
+        retention, _ = job.run(0.0, progress)
+        _require_sequence(retention, recipe.sequence_length, "retention")
+    return Corpus(train=train, heldout=heldout, retention=retention)
+
+
+def _require_sequence(tokens: PackedTokens, length: int, where: str) -> None:
+    if len(tokens) < length:
+        raise DataError(
+            f"{where}: {len(tokens)} training tokens, but one sequence needs sequence_length = {length}; "
+            "add text or shorten sequence_length."
+        )
+
+
+@dataclass(frozen=True)
+class _Job:
+    loaded: LoadedRecipe
+    where: str
+    source: Source
+    name: str
+    tokenizer: Any
+    folder: Path
+
+    def run(self, holdout: float, progress: Progress | None) -> tuple[PackedTokens, PackedTokens]:
+        paths = [self.folder / f"{self.name}.{part}.bin" for part in ("train", "heldout")]
+        index = self.folder / f"{self.name}.json"
+        digest = self._digest(holdout)
+        if not (index.is_file() and json.loads(index.read_text()).get("digest") == digest and all(p.is_file() for p in paths)):
+            if progress is not None:
+                progress(f"tokenising {self.where}")
+            index.unlink(missing_ok=True)
+            counts = self._write(paths[0], paths[1], holdout)
+            write_json(index, {"digest": digest, **counts})
+        return PackedTokens(paths[0]), PackedTokens(paths[1])
+
+    def _digest(self, holdout: float) -> str:
+        """Everything the token files depend on. Hub data sets are identified by name and revision of the recipe only."""
+        files = [] if self.source.hub else source_files(self.source, self.loaded.root, self.where)
+        facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        vocabulary = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
+        text = json.dumps([facts, self.source.model_dump(), holdout, self.loaded.recipe.seed, vocabulary])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _write(self, train: Path, heldout: Path, holdout: float) -> dict[str, int]:
+        """Split by a hash of the document's number; when that holds out nothing, the last document is held out."""
+        partial = [path.with_suffix(f".partial-{os.getpid()}") for path in (train, heldout)]
+        counts = {"documents": 0, "heldout_documents": 0}
+        try:
+            with open(partial[0], "wb") as first, open(partial[1], "wb") as second:
+                last = b""
+                for number, ids in enumerate(self._tokenised()):
+                    counts["documents"] += 1
+                    data = np.asarray(ids, dtype=np.int32).tobytes()
+                    if _held_out(self.loaded.recipe.seed, number, holdout):
+                        counts["heldout_documents"] += 1
+                        second.write(data)
+                    else:
+                        first.write(last)
+                        last = data
+                if holdout and not counts["heldout_documents"] and counts["documents"] > 1:
+                    counts["heldout_documents"] = 1
+                    second.write(last)
+                else:
+                    first.write(last)
+            self._check(counts, holdout)
+            for source, target in zip(partial, (train, heldout), strict=True):
+                os.replace(source, target)
+        finally:
+            for path in partial:
+                path.unlink(missing_ok=True)
+        return counts
+
+    def _check(self, counts: dict[str, int], holdout: float) -> None:
+        if counts["documents"] == 0:
+            raise DataError(f"{self.where}: the source holds no documents; give it text, or remove the domain.")
+        if holdout and counts["documents"] < 2:
+            raise DataError(
+                f"{self.where}: 1 document; at least 2 are needed, one of them held out. "
+                "In a text file a blank line separates documents."
+            )
+
+    def _tokenised(self) -> Iterator[list[int]]:
+        end = self.tokenizer.eos_token_id
+        for group in _groups(documents(self.source, self.loaded.root, self.where), DOCUMENTS_AT_ONCE):
+            for ids in self.tokenizer(group, verbose=False)["input_ids"]:
+                yield [*ids, end] if end is not None else ids
+
+
+def _held_out(seed: int, number: int, holdout: float) -> bool:
+    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < holdout * 2**64
+
+
+def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group

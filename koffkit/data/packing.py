@@ -1,0 +1,63 @@
+"""A stream of tokens on disk, cut into sequences. Batches are pure functions of (visit, seed): nothing to save or restore.
+
+Legend: B batch, T sequence length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PackedTokens:
+    """Documents back to back in one int32 file, read through a memory map."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tokens: NDArray[np.int32] = (
+            np.memmap(path, dtype=np.int32, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int32)
+        )
+        self._order: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor:
+        """The `visit`-th batch [B, T] of an endless run through the tokens.
+
+        Every epoch shifts the cuts and shuffles anew, so that no document always starts a sequence.
+        """
+        import torch
+
+        rows = [self._sequence(visit * batch_size + row, length, seed) for row in range(batch_size)]
+        return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+    def _sequence(self, number: int, length: int, seed: int) -> NDArray[np.int32]:
+        per_epoch = max(1, (len(self.tokens) - length) // length)
+        epoch, position = divmod(number, per_epoch)
+        key = (seed, epoch, length)
+        if self._order is None or self._order[0] != key:
+            generator = np.random.default_rng(key)
+            room = len(self.tokens) - per_epoch * length
+            offset = int(generator.integers(0, min(room, length - 1) + 1))
+            self._order = (key, generator.permutation(per_epoch) * length + offset)
+        start = self._order[1][position]
+        return self.tokens[start : start + length]
+
+    def sequences(self, length: int, batch_size: int, max_tokens: int | None = None) -> Iterator[Tensor]:
+        """Batches [B, T] in order for evaluation. The incomplete last sequence is dropped unless it is the only one."""
+        import torch
+
+        total = min(len(self.tokens), max_tokens or len(self.tokens))
+        length = min(length, total)
+        count = total // length
+        grid = np.asarray(self.tokens[: count * length], dtype=np.int64).reshape(count, length)
+        for start in range(0, count, batch_size):
+            yield torch.from_numpy(grid[start : start + batch_size])

@@ -1,0 +1,72 @@
+"""Recall of facts: is the prompt completed exactly, by greedy decoding?
+
+Greedy decoding gives the answer exactly when, with the answer fed in, every answer token is the most likely one: one forward
+pass instead of a decoding loop (a test holds the two against each other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from ..recipe.schema import Source
+from .sources import records
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Token ids of prompt and answer; `answer_start` is the answer's first position."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+
+
+def load_facts(source: Source, root: Path, where: str, tokenizer: Any, limit: int | None = None) -> list[Fact]:
+    """Facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread subset.
+
+    Raises:
+        DataError: a record lacks a field.
+    """
+    pairs = []
+    for number, record in enumerate(records(source, root, where), 1):
+        missing = [name for name in (source.prompt_field, source.answer_field) if name not in record]
+        if missing:
+            raise DataError(f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)}.")
+        pairs.append((str(record[source.prompt_field]), str(record[source.answer_field])))
+    if limit is not None and len(pairs) > limit:
+        pairs = [pairs[index * len(pairs) // limit] for index in range(limit)]
+    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
+    return [Fact(tuple(ids), len(prompt)) for prompt, ids in zip(prompts, whole, strict=True) if ids[: len(prompt)] == prompt]
+
+
+def recall(predict: Callable[[Tensor], Tensor], facts: list[Fact], batch_size: int = 128) -> list[bool]:
+    """Whether each fact is completed exactly.
+
+    Args:
+        predict: ids [B, T], padded on the right -> most likely next token at every position [B, T].
+            Padding on the right needs no mask: a causal model does not look ahead.
+    """
+    import torch
+
+    found: dict[int, bool] = {}
+    order = sorted(range(len(facts)), key=lambda index: len(facts[index].ids))
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        width = len(facts[part[-1]].ids)
+        ids = torch.zeros(len(part), width, dtype=torch.long)
+        counted = torch.zeros(len(part), width - 1, dtype=torch.bool)
+        for row, index in enumerate(part):
+            fact = facts[index]
+            ids[row, : len(fact.ids)] = torch.tensor(fact.ids)
+            counted[row, fact.answer_start - 1 : len(fact.ids) - 1] = True
+        guesses = predict(ids)[:, :-1].cpu()
+        right = ((guesses == ids[:, 1:]) | ~counted).all(dim=1)
+        found.update(zip(part, right.tolist(), strict=True))
+    return [found[index] for index in range(len(facts))]

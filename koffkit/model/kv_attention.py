@@ -1,0 +1,98 @@
+"""Attention with a learned KV memory, through the attention interface of transformers.
+
+Every text position sees all P memory tokens; the text stays causal and keeps its own position ids; memory keys are not
+rotated (method, section 5). Layers without a memory compute exactly what stock `sdpa` computes.
+
+Legend: B batch, T query tokens, S key tokens, N query heads, K KV heads, H head dim, P memory tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "koffkit"
+_SLOT = "koffkit_kv"
+
+KVMemory = tuple[Tensor, Tensor]
+
+
+def koffkit_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Stock `sdpa` attention over `[memory; text]`.
+
+    Args:
+        query: [B, N, T, H], rotated. key, value: [B, K, S, H], key rotated.
+        attention_mask: None (causal), or [B or 1, 1 or N, T, S], boolean or additive.
+
+    Returns:
+        [B, T, N, H] and None, as transformers expects.
+    """
+    memory: KVMemory | None = getattr(module, _SLOT, None)
+    if memory is None:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return output, None
+    num_queries = query.shape[2]
+    if attention_mask is None and 1 < num_queries < key.shape[2]:
+        # Prefill of a static cache: the slots after the text are empty, and only plain `is_causal` would hide them.
+        key, value = key[:, :, :num_queries], value[:, :, :num_queries]
+    num_memory = memory[0].shape[1]
+    if attention_mask is not None:
+        attention_mask = _widen(attention_mask[..., : key.shape[2]], num_memory)
+    elif num_queries > 1:
+        attention_mask = _causal_with_memory(num_queries, num_memory, query.device)
+    key = torch.cat([_batched(memory[0], key), key], dim=2)
+    value = torch.cat([_batched(memory[1], value), value], dim=2)
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output, None
+
+
+def _batched(memory: Tensor, like: Tensor) -> Tensor:
+    return memory.to(like.dtype).unsqueeze(0).expand(like.shape[0], -1, -1, -1)
+
+
+def _widen(mask: Tensor, num_memory: int) -> Tensor:
+    visible = mask.new_full((*mask.shape[:-1], num_memory), True if mask.dtype == torch.bool else 0.0)
+    return torch.cat([visible, mask], dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _causal_with_memory(num_queries: int, num_memory: int, device: torch.device) -> Tensor:
+    """[1, 1, T, P + T] boolean, True = visible."""
+    mask = torch.ones(num_queries, num_memory + num_queries, dtype=torch.bool, device=device)
+    return mask.tril(diagonal=num_memory)[None, None]
+
+
+# Without a mask function of the same name transformers passes no mask at all and padding is silently ignored.
+AttentionInterface.register(NAME, koffkit_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def use_koffkit_attention(model: nn.Module) -> None:
+    """Switch a model (plain or wrapped by peft) to attention that knows KV memories."""
+    _transformer(model).set_attn_implementation(NAME)
+
+
+def set_kv_memory(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> None:
+    """Attach `{layer: (key, value)}`, each [K, P, H], or detach with None. Gradients flow to the tensors given."""
+    for index, module in attention_modules(model):
+        setattr(module, _SLOT, None if memory is None else memory.get(index))
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """`(layer index, attention module)` of every decoder layer."""
+    for index, layer in enumerate(_transformer(model).model.layers):
+        yield index, layer.self_attn
+
+
+def _transformer(model: nn.Module) -> Any:
+    """The transformers model under an optional peft wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

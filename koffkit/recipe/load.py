@@ -1,0 +1,183 @@
+"""Reading recipes: YAML with line numbers, `--set` overrides, and every error at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..errors import UsageError
+from .builtin import shipped
+from .schema import STAGES, Recipe
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A valid recipe and the folder that its relative paths start from."""
+
+    recipe: Recipe
+    path: Path
+    root: Path
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe file, or a shipped recipe by name, and apply `a.b=VALUE` overrides.
+
+    Raises:
+        UsageError: with one line per finding, `file:line: field: what is wrong`.
+    """
+    path = Path(name)
+    if not path.is_file() and str(name) in shipped():
+        path = shipped()[str(name)]
+    if not path.is_file():
+        raise UsageError(f"{name}: no such recipe file; shipped recipes: {', '.join(shipped())}.")
+    tree, lines = _read(path)
+    for override in overrides:
+        _override(tree, override)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        findings = _findings(error, path, lines)
+        raise UsageError("\n".join(findings)) from None
+    return LoadedRecipe(recipe=recipe, path=path, root=path.resolve().parent)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{path}: a recipe is a mapping that starts with `koffkit: 1`.")
+    lines: dict[Location, int] = {}
+    duplicates: list[str] = []
+    _walk(node, (), lines, duplicates)
+    if duplicates:
+        raise UsageError("\n".join(f"{path}:{finding}" for finding in duplicates))
+    tree: dict[str, Any] = yaml.safe_load(text)
+    return tree, lines
+
+
+def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], duplicates: list[str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*location, key.value)
+            line = key.start_mark.line + 1
+            if place in lines:
+                duplicates.append(f"{line}: {dotted(place)}: given twice (first on line {lines[place]})")
+            lines[place] = line
+            _walk(value, place, lines, duplicates)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*location, index)] = value.start_mark.line + 1
+            _walk(value, (*location, index), lines, duplicates)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    field, equals, text = override.partition("=")
+    if not equals or not field:
+        raise UsageError(f"--set {override}: write it as a.b=VALUE, for example --set mask.global_sparsity=0.2.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override}: the value is not valid YAML.") from None
+    *parents, last = field.split(".")
+    place: Any = tree
+    for part in parents:
+        place = _step(place, part, override)
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise UsageError(f"--set {override}: {'.'.join(parents)} is a single value and has no field {last!r}.")
+
+
+def _step(place: Any, part: str, override: str) -> Any:
+    if isinstance(place, dict):
+        if place.get(part) is None:
+            place[part] = {}
+        return place[part]
+    if isinstance(place, list):
+        for entry in place:  # stages can be named: stages.learn_masks.max_steps
+            if isinstance(entry, dict) and part in entry and not part.isdigit():
+                return entry if entry[part] is None and entry.update({part: {}}) else entry[part]
+        return place[_index(place, part, override)]
+    raise UsageError(f"--set {override}: there is nothing below {part!r}.")
+
+
+def _index(place: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise UsageError(f"--set {override}: {part!r} is not in a list of {len(place)} entries (counted from 0).")
+    return int(part)
+
+
+def _findings(error: ValidationError, path: Path, lines: dict[Location, int]) -> list[str]:
+    findings: dict[str, None] = {}
+    for item in error.errors():
+        location = _written(item["loc"])
+        line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+        where = f"{path}:{line}" if line else f"{path}"
+        findings[f"{where}: {dotted(location) or 'recipe'}: {_explain(item, location)}"] = None
+    return list(findings)
+
+
+def _written(location: Iterable[str | int]) -> Location:
+    """Drop the names that pydantic adds for union members and constrained keys: what stays is what the user wrote."""
+    noise = {"Upper", "Coverage", "KV", "Lora", "int", "float", "str", "[key]"}
+    return tuple(
+        part for part in location if not (isinstance(part, str) and (part in noise or part.startswith(("literal[", "list[", "constrained"))))
+    )
+
+
+def _explain(item: Any, location: Location) -> str:
+    value = item.get("input")
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _fields_at(location[:-1]), n=1, cutoff=0.5)
+        known = ", ".join(_fields_at(location[:-1]))
+        return "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known here: {known}")
+    if item["type"] == "missing":
+        return "is required"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if location[-2:] == ("mask", "layout") and value == "ragged":
+        return "'ragged' is not supported by this version; use uniform"
+    shown = "" if isinstance(value, dict | list) or isinstance(value, BaseModel) else f"{value!r}: "
+    return shown + message[:1].lower() + message[1:]
+
+
+def _fields_at(location: Location) -> list[str]:
+    """The field names the schema knows at a place, for near-name suggestions."""
+    model: Any = Recipe
+    for part in location:
+        if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        if part in STAGES:
+            model = STAGES[part]
+            continue
+        field = model.model_fields.get(part)
+        model = _model_in(field.annotation) if field else model
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _model_in(argument))), None)
+
+
+def dotted(location: Location) -> str:
+    return ".".join(str(part) for part in location)
