@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The run folder: everything a run knows, on disk."""

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The recipe engine: stages behind one protocol, each resumable."""

@@ -1,0 +1,126 @@
+"""The memories of all domains, resident beside one frozen model; one attached at a time.
+
+LoRA goes through peft (one named adapter a domain); the KV memory through `kv_attention`.
+
+Legend: K KV heads, H head dim, P memory tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from ..arch import Shape
+from ..recipe.schema import KV, Lora
+from .kv_attention import set_kv_memory
+
+
+def lora_config(lora: Lora, layers: list[int]) -> LoraConfig:
+    """The adapter's configuration, as it also ships."""
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.targets),
+        layers_to_transform=list(layers),
+        layers_pattern="layers",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+class Memories(nn.Module):
+    """LoRA adapters and KV memories by domain.
+
+    Args:
+        model: the frozen transformers model; LoRA layers are injected in place.
+        seed: memories are initialised from it alone.
+    """
+
+    def __init__(
+        self, model: nn.Module, shape: Shape, domains: list[str], layers: list[int], lora: Lora | None, kv: KV | None, seed: int
+    ) -> None:
+        super().__init__()
+        self.domains = domains
+        self.lora = lora if layers else None
+        self._model = [model]  # in a list: the model is not a submodule of its memories
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.lora is not None:
+                self._config = lora_config(self.lora, layers)
+                for domain in domains:
+                    inject_adapter_in_model(self._config, model, adapter_name=domain)
+            self.kv = nn.ModuleDict()
+            if kv is not None:
+                size = (shape.kv_heads, kv.tokens, shape.head_dim)
+                for domain in domains:
+                    pairs = {str(i): nn.ParameterList([torch.randn(size) * kv.init_std for _ in "kv"]) for i in layers}
+                    self.kv[domain] = nn.ModuleDict(pairs)
+        self._tuners = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        for parameter in self.lora_parameters():
+            parameter.data = parameter.data.float()
+        self._attached: str | None = None
+        self._enable(False)
+
+    @property
+    def exist(self) -> bool:
+        return bool(self._tuners or len(self.kv))
+
+    def attach(self, domain: str | None) -> None:
+        """Attach the memory of `domain`, or none. Only the LoRA of the attached memory receives gradients."""
+        if domain == self._attached:
+            return
+        if domain is not None:
+            for tuner in self._tuners:
+                tuner.set_adapter(domain)
+        self._enable(domain is not None)
+        pairs = self.kv[domain] if domain is not None and domain in self.kv else None
+        set_kv_memory(self._model[0], None if pairs is None else {int(i): (pair[0], pair[1]) for i, pair in pairs.items()})
+        self._attached = domain
+
+    def _enable(self, enabled: bool) -> None:
+        for tuner in self._tuners:
+            tuner.enable_adapters(enabled)
+
+    def lora_parameters(self) -> Iterator[nn.Parameter]:
+        for _, parameter in self._named_lora():
+            yield parameter
+
+    def kv_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.kv.parameters()
+
+    def _named_lora(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self._model[0].named_parameters():
+            if "lora_" in name:
+                yield name, parameter
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every trainable tensor by a stable name, for checkpoints."""
+        lora = {f"lora.{name}": parameter for name, parameter in self._named_lora()}
+        return lora | {f"kv.{name}": parameter for name, parameter in self.kv.named_parameters()}
+
+    def adapter(self, domain: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """The PEFT config (a JSON object) and the tensors of one domain's adapter, named as peft names them on disk."""
+        if self.lora is None:
+            return None
+        config = self._config.to_dict()
+        config = {key: (sorted(value) if isinstance(value, set) else value) for key, value in config.items()}
+        state = get_peft_model_state_dict(self._model[0], adapter_name=domain)
+        named = {f"base_model.model.{name}": value.detach().float().cpu().contiguous() for name, value in state.items()}
+        return config | {"inference_mode": True}, named
+
+    def kv_tensors(self, domain: str) -> dict[str, Tensor] | None:
+        """`layers.{i}.key` and `layers.{i}.value`, each [K, P, H], unrotated."""
+        if domain not in self.kv:
+            return None
+        names = ("key", "value")
+        return {
+            f"layers.{i}.{name}": tensor.detach().float().cpu().contiguous()
+            for i, pair in self.kv[domain].items()
+            for name, tensor in zip(names, pair, strict=True)
+        }

@@ -1,0 +1,142 @@
+"""What a run will do, stated before any training: exact parameter counts, bytes, and estimates with their formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..arch import Architecture, Shape, architecture_of
+from ..errors import UsageError
+from ..method.budget import Budget, linear_shapes, plan_budget
+from .schema import Coverage, Recipe, Training
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+COLLAPSE = 0.2
+# Floating-point operations a second that training may reach: from two laptop cores to one large GPU at half its peak.
+THROUGHPUT = {"2 CPU cores": (2e10, 1.5e11), "one data-centre GPU": (5e13, 4e14)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Parameters are exact; memory and time are estimates.
+
+    Args:
+        memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
+        memory_params_training: the same at the base's full widths.
+        peak_memory_bytes: weights + gates and memories with two AdamW moments and gradients + activations + one chunk of
+            logits (student, teacher, gradient).
+        seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
+    """
+
+    budget: Budget
+    kept_per_layer: dict[str, int]
+    removed_units: dict[str, int]
+    base_bytes: int
+    backbone_params: int
+    backbone_bytes: int
+    memory_layers: list[int]
+    memory_params: int
+    memory_bytes: int
+    memory_params_training: int
+    domains: list[str]
+    training_tokens: dict[str, int]
+    peak_memory_bytes: int
+    seconds: dict[str, tuple[float, float]]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"budget": self.budget.to_json()}
+
+
+def check_layers(recipe: Recipe, num_layers: int) -> list[int]:
+    """The memory's layers.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+    try:
+        return recipe.memory_layers(num_layers)
+    except ValueError as error:
+        raise UsageError(f"{error}; use layers 0 to {num_layers - 1}, {{upper: N}} with N <= {num_layers}, or all.") from None
+
+
+def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.json") -> Plan:
+    """Work out a plan from the recipe and the base's `config.json`.
+
+    Raises:
+        UsageError: the architecture is not supported, or the budget or the layers cannot be met.
+    """
+    arch, shape = architecture_of(config, source=source), Shape.of(config)
+    mask = recipe.mask
+    budget = plan_budget(arch, shape, config, mask.structures, mask.global_sparsity, mask.multiple_of)
+    layers = check_layers(recipe, shape.num_layers)
+    full = memory_parameters(recipe, arch, shape, len(layers), {})
+    sliced = memory_parameters(recipe, arch, shape, len(layers), budget.keep)
+    width = BYTES[recipe.base.dtype]
+    tokens = {
+        stage.name: stage.options.max_steps * stage.options.batch_size * recipe.sequence_length * recipe.train.gradient_accumulation
+        for stage in recipe.stages
+        if isinstance(stage.options, Training)
+    }
+    operations = 6 * budget.base_params * sum(tokens.values())
+    return Plan(
+        budget=budget,
+        kept_per_layer=dict(budget.keep),
+        removed_units={name: (budget.total_units[name] - kept) * shape.num_layers for name, kept in budget.keep.items()},
+        base_bytes=budget.base_params * width,
+        backbone_params=budget.base_params - budget.removed_params,
+        backbone_bytes=(budget.base_params - budget.removed_params) * width,
+        memory_layers=layers,
+        memory_params=sliced,
+        memory_bytes=sliced * 4,
+        memory_params_training=full,
+        domains=list(recipe.domains),
+        training_tokens=tokens,
+        peak_memory_bytes=_peak(recipe, budget, shape, config, full),
+        seconds={device: (operations / high, operations / low) for device, (low, high) in THROUGHPUT.items()},
+        warnings=_warnings(recipe, budget),
+    )
+
+
+def memory_parameters(recipe: Recipe, arch: Architecture, shape: Shape, num_layers: int, keep: Mapping[str, int]) -> int:
+    """Parameters of one domain's LoRA and KV memory; with `keep`, after the cut units are gone from both."""
+    total = 0
+    sizes = {module: list(size) for module, size in linear_shapes(shape).items()}
+    kv_heads = shape.kv_heads
+    for name, kept in keep.items():
+        structure = arch.structures[name]
+        for cut in structure.cuts:
+            sizes[cut.module][0 if cut.side == "out" else 1] = kept * cut.channels_per_unit(shape)
+        kv_heads = kept if structure.cuts_kv_memory else kv_heads
+    if recipe.memory.lora is not None:
+        targets = [size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets]
+        total += sum(recipe.memory.lora.rank * (out + width) for out, width in targets)
+    if recipe.memory.kv is not None:
+        total += 2 * kv_heads * recipe.memory.kv.tokens * shape.head_dim
+    return total * num_layers
+
+
+def _peak(recipe: Recipe, budget: Budget, shape: Shape, config: Mapping[str, Any], memory: int) -> int:
+    gates = sum(count * shape.num_layers for count in budget.total_units.values())
+    batch = max(stage.options.batch_size for stage in recipe.stages if isinstance(stage.options, Training))
+    tokens = batch * recipe.sequence_length
+    width = 4 if recipe.train.precision == "no" and recipe.base.dtype == "float32" else 2
+    # What one layer keeps for the backward pass: about 10 vectors of the hidden and 5 of the intermediate size a token.
+    layer = tokens * (10 * shape.hidden + 5 * shape.intermediate) * width
+    kept = layer + shape.num_layers * tokens * shape.hidden * width if recipe.train.gradient_checkpointing else layer * shape.num_layers
+    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(config["vocab_size"]) * 4
+    return budget.base_params * BYTES[recipe.base.dtype] + 16 * (gates + memory * len(recipe.domains)) + kept + logits
+
+
+def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
+    found = []
+    lora, top = recipe.memory.lora, recipe.distill.top_k
+    if lora is not None and lora.rank not in VLLM_RANKS:
+        found.append(f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the adapters.")
+    if budget.global_sparsity > COLLAPSE and not recipe.base.model.startswith("embedded:"):
+        found.append(f"mask.global_sparsity: at {budget.global_sparsity:.0%} the paper's models collapse; 12 % is its setting.")
+    if not isinstance(top, Coverage) and top < 10:
+        found.append(f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses 100.")
+    return found

@@ -1,0 +1,121 @@
+"""Names and formats of a run folder. No other module knows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..files import write_atomically, write_json
+
+FORMAT = 1
+
+
+class RunFolder:
+    """One run on disk; see the contract for what lies where."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def masks_file(self) -> Path:
+        return self.path / "masks.safetensors"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def memories_dir(self) -> Path:
+        return self.path / "memories"
+
+    def memory_dir(self, domain: str) -> Path:
+        return self.memories_dir / domain
+
+    @property
+    def exists(self) -> bool:
+        return self.run_file.is_file()
+
+    def read(self) -> dict[str, Any]:
+        """The `run.json` object.
+
+        Raises:
+            UsageError: this is no run folder, or one of a later format.
+        """
+        try:
+            state = json.loads(self.run_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(f"{self.path}: not a run folder (no run.json); make one with `koffkit compress`.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.run_file}: damaged ({error}); start the run anew.") from None
+        if not isinstance(state, dict) or state.get("koffkit") != FORMAT:
+            raise UsageError(f"{self.run_file}: run format {state.get('koffkit')!r}; this koffkit reads {FORMAT}.")
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        write_json(self.run_file, state)
+
+    def update(self, **changes: Any) -> dict[str, Any]:
+        state = self.read() | changes
+        self.write(state)
+        return state
+
+    @property
+    def is_finished(self) -> bool:
+        return self.exists and self.read().get("state") == "finished"
+
+    def require_finished(self) -> dict[str, Any]:
+        """The state of a finished run.
+
+        Raises:
+            UsageError: the run is not finished.
+        """
+        state = self.read()
+        if state.get("state") != "finished":
+            raise UsageError(f"{self.path}: this run is not finished; continue it with `koffkit compress ... --output {self.path} --resume`.")
+        return state
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        with open(self.metrics_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rewind_metrics(self, stage_order: list[str], stage: str, step: int) -> None:
+        """Drop the rows after `step` of `stage`: the steps that a resumed run is about to repeat."""
+        if not self.metrics_file.is_file():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # a line cut short by a kill is one of the rows to repeat
+                break
+            if (stage_order.index(row["stage"]), row["step"]) <= (stage_order.index(stage), step):
+                kept.append(line + "\n")
+        write_atomically(self.metrics_file, "".join(kept))
+
+
+def newest_finished(root: Path | str = "runs") -> RunFolder:
+    """The finished run under `root` whose `run.json` changed last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    runs = [RunFolder(path.parent) for path in Path(root).glob("*/run.json")]
+    finished = [run for run in runs if run.is_finished]
+    if not finished:
+        raise UsageError(f"{root}: no finished run; name one, or make one with `koffkit compress RECIPE`.")
+    return max(finished, key=lambda run: run.run_file.stat().st_mtime_ns)

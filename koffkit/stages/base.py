@@ -1,0 +1,66 @@
+"""What a stage is, and what it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..data.corpus import Corpus
+from ..method.budget import Budget
+from ..model.student import Student
+from ..recipe.load import LoadedRecipe
+from ..run.folder import RunFolder
+from .checkpoint import Checkpoint
+
+
+class Progress(Protocol):
+    """Where a long run says how far it is. The command line draws it; tests ignore it."""
+
+    def message(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def start(self, stage: str, total: int, done: int) -> None: ...
+
+    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...
+
+
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def message(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def start(self, stage: str, total: int, done: int) -> None: ...
+
+    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...
+
+
+@dataclass
+class Context:
+    """Everything a stage may use. `masks` is None until `learn_masks` is done: hard gates, [L, U] by structure."""
+
+    loaded: LoadedRecipe
+    run: RunFolder
+    corpus: Corpus
+    tokenizer: Any
+    accelerator: Accelerator
+    student: Student
+    budget: Budget
+    progress: Progress
+    stop: Callable[[], bool]
+    masks: dict[str, Tensor] | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+class StageRunner(Protocol):
+    """A stage: `run` starts at `resume` (a checkpoint inside this stage) or at its beginning."""
+
+    name: str
+
+    def run(self, context: Context, resume: Checkpoint | None) -> None: ...

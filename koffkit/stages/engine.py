@@ -1,0 +1,180 @@
+"""recipe -> stages -> run folder. The one way through."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..arch import Shape, architecture_of
+from ..base import checkpoint_files, digest, locate, read_config
+from ..errors import IntegrityError, UsageError
+from ..method.budget import plan_budget
+from ..recipe.load import LoadedRecipe
+from ..recipe.plan import Plan, check_layers, make_plan
+from ..run.folder import FORMAT, RunFolder
+from .base import Context, Progress, Silent
+from .checkpoint import Checkpoint, load_latest, restore
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
+
+
+def plan(loaded: LoadedRecipe) -> Plan:
+    """What a run would do, from the recipe and `config.json` alone."""
+    folder = locate(loaded.recipe.base, loaded.root, config_only=True)
+    return make_plan(loaded.recipe, read_config(folder), str(folder / "config.json"))
+
+
+def compress(
+    loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Run every stage of a recipe into the folder `output`; returns the final `run.json`.
+
+    Args:
+        resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on CPU.
+
+    Raises:
+        UsageError: the folder holds something else, or a run of another recipe.
+        Interrupted: SIGINT; everything up to the last step is saved.
+    """
+    progress = progress or Silent()
+    run = RunFolder(output)
+    base = locate(loaded.recipe.base, loaded.root)
+    state = _open_run(run, loaded, base, resume)
+    if state["state"] == "finished":
+        progress.message(f"{output}: already finished.")
+        return state
+    with _interruptible() as stop:
+        context = _build(loaded, run, base, progress, stop)
+        _run_stages(context, state)
+    return run.update(state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+
+def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) -> dict[str, Any]:
+    recipe = loaded.recipe
+    resolved = recipe.model_dump(mode="json")
+    if run.exists:
+        state = run.read()
+        if not resume:
+            raise UsageError(f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or choose another --output.")
+        if state["recipe"] != resolved:
+            changed = [key for key in resolved if state["recipe"].get(key) != resolved[key]]
+            raise UsageError(f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of the run, or another --output.")
+        if state["base"]["digest"] != digest(base):
+            raise IntegrityError(f"{run.path}: cannot resume, the base at {base} is not the one the run began with.")
+        return state
+    if run.path.exists() and any(run.path.iterdir()):
+        raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
+    config = read_config(base)
+    arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
+    checkpoint_files(base)
+    budget = plan_budget(arch, shape, config, recipe.mask.structures, recipe.mask.global_sparsity, recipe.mask.multiple_of)
+    state = {
+        "koffkit": FORMAT,
+        "recipe": resolved,
+        "recipe_path": str(loaded.path),
+        "recipe_root": str(loaded.root),
+        "versions": {name: version(name) for name in ("koffkit", *PACKAGES)} | {"python": platform.python_version()},
+        "seed": recipe.seed,
+        "base": {"model": recipe.base.model, "path": str(base), "digest": digest(base), "config": config},
+        "budget": budget.to_json(),
+        "memory_layers": check_layers(recipe, shape.num_layers),
+        "stages": [{"name": stage.name, "state": "pending"} for stage in recipe.stages],
+        "state": "running",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "results": {},
+    }
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write(state)
+    return state
+
+
+def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, stop: Callable[[], bool]) -> Context:
+    from accelerate import Accelerator
+    from transformers import AutoTokenizer
+
+    from ..data.corpus import prepare
+    from ..model.memory import Memories
+    from ..model.student import Gates, Student, load_frozen
+
+    recipe = loaded.recipe
+    config = read_config(base)
+    arch, shape = architecture_of(config), Shape.of(config)
+    mask, train, memory = recipe.mask, recipe.train, recipe.memory
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=recipe.base.trust_remote_code)
+    corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
+    accelerator = Accelerator(mixed_precision=train.precision, log_with=train.trackers or None, project_dir=str(run.path))
+    progress.message(f"loading {recipe.base.model}")
+    model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
+    layers = check_layers(recipe, shape.num_layers)
+    memories = Memories(model, shape, list(recipe.domains), layers, memory.lora, memory.kv, recipe.seed)
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    student = Student(model, arch, shape, Gates(arch, shape, list(mask.structures), mask.init_open, mask.temperature), memories)
+    student = accelerator.prepare_model(student)
+    budget = plan_budget(arch, shape, config, mask.structures, mask.global_sparsity, mask.multiple_of)
+    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, stop)
+
+
+def _run_stages(context: Context, state: dict[str, Any]) -> None:
+    from .runners import RUNNERS, set_masks
+    from .training import DistillationLoop
+
+    names = [stage["name"] for stage in state["stages"]]
+    checkpoint = load_latest(context.run.checkpoints_dir)
+    if checkpoint is not None:
+        context.run.rewind_metrics(names, checkpoint.stage, checkpoint.step)
+    elif context.run.metrics_file.exists():
+        context.run.metrics_file.unlink()
+    for place, stage in enumerate(context.loaded.recipe.stages):
+        if stage.name not in RUNNERS:
+            context.progress.warn(f"stage {stage.name} is not run by this version of koffkit; export ships no router.")
+            state["stages"][place]["state"] = "skipped"
+            continue
+        resume = checkpoint if checkpoint is not None and checkpoint.stage == stage.name else None
+        if checkpoint is not None and names.index(checkpoint.stage) > place:
+            continue  # everything this stage learned is in the later stage's checkpoint
+        if checkpoint is not None and stage.name != "learn_masks" and context.masks is None:
+            loop = DistillationLoop(context, checkpoint.stage, stage_options(context, checkpoint.stage), train_gates=False)
+            restore(checkpoint, loop.trainables(), context.run.checkpoints_dir)
+            set_masks(context)
+        state["stages"][place]["state"] = "running"
+        context.run.write(state)
+        RUNNERS[stage.name].run(context, resume)
+        state["stages"][place]["state"] = "done"
+        context.run.write(state)
+
+
+def stage_options(context: Context, name: str) -> Any:
+    return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first SIGINT asks the loop to save and stop; the second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+__all__ = ["Checkpoint", "compress", "plan"]

@@ -1,0 +1,123 @@
+"""Figures per domain and condition. The swap matrix is the set of all (domain, memory) pairs.
+
+Legend: B batch, T tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.recall import Fact, load_facts, recall
+from ..method.losses import TopK, coarse_kl
+from ..recipe.schema import Evaluate
+from .base import Context
+
+FULL = TopK(10**9)
+Condition = tuple[str, bool, str | None]  # name, gates on, memory
+
+
+def evaluate_domains(context: Context, options: Evaluate) -> dict[str, Any]:
+    """`{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean": {...}}`.
+
+    Figures: `perplexity`, `kl` (nats per token, to the unpruned model), and `recall` for sources of facts.
+    """
+    domains = context.corpus.domains
+    results: dict[str, Any] = {}
+    context.progress.start("evaluate", len(domains), 0)
+    for done, domain in enumerate(domains, 1):
+        results[domain] = _evaluate_domain(context, options, domain)
+        context.progress.advance("evaluate", done, {})
+    return {"domains": results, "mean": _mean(results)}
+
+
+def _conditions(context: Context, options: Evaluate, domain: str) -> Iterator[Condition]:
+    yield "unpruned", False, None
+    yield "backbone", True, None
+    memories = context.student.memories
+    if memories is None or not memories.exist:
+        return
+    yield "matched", True, domain
+    if options.swap:
+        for other in context.corpus.domains:
+            if other != domain:
+                yield f"swap.{other}", True, other
+
+
+@torch.no_grad()
+def _evaluate_domain(context: Context, options: Evaluate, domain: str) -> dict[str, Any]:
+    source = context.loaded.recipe.domains[domain]
+    facts = None
+    if source.prompt_field is not None:
+        facts = load_facts(source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit)
+    conditions = list(_conditions(context, options, domain))
+    figures = _likelihood(context, options, domain, conditions)
+    found: dict[str, Any] = {"swap": {}}
+    for condition in conditions:
+        name = condition[0]
+        if facts is not None:
+            figures[name]["recall"] = _recall(context, condition, facts)
+        if name.startswith("swap."):
+            found["swap"][name.removeprefix("swap.")] = figures[name]
+        else:
+            found[name] = figures[name]
+    return found
+
+
+def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
+    _, gated, memory = condition
+    with context.accelerator.autocast():
+        hidden: Tensor = context.student(ids, context.masks if gated else None, memory)
+    return hidden
+
+
+def _likelihood(context: Context, options: Evaluate, domain: str, conditions: list[Condition]) -> dict[str, dict[str, float]]:
+    """Perplexity and KL of every condition on the held-out tokens; the teacher runs once a batch."""
+    sums = {name: [0.0, 0.0] for name, _, _ in conditions}
+    tokens = 0
+    length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
+    head = context.student.head
+    for batch in context.corpus.heldout[domain].sequences(length, options.batch_size, options.max_tokens):
+        ids = batch.to(context.accelerator.device)
+        targets = ids[:, 1:].flatten()
+        tokens += targets.numel()
+        teacher = _hidden(context, ids, conditions[0])[:, :-1].flatten(0, 1)
+        for condition in conditions:
+            hidden = _hidden(context, ids, condition)[:, :-1].flatten(0, 1)
+            for part in range(0, len(targets), chunk):
+                rows = slice(part, part + chunk)
+                logits = F.linear(hidden[rows].to(head.dtype), head).float()
+                kl, _ = coarse_kl(logits, F.linear(teacher[rows].to(head.dtype), head), FULL)
+                sums[condition[0]][0] += F.cross_entropy(logits, targets[rows], reduction="sum").item()
+                sums[condition[0]][1] += kl.sum().item()
+    return {name: {"perplexity": math.exp(nll / tokens), "kl": kl / tokens} for name, (nll, kl) in sums.items()}
+
+
+def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
+    head = context.student.head
+
+    def predict(ids: Tensor) -> Tensor:
+        hidden = _hidden(context, ids.to(context.accelerator.device), condition)
+        return F.linear(hidden.to(head.dtype), head).argmax(-1)
+
+    return fmean(recall(predict, facts))
+
+
+def _mean(results: dict[str, Any]) -> dict[str, Any]:
+    """Each condition over the domains: geometric mean of perplexity, arithmetic mean of the rest."""
+    flat: dict[str, list[dict[str, float]]] = {}
+    for figures in results.values():
+        for name, values in figures.items():
+            flat.setdefault(name, []).extend(values.values() if name == "swap" else [values])
+    return {name: {key: _average(key, rows) for key in rows[0]} for name, rows in flat.items() if rows}
+
+
+def _average(key: str, rows: list[dict[str, float]]) -> float:
+    values = [row[key] for row in rows]
+    return math.exp(fmean(math.log(value) for value in values)) if key == "perplexity" else fmean(values)

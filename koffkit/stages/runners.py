@@ -1,0 +1,85 @@
+"""The stages themselves, by recipe name."""
+
+from __future__ import annotations
+
+import json
+
+from safetensors.torch import save
+from torch import Tensor
+
+from ..files import write_atomically, write_json
+from ..structures import save_masks
+from .base import Context, StageRunner
+from .checkpoint import Checkpoint
+from .evaluate import evaluate_domains
+from .training import DistillationLoop, flatten
+
+
+class LearnMasks:
+    """Gates and memories jointly; ends with the projection of the scores onto the exact budget (method, section 3)."""
+
+    name = "learn_masks"
+
+    def run(self, context: Context, resume: Checkpoint | None) -> None:
+        options = _options(context, self.name)
+        DistillationLoop(context, self.name, options, train_gates=True).run(resume)
+        set_masks(context)
+        save_memories(context)
+
+
+class Recover:
+    """Mask fixed and hard, memories only."""
+
+    name = "recover"
+
+    def run(self, context: Context, resume: Checkpoint | None) -> None:
+        options = _options(context, self.name)
+        loop = DistillationLoop(context, self.name, options, train_gates=False)
+        loop.run(resume)
+        save_memories(context)
+
+
+class Evaluate:
+    """Perplexity, KL and recall per domain: unpruned, backbone alone, matched memory, every other memory."""
+
+    name = "evaluate"
+
+    def run(self, context: Context, resume: Checkpoint | None) -> None:
+        context.results = evaluate_domains(context, _options(context, self.name))
+
+
+RUNNERS: dict[str, StageRunner] = {runner.name: runner for runner in (LearnMasks(), Recover(), Evaluate())}
+
+
+def _options(context: Context, name: str):  # type: ignore[no-untyped-def]
+    return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)
+
+
+def set_masks(context: Context) -> None:
+    """Project the learned scores and write `masks.safetensors`."""
+    assert context.student.gates is not None
+    context.masks = context.student.gates.hard(context.budget.keep)
+    masks = {(index, name): row.bool().cpu().numpy() for index, name, row in flatten(context.masks)}
+    save_masks(masks, context.run.masks_file)
+
+
+def save_memories(context: Context) -> None:
+    """Write every domain's memory, at the widths of the unsliced base."""
+    memories = context.student.memories
+    if memories is None:
+        return
+    for domain in memories.domains:
+        folder = context.run.memory_dir(domain)
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter, kv = memories.adapter(domain), memories.kv_tensors(domain)
+        if adapter is not None:
+            config, tensors = adapter
+            write_json(folder / "adapter_config.json", json.loads(json.dumps(config, default=str)))
+            _write_tensors(folder / "adapter_model.safetensors", tensors)
+        if kv is not None:
+            _write_tensors(folder / "kv_memory.safetensors", kv)
+        write_json(folder / "memory.json", {"koffkit": 1, "domain": domain, "layers": context.run.read()["memory_layers"]})
+
+
+def _write_tensors(path, tensors: dict[str, Tensor]) -> None:  # type: ignore[no-untyped-def]
+    write_atomically(path, save(tensors, metadata={"format": "pt"}))
