@@ -13,6 +13,7 @@ from .embedded import path as embedded_path
 from .errors import DataError, IntegrityError, UsageError
 from .recipe.schema import Base
 
+INDEX = "model.safetensors.index.json"
 CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -76,14 +77,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
         IntegrityError: the index is damaged, names a file outside the folder or one that is missing.
         UsageError: there are only pickled weights.
     """
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not index.is_file():
         single = folder / "model.safetensors"
         if single.is_file():
             return [single]
         if any(folder.glob("*.bin")):
             raise UsageError(f"{folder}: only pickled weights (*.bin), which koffkit never opens; convert them to safetensors first.")
-        raise IntegrityError(f"{folder}: neither model.safetensors nor model.safetensors.index.json.")
+        raise IntegrityError(f"{folder}: neither model.safetensors nor {INDEX}.")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:

@@ -1,1 +1,173 @@
-"""Placeholder."""
+"""Format `hf`: a dense backbone for stock transformers, and one standalone bundle for each memory."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...arch import Architecture, Shape, architecture_of
+from ...artefact import BACKBONE, CARD, FORMAT, MANIFEST, MEMORIES, file_entry, list_files, weight_bytes
+from ...base import digest, locate, read_config
+from ...errors import IntegrityError, UsageError
+from ...files import write_json
+from ...method.budget import linear_shapes
+from ...progress import Progress
+from ...recipe.schema import Base
+from ...run.folder import RunFolder
+from ...slicing import adapter_slices, backbone_slices, kv_memory_slices, uniform_counts
+from ...structures import Masks, kept_counts, load_masks
+from ...tensors import CheckpointReader
+from ..publish import require_space, staged
+from . import card
+from .bundle import write_bundle
+from .container import complete_config, sliced_config
+from .parity import check_parity, write_golden
+from .stream import Sliced, slice_checkpoint
+
+TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja", "generation_config.json",
+)  # fmt: skip
+MARGIN = 1 << 26
+
+
+class HfExporter:
+    """Writes the folder described in the contract, section "Export, format `hf`"."""
+
+    def export(self, run: RunFolder, output: Path, options: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        """Slice, write, check parity, publish.
+
+        Args:
+            options: none are known.
+
+        Raises:
+            UsageError: the run is not finished, `output` exists, or no stock class holds the result.
+            IntegrityError: the base is damaged or not the run's, or the parity check fails; nothing is published.
+            ResourceError: the disk is too full.
+        """
+        if options:
+            raise UsageError(f"export: format hf has no option {', '.join(sorted(options))}; remove it.")
+        state = run.require_finished()
+        base = _find_base(run, state)
+        config = complete_config(base)
+        arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
+        masks = load_masks(run.masks_file, arch, shape)
+        new_config = sliced_config(arch, shape, config, uniform_counts(masks))
+        reader = CheckpointReader(base)
+        _check_shapes(reader, arch, shape)
+        require_space(output, weight_bytes(base) + MARGIN)
+        with staged(output) as partial:
+            backbone = partial / BACKBONE
+            backbone.mkdir()
+            skip = {f"{arch.head}.weight"} if new_config["tie_word_embeddings"] else set()
+            sliced = slice_checkpoint(reader, backbone_slices(arch, shape, masks), skip, backbone, progress)
+            write_json(backbone / "config.json", new_config)
+            _copy_tokenizer(base, backbone)
+            bundles = _write_bundles(run, state, partial, arch, shape, masks, sliced.digest)
+            progress.message("checking parity")
+            parity = check_parity(base, masks, run, backbone, bundles)
+            manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(backbone))
+            manifest["golden"] = write_golden(backbone, bundles)
+            card.write_cards(partial, manifest, state)
+            manifest["files"] = _entries(partial, sliced)
+            write_json(partial / MANIFEST, manifest)
+        return {"output": str(output), **{key: value for key, value in manifest.items() if key not in ("files", "golden")}}
+
+
+def _find_base(run: RunFolder, state: Mapping[str, Any]) -> Path:
+    """The base the run was made from, where it was then or where the recipe now finds it.
+
+    Raises:
+        IntegrityError: it has changed since.
+    """
+    recorded = Path(state["base"]["path"])
+    found = recorded if recorded.is_dir() else locate(Base.model_validate(state["recipe"]["base"]), Path(state["recipe_root"]))
+    if digest(found) != state["base"]["digest"]:
+        raise IntegrityError(f"{found}: this is not the base that {run.path} was made from (its files changed since); restore it, or compress again.")
+    return found
+
+
+def _check_shapes(reader: CheckpointReader, arch: Architecture, shape: Shape) -> None:
+    """Every weight that will be cut is there, at the size that the config promises."""
+    sizes = linear_shapes(shape)
+    for index in range(shape.num_layers):
+        for module, size in sizes.items():
+            reader.require(f"{arch.layer(index)}{module}.weight", size)
+
+
+def _copy_tokenizer(base: Path, backbone: Path) -> None:
+    for pattern in TOKENIZER_FILES:
+        for path in base.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, backbone / path.name)
+
+
+def _write_bundles(
+    run: RunFolder, state: Mapping[str, Any], partial: Path, arch: Architecture, shape: Shape, masks: Masks, backbone: str
+) -> list[Path]:
+    cuts = adapter_slices(arch, shape, masks), kv_memory_slices(arch, masks)
+    written = []
+    for domain in state["recipe"]["domains"]:
+        if any(state["recipe"]["memory"][half] for half in ("lora", "kv")):
+            target = partial / MEMORIES / domain
+            target.mkdir(parents=True)
+            figures = state["results"].get("domains", {}).get(domain, {})
+            write_bundle(run.memory_dir(domain), target, domain, *cuts, backbone, figures, state)
+            written.append(target)
+    return written
+
+
+def _manifest(
+    state: Mapping[str, Any],
+    masks: Masks,
+    arch: Architecture,
+    config: Mapping[str, Any],
+    sliced: Sliced,
+    bundles: list[Path],
+    parity: Mapping[str, Any],
+    size: int,
+) -> dict[str, Any]:
+    budget = state["budget"]
+    removed = budget["base_params"] - sliced.parameters
+    if removed != budget["removed_params"]:
+        raise IntegrityError(
+            f"export: {removed:,} parameters are gone, the plan said {budget['removed_params']:,}; "
+            "the base's config.json does not describe its weights."
+        )
+    return {
+        "koffkit": FORMAT,
+        "format": "hf",
+        "name": state["recipe"]["name"],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": state["versions"],
+        "base": {
+            "model": state["base"]["model"],
+            "digest": state["base"]["digest"],
+            "architecture": arch.model_type,
+            "parameters": budget["base_params"],
+        },
+        "backbone": {
+            "path": BACKBONE,
+            "digest": sliced.digest,
+            "class": config["architectures"][0],
+            "parameters": sliced.parameters,
+            "bytes": size,
+        },
+        "removed": {"parameters": removed, "target": budget["target_params"], "global_sparsity": removed / budget["base_params"]},
+        "kept": kept_counts(masks),
+        "domains": {path.name: card.bundle_summary(path) for path in bundles},
+        "parity": dict(parity),
+        "results": state["results"],
+    }
+
+
+def _entries(partial: Path, sliced: Sliced) -> dict[str, Any]:
+    """sha256 and size of every file; weights were hashed while they were written."""
+    known = {f"{BACKBONE}/{name}": entry for name, entry in sliced.files.items()}
+    names = [path.relative_to(partial).as_posix() for path in list_files(partial)]
+    return {name: known.get(name) or file_entry(partial / name) for name in names}
+
+
+__all__ = ["CARD", "HfExporter"]

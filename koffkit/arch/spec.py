@@ -97,6 +97,8 @@ class Architecture:
         structures: what can be removed.
         head_pruned_container: stock model type that takes the sliced weights bit for bit when
             `hidden_size` is no longer `heads * head_dim` (`ecosystem.md`: the family's own class refuses or misreads it).
+        reads_head_dim: whether stock software takes `head_dim` from this family's config; where it divides
+            `hidden_size` by the heads instead, any head pruning needs the container.
         container_drops: config keys that the container does not know, with the only value that may be dropped silently.
         container_sets: config keys the container needs to behave like the original.
         biases: modules with a bias, each with the config key that switches it on (None: always there).
@@ -108,6 +110,8 @@ class Architecture:
     embeddings: str = "model.embed_tokens"
     structures: Mapping[str, Structure]
     head_pruned_container: str
+    reads_head_dim: bool
+    head: str = "lm_head"
     container_drops: Mapping[str, Any]
     container_sets: Mapping[str, Any]
     biases: Mapping[str, str | None]

@@ -9,6 +9,7 @@ Legend: B batch, T query tokens, S key tokens, N query heads, K KV heads, H head
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,19 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 NAME = "koffkit"
 _SLOT = "koffkit_kv"
 
-KVMemory = tuple[Tensor, Tensor]
+
+@dataclass(frozen=True)
+class KVMemory:
+    """The memory of one layer.
+
+    Args:
+        key, value: [K, P, H], shared by all rows of a batch, or [B, K, P, H], one for each row.
+        visible: [B, P] boolean, False where a row of a mixed batch has no such memory token; None = all visible.
+    """
+
+    key: Tensor
+    value: Tensor
+    visible: Tensor | None = None
 
 
 def koffkit_attention(
@@ -44,24 +57,42 @@ def koffkit_attention(
     if attention_mask is None and 1 < num_queries < key.shape[2]:
         # Prefill of a static cache: the slots after the text are empty, and only plain `is_causal` would hide them.
         key, value = key[:, :, :num_queries], value[:, :, :num_queries]
-    num_memory = memory[0].shape[1]
+    num_memory = memory.key.shape[-2]
     if attention_mask is not None:
         attention_mask = _widen(attention_mask[..., : key.shape[2]], num_memory)
     elif num_queries > 1:
         attention_mask = _causal_with_memory(num_queries, num_memory, query.device)
-    key = torch.cat([_batched(memory[0], key), key], dim=2)
-    value = torch.cat([_batched(memory[1], value), value], dim=2)
+    if memory.visible is not None:
+        attention_mask = _hide(memory.visible, attention_mask, query, num_memory + key.shape[2])
+    key = torch.cat([_batched(memory.key, key), key], dim=2)
+    value = torch.cat([_batched(memory.value, value), value], dim=2)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 
 
 def _batched(memory: Tensor, like: Tensor) -> Tensor:
-    return memory.to(like.dtype).unsqueeze(0).expand(like.shape[0], -1, -1, -1)
+    """[K, P, H] or [B, K, P, H] to the batch of `like`, which generation may have repeated."""
+    memory = memory.to(like.dtype)
+    if memory.dim() == 3:
+        return memory.unsqueeze(0).expand(like.shape[0], -1, -1, -1)
+    return memory.repeat_interleave(like.shape[0] // memory.shape[0], dim=0)
 
 
 def _widen(mask: Tensor, num_memory: int) -> Tensor:
     visible = mask.new_full((*mask.shape[:-1], num_memory), True if mask.dtype == torch.bool else 0.0)
     return torch.cat([visible, mask], dim=-1)
+
+
+def _hide(visible: Tensor, mask: Tensor | None, query: Tensor, width: int) -> Tensor:
+    """The mask [B, 1, T, P + S] of a batch whose rows have different memories."""
+    rows = visible.repeat_interleave(query.shape[0] // visible.shape[0], dim=0)
+    allowed = torch.ones(rows.shape[0], 1, 1, width, dtype=torch.bool, device=query.device)
+    allowed[:, 0, 0, : rows.shape[1]] = rows.to(query.device)
+    if mask is None:
+        return allowed.expand(-1, -1, query.shape[2], -1)
+    if mask.dtype == torch.bool:
+        return mask & allowed
+    return mask.masked_fill(~allowed, torch.finfo(mask.dtype).min)
 
 
 @lru_cache(maxsize=16)
@@ -82,7 +113,7 @@ def use_koffkit_attention(model: nn.Module) -> None:
 
 
 def set_kv_memory(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> None:
-    """Attach `{layer: (key, value)}`, each [K, P, H], or detach with None. Gradients flow to the tensors given."""
+    """Attach `{layer: memory}`, or detach with None. Gradients flow to the tensors given."""
     for index, module in attention_modules(model):
         setattr(module, _SLOT, None if memory is None else memory.get(index))
 

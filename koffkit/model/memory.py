@@ -7,6 +7,7 @@ Legend: K KV heads, H head dim, P memory tokens.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..arch import Shape
 from ..recipe.schema import KV, Lora
-from .kv_attention import set_kv_memory
+from .kv_attention import KVMemory, set_kv_memory
 
 
 def lora_config(lora: Lora, layers: list[int]) -> LoraConfig:
@@ -54,18 +55,24 @@ class Memories(nn.Module):
             if self.lora is not None:
                 self._config = lora_config(self.lora, layers)
                 for domain in domains:
-                    inject_adapter_in_model(self._config, model, adapter_name=domain)
+                    with warnings.catch_warnings():  # peft warns of a second adapter; here many are the point
+                        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                        inject_adapter_in_model(self._config, model, adapter_name=self.slot(domain))
             self.kv = nn.ModuleDict()
             if kv is not None:
                 size = (shape.kv_heads, kv.tokens, shape.head_dim)
                 for domain in domains:
                     pairs = {str(i): nn.ParameterList([torch.randn(size) * kv.init_std for _ in "kv"]) for i in layers}
-                    self.kv[domain] = nn.ModuleDict(pairs)
+                    self.kv[self.slot(domain)] = nn.ModuleDict(pairs)
         self._tuners = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         for parameter in self.lora_parameters():
             parameter.data = parameter.data.float()
         self._attached: str | None = None
         self._enable(False)
+
+    def slot(self, domain: str) -> str:
+        """The name of a domain inside modules; `training` or `keys` would not do as a module's name."""
+        return f"m{self.domains.index(domain)}"
 
     @property
     def exist(self) -> bool:
@@ -77,10 +84,10 @@ class Memories(nn.Module):
             return
         if domain is not None:
             for tuner in self._tuners:
-                tuner.set_adapter(domain)
+                tuner.set_adapter(self.slot(domain))
         self._enable(domain is not None)
-        pairs = self.kv[domain] if domain is not None and domain in self.kv else None
-        set_kv_memory(self._model[0], None if pairs is None else {int(i): (pair[0], pair[1]) for i, pair in pairs.items()})
+        pairs = self.kv[self.slot(domain)] if domain is not None and len(self.kv) else None
+        set_kv_memory(self._model[0], None if pairs is None else {int(i): KVMemory(pair[0], pair[1]) for i, pair in pairs.items()})
         self._attached = domain
 
     def _enable(self, enabled: bool) -> None:
@@ -110,17 +117,17 @@ class Memories(nn.Module):
             return None
         config = self._config.to_dict()
         config = {key: (sorted(value) if isinstance(value, set) else value) for key, value in config.items()}
-        state = get_peft_model_state_dict(self._model[0], adapter_name=domain)
+        state = get_peft_model_state_dict(self._model[0], adapter_name=self.slot(domain))
         named = {f"base_model.model.{name}": value.detach().float().cpu().contiguous() for name, value in state.items()}
         return config | {"inference_mode": True}, named
 
     def kv_tensors(self, domain: str) -> dict[str, Tensor] | None:
         """`layers.{i}.key` and `layers.{i}.value`, each [K, P, H], unrotated."""
-        if domain not in self.kv:
+        if not len(self.kv):
             return None
         names = ("key", "value")
         return {
             f"layers.{i}.{name}": tensor.detach().float().cpu().contiguous()
-            for i, pair in self.kv[domain].items()
+            for i, pair in self.kv[self.slot(domain)].items()
             for name, tensor in zip(names, pair, strict=True)
         }

@@ -8,7 +8,7 @@ Legend: B batch, T tokens, D hidden, L layers, U units of a structure in one lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,29 @@ class Gates(nn.Module):
         return {name: gates.top_units(alpha.detach(), keep[name]).float() for name, alpha in self.log_alpha.items()}
 
 
+def register_gates(model: nn.Module, arch: Architecture, shape: Shape, current: Callable[[], GateValues | None]) -> None:
+    """Make every unit's consumer scale its input by `current()`; None, or a structure left out, leaves it alone.
+
+    Call it after LoRA was injected: the hook belongs before the LoRA sum of the consumer.
+    """
+    for structure in arch.structures.values():
+        block = structure.gate.channels_per_unit(shape)
+        for index in range(shape.num_layers):
+            module = model.get_submodule(arch.layer(index) + structure.gate.module)
+            module.register_forward_pre_hook(partial(_scale, current, structure.name, index, block))
+
+
+def _scale(
+    current: Callable[[], GateValues | None], structure: str, index: int, block: int, _: nn.Module, inputs: tuple[Tensor, ...]
+) -> Any:
+    values = current()
+    if values is None or structure not in values:
+        return None
+    gate = values[structure][index]
+    gate = gate if block == 1 else gate.repeat_interleave(block)
+    return (inputs[0] * gate.to(inputs[0].dtype), *inputs[1:])
+
+
 class Student(nn.Module):
     """The frozen base with gates and memories.
 
@@ -61,18 +84,7 @@ class Student(nn.Module):
         self.memories = memories
         self.arch, self.shape = arch, shape
         self._values: GateValues | None = None
-        for structure in arch.structures.values():
-            block = structure.gate.channels_per_unit(shape)
-            for index in range(shape.num_layers):
-                module = model.get_submodule(arch.layer(index) + structure.gate.module)
-                module.register_forward_pre_hook(partial(self._scale, structure.name, index, block))
-
-    def _scale(self, structure: str, index: int, block: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        if self._values is None or structure not in self._values:
-            return None
-        gate = self._values[structure][index]
-        gate = gate if block == 1 else gate.repeat_interleave(block)
-        return (inputs[0] * gate.to(inputs[0].dtype), *inputs[1:])
+        register_gates(model, arch, shape, lambda: self._values)
 
     def forward(self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None) -> Tensor:
         """Last hidden states [B, T, D], after the final norm.

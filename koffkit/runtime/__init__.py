@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Loading what ships: one backbone, many memories."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,33 +12,10 @@ from torch import Tensor
 from ..data.corpus import Corpus
 from ..method.budget import Budget
 from ..model.student import Student
+from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
 from .checkpoint import Checkpoint
-
-
-class Progress(Protocol):
-    """Where a long run says how far it is. The command line draws it; tests ignore it."""
-
-    def message(self, text: str) -> None: ...
-
-    def warn(self, text: str) -> None: ...
-
-    def start(self, stage: str, total: int, done: int) -> None: ...
-
-    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...
-
-
-class Silent:
-    """A `Progress` that says nothing."""
-
-    def message(self, text: str) -> None: ...
-
-    def warn(self, text: str) -> None: ...
-
-    def start(self, stage: str, total: int, done: int) -> None: ...
-
-    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...
 
 
 @dataclass
@@ -56,6 +33,11 @@ class Context:
     stop: Callable[[], bool]
     masks: dict[str, Tensor] | None = None
     results: dict[str, Any] = field(default_factory=dict)
+
+
+def stage_options(context: Context, name: str) -> Any:
+    """The recipe's options for a stage."""
+    return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)
 
 
 class StageRunner(Protocol):

@@ -17,10 +17,11 @@ from ..arch import Shape, architecture_of
 from ..base import checkpoint_files, digest, locate, read_config
 from ..errors import IntegrityError, UsageError
 from ..method.budget import plan_budget
+from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.plan import Plan, check_layers, make_plan
 from ..run.folder import FORMAT, RunFolder
-from .base import Context, Progress, Silent
+from .base import Context, stage_options
 from .checkpoint import Checkpoint, load_latest, restore
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
@@ -151,10 +152,6 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         RUNNERS[stage.name].run(context, resume)
         state["stages"][place]["state"] = "done"
         context.run.write(state)
-
-
-def stage_options(context: Context, name: str) -> Any:
-    return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor
 
+from ..artefact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
 from ..files import write_atomically, write_json
 from ..structures import save_masks
-from .base import Context, StageRunner
+from .base import Context, StageRunner, stage_options
 from .checkpoint import Checkpoint
 from .evaluate import evaluate_domains
 from .training import DistillationLoop, flatten
@@ -21,7 +23,7 @@ class LearnMasks:
     name = "learn_masks"
 
     def run(self, context: Context, resume: Checkpoint | None) -> None:
-        options = _options(context, self.name)
+        options = stage_options(context, self.name)
         DistillationLoop(context, self.name, options, train_gates=True).run(resume)
         set_masks(context)
         save_memories(context)
@@ -33,7 +35,7 @@ class Recover:
     name = "recover"
 
     def run(self, context: Context, resume: Checkpoint | None) -> None:
-        options = _options(context, self.name)
+        options = stage_options(context, self.name)
         loop = DistillationLoop(context, self.name, options, train_gates=False)
         loop.run(resume)
         save_memories(context)
@@ -45,14 +47,10 @@ class Evaluate:
     name = "evaluate"
 
     def run(self, context: Context, resume: Checkpoint | None) -> None:
-        context.results = evaluate_domains(context, _options(context, self.name))
+        context.results = evaluate_domains(context, stage_options(context, self.name))
 
 
 RUNNERS: dict[str, StageRunner] = {runner.name: runner for runner in (LearnMasks(), Recover(), Evaluate())}
-
-
-def _options(context: Context, name: str):  # type: ignore[no-untyped-def]
-    return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)
 
 
 def set_masks(context: Context) -> None:
@@ -74,12 +72,12 @@ def save_memories(context: Context) -> None:
         adapter, kv = memories.adapter(domain), memories.kv_tensors(domain)
         if adapter is not None:
             config, tensors = adapter
-            write_json(folder / "adapter_config.json", json.loads(json.dumps(config, default=str)))
-            _write_tensors(folder / "adapter_model.safetensors", tensors)
+            write_json(folder / ADAPTER_CONFIG, json.loads(json.dumps(config, default=str)))
+            _write_tensors(folder / ADAPTER_WEIGHTS, tensors)
         if kv is not None:
-            _write_tensors(folder / "kv_memory.safetensors", kv)
-        write_json(folder / "memory.json", {"koffkit": 1, "domain": domain, "layers": context.run.read()["memory_layers"]})
+            _write_tensors(folder / KV_MEMORY, kv)
+        write_json(folder / MEMORY_FILE, {"koffkit": FORMAT, "domain": domain, "layers": context.run.read()["memory_layers"]})
 
 
-def _write_tensors(path, tensors: dict[str, Tensor]) -> None:  # type: ignore[no-untyped-def]
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     write_atomically(path, save(tensors, metadata={"format": "pt"}))

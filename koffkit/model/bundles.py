@@ -1,0 +1,95 @@
+"""Reading memory bundles, and giving every row of a batch its own.
+
+Legend: B batch, K KV heads, P memory tokens, H head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..arch import Shape
+from ..artefact import ADAPTER_WEIGHTS, KV_MEMORY, Bundle
+from ..errors import IntegrityError
+from .kv_attention import KVMemory
+
+KVTensors = Mapping[int, KVMemory]
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        IntegrityError: it is missing or damaged.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
+    return tensors
+
+
+def load_kv(bundle: Bundle, shape: Shape) -> dict[int, KVMemory]:
+    """The KV memory of a bundle by layer; empty when it has none.
+
+    Raises:
+        IntegrityError: a tensor does not fit the backbone.
+    """
+    if not bundle.has_kv:
+        return {}
+    path = bundle.path / KV_MEMORY
+    tensors = load_tensors(path)
+    memory = {}
+    for index in sorted({int(name.split(".")[1]) for name in tensors}):
+        pair = [tensors.get(f"layers.{index}.{half}") for half in ("key", "value")]
+        for tensor in pair:
+            if tensor is None or tensor.dim() != 3 or tensor.shape[0] != shape.kv_heads or tensor.shape[2] != shape.head_dim:
+                found = None if tensor is None else list(tensor.shape)
+                raise IntegrityError(
+                    f"{path}: layers.{index}: shape {found}; this backbone needs [{shape.kv_heads}, tokens, {shape.head_dim}]."
+                )
+        if index >= shape.num_layers:
+            raise IntegrityError(f"{path}: layers.{index}: the backbone has {shape.num_layers} layers.")
+        assert pair[0] is not None and pair[1] is not None
+        memory[index] = KVMemory(pair[0], pair[1])
+    return memory
+
+
+def load_adapter(bundle: Bundle) -> dict[str, Tensor]:
+    """The adapter's tensors by PEFT's names; empty when the bundle has no LoRA."""
+    return load_tensors(bundle.path / ADAPTER_WEIGHTS) if bundle.has_adapter else {}
+
+
+def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> dict[int, KVMemory] | None:
+    """One batch in which every row has the memory of its own domain, or none.
+
+    Args:
+        memories: by domain.
+        rows: a domain, or None, for each of the B rows.
+    """
+    wanted = {name for name in rows if name is not None and memories.get(name)}
+    if not wanted:
+        return None
+    layers = sorted({layer for name in wanted for layer in memories[name]})
+    if len(set(rows)) == 1:
+        return dict(memories[next(iter(wanted))])
+    return {layer: _stack([memories[name].get(layer) if name in wanted else None for name in rows]) for layer in layers}
+
+
+def _stack(parts: Sequence[KVMemory | None]) -> KVMemory:
+    given = [part for part in parts if part is not None]
+    like, width = given[0].key, max(part.key.shape[-2] for part in given)
+    size = (len(parts), like.shape[0], width, like.shape[2])
+    key, value = like.new_zeros(size), like.new_zeros(size)
+    visible = torch.zeros(len(parts), width, dtype=torch.bool, device=like.device)
+    for row, part in enumerate(parts):
+        if part is not None:
+            count = part.key.shape[-2]
+            key[row, :, :count], value[row, :, :count] = part.key, part.value
+            visible[row, :count] = True
+    return KVMemory(key, value, None if bool(visible.all()) else visible)

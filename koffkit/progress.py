@@ -1,0 +1,30 @@
+"""Where long work says how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Where a long run says how far it is. The command line draws it; tests ignore it."""
+
+    def message(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def start(self, stage: str, total: int, done: int) -> None: ...
+
+    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...
+
+
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def message(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def start(self, stage: str, total: int, done: int) -> None: ...
+
+    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...

@@ -1,0 +1,166 @@
+"""Logits of a checkpoint on a few tokens, with every memory at once and one weight in memory at a time.
+
+This is what the parity gate and `koffkit verify` compare: the class is the stock class of the checkpoint, the weights are read
+back from its files, and neither a whole model nor a whole vocabulary projection ever exists.
+
+Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..arch import Shape, architecture_of
+from ..artefact import Bundle
+from ..base import read_config
+from ..model.bundles import load_adapter, load_kv, mixed_kv
+from ..model.kv_attention import set_kv_memory, use_koffkit_attention
+from ..model.student import register_gates
+from ..slicing import ADAPTER_PREFIX
+from ..structures import Masks
+from ..tensors import CheckpointReader
+
+ROWS_AT_ONCE = 1 << 25  # bytes of the vocabulary projection
+PROBE_TOKENS = 16
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def probe_tokens(vocabulary: int, count: int = PROBE_TOKENS) -> list[int]:
+    """Token ids spread over the whole vocabulary; a fixed choice, so that golden logits can be compared later."""
+    return [(7919 * (index + 1)) % vocabulary for index in range(count)]
+
+
+class Probe:
+    """A checkpoint with its memories, ready to be asked.
+
+    Args:
+        folder: a checkpoint.
+        bundles: memories that fit it.
+        masks: gate this checkpoint (the unsliced base) as the student was gated; None for a sliced backbone.
+    """
+
+    def __init__(self, folder: Path, bundles: Sequence[Bundle] = (), masks: Masks | None = None) -> None:
+        self.reader = CheckpointReader(folder)
+        self.domains = [bundle.domain for bundle in bundles]
+        self._slots = {domain: f"m{index}" for index, domain in enumerate(self.domains)}
+        model = _empty_model(folder)
+        self.shape = Shape.of(model.config.to_dict())
+        use_koffkit_attention(model)
+        self._model: Any = _with_adapters(model, bundles, list(self._slots.values()))
+        if masks is not None:
+            values = _gate_values(masks)
+            register_gates(model, architecture_of(read_config(folder)), self.shape, lambda: values)
+        self._kv = {bundle.domain: load_kv(bundle, self.shape) for bundle in bundles}
+        adapters = {slot: load_adapter(bundle) for slot, bundle in zip(self._slots.values(), bundles, strict=True)}
+        _read_on_demand(self._model, _Weights(self.reader, adapters))
+        self._plain = model
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._plain.config.vocab_size)
+
+    @torch.no_grad()
+    def hidden(self, tokens: Sequence[int], rows: Sequence[str | None]) -> Tensor:
+        """Last hidden states [B, T, D] in float32; row b has the memory of domain `rows[b]`, or none."""
+        embedded = self.reader.gather_rows(EMBEDDINGS, list(tokens))
+        set_kv_memory(self._plain, mixed_kv(self._kv, rows))
+        names = {} if self._model is self._plain else {"adapter_names": [self._slots[r] if r else "__base__" for r in rows]}
+        batch = embedded.expand(len(rows), -1, -1).contiguous()
+        output: Tensor = self._model(inputs_embeds=batch, use_cache=False, **names).logits
+        return output
+
+    def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """`(first token id, logits [..., v])` for consecutive parts of the vocabulary."""
+        name = HEAD if HEAD in self.reader.tensors and not self._plain.config.tie_word_embeddings else EMBEDDINGS
+        for first, rows in self.reader.read_float_rows(name, ROWS_AT_ONCE):
+            yield first, F.linear(hidden, rows)
+
+
+def _empty_model(folder: Path) -> Any:
+    """The checkpoint's stock class without weights; its head is left out, so that `logits` are hidden states."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    model.lm_head = nn.Identity()
+    return model.eval()
+
+
+def _with_adapters(model: Any, bundles: Sequence[Bundle], slots: list[str]) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    wrapped = model
+    for slot, bundle in zip(slots, bundles, strict=True):
+        if not bundle.has_adapter:
+            continue
+        config = LoraConfig.from_pretrained(str(bundle.path))
+        if wrapped is model:
+            wrapped = get_peft_model(model, config, adapter_name=slot, low_cpu_mem_usage=True)
+        else:
+            wrapped.add_adapter(slot, config, low_cpu_mem_usage=True)
+    return wrapped.eval()
+
+
+def _gate_values(masks: Masks) -> dict[str, Tensor]:
+    """[L, U] of 0 and 1 by structure."""
+    names = sorted({structure for _, structure in masks})
+    layers = sorted({layer for layer, _ in masks})
+    return {name: torch.stack([torch.from_numpy(masks[layer, name]).float() for layer in layers]) for name in names}
+
+
+def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give every module its weights for the length of its own forward pass only."""
+    from accelerate.hooks import attach_align_device_hook
+
+    attach_align_device_hook(model, execution_device=torch.device("cpu"), offload=True, weights_map=weights)
+
+
+class _Weights(Mapping[str, Tensor]):
+    """Parameter name in the (perhaps peft-wrapped) model -> tensor, read when asked for."""
+
+    def __init__(self, reader: CheckpointReader, adapters: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.reader, self.adapters = reader, adapters
+
+    def __getitem__(self, name: str) -> Tensor:
+        for slot, tensors in self.adapters.items():
+            if name.endswith(f".{slot}.weight"):
+                return tensors[name.removesuffix(f".{slot}.weight") + ".weight"].float()
+        return self.reader.read(name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", "."))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.reader.tensors)
+
+    def __len__(self) -> int:
+        return len(self.reader.tensors)
+
+
+def compare(one: Probe, other: Probe, tokens: Sequence[int], rows: Sequence[str | None]) -> list[float]:
+    """max |logit difference| of each row."""
+    worst = torch.zeros(len(rows))
+    first, second = one.hidden(tokens, rows), other.hidden(tokens, rows)
+    for (_, a), (_, b) in zip(one.logits(first), other.logits(second), strict=True):
+        worst = torch.maximum(worst, (a - b).abs().amax(dim=(1, 2)))
+    return [float(value) for value in worst]
+
+
+def golden(probe: Probe, tokens: Sequence[int], rows: Sequence[str | None], count: int = 8) -> list[dict[str, Any]]:
+    """The `count` largest logits after the last token, for each row: `{"ids": [...], "logits": [...]}`."""
+    last = probe.hidden(tokens, rows)[:, -1]
+    best: list[tuple[Tensor, Tensor]] = []
+    for first, part in probe.logits(last):
+        values, ids = part.topk(min(count, part.shape[-1]), dim=-1)
+        best.append((values, ids + first))
+    values = torch.cat([value for value, _ in best], dim=-1)
+    ids = torch.cat([index for _, index in best], dim=-1)
+    top = values.topk(min(count, values.shape[-1]), dim=-1)
+    return [
+        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 6) for v in top.values[row].tolist()]}
+        for row in range(len(rows))
+    ]

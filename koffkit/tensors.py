@@ -1,0 +1,219 @@
+"""Reading safetensors checkpoints piece by piece, so that no tensor need ever be whole in memory.
+
+The library's own reader maps files into memory, whose pages count towards the process; this one reads what it is asked for.
+Headers are checked in full before anything is trusted: a flipped length or a truncated file is an error that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import INDEX, checkpoint_files
+from .errors import IntegrityError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_HEADER = 100_000_000
+ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+_VIEWS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
+_TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `start` and `size` in bytes within `path`."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE[self.dtype]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of the first dimension."""
+        return self.itemsize * prod(self.shape[1:])
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Tensors in file order, and the file's metadata.
+
+    Raises:
+        IntegrityError: the file is truncated, or its header does not describe it.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise IntegrityError(f"{path}: truncated or not a safetensors file ({size} bytes, header length {length}); download it again.")
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            tensors = {name: _info(path, 8 + length, entry) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{path}: damaged safetensors header ({type(error).__name__}: {error}); download it again.") from None
+    ordered = dict(sorted(tensors.items(), key=lambda item: item[1].start))
+    position = 8 + length
+    for name, info in ordered.items():
+        if info.start != position or info.size != info.itemsize * prod(info.shape):
+            raise IntegrityError(f"{path}: {name} does not lie where its header says; the file is damaged, download it again.")
+        position += info.size
+    if position != size:
+        raise IntegrityError(f"{path}: {size} bytes, but its header describes {position}; the file is truncated or damaged, download it again.")
+    return ordered, metadata
+
+
+def _info(path: Path, data: int, entry: dict[str, Any]) -> TensorInfo:
+    if entry["dtype"] not in ITEMSIZE:
+        raise ValueError(f"unknown dtype {entry['dtype']!r}")
+    begin, end = entry["data_offsets"]
+    return TensorInfo(path, entry["dtype"], tuple(int(n) for n in entry["shape"]), data + int(begin), int(end) - int(begin))
+
+
+class CheckpointReader:
+    """A checkpoint folder, one file or sharded.
+
+    Args:
+        folder: holds `model.safetensors` or an index with its shards.
+
+    Raises:
+        IntegrityError: files and index do not agree, or a file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = checkpoint_files(folder)
+        self.by_file = {path: read_header(path)[0] for path in self.files}
+        self.tensors: dict[str, TensorInfo] = {}
+        for path, tensors in self.by_file.items():
+            for name, info in tensors.items():
+                if name in self.tensors:
+                    raise IntegrityError(f"{path}: {name} is also in {self.tensors[name].path.name}; download the checkpoint again.")
+                self.tensors[name] = info
+        self._check_index()
+
+    def _check_index(self) -> None:
+        path = self.folder / INDEX
+        if not path.is_file():
+            return
+        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        for name, file in listed.items():
+            if name not in self.tensors or self.tensors[name].path.name != file:
+                raise IntegrityError(f"{path}: says {name} is in {file}, which does not hold it; download the checkpoint again.")
+        extra = next((name for name in self.tensors if name not in listed), None)
+        if extra is not None:
+            raise IntegrityError(f"{path}: does not list {extra} of {self.tensors[extra].path.name}; download the checkpoint again.")
+
+    def require(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        """The tensor's place, after a check of its shape.
+
+        Raises:
+            IntegrityError: it is missing, or of another shape.
+        """
+        info = self.tensors.get(name)
+        if info is None:
+            raise IntegrityError(f"{self.folder}: the checkpoint lacks {name}; download it again.")
+        if info.shape != shape:
+            raise IntegrityError(f"{info.path}: {name} has shape {list(info.shape)}, config.json asks for {list(shape)}.")
+        return info
+
+    def read_bytes(self, name: str, at_once: int) -> Iterator[bytes]:
+        """A tensor's bytes in pieces of at most `at_once`."""
+        info = self.tensors[name]
+        with open(info.path, "rb") as file:
+            file.seek(info.start)
+            left = info.size
+            while left:
+                part = file.read(min(left, at_once))
+                _require_whole(len(part), min(left, at_once), info)
+                left -= len(part)
+                yield part
+
+    def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """`(first row, rows)` as unsigned integers of the item size, pieces of at most about `at_once` bytes."""
+        info = self.tensors[name]
+        rows = max(1, at_once // max(1, info.row_bytes))
+        with open(info.path, "rb") as file:
+            file.seek(info.start)
+            for first in range(0, info.shape[0], rows):
+                yield first, _read_rows(file, info, min(rows, info.shape[0] - first))
+
+    def gather_rows(self, name: str, indices: list[int]) -> Tensor:
+        """Chosen rows of a floating-point tensor in float32, for example of an embedding."""
+        info = self.tensors[name]
+        with open(info.path, "rb") as file:
+            found = []
+            for index in indices:
+                file.seek(info.start + index * info.row_bytes)
+                found.append(_read_rows(file, info, 1))
+        return as_float(np.concatenate(found), info.dtype)
+
+    def read(self, name: str) -> Tensor:
+        """A whole floating-point tensor in float32."""
+        info = self.tensors[name]
+        with open(info.path, "rb") as file:
+            file.seek(info.start)
+            return as_float(_read_rows(file, info, info.shape[0]), info.dtype)
+
+    def read_float_rows(self, name: str, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """`read_rows` in float32."""
+        for first, rows in self.read_rows(name, at_once):
+            yield first, as_float(rows, self.tensors[name].dtype)
+
+
+def _read_rows(file: IO[bytes], info: TensorInfo, count: int) -> NDArray[Any]:
+    rows = np.empty((count, *info.shape[1:]), dtype=_VIEWS[info.itemsize])
+    _require_whole(file.readinto(rows.reshape(-1).view(np.uint8)), rows.nbytes, info)  # type: ignore[attr-defined]
+    return rows
+
+
+def _require_whole(got: int, wanted: int, info: TensorInfo) -> None:
+    if got != wanted:
+        raise IntegrityError(f"{info.path}: ended early; the file is truncated, download it again.")
+
+
+def as_float(rows: NDArray[Any], dtype: str) -> Tensor:
+    """Raw rows, as `read_rows` gives them, as a float32 tensor.
+
+    Raises:
+        IntegrityError: the tensor is not floating point.
+    """
+    import torch
+
+    if dtype not in _TORCH:
+        raise IntegrityError(f"a weight has type {dtype}, koffkit needs one of {', '.join(_TORCH)}; use an unquantised checkpoint.")
+    return torch.from_numpy(rows.view(np.int16 if rows.itemsize == 2 else f"i{rows.itemsize}")).view(getattr(torch, _TORCH[dtype])).float()
+
+
+def write_header(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """A safetensors header for `{name: (dtype, shape)}` in that order, padded to eight bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, (dtype, shape) in tensors.items():
+        size = ITEMSIZE[dtype] * prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def fsync_file(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
