@@ -1,0 +1,202 @@
+"""`KoffModel`: one backbone in memory, any number of memories, one of them (or none) for each prompt."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arch import Shape
+from ..artefact import BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
+from ..errors import UsageError
+from ..model.bundles import KVTensors, load_kv, mixed_kv
+from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
+
+Memory = str | Sequence[str | None] | None
+
+
+class KoffModel:
+    """A backbone with memories. Make one with `from_pretrained`.
+
+    Attributes:
+        model: the transformers model (wrapped by peft once a memory with LoRA is loaded).
+        tokenizer: the backbone's tokenizer.
+        domains: names of the memories loaded.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, digest: str, path: Path) -> None:
+        use_koffkit_attention(model)
+        self.model: Any = model.eval()
+        self.tokenizer = tokenizer
+        self._plain, self._digest, self._path = model, digest, path
+        self._shape = Shape.of(model.config.to_dict())
+        self._slots: dict[str, str | None] = {}
+        self._kv: dict[str, KVTensors] = {}
+        self._attached: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, memories: Sequence[str | Path] | None = None, **options: Any) -> KoffModel:
+        """Load an export, or a backbone folder and bundles.
+
+        Args:
+            path: an export (all its memories are loaded unless `memories` names some), or a backbone folder.
+            memories: bundle folders; for an export, domain names also do.
+            options: for `AutoModelForCausalLM.from_pretrained`, for example `dtype` and `device_map`.
+
+        Raises:
+            UsageError: there is no export or backbone at `path`, or no such memory.
+            IntegrityError: a memory belongs to another backbone, or does not fit this one.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        path = Path(path)
+        export = open_export(path) if is_export(path) else None
+        folder = path / BACKBONE if export is not None else path
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"{path}: neither an export (koffkit.json) nor a backbone folder (config.json).")
+        bundles = _bundles(export.bundles() if export is not None else [], memories)
+        digest = backbone_digest(folder)
+        for bundle in bundles:
+            bundle.require_backbone(digest, folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        loaded = cls(model, tokenizer, digest, folder)
+        for bundle in bundles:
+            loaded.load_memory(bundle)
+        return loaded
+
+    @property
+    def domains(self) -> list[str]:
+        return list(self._slots)
+
+    def load_memory(self, bundle: Bundle | str | Path) -> str:
+        """Load one more memory; returns its domain.
+
+        Raises:
+            IntegrityError: it belongs to another backbone, or does not fit this one.
+            UsageError: a memory of that domain is loaded already.
+        """
+        from peft import PeftModel
+
+        bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        bundle.require_backbone(self._digest, self._path)
+        if bundle.domain in self._slots:
+            raise UsageError(f"{bundle.path}: a memory {bundle.domain!r} is loaded already.")
+        device = self._plain.device
+        kv = load_kv(bundle, self._shape)
+        self._kv[bundle.domain] = {i: KVMemory(m.key.to(device), m.value.to(device)) for i, m in kv.items()}
+        slot = f"m{len(self._slots)}" if bundle.has_adapter else None
+        if slot is not None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                if self.model is self._plain:
+                    self.model = PeftModel.from_pretrained(self._plain, str(bundle.path), adapter_name=slot).eval()
+                else:
+                    self.model.load_adapter(str(bundle.path), adapter_name=slot)
+        self._slots[bundle.domain] = slot
+        return bundle.domain
+
+    def attach(self, domain: str) -> None:
+        """Make `domain` the memory of calls that do not name one."""
+        self._attached = self._known(domain)
+
+    def detach(self) -> None:
+        """Back to the bare backbone for calls that do not name a memory."""
+        self._attached = None
+
+    @property
+    def attached(self) -> str | None:
+        return self._attached
+
+    def route(self, prompts: Sequence[str]) -> list[tuple[str, float]]:
+        """The most likely domain of each prompt, with its probability.
+
+        Raises:
+            UsageError: this export has no router.
+        """
+        raise UsageError(f"{self._path}: this export has no router; name the memory: one of {', '.join(self.domains) or 'none'}, or None.")
+
+    def rows(self, memory: Memory, count: int) -> list[str | None]:
+        """The memory of each of `count` prompts.
+
+        Args:
+            memory: one name for all, a list of names (None = bare backbone), None, "auto" (the router decides), or
+                "attached".
+        """
+        if memory == "attached":
+            return [self._attached] * count
+        if memory is None or isinstance(memory, str):
+            if memory == "auto":
+                return [name for name, _ in self.route([""] * count)]
+            return [None if memory is None else self._known(memory)] * count
+        if len(memory) != count:
+            raise UsageError(f"memory: {len(memory)} names for {count} prompts; give one name for each, or a single one.")
+        return [None if name is None else self._known(name) for name in memory]
+
+    def _known(self, domain: str) -> str:
+        if domain not in self._slots:
+            raise UsageError(f"memory {domain!r}: not loaded; there is {', '.join(self.domains) or 'none'}.")
+        return domain
+
+    @contextmanager
+    def _with(self, rows: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+        """Attach each row's memory; yields what peft must be told in the call."""
+        set_kv_memory(self._plain, mixed_kv(self._kv, rows))
+        try:
+            if self.model is self._plain:
+                yield {}
+            else:
+                yield {"adapter_names": [(self._slots[name] if name is not None else None) or "__base__" for name in rows]}
+        finally:
+            set_kv_memory(self._plain, None)
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, memory: Memory = "attached", attention_mask: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] of token ids [B, T]."""
+        with self._with(self.rows(memory, input_ids.shape[0])) as names:
+            output: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **names).logits
+        return output
+
+    @torch.no_grad()
+    def generate(self, prompts: str | Sequence[str], memory: Memory = "attached", max_new_tokens: int = 64, **options: Any) -> list[str]:
+        """Complete prompts, each with its own memory, in one batch.
+
+        Args:
+            prompts: one or several.
+            memory: see `rows`; by default the memory attached with `attach`.
+            options: for `generate` of transformers; greedy decoding unless you say otherwise.
+
+        Returns:
+            The completions, without the prompts.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            return []
+        rows = self._routed(prompts, memory)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+        batch = batch.to(self._plain.device)
+        settings = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id} | options
+        with self._with(rows) as names:
+            ids = self.model.generate(**batch, max_new_tokens=max_new_tokens, **settings, **names)
+        texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return texts
+
+    def _routed(self, prompts: list[str], memory: Memory) -> list[str | None]:
+        if memory == "auto":
+            return [name for name, _ in self.route(prompts)]
+        return self.rows(memory, len(prompts))
+
+
+def _bundles(shipped: list[Bundle], wanted: Sequence[str | Path] | None) -> list[Bundle]:
+    """The bundles asked for: by domain among those shipped, or by folder."""
+    if wanted is None:
+        return shipped
+    by_domain = {bundle.domain: bundle for bundle in shipped}
+    return [by_domain[str(name)] if str(name) in by_domain else open_bundle(name) for name in wanted]
