@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 
 def shipped() -> dict[str, Path]:
@@ -18,3 +19,10 @@ def describe(path: Path) -> str:
         if line.startswith("#") and "yaml-language-server" not in line:
             return line.lstrip("# ").strip()
     return ""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of recipes, as `recipes/recipe.schema.json` holds it."""
+    from .schema import Recipe
+
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

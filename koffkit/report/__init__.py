@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Figures for people: tables and pictures."""

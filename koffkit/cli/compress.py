@@ -1,0 +1,82 @@
+"""`koffkit compress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import RichProgress, emit, json_option, quiet_libraries, stdout
+
+if TYPE_CHECKING:
+    from ..recipe.plan import Plan
+
+
+@click.command("compress")
+@click.argument("recipe")
+@click.option("--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
+@click.option("--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field of the recipe; repeatable.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--dry-run", is_flag=True, help="Only state the plan: exact parameters, bytes, memory, time.")
+@json_option
+def command(recipe: str, output: Path | None, overrides: tuple[str, ...], resume: bool, dry_run: bool, as_json: bool) -> None:
+    """Learn masks and memories as RECIPE says: a file, or the name of a shipped recipe."""
+    from ..recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    if dry_run:
+        from ..base import locate, read_config
+        from ..recipe.plan import make_plan
+
+        folder = locate(loaded.recipe.base, loaded.root, config_only=True)
+        plan = make_plan(loaded.recipe, read_config(folder), str(folder / "config.json"))
+        emit({"recipe": loaded.recipe.name, "plan": plan.to_json()}) if as_json else _print_plan(plan)
+        return
+    quiet_libraries()
+    from ..stages.engine import compress
+    from ..stages.engine import plan as make
+
+    run = output or Path("runs") / loaded.recipe.name
+    stated = make(loaded)
+    progress = RichProgress()
+    for warning in stated.warnings:
+        progress.warn(warning)
+    with progress.live():
+        state = compress(loaded, run, resume=resume, progress=progress)
+    if as_json:
+        emit({"run": str(run), "state": state["state"], "plan": stated.to_json(), "results": state["results"]})
+    else:
+        _print_results(run, state)
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich.table import Table
+
+    budget = plan.budget
+    table = Table(show_header=False, box=None)
+    rows = [
+        ("parameters of the base", f"{budget.base_params:,}"),
+        ("parameters removed", f"{budget.removed_params:,} ({budget.global_sparsity:.2%}; target {budget.target_params:,})"),
+        *((f"{name} kept in every layer", f"{kept} of {budget.total_units[name]}") for name, kept in budget.keep.items()),
+        ("backbone", f"{plan.backbone_params:,} parameters, {plan.backbone_bytes:,} bytes"),
+        ("one memory", f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes, {len(plan.memory_layers)} layers"),
+        ("training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())),
+        ("peak memory, estimated", f"{plan.peak_memory_bytes / 1e9:.2f} GB"),
+        *((f"time on {device}, estimated", f"{low:,.0f} to {high:,.0f} s") for device, (low, high) in plan.seconds.items()),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console = stdout()
+    console.print(table)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def _print_results(run: Path, state: dict[str, Any]) -> None:
+    console = stdout()
+    if state["results"]:
+        from ..report.table import results_table
+
+        console.print(results_table(state["results"]))
+    console.print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)

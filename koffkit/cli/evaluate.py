@@ -1,0 +1,47 @@
+"""`koffkit evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import UsageError
+from .console import emit, json_option, quiet_libraries, stdout
+
+
+@click.command("evaluate")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--task", type=click.Choice(["perplexity"]), default="perplexity", show_default=True)
+@click.option("--memory", default="none", show_default=True, help="none, or a domain.")
+@click.option("--data", help="Text or jsonl file, or a glob. A run needs none: it has its held-out text.")
+@click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
+@click.option("--sequence-length", default=512, show_default=True, type=click.IntRange(min=2))
+@json_option
+def command(path: Path, task: str, memory: str, data: str | None, field: str, sequence_length: int, as_json: bool) -> None:
+    """Figures of a run (from its evaluate stage), or the perplexity of an export or a plain model on --data."""
+    from ..run.folder import RunFolder
+
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder.")
+    run = RunFolder(path)
+    if run.exists:
+        results = run.require_finished()["results"]
+        if not results:
+            raise UsageError(f"{path}: this run has no evaluate stage; export it and give --data.")
+        if as_json:
+            emit({"path": str(path), "results": results})
+            return
+        from ..report.table import results_table
+
+        stdout().print(results_table(results))
+        return
+    if data is None:
+        raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")
+    quiet_libraries()
+    from ..evaluation import perplexity
+
+    chosen = None if memory == "none" else memory
+    figures = perplexity(path, data, chosen, sequence_length=sequence_length, field=field)
+    result = {"path": str(path), "task": task, "memory": memory, **figures}
+    emit(result) if as_json else click.echo(f"perplexity {figures['perplexity']:.3f} on {figures['tokens']:,} tokens (memory {memory})")

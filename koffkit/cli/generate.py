@@ -1,0 +1,34 @@
+"""`koffkit generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import UsageError
+from .console import emit, json_option, quiet_libraries
+
+
+@click.command("generate")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--prompt", required=True, multiple=True, help="Text to complete; repeatable.")
+@click.option("--memory", default="auto", show_default=True, help="auto (the router decides), none, or a domain.")
+@click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
+@json_option
+def command(export: Path, prompt: tuple[str, ...], memory: str, max_new_tokens: int, as_json: bool) -> None:
+    """Complete a prompt with the backbone of EXPORT and one of its memories."""
+    if not export.is_dir():
+        raise UsageError(f"{export}: no such folder.")
+    quiet_libraries()
+    from ..runtime.model import KoffModel
+
+    model = KoffModel.from_pretrained(export)
+    chosen = None if memory == "none" else memory
+    texts = model.generate(list(prompt), memory=chosen, max_new_tokens=max_new_tokens)
+    if as_json:
+        rows = [{"prompt": p, "completion": text, "memory": chosen} for p, text in zip(prompt, texts, strict=True)]
+        emit({"completions": rows})
+        return
+    for p, text in zip(prompt, texts, strict=True):
+        click.echo(p + text)

@@ -1,0 +1,42 @@
+"""`koffkit inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import emit, json_option, stdout
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def command(path: Path, as_json: bool) -> None:
+    """Say what PATH is: a run, an export, a memory bundle or a checkpoint."""
+    from ..inspection import describe
+
+    found = describe(path)
+    if as_json:
+        emit(found)
+        return
+    from rich.tree import Tree
+
+    tree = Tree(f"{path}: {found['kind']}")
+    _grow(tree, {key: value for key, value in found.items() if key != "kind"})
+    stdout().print(tree, markup=False)
+
+
+def _grow(tree: Any, value: dict[str, Any]) -> None:
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            _grow(tree.add(str(key)), item)
+        else:
+            tree.add(f"{key}: {_short(item)}")
+
+
+def _short(item: Any) -> str:
+    if isinstance(item, list) and len(item) > 4 and len({str(i) for i in item}) == 1:
+        return f"{item[0]} ({len(item)} times)"
+    return f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else str(item)

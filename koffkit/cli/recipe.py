@@ -1,0 +1,70 @@
+"""`koffkit recipe list|show|validate|schema`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..errors import UsageError
+from .console import emit, json_option
+
+
+@click.group("recipe")
+def command() -> None:
+    """List, show and validate recipes."""
+
+
+@command.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """The recipes that ship with koffkit."""
+    from ..recipe.builtin import describe, shipped
+
+    found = {name: describe(path) for name, path in shipped().items()}
+    if as_json:
+        emit({"recipes": found})
+        return
+    for name, text in found.items():
+        click.echo(f"{name:24} {text}")
+
+
+@command.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a shipped recipe, to start your own from."""
+    from ..recipe.builtin import shipped
+
+    if name not in shipped():
+        raise UsageError(f"{name}: no such shipped recipe; there is {', '.join(shipped())}.")
+    click.echo(shipped()[name].read_text(encoding="utf-8"), nl=False)
+
+
+@command.command("validate")
+@click.argument("recipes", nargs=-1, required=True)
+@json_option
+def validate(recipes: tuple[str, ...], as_json: bool) -> None:
+    """Check recipe files; all errors of all files at once."""
+    from ..recipe.load import load_recipe
+
+    problems = []
+    for name in recipes:
+        try:
+            load_recipe(name)
+        except UsageError as error:
+            problems += str(error).splitlines()
+        else:
+            if not as_json:
+                click.echo(f"{name}: ok")
+    if problems:
+        raise UsageError("\n".join(problems))
+    if as_json:
+        emit({"valid": list(recipes)})
+
+
+@command.command("schema")
+def schema() -> None:
+    """The JSON schema of recipes, for editors."""
+    from ..recipe.builtin import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))

@@ -1,0 +1,33 @@
+"""`koffkit verify`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import IntegrityError
+from .console import emit, json_option, quiet_libraries
+
+
+@click.command("verify")
+@click.argument("export", type=click.Path(path_type=Path))
+@json_option
+def command(export: Path, as_json: bool) -> None:
+    """Check digests, shapes and golden logits of EXPORT; exit code 4 and the file's name when something is off."""
+    from ..artefact import open_export
+
+    open_export(export)
+    quiet_libraries()
+    from ..verify import verify_export
+
+    result = verify_export(export)
+    if as_json:
+        emit(result)
+    elif result["ok"]:
+        click.echo(f"{export}: ok; {result['files']} files, golden logits of {', '.join(result['golden'])}.")
+    for problem in result["problems"]:
+        click.echo(f"Error: {problem}", err=True)
+    if not result["ok"]:
+        sys.exit(IntegrityError.exit_code)

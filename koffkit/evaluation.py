@@ -1,0 +1,46 @@
+"""Perplexity of a backbone, an export or any plain model on text of your own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+from .recipe.schema import Source
+
+
+def perplexity(path: Path, data: str, memory: str | None, *, sequence_length: int, field: str = "text") -> dict[str, Any]:
+    """`{"perplexity", "tokens"}`, documents packed back to back and cut into sequences.
+
+    Args:
+        path: an export or a checkpoint folder.
+        data: a text or jsonl file, or a glob.
+        memory: a domain, or None for the bare backbone.
+
+    Raises:
+        DataError: the data hold less than two tokens.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from .data.sources import documents
+    from .runtime.model import KoffModel
+
+    jsonl = ".jsonl" in Path(data).suffixes or ".json" in Path(data).suffixes
+    source = Source(jsonl=data, field=field) if jsonl else Source(text=data)
+    model = KoffModel.from_pretrained(path, dtype=torch.float32)
+    end = model.tokenizer.eos_token_id
+    ids: list[int] = []
+    for text in documents(source, Path.cwd(), "--data"):
+        ids += [*model.tokenizer(text)["input_ids"], *([end] if end is not None else [])]
+    if len(ids) < 2:
+        raise DataError(f"--data {data}: {len(ids)} tokens; perplexity needs at least 2.")
+    total, count = 0.0, 0
+    for start in range(0, len(ids), sequence_length):
+        part = torch.tensor([ids[start : start + sequence_length]])
+        if part.shape[1] > 1:
+            logits = model.logits(part, memory)[0, :-1]
+            total += F.cross_entropy(logits.float(), part[0, 1:], reduction="sum").item()
+            count += part.shape[1] - 1
+    return {"perplexity": math.exp(total / count), "tokens": count}

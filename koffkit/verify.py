@@ -1,0 +1,96 @@
+"""Is an export what it says it is? Digests of all files, shapes of the weights, golden logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .arch import ARCHITECTURES, Shape
+from .artefact import MANIFEST, MEMORY_FILE, Bundle, Export, backbone_digest, file_entry, open_export
+from .base import read_config
+from .errors import KoffkitError
+from .method.budget import linear_shapes
+from .tensors import CheckpointReader
+
+TOLERANCE = 1e-3
+
+
+def verify_export(path: Path) -> dict[str, Any]:
+    """`{"ok", "files", "memories", "golden": {condition: max |difference|}, "problems": [...]}`; a problem names its file.
+
+    Raises:
+        UsageError: this is no export.
+    """
+    export = open_export(path)
+    problems = _check_files(path, export.manifest["files"])
+    golden: dict[str, float] = {}
+    domains: list[str] = []
+    if not problems:  # damaged files are not worth loading
+        try:
+            bundles = export.bundles()
+            domains = [bundle.domain for bundle in bundles]
+            problems += _check_backbone(export)
+            problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
+            if not problems:
+                golden, found = _check_golden(export, bundles)
+                problems += found
+        except KoffkitError as error:
+            problems.append(str(error))
+    files = len(export.manifest["files"])
+    return {"ok": not problems, "path": str(path), "files": files, "memories": domains, "golden": golden, "problems": problems}
+
+
+def _check_files(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    problems = []
+    for name, entry in listed.items():
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            problems.append(f"{root / MANIFEST}: lists {name!r}, which leads out of the export.")
+        elif not path.is_file():
+            problems.append(f"{path}: missing.")
+        elif path.stat().st_size != entry["size"]:
+            problems.append(f"{path}: {path.stat().st_size} bytes, {entry['size']} expected.")
+        elif file_entry(path)["sha256"] != entry["sha256"]:
+            problems.append(f"{path}: its sha256 is not the one in {MANIFEST}; the content has changed.")
+    return problems
+
+
+def _check_backbone(export: Export) -> list[str]:
+    config = read_config(export.backbone)
+    shape, reader = Shape.of(config), CheckpointReader(export.backbone)
+    arch = ARCHITECTURES[export.manifest["base"]["architecture"]]
+    problems = []
+    for index in range(shape.num_layers):
+        for module, size in linear_shapes(shape).items():
+            try:
+                reader.require(f"{arch.layer(index)}{module}.weight", size)
+            except KoffkitError as error:
+                problems.append(str(error))
+    if not problems and backbone_digest(export.backbone) != export.backbone_digest:
+        problems.append(f"{export.backbone}: its digest is not the one in {MANIFEST}.")
+    return problems
+
+
+def _check_bundle(bundle: Bundle, export: Export) -> list[str]:
+    """Also for a memory that was added later and is not in the manifest."""
+    problems = _check_files(bundle.path, bundle.info.get("files", {}))
+    try:
+        bundle.require_backbone(export.backbone_digest, export.backbone)
+    except KoffkitError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, float], list[str]]:
+    from .runtime.probe import Probe, distance_to_golden
+
+    probe = Probe(export.backbone, bundles)
+    expected = {"none": export.manifest["golden"]} | {b.domain: b.info["golden"] for b in bundles if "golden" in b.info}
+    found, problems = {}, []
+    for name, values in expected.items():
+        found[name] = distance_to_golden(probe, values, None if name == "none" else name)
+        if not found[name] <= TOLERANCE:
+            where = export.path / MANIFEST if name == "none" else next(b.path for b in bundles if b.domain == name) / MEMORY_FILE
+            problems.append(f"{where}: golden logits of memory {name} differ by {found[name]:.3g} (limit {TOLERANCE:g}).")
+    return found, problems
