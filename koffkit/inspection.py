@@ -61,7 +61,9 @@ def _loads_in(manifest: Any, memories: dict[str, Any], num_layers: int) -> dict[
         found["vllm"] = "backbone and LoRA (not run by koffkit)" if served else f"backbone; LoRA ranks {sorted(ranks)} are not served"
     if kv_layers:
         everywhere = all(count == num_layers for count in kv_layers)
-        found["kv memory"] = "koffkit" + (", or a prefilled cache in transformers (keys rotated)" if everywhere else " only: not in all layers")
+        found["kv memory"] = "koffkit" + (
+            ", or a prefilled cache in transformers (keys rotated)" if everywhere else " only: not in all layers"
+        )
     return found
 
 

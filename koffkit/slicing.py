@@ -80,6 +80,8 @@ def uniform_counts(masks: Masks) -> dict[str, int]:
     found = {}
     for name, counts in kept_counts(masks).items():
         if len(set(counts)) != 1:
-            raise UsageError(f"masks: layers keep different counts of {name} ({min(counts)} to {max(counts)}); format hf needs layout uniform.")
+            raise UsageError(
+                f"masks: layers keep different counts of {name} ({min(counts)} to {max(counts)}); format hf needs layout uniform."
+            )
         found[name] = counts[0]
     return found

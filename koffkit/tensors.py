@@ -75,7 +75,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             raise IntegrityError(f"{path}: {name} does not lie where its header says; the file is damaged, download it again.")
         position += info.size
     if position != size:
-        raise IntegrityError(f"{path}: {size} bytes, but its header describes {position}; the file is truncated or damaged, download it again.")
+        raise IntegrityError(
+            f"{path}: {size} bytes, but its header describes {position}; the file is truncated or damaged, download it again."
+        )
     return ordered, metadata
 
 

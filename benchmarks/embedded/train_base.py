@@ -109,9 +109,7 @@ def main(out: Path, steps: int, tokens: int, length: int, lr: float, seed: int) 
     tokenizer = train_tokenizer([row["text"] for row in everything])
     model = build_model(seed)
     documents = [[*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id] for row in everything]
-    click.echo(
-        f"{len(documents)} documents, {sum(map(len, documents)):,} tokens; {model.num_parameters():,} parameters, {steps} steps"
-    )
+    click.echo(f"{len(documents)} documents, {sum(map(len, documents)):,} tokens; {model.num_parameters():,} parameters, {steps} steps")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05, anneal_strategy="linear")
     source = batches(documents, tokens, length, seed)

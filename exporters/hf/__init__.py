@@ -85,7 +85,9 @@ def _find_base(run: RunFolder, state: Mapping[str, Any]) -> Path:
     recorded = Path(state["base"]["path"])
     found = recorded if recorded.is_dir() else locate(Base.model_validate(state["recipe"]["base"]), Path(state["recipe_root"]))
     if digest(found) != state["base"]["digest"]:
-        raise IntegrityError(f"{found}: this is not the base that {run.path} was made from (its files changed since); restore it, or compress again.")
+        raise IntegrityError(
+            f"{found}: this is not the base that {run.path} was made from (its files changed since); restore it, or compress again."
+        )
     return found
 
 

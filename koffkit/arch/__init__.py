@@ -21,7 +21,9 @@ def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -
     model_type = config.get("model_type")
     if model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise UsageError(f"{source}: model_type {model_type!r} is not supported; koffkit knows {known}. Use a model of one of these families.")
+        raise UsageError(
+            f"{source}: model_type {model_type!r} is not supported; koffkit knows {known}. Use a model of one of these families."
+        )
     if config.get("quantization_config"):
         raise UsageError(f"{source}: quantization_config: quantised weights cannot be sliced; use the unquantised checkpoint.")
     return ARCHITECTURES[model_type]

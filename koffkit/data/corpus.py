@@ -129,8 +129,7 @@ class _Job:
             raise DataError(f"{self.where}: the source holds no documents; give it text, or remove the domain.")
         if holdout and counts["documents"] < 2:
             raise DataError(
-                f"{self.where}: 1 document; at least 2 are needed, one of them held out. "
-                "In a text file a blank line separates documents."
+                f"{self.where}: 1 document; at least 2 are needed, one of them held out. In a text file a blank line separates documents."
             )
 
     def _tokenised(self) -> Iterator[list[int]]:

@@ -21,9 +21,7 @@ class PackedTokens:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tokens: NDArray[np.int32] = (
-            np.memmap(path, dtype=np.int32, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int32)
-        )
+        self.tokens: NDArray[np.int32] = np.memmap(path, dtype=np.int32, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int32)
         self._order: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:

@@ -129,9 +129,7 @@ def plan_budget(
     )
 
 
-def _keep_counts(
-    units: dict[str, int], params: dict[str, int], grain: dict[str, int], finest: str, per_layer: float
-) -> dict[str, int]:
+def _keep_counts(units: dict[str, int], params: dict[str, int], grain: dict[str, int], finest: str, per_layer: float) -> dict[str, int]:
     share = per_layer / sum(units[name] * params[name] for name in units)
     keep = {name: max(1, units[name] - int(units[name] * share)) for name in units if name != finest}
     step, smallest = grain[finest], grain[finest]

@@ -68,9 +68,7 @@ class _ChunkedDistillation(torch.autograd.Function):
     """Scores chunk by chunk in `forward` and keeps the gradient of the student's hidden states for `backward`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor, top: TopK, chunk: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor, top: TopK, chunk: int) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), device=student.device)
         covered_total = torch.zeros((), device=student.device)
         gradient = torch.empty_like(student) if student.requires_grad else None
@@ -98,9 +96,7 @@ class _ChunkedDistillation(torch.autograd.Function):
         return gradient * gradients[0].to(gradient.dtype), None, None, None, None
 
 
-def distillation_loss(
-    student_hidden: Tensor, teacher_hidden: Tensor, head: Tensor, top: TopK, chunk_tokens: int
-) -> tuple[Tensor, Tensor]:
+def distillation_loss(student_hidden: Tensor, teacher_hidden: Tensor, head: Tensor, top: TopK, chunk_tokens: int) -> tuple[Tensor, Tensor]:
     """Mean KL per token, and the mean teacher mass the told-apart tokens cover.
 
     Args:

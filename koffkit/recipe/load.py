@@ -138,7 +138,9 @@ def _written(location: Iterable[str | int]) -> Location:
     """Drop the names that pydantic adds for union members and constrained keys: what stays is what the user wrote."""
     noise = {"Upper", "Coverage", "KV", "Lora", "int", "float", "str", "[key]"}
     return tuple(
-        part for part in location if not (isinstance(part, str) and (part in noise or part.startswith(("literal[", "list[", "constrained"))))
+        part
+        for part in location
+        if not (isinstance(part, str) and (part in noise or part.startswith(("literal[", "list[", "constrained"))))
     )
 
 

@@ -86,7 +86,9 @@ class RunFolder:
         """
         state = self.read()
         if state.get("state") != "finished":
-            raise UsageError(f"{self.path}: this run is not finished; continue it with `koffkit compress ... --output {self.path} --resume`.")
+            raise UsageError(
+                f"{self.path}: this run is not finished; continue it with `koffkit compress ... --output {self.path} --resume`."
+            )
         return state
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:

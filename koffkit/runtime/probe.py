@@ -161,8 +161,7 @@ def golden(probe: Probe, tokens: Sequence[int], rows: Sequence[str | None], coun
     ids = torch.cat([index for _, index in best], dim=-1)
     top = values.topk(min(count, values.shape[-1]), dim=-1)
     return [
-        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 6) for v in top.values[row].tolist()]}
-        for row in range(len(rows))
+        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 6) for v in top.values[row].tolist()]} for row in range(len(rows))
     ]
 
 

@@ -74,7 +74,9 @@ def load_latest(folder: Path) -> Checkpoint | None:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         flat = load_file(path / "state.safetensors")
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
-        raise IntegrityError(f"{path}: this checkpoint is damaged ({error}); remove it to resume from the one before, or start anew.") from None
+        raise IntegrityError(
+            f"{path}: this checkpoint is damaged ({error}); remove it to resume from the one before, or start anew."
+        ) from None
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
     for key, value in flat.items():
@@ -93,7 +95,9 @@ def restore(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], where: Path) 
         IntegrityError: the checkpoint belongs to another recipe.
     """
     if {key: value.shape for key, value in tensors.items()} != {key: value.shape for key, value in checkpoint.tensors.items()}:
-        raise IntegrityError(f"{where}: the checkpoint does not fit this recipe's gates and memories; resume with the recipe it was made with.")
+        raise IntegrityError(
+            f"{where}: the checkpoint does not fit this recipe's gates and memories; resume with the recipe it was made with."
+        )
     with torch.no_grad():
         for key, value in tensors.items():
             value.copy_(checkpoint.tensors[key])
@@ -102,8 +106,7 @@ def restore(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], where: Path) 
 def optimizer_moments(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, dict[str, Tensor]]:
     """AdamW's state by parameter name."""
     return {
-        names[parameter]: {kind: torch.as_tensor(value) for kind, value in state.items()}
-        for parameter, state in optimizer.state.items()
+        names[parameter]: {kind: torch.as_tensor(value) for kind, value in state.items()} for parameter, state in optimizer.state.items()
     }
 
 

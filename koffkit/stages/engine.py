@@ -33,9 +33,7 @@ def plan(loaded: LoadedRecipe) -> Plan:
     return make_plan(loaded.recipe, read_config(folder), str(folder / "config.json"))
 
 
-def compress(
-    loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
+def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run every stage of a recipe into the folder `output`; returns the final `run.json`.
 
     Args:
@@ -64,10 +62,14 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
     if run.exists:
         state = run.read()
         if not resume:
-            raise UsageError(f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or choose another --output.")
+            raise UsageError(
+                f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or choose another --output."
+            )
         if state["recipe"] != resolved:
             changed = [key for key in resolved if state["recipe"].get(key) != resolved[key]]
-            raise UsageError(f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of the run, or another --output.")
+            raise UsageError(
+                f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of the run, or another --output."
+            )
         if state["base"]["digest"] != digest(base):
             raise IntegrityError(f"{run.path}: cannot resume, the base at {base} is not the one the run began with.")
         return state

@@ -79,9 +79,7 @@ class DistillationLoop:
             if stopping or (done % self.recipe.train.checkpoint_every == 0 and done < steps):
                 self.checkpoint(done)
             if stopping:
-                raise Interrupted(
-                    f"interrupted in {self.name} after step {done} of {steps}; continue with the same command and --resume."
-                )
+                raise Interrupted(f"interrupted in {self.name} after step {done} of {steps}; continue with the same command and --resume.")
         self.checkpoint(steps)
 
     def checkpoint(self, step: int) -> None:

@@ -39,9 +39,7 @@ def test_count_equals_transformers(config: dict) -> None:
 @pytest.mark.parametrize("sparsity", [0.01, 0.12, 0.33, 0.5])
 @pytest.mark.parametrize("structures", [["mlp_neuron"], ["mlp_neuron", "kv_group"]])
 @pytest.mark.parametrize("multiple_of", [1, 8])
-def test_removed_is_target_to_within_one_step(
-    config: dict, sparsity: float, structures: list[str], multiple_of: int
-) -> None:
+def test_removed_is_target_to_within_one_step(config: dict, sparsity: float, structures: list[str], multiple_of: int) -> None:
     budget = plan_budget(architecture_of(config), Shape.of(config), config, structures, sparsity, multiple_of)
     assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
     assert budget.target_params == pytest.approx(sparsity * budget.base_params, abs=1)
