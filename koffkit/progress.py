@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -15,7 +15,7 @@ class Progress(Protocol):
 
     def start(self, stage: str, total: int, done: int) -> None: ...
 
-    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...
+    def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None: ...
 
 
 class Silent:
@@ -27,4 +27,4 @@ class Silent:
 
     def start(self, stage: str, total: int, done: int) -> None: ...
 
-    def advance(self, stage: str, done: int, figures: Mapping[str, float]) -> None: ...
+    def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None: ...

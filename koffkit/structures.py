@@ -51,7 +51,7 @@ def load_masks(path: Path, arch: Architecture, shape: Shape) -> dict[tuple[int, 
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata: dict[str, Any] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except SafetensorError as error:
         raise IntegrityError(f"{path}: not a readable safetensors file ({error}); run `koffkit compress` again.") from None
     if metadata.get("format") != FORMAT:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER = 100_000_000
 ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
-_VIEWS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
+_VIEWS: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -180,7 +180,7 @@ class CheckpointReader:
 
 
 def _read_rows(file: IO[bytes], info: TensorInfo, count: int) -> NDArray[Any]:
-    rows = np.empty((count, *info.shape[1:]), dtype=_VIEWS[info.itemsize])
+    rows: NDArray[Any] = np.empty((count, *info.shape[1:]), dtype=_VIEWS[info.itemsize])
     _require_whole(file.readinto(rows.reshape(-1).view(np.uint8)), rows.nbytes, info)  # type: ignore[attr-defined]
     return rows
 

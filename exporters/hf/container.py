@@ -59,7 +59,8 @@ def _rehouse(arch: Architecture, container: str, config: dict[str, Any]) -> dict
         value = config.pop(key, None)
         if value is not None and harmless is not ... and value != harmless:
             raise UsageError(
-                f"config.json: {key}: {value!r} has no counterpart in {container}, the stock class for a {arch.model_type} with fewer heads; "
+                f"config.json: {key}: {value!r} has no counterpart in {container}, the stock class for a "
+                f"{arch.model_type} with fewer heads; "
                 "leave kv_group out of mask.structures."
             )
     return config | dict(arch.container_sets) | {"model_type": container}

@@ -19,7 +19,7 @@ def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -
         UsageError: the model type is not supported; names the ones that are.
     """
     model_type = config.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise UsageError(
             f"{source}: model_type {model_type!r} is not supported; koffkit knows {known}. Use a model of one of these families."

@@ -33,12 +33,13 @@ def load_facts(source: Source, root: Path, where: str, tokenizer: Any, limit: in
     Raises:
         DataError: a record lacks a field.
     """
+    fields = (source.prompt_field or "", source.answer_field or "")
     pairs = []
     for number, record in enumerate(records(source, root, where), 1):
-        missing = [name for name in (source.prompt_field, source.answer_field) if name not in record]
+        missing = [name for name in fields if name not in record]
         if missing:
             raise DataError(f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)}.")
-        pairs.append((str(record[source.prompt_field]), str(record[source.answer_field])))
+        pairs.append((str(record[fields[0]]), str(record[fields[1]])))
     if limit is not None and len(pairs) > limit:
         pairs = [pairs[index * len(pairs) // limit] for index in range(limit)]
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]

@@ -124,6 +124,6 @@ def attention_modules(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
         yield index, layer.self_attn
 
 
-def _transformer(model: nn.Module) -> Any:
+def _transformer(model: Any) -> Any:
     """The transformers model under an optional peft wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -155,7 +155,7 @@ def _explain(item: Any, location: Location) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     if location[-2:] == ("mask", "layout") and value == "ragged":
         return "'ragged' is not supported by this version; use uniform"
-    shown = "" if isinstance(value, dict | list) or isinstance(value, BaseModel) else f"{value!r}: "
+    shown = "" if isinstance(value, (dict, list, BaseModel)) else f"{value!r}: "
     return shown + message[:1].lower() + message[1:]
 
 

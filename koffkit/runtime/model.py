@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arch import Shape
 from ..artefact import BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
@@ -29,7 +29,7 @@ class KoffModel:
         domains: names of the memories loaded.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, digest: str, path: Path) -> None:
+    def __init__(self, model: Any, tokenizer: Any, digest: str, path: Path) -> None:
         use_koffkit_attention(model)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer

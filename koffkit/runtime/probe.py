@@ -168,7 +168,7 @@ def golden(probe: Probe, tokens: Sequence[int], rows: Sequence[str | None], coun
 def distance_to_golden(probe: Probe, expected: Mapping[str, Any], row: str | None) -> float:
     """max |logit difference| to recorded golden logits."""
     last = probe.hidden(expected["tokens"], [row])[0, -1]
-    found = {}
+    found: dict[int, float] = {}
     for first, part in probe.logits(last):
         found |= {index: float(part[index - first]) for index in expected["ids"] if first <= index < first + len(part)}
     return max(abs(found[index] - value) for index, value in zip(expected["ids"], expected["logits"], strict=True))

@@ -87,7 +87,7 @@ class DistillationLoop:
         state = Checkpoint(self.name, step, dict(self.trainables()), moments, {"lambda": self.controller.weight})
         save_checkpoint(self.context.run.checkpoints_dir, self.names.index(self.name), state)
 
-    def _step(self, step: int) -> dict[str, float | str]:
+    def _step(self, step: int) -> dict[str, Any]:
         begin = time.perf_counter()
         figures: dict[str, float] = {}
         tokens = 0
@@ -138,7 +138,7 @@ class DistillationLoop:
                 teacher = student(batch)
             if self.train_gates and student.gates is not None:
                 generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + draw)
-                values = student.gates.sample(generator)
+                values: Mapping[str, Tensor] | None = student.gates.sample(generator)
             else:
                 values = self.context.masks
             hidden = student(batch, values, memory)

@@ -57,5 +57,5 @@ def test_multiple_of_larger_than_layer() -> None:
 
 
 def test_unsupported_model_type_names_the_supported() -> None:
-    with pytest.raises(UsageError, match="gpt2.*llama, qwen2"):
+    with pytest.raises(UsageError, match=r"gpt2.*llama, qwen2"):
         architecture_of({"model_type": "gpt2"})
