@@ -24,44 +24,42 @@ class TopK:
     coverage: float | None = None
 
 
-def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tuple[Tensor, Tensor]:
-    """KL of the coarsened distributions.
+def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tuple[Tensor, Tensor, Tensor]:
+    """KL of the coarsened distributions, and its gradient in closed form.
+
+    With p, q the coarsened teacher and student, d KL / d logit is q - p for a token told apart; the tail shares its part of the
+    gradient in proportion to q.
 
     Args:
         student_logits, teacher_logits: [C, V] over the full vocabulary.
 
     Returns:
-        KL per token [C] and the teacher's mass covered by the tokens told apart [C].
+        KL per token [C], the teacher's mass covered by the tokens told apart [C], d KL / d student_logits [C, V].
     """
-    teacher = F.log_softmax(teacher_logits.float(), dim=-1)
-    student_logits = student_logits.float()
-    count = min(top.count, teacher.shape[-1] - 1)
-    log_p, index = teacher.topk(count, dim=-1)
-    kept = _kept(log_p, top.coverage)
-    log_p = log_p.masked_fill(~kept, -torch.inf)
-    p = log_p.exp()
-    covered = p.sum(-1)
+    student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
+    tiny = torch.finfo(torch.float32).tiny
+    log_z = student_logits.logsumexp(-1, keepdim=True)
+    p, q = teacher_logits.softmax(-1), (student_logits - log_z).exp_()
+    top_p, index = p.topk(min(top.count, p.shape[-1] - 1), dim=-1)
+    kept = _kept(top_p, top.coverage)
+    log_q = student_logits.gather(-1, index) - log_z
+    top_q = log_q.exp()
 
-    normaliser = student_logits.logsumexp(-1, keepdim=True)
-    log_q = student_logits.gather(-1, index) - normaliser
-    if bool(kept.all()):
-        tail = torch.ones_like(student_logits, dtype=torch.bool).scatter(-1, index, False)
-    else:
-        tail = torch.ones_like(student_logits, dtype=torch.bool).scatter(-1, index, ~kept)
-    log_q_tail = student_logits.masked_fill(~tail, -torch.inf).logsumexp(-1) - normaliser.squeeze(-1)
-    log_p_tail = teacher.masked_fill(~tail, -torch.inf).logsumexp(-1)
-    p_tail = log_p_tail.exp()
+    tail_p = p.scatter(-1, index, top_p.masked_fill(kept, 0.0)).sum(-1).clamp_min(tiny)
+    tail_q = q.scatter(-1, index, top_q.masked_fill(kept, 0.0)).sum(-1).clamp_min(tiny)
+    told = (top_p * (top_p.clamp_min(tiny).log() - log_q)).masked_fill(~kept, 0.0).sum(-1)
+    kl = told + tail_p * (tail_p.log() - tail_q.log())
 
-    top_terms = torch.where(kept, p * (log_p.masked_fill(~kept, 0.0) - log_q), 0.0).sum(-1)
-    return top_terms + p_tail * (log_p_tail - log_q_tail), covered
+    share = (1 - tail_p / tail_q).unsqueeze(-1)
+    gradient = q.mul_(share).scatter_(-1, index, torch.where(kept, top_q - top_p, top_q * share))
+    return kl, top_p.masked_fill(~kept, 0.0).sum(-1), gradient
 
 
-def _kept(log_p: Tensor, coverage: float | None) -> Tensor:
+def _kept(top_p: Tensor, coverage: float | None) -> Tensor:
     """True for the leading tokens until their mass reaches `coverage` (the token that crosses it included)."""
     if coverage is None:
-        return torch.ones_like(log_p, dtype=torch.bool)
-    p = log_p.exp()
-    return p.cumsum(-1) - p < coverage
+        return torch.ones_like(top_p, dtype=torch.bool)
+    return top_p.cumsum(-1) - top_p < coverage
 
 
 class _ChunkedDistillation(torch.autograd.Function):
@@ -71,21 +69,16 @@ class _ChunkedDistillation(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor, top: TopK, chunk: int) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), device=student.device)
         covered_total = torch.zeros((), device=student.device)
-        gradient = torch.empty_like(student) if student.requires_grad else None
-        for start in range(0, student.shape[0], chunk):
-            part = slice(start, start + chunk)
-            with torch.enable_grad():
-                hidden = student[part].detach().requires_grad_(gradient is not None)
-                with torch.no_grad():
-                    teacher_logits = F.linear(teacher[part], weight)
-                kl, covered = coarse_kl(F.linear(hidden, weight), teacher_logits, top)
-                if gradient is not None:
-                    (gradient[part],) = torch.autograd.grad(kl.sum(), hidden)
-            total += kl.detach().sum()
+        gradients = []
+        for hidden, target in zip(student.split(chunk), teacher.split(chunk), strict=True):
+            kl, covered, gradient = coarse_kl(F.linear(hidden, weight), F.linear(target, weight), top)
+            total += kl.sum()
             covered_total += covered.sum()
+            if student.requires_grad:
+                gradients.append(gradient.to(weight.dtype) @ weight)
         tokens = student.shape[0]
-        if gradient is not None:
-            ctx.save_for_backward(gradient / tokens)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients) / tokens)
         covered_mean = covered_total / tokens
         ctx.mark_non_differentiable(covered_mean)
         return total / tokens, covered_mean
