@@ -10,7 +10,7 @@ from typing import Any
 
 from ...arch import Architecture, Shape, architecture_of
 from ...artefact import BACKBONE, CARD, FORMAT, MANIFEST, MEMORIES, file_entry, list_files, weight_bytes
-from ...base import digest, locate, read_config
+from ...base import digest, locate
 from ...errors import IntegrityError, UsageError
 from ...files import write_json
 from ...method.budget import linear_shapes

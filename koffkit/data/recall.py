@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataError
 from ..recipe.schema import Source
@@ -17,6 +17,8 @@ from .sources import records
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,17 @@ def load_facts(source: Source, root: Path, where: str, tokenizer: Any, limit: in
         if missing:
             raise DataError(f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)}.")
         pairs.append((str(record[fields[0]]), str(record[fields[1]])))
-    if limit is not None and len(pairs) > limit:
-        pairs = [pairs[index * len(pairs) // limit] for index in range(limit)]
+    pairs = spread(pairs, limit)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
     return [Fact(tuple(ids), len(prompt)) for prompt, ids in zip(prompts, whole, strict=True) if ids[: len(prompt)] == prompt]
+
+
+def spread(items: list[Item], limit: int | None) -> list[Item]:
+    """At most `limit` of the items, evenly spread."""
+    if limit is None or len(items) <= limit:
+        return items
+    return [items[index * len(items) // limit] for index in range(limit)]
 
 
 def recall(predict: Callable[[Tensor], Tensor], facts: list[Fact], batch_size: int = 128) -> list[bool]:

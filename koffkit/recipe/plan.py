@@ -23,6 +23,7 @@ class Plan:
     """Parameters are exact; memory and time are estimates.
 
     Args:
+        base_bytes, backbone_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
         memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
         memory_params_training: the same at the base's full widths.
         peak_memory_bytes: weights + gates and memories with two AdamW moments and gradients + activations + one chunk of
@@ -74,7 +75,7 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
     layers = check_layers(recipe, shape.num_layers)
     full = memory_parameters(recipe, arch, shape, len(layers), {})
     sliced = memory_parameters(recipe, arch, shape, len(layers), budget.keep)
-    width = BYTES[recipe.base.dtype]
+    stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), BYTES[recipe.base.dtype])
     tokens = {
         stage.name: stage.options.max_steps * stage.options.batch_size * recipe.sequence_length * recipe.train.gradient_accumulation
         for stage in recipe.stages
@@ -85,9 +86,9 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
         budget=budget,
         kept_per_layer=dict(budget.keep),
         removed_units={name: (budget.total_units[name] - kept) * shape.num_layers for name, kept in budget.keep.items()},
-        base_bytes=budget.base_params * width,
+        base_bytes=budget.base_params * stored,
         backbone_params=budget.base_params - budget.removed_params,
-        backbone_bytes=(budget.base_params - budget.removed_params) * width,
+        backbone_bytes=(budget.base_params - budget.removed_params) * stored,
         memory_layers=layers,
         memory_params=sliced,
         memory_bytes=sliced * 4,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+RESERVED = {"auto", "none", "attached"}
 
 
 class Part(BaseModel):
@@ -98,7 +99,7 @@ class Distill(Part):
 
 
 class Train(Part):
-    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Automatic mixed precision.")
+    precision: Literal["no", "bf16"] = Field("no", description="Automatic mixed precision.")
     gradient_accumulation: Positive = 1
     gradient_checkpointing: bool = False
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
@@ -136,6 +137,7 @@ class Evaluate(Part):
     max_tokens: Positive | None = Field(None, description="Held-out tokens per domain.")
     swap: bool = Field(True, description="Also evaluate every memory on every other domain.")
     recall_limit: Positive | None = Field(None, description="Facts per domain, evenly spread.")
+    swap_recall_limit: Positive | None = Field(None, description="Facts per domain for the memories of other domains; else recall_limit.")
 
 
 STAGES: dict[str, type[Part]] = {"learn_masks": LearnMasks, "recover": Recover, "route": Route, "evaluate": Evaluate}
@@ -187,6 +189,14 @@ class Recipe(Part):
     distill: Distill = Distill()
     train: Train = Train()
     export: list[ExportSpec] = []
+
+    @field_validator("domains")
+    @classmethod
+    def _no_reserved_name(cls, domains: dict[str, Source]) -> dict[str, Source]:
+        taken = sorted(RESERVED & set(domains))
+        if taken:
+            raise ValueError(f"{', '.join(taken)} cannot be a domain: --memory gives the name a meaning of its own; choose another name")
+        return domains
 
     @model_validator(mode="after")
     def _stage_order(self) -> Recipe:

@@ -125,14 +125,13 @@ class KoffModel:
         """The memory of each of `count` prompts.
 
         Args:
-            memory: one name for all, a list of names (None = bare backbone), None, "auto" (the router decides), or
-                "attached".
+            memory: one name for all, a list of names (None = bare backbone), None, or "attached".
         """
         if memory == "attached":
             return [self._attached] * count
         if memory is None or isinstance(memory, str):
             if memory == "auto":
-                return [name for name, _ in self.route([""] * count)]
+                raise UsageError('memory "auto": the router needs the prompts; call `route` with them, or `generate`.')
             return [None if memory is None else self._known(memory)] * count
         if len(memory) != count:
             raise UsageError(f"memory: {len(memory)} names for {count} prompts; give one name for each, or a single one.")

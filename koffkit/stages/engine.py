@@ -52,7 +52,10 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
         return state
     with _interruptible() as stop:
         context = _build(loaded, run, base, progress, stop)
-        _run_stages(context, state)
+        try:
+            _run_stages(context, state)
+        finally:
+            context.accelerator.end_training()
     return run.update(state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
 
@@ -113,7 +116,10 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress,
     mask, train, memory = recipe.mask, recipe.train, recipe.memory
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=recipe.base.trust_remote_code)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
+    _check_trackers(train.trackers)
     accelerator = Accelerator(mixed_precision=train.precision, log_with=train.trackers or None, project_dir=str(run.path))
+    if train.trackers:
+        accelerator.init_trackers(recipe.name)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
     layers = check_layers(recipe, shape.num_layers)
@@ -125,6 +131,16 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress,
     student = accelerator.prepare_model(student)
     budget = plan_budget(arch, shape, config, mask.structures, mask.global_sparsity, mask.multiple_of)
     return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, stop)
+
+
+def _check_trackers(names: list[str]) -> None:
+    """accelerate drops a tracker that is not installed without a word; the user asked for it."""
+    from accelerate.tracking import get_available_trackers
+
+    available = {str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in available:
+            raise UsageError(f"train.trackers: {name!r} is not installed or not known to accelerate; pip install it, or remove it.")
 
 
 def _run_stages(context: Context, state: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.recall import Fact, load_facts, recall
+from ..data.recall import Fact, load_facts, recall, spread
 from ..recipe.schema import Evaluate
 from .base import Context
 
@@ -60,7 +60,8 @@ def _evaluate_domain(context: Context, options: Evaluate, domain: str) -> dict[s
     for condition in conditions:
         name = condition[0]
         if facts is not None:
-            figures[name]["recall"] = _recall(context, condition, facts)
+            limit = options.swap_recall_limit if name.startswith("swap.") else None
+            figures[name]["recall"] = _recall(context, condition, spread(facts, limit))
         if name.startswith("swap."):
             found["swap"][name.removeprefix("swap.")] = figures[name]
         else:

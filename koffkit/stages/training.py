@@ -74,6 +74,7 @@ class DistillationLoop:
         for step in range(first, steps):
             figures = self._step(step)
             self.context.run.append_metrics({"stage": self.name, "step": step + 1, **figures})
+            self._track(step + 1, figures)
             self.context.progress.advance(self.name, step + 1, figures)
             done, stopping = step + 1, self.context.stop()
             if stopping or (done % self.recipe.train.checkpoint_every == 0 and done < steps):
@@ -203,6 +204,13 @@ class DistillationLoop:
                 )
             figures["expected_sparsity"] = gone / budget.base_params
         return figures
+
+    def _track(self, step: int, figures: Mapping[str, Any]) -> None:
+        """To the trackers of accelerate, steps counted through all stages."""
+        if self.recipe.train.trackers:
+            before = [stage.options.max_steps for stage in self.recipe.stages[: self.names.index(self.name)]]
+            numbers = {f"{self.name}/{key}": value for key, value in figures.items() if not isinstance(value, str)}
+            self.context.accelerator.log(numbers, step=sum(before) + step)
 
     def _warn_coverage(self, figures: Mapping[str, Any]) -> None:
         if figures["covered_mass"] < LOW_COVERAGE and not self.warned:

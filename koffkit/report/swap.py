@@ -1,0 +1,22 @@
+"""The swap matrix: every memory on every domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def swap_matrix(results: Mapping[str, Any], figure: str) -> list[list[float]]:
+    """`figure` of domain i (row) with memory j (column), both in the order of the domains."""
+    domains = results["domains"]
+    return [
+        [(found["matched"] if memory == domain else found["swap"][memory])[figure] for memory in domains]
+        for domain, found in domains.items()
+    ]
+
+
+def matched_best(results: Mapping[str, Any], figure: str = "perplexity") -> int:
+    """In how many rows the matched memory is strictly the best."""
+    sign = -1.0 if figure == "recall" else 1.0
+    rows = [[sign * value for value in row] for row in swap_matrix(results, figure)]
+    return sum(all(row[i] < value for j, value in enumerate(row) if j != i) for i, row in enumerate(rows))

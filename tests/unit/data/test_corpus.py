@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from koffkit.data.corpus import Corpus, prepare
+from koffkit.errors import DataError
+from koffkit.recipe.load import LoadedRecipe
+from koffkit.recipe.schema import Recipe
+
+from ...common import make_tokenizer, recipe_dict, sentences
+
+
+def loaded(root: Path, **changes: object) -> LoadedRecipe:
+    recipe = Recipe.model_validate(recipe_dict(root / "base", root / "data") | changes)
+    return LoadedRecipe(recipe, root / "recipe.yaml", root)
+
+
+def documents(tokens: np.ndarray, end: int) -> list[tuple[int, ...]]:
+    return [tuple(part.tolist()) for part in np.split(tokens, np.flatnonzero(tokens == end) + 1) if len(part)]
+
+
+def make(root: Path, **changes: object) -> Corpus:
+    return prepare(loaded(root, **changes), make_tokenizer(), root / "tokens")
+
+
+def test_documents_are_split_not_cut_and_none_is_lost(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    corpus = make(tmp_path, holdout=0.3)
+    train, heldout = (documents(part["north"].tokens, tokenizer.eos_token_id) for part in (corpus.train, corpus.heldout))
+    expected = [(*tokenizer(text)["input_ids"], tokenizer.eos_token_id) for text in sentences(1, 80)]
+    assert sorted(train + heldout) == sorted(expected)
+    assert 10 <= len(heldout) <= 40
+
+
+def test_the_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    first, again, other = (
+        make(tmp_path / str(place), seed=seed, holdout=0.3).heldout["north"].tokens.tolist() for place, seed in enumerate((1, 1, 2))
+    )
+    assert first == again != other
+
+
+def test_at_least_one_document_is_held_out(tmp_path: Path) -> None:
+    assert len(make(tmp_path, holdout=1e-9).heldout["south"]) > 0
+
+
+def test_token_files_are_reused_until_something_changes(tmp_path: Path) -> None:
+    said: list[str] = []
+    job, tokenizer = loaded(tmp_path), make_tokenizer()
+    for _ in range(2):
+        prepare(job, tokenizer, tmp_path / "tokens", said.append)
+    assert said == ["tokenising domains.north", "tokenising domains.south", "tokenising retention"]
+    (tmp_path / "data" / "south.txt").write_text("\n\n".join(sentences(9, 60)))
+    prepare(job, tokenizer, tmp_path / "tokens", said.append)
+    assert said[3:] == ["tokenising domains.south"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"domains\.north: the source holds no documents"),
+        ("\n \n\n", r"domains\.north: the source holds no documents"),
+        ("one document only", r"domains\.north: 1 document; at least 2"),
+        ("a\n\nb", r"domains\.north: \d+ training tokens, but one sequence needs sequence_length = 16"),
+    ],
+)
+def test_too_little_text_is_an_error_that_says_so(tmp_path: Path, text: str, message: str) -> None:
+    job = loaded(tmp_path)
+    (tmp_path / "data" / "north.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        prepare(job, make_tokenizer(), tmp_path / "tokens")
+    assert not list((tmp_path / "tokens").glob("*partial*"))

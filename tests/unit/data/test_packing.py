@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from koffkit.data.packing import PackedTokens
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> PackedTokens:
+    path = tmp_path / "tokens.bin"
+    np.arange(1000, dtype=np.int32).tofile(path)
+    return PackedTokens(path)
+
+
+def test_a_batch_is_a_pure_function_of_visit_and_seed(packed: PackedTokens) -> None:
+    in_order = [packed.batch(visit, 3, 16, seed=7) for visit in range(50)]
+    alone = PackedTokens(packed.path).batch(33, 3, 16, seed=7)
+    assert alone.tolist() == in_order[33].tolist()
+    assert alone.tolist() != packed.batch(33, 3, 16, seed=8).tolist()
+
+
+def test_sequences_are_consecutive_and_an_epoch_repeats_none(packed: PackedTokens) -> None:
+    rows = [packed.batch(visit, 1, 16, seed=0)[0].tolist() for visit in range((1000 - 16) // 16)]
+    assert all(row == list(range(row[0], row[0] + 16)) for row in rows)
+    tokens = [token for row in rows for token in row]
+    assert len(set(tokens)) == len(tokens) > 950
+
+
+def test_epochs_cut_at_different_places(packed: PackedTokens) -> None:
+    per_epoch = (1000 - 16) // 16
+    first, second = ({packed.batch(e * per_epoch + i, 1, 16, seed=0)[0, 0].item() % 16 for i in range(per_epoch)} for e in (0, 1))
+    assert len(first) == len(second) == 1 and first != second
+
+
+def test_evaluation_reads_in_order_up_to_a_limit(packed: PackedTokens) -> None:
+    batches = list(packed.sequences(16, 4, max_tokens=200))
+    flat = [token for batch in batches for row in batch.tolist() for token in row]
+    assert flat == list(range(192))
+    assert [len(batch) for batch in batches] == [4, 4, 4]
+
+
+def test_text_shorter_than_a_sequence_is_still_evaluated(packed: PackedTokens) -> None:
+    assert [batch.tolist() for batch in packed.sequences(5000, 4)] == [[list(range(1000))]]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from koffkit.method.losses import TopK, coarse_kl, distillation_loss
+
+
+def reference(student: Tensor, teacher: Tensor, top: TopK) -> Tensor:
+    """KL of the coarsened distributions, written out token by token."""
+    rows = []
+    for s, t in zip(student.log_softmax(-1), teacher.log_softmax(-1), strict=True):
+        order = t.exp().argsort(descending=True)[: top.count]
+        if top.coverage is not None:
+            mass = t.exp()[order].cumsum(0)
+            order = order[: int((mass < top.coverage).sum()) + 1]
+        rest = torch.ones_like(t, dtype=torch.bool)
+        rest[order] = False
+        p, q = t.exp(), s.exp()
+        told = (p[order] * (t[order] - s[order])).sum()
+        rows.append(told + p[rest].sum() * (p[rest].sum().log() - q[rest].sum().log()))
+    return torch.stack(rows)
+
+
+@pytest.fixture
+def logits() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(7, 60, generator=generator).double() * 3, torch.randn(7, 60, generator=generator).double() * 3
+
+
+@pytest.mark.parametrize("top", [TopK(5), TopK(30), TopK(30, 0.6), TopK(59, 0.98)])
+def test_value_and_gradient_equal_autograd_of_the_definition(logits: tuple[Tensor, Tensor], top: TopK) -> None:
+    student, teacher = logits
+    leaf = student.clone().requires_grad_()
+    expected = reference(leaf, teacher, top)
+    expected.sum().backward()
+    kl, _, gradient = coarse_kl(student, teacher, top)
+    torch.testing.assert_close(kl.double(), expected.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient.double(), leaf.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_all_tokens_give_the_full_divergence(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = logits
+    full = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(coarse_kl(student, teacher, TopK(10_000))[0].double(), full, atol=1e-5, rtol=1e-5)
+
+
+def test_coarsening_never_exceeds_the_full_divergence(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = logits
+    full, coarse = (coarse_kl(student, teacher, TopK(k))[0] for k in (59, 4))
+    assert bool((coarse <= full + 1e-6).all()) and bool((coarse >= 0).all())
+
+
+def test_equal_distributions_have_no_loss_and_no_gradient(logits: tuple[Tensor, Tensor]) -> None:
+    kl, _, gradient = coarse_kl(logits[0], logits[0] + 3.0, TopK(10))
+    assert kl.abs().max() < 1e-6 and gradient.abs().max() < 1e-6
+
+
+def test_coverage_takes_as_few_tokens_as_needed() -> None:
+    teacher = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04]]).log()
+    for coverage, covered in ((0.4, 0.5), (0.5, 0.5), (0.6, 0.8), (0.85, 0.9)):
+        found = coarse_kl(torch.zeros(1, 5), teacher, TopK(4, coverage))[1]
+        assert found.item() == pytest.approx(covered, abs=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_chunks_change_nothing(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    head, teacher = torch.randn(40, 8, generator=generator), torch.randn(10, 8, generator=generator)
+    student = torch.randn(10, 8, generator=generator, requires_grad=True)
+    loss, covered = distillation_loss(student, teacher, head, TopK(6), chunk)
+    (loss * 2).backward()
+    plain = student.detach().requires_grad_()
+    expected = reference(F.linear(plain, head), F.linear(teacher, head), TopK(6)).mean()
+    (expected * 2).backward()
+    torch.testing.assert_close(loss.detach(), expected.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(student.grad, plain.grad, atol=1e-5, rtol=1e-4)
+    assert 0 < covered.item() < 1

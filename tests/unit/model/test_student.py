@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from koffkit.arch import Shape, architecture_of
+from koffkit.model.memory import Memories
+from koffkit.model.student import Gates, Student, load_frozen
+from koffkit.recipe.schema import KV, Lora
+
+from ...common import make_checkpoint
+
+LORA = Lora(rank=2, alpha=4, targets=["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"])
+
+
+def build(folder: Path, structures: list[str], lora: Lora | None = LORA, kv: KV | None = KV(tokens=2)) -> Student:
+    model = load_frozen(str(folder), "float32")
+    config = model.config.to_dict()
+    arch, shape = architecture_of(config), Shape.of(config)
+    memories = Memories(model, shape, ["a", "b"], list(range(shape.num_layers)), lora, kv, seed=0)
+    with torch.no_grad():
+        for tensor in memories.tensors().values():
+            tensor.normal_(0, 0.3)
+    return Student(model, arch, shape, Gates(arch, shape, structures, 0.95, 2 / 3), memories)
+
+
+IDS = torch.arange(16).reshape(2, 8) + 3
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+def test_with_gates_and_memory_off_it_is_the_teacher(tmp_path: Path, model_type: str) -> None:
+    folder = make_checkpoint(tmp_path, model_type)
+    student = build(folder, ["mlp_neuron", "kv_group"])
+    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    student(IDS, None, "a")  # a memory was attached before
+    torch.testing.assert_close(student(IDS), stock.model(IDS).last_hidden_state, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("structure", "consumer"), [("mlp_neuron", "mlp.down_proj"), ("kv_group", "self_attn.o_proj")])
+def test_a_closed_gate_equals_zeroed_columns_of_the_consumer_and_its_lora(llama: Path, structure: str, consumer: str) -> None:
+    student = build(llama, [structure])
+    shape = student.shape
+    units = student.arch.structures[structure].num_units(shape)
+    gates = {structure: torch.ones(shape.num_layers, units)}
+    gates[structure][1, 0] = 0
+    masked = student(IDS, gates, "a")
+    module = student.model.get_submodule(f"model.layers.1.{consumer}")
+    width = 1 if structure == "mlp_neuron" else shape.queries_per_kv * shape.head_dim
+    for layer in [module, *(module.lora_A[name] for name in getattr(module, "lora_A", {}))]:
+        with torch.no_grad():
+            (layer.base_layer if hasattr(layer, "base_layer") else layer).weight[:, :width] = 0
+    torch.testing.assert_close(student(IDS, None, "a"), masked, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(masked, build(llama, [structure])(IDS, None, "a"), atol=1e-3)
+
+
+def test_a_domain_step_reaches_its_own_memory_and_no_other(llama: Path) -> None:
+    student = build(llama, ["mlp_neuron"])
+    values = student.gates.sample(torch.Generator().manual_seed(0))
+    student(IDS, values, "b").square().sum().backward()
+    touched = {name for name, tensor in student.memories.tensors().items() if tensor.grad is not None and tensor.grad.abs().sum() > 0}
+    assert touched and all(".m1." in name for name in touched)
+    assert {name.partition(".")[0] for name in touched} == {"lora", "kv"}
+    assert student.gates.log_alpha["mlp_neuron"].grad.abs().sum() > 0
+    frozen = [p for name, p in student.model.named_parameters() if "lora_" not in name]
+    assert all(p.grad is None and not p.requires_grad for p in frozen)
+
+
+def test_hard_masks_keep_the_highest_scores(llama: Path) -> None:
+    student = build(llama, ["mlp_neuron"])
+    with torch.no_grad():
+        student.gates.log_alpha["mlp_neuron"].copy_(torch.randn(3, 48, generator=torch.Generator().manual_seed(1)))
+    mask = student.gates.hard({"mlp_neuron": 20})["mlp_neuron"]
+    alphas = student.gates.log_alpha["mlp_neuron"]
+    assert mask.sum(-1).tolist() == [20, 20, 20]
+    assert all(alphas[i][mask[i].bool()].min() > alphas[i][~mask[i].bool()].max() for i in range(3))
+
+
+def test_memories_depend_on_the_seed_alone(llama: Path) -> None:
+    def tensors(seed: int) -> dict[str, torch.Tensor]:
+        torch.rand(seed + 1)  # the global generator must not matter
+        model = load_frozen(str(llama), "float32")
+        return Memories(model, Shape.of(model.config.to_dict()), ["a"], [0, 2], LORA, KV(tokens=2), seed=seed).tensors()
+
+    first, again, other = tensors(5), tensors(5), tensors(6)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert not any(".layers.1." in name for name in first)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+
+from koffkit.recipe.builtin import describe, json_schema, shipped
+
+
+def test_the_committed_schema_is_current() -> None:
+    committed = shipped()["quickstart"].with_name("recipe.schema.json")
+    assert json.loads(committed.read_text(encoding="utf-8")) == json_schema(), "run: koffkit recipe schema > recipes/recipe.schema.json"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_fit_the_schema_and_say_what_they_are_for(name: str) -> None:
+    jsonschema.validate(yaml.safe_load(shipped()[name].read_text(encoding="utf-8")), json_schema())
+    assert len(describe(shipped()[name])) > 20
+
+
+def test_the_schema_refuses_unknown_keys() -> None:
+    recipe = yaml.safe_load(shipped()["quickstart"].read_text(encoding="utf-8"))
+    recipe["mask"]["surprise"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="surprise"):
+        jsonschema.validate(recipe, json_schema())

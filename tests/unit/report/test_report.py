@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from koffkit.report.figure import draw_comparison
+from koffkit.report.swap import matched_best, swap_matrix
+from koffkit.report.table import results_table, swap_table
+
+
+def figures(recall: float, perplexity: float) -> dict[str, float]:
+    return {"recall": recall, "perplexity": perplexity}
+
+
+RESULTS: dict[str, Any] = {
+    "domains": {
+        "de": {
+            "unpruned": figures(1.0, 2.0),
+            "backbone": figures(0.5, 3.0),
+            "matched": figures(0.9, 2.1),
+            "swap": {"fr": figures(0.4, 3.5)},
+        },
+        "fr": {
+            "unpruned": figures(1.0, 2.0),
+            "backbone": figures(0.6, 3.1),
+            "matched": figures(0.8, 2.2),
+            "swap": {"de": figures(0.8, 2.0)},
+        },
+    }
+}
+
+
+def text(table: Any) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_rows_are_domains_and_columns_are_memories() -> None:
+    assert swap_matrix(RESULTS, "recall") == [[0.9, 0.4], [0.8, 0.8]]
+
+
+def test_best_means_strictly_best_in_the_right_direction() -> None:
+    assert matched_best(RESULTS, "recall") == 1
+    assert matched_best(RESULTS, "perplexity") == 1
+
+
+def test_tables_hold_the_figures() -> None:
+    shown = text(results_table(RESULTS))
+    assert "90.0%" in shown and "3.10" in shown and "recall" in shown
+    shown = text(swap_table(RESULTS, "perplexity"))
+    assert "2.10" in shown and "3.50" in shown
+
+
+@pytest.mark.parametrize("figure", ["recall", "perplexity"])
+def test_the_picture_is_drawn(tmp_path: Path, figure: str) -> None:
+    from matplotlib.image import imread
+
+    bars = {"unpruned": [1.0, 1.0], "KOFF": [0.9, 0.8]}
+    draw_comparison(tmp_path / "p.png", "title", bars, RESULTS, figure)
+    picture = imread(tmp_path / "p.png")
+    assert picture.shape[0] > 400 and picture.shape[1] > 1000 and picture[..., :3].std() > 0.05
