@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER = 100_000_000
+AT_ONCE = 1 << 24
 ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _VIEWS: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -103,6 +104,7 @@ class CheckpointReader:
         self.files = checkpoint_files(folder)
         self.by_file = {path: read_header(path)[0] for path in self.files}
         self.tensors: dict[str, TensorInfo] = {}
+        self._buffer: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
         for path, tensors in self.by_file.items():
             for name, info in tensors.items():
                 if name in self.tensors:
@@ -135,6 +137,11 @@ class CheckpointReader:
             raise IntegrityError(f"{info.path}: {name} has shape {list(info.shape)}, config.json asks for {list(shape)}.")
         return info
 
+    def require_all(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """`require` for every one; a loader would fill what is missing with random numbers and say nothing."""
+        for name, shape in shapes.items():
+            self.require(name, shape)
+
     def read_bytes(self, name: str, at_once: int) -> Iterator[bytes]:
         """A tensor's bytes in pieces of at most `at_once`."""
         info = self.tensors[name]
@@ -148,41 +155,57 @@ class CheckpointReader:
                 yield part
 
     def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """`(first row, rows)` as unsigned integers of the item size, pieces of at most about `at_once` bytes."""
+        """`(first row, rows)` as unsigned integers of the item size, pieces of at most about `at_once` bytes.
+
+        Every piece is overwritten by the next one, of this tensor or another.
+        """
         info = self.tensors[name]
-        rows = max(1, at_once // max(1, info.row_bytes))
+        count = min(info.shape[0], max(1, at_once // max(1, info.row_bytes)))
+        rows = self._room(count * info.row_bytes).view(_VIEWS[info.itemsize]).reshape(count, *info.shape[1:])
         with open(info.path, "rb") as file:
             file.seek(info.start)
-            for first in range(0, info.shape[0], rows):
-                yield first, _read_rows(file, info, min(rows, info.shape[0] - first))
+            for first in range(0, info.shape[0], count):
+                piece = rows[: min(count, info.shape[0] - first)]
+                _fill(piece, file, info)
+                yield first, piece
+
+    def _room(self, size: int) -> NDArray[np.uint8]:
+        """One buffer for all pieces: large arrays that come and go fragment the heap to several times what is in use."""
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, dtype=np.uint8)
+        return self._buffer[:size]
 
     def gather_rows(self, name: str, indices: list[int]) -> Tensor:
         """Chosen rows of a floating-point tensor in float32, for example of an embedding."""
         info = self.tensors[name]
         with open(info.path, "rb") as file:
-            found = []
-            for index in indices:
+            found: NDArray[Any] = np.empty((len(indices), *info.shape[1:]), dtype=_VIEWS[info.itemsize])
+            for place, index in enumerate(indices):
                 file.seek(info.start + index * info.row_bytes)
-                found.append(_read_rows(file, info, 1))
-        return as_float(np.concatenate(found), info.dtype)
+                _fill(found[place], file, info)
+        return as_tensor(found, info.dtype).float()
 
-    def read(self, name: str) -> Tensor:
-        """A whole floating-point tensor in float32."""
-        info = self.tensors[name]
-        with open(info.path, "rb") as file:
-            file.seek(info.start)
-            return as_float(_read_rows(file, info, info.shape[0]), info.dtype)
+    def read(self, name: str, out: Tensor | None = None) -> Tensor:
+        """A whole floating-point tensor in float32, in `out` if given: whoever reads one weight after the other should reuse it."""
+        import torch
+
+        out = torch.empty(self.tensors[name].shape) if out is None else out
+        for first, rows in self.read_rows(name, AT_ONCE):
+            out[first : first + len(rows)] = as_tensor(rows, self.tensors[name].dtype)
+        return out
 
     def read_float_rows(self, name: str, at_once: int) -> Iterator[tuple[int, Tensor]]:
-        """`read_rows` in float32."""
+        """`read_rows` in float32; here, too, every piece is overwritten by the next one."""
+        import torch
+
+        floats = torch.empty(0)
         for first, rows in self.read_rows(name, at_once):
-            yield first, as_float(rows, self.tensors[name].dtype)
+            floats = floats if len(floats) >= len(rows) else torch.empty(rows.shape)
+            yield first, floats[: len(rows)].copy_(as_tensor(rows, self.tensors[name].dtype))
 
 
-def _read_rows(file: IO[bytes], info: TensorInfo, count: int) -> NDArray[Any]:
-    rows: NDArray[Any] = np.empty((count, *info.shape[1:]), dtype=_VIEWS[info.itemsize])
+def _fill(rows: NDArray[Any], file: IO[bytes], info: TensorInfo) -> None:
     _require_whole(file.readinto(rows.reshape(-1).view(np.uint8)), rows.nbytes, info)  # type: ignore[attr-defined]
-    return rows
 
 
 def _require_whole(got: int, wanted: int, info: TensorInfo) -> None:
@@ -190,8 +213,8 @@ def _require_whole(got: int, wanted: int, info: TensorInfo) -> None:
         raise IntegrityError(f"{info.path}: ended early; the file is truncated, download it again.")
 
 
-def as_float(rows: NDArray[Any], dtype: str) -> Tensor:
-    """Raw rows, as `read_rows` gives them, as a float32 tensor.
+def as_tensor(rows: NDArray[Any], dtype: str) -> Tensor:
+    """Raw rows, as `read_rows` gives them, as a tensor that shares their memory.
 
     Raises:
         IntegrityError: the tensor is not floating point.
@@ -200,7 +223,7 @@ def as_float(rows: NDArray[Any], dtype: str) -> Tensor:
 
     if dtype not in _TORCH:
         raise IntegrityError(f"a weight has type {dtype}, koffkit needs one of {', '.join(_TORCH)}; use an unquantised checkpoint.")
-    return torch.from_numpy(rows.view(np.int16 if rows.itemsize == 2 else f"i{rows.itemsize}")).view(getattr(torch, _TORCH[dtype])).float()
+    return torch.from_numpy(rows.view(np.int16 if rows.itemsize == 2 else f"i{rows.itemsize}")).view(getattr(torch, _TORCH[dtype]))
 
 
 def write_header(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:

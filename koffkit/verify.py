@@ -10,7 +10,7 @@ from .arch import ARCHITECTURES, Shape
 from .artefact import MANIFEST, MEMORY_FILE, Bundle, Export, backbone_digest, file_entry, open_export
 from .base import read_config
 from .errors import KoffkitError
-from .method.budget import linear_shapes
+from .method.budget import weight_shapes
 from .tensors import CheckpointReader
 
 TOLERANCE = 1e-3
@@ -61,12 +61,11 @@ def _check_backbone(export: Export) -> list[str]:
     shape, reader = Shape.of(config), CheckpointReader(export.backbone)
     arch = ARCHITECTURES[export.manifest["base"]["architecture"]]
     problems = []
-    for index in range(shape.num_layers):
-        for module, size in linear_shapes(shape).items():
-            try:
-                reader.require(f"{arch.layer(index)}{module}.weight", size)
-            except KoffkitError as error:
-                problems.append(str(error))
+    for name, size in weight_shapes(arch, shape, config).items():
+        try:
+            reader.require(name, size)
+        except KoffkitError as error:
+            problems.append(str(error))
     if not problems and backbone_digest(export.backbone) != export.backbone_digest:
         problems.append(f"{export.backbone}: its digest is not the one in {MANIFEST}.")
     return problems
@@ -83,14 +82,15 @@ def _check_bundle(bundle: Bundle, export: Export) -> list[str]:
 
 
 def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, float], list[str]]:
-    from .runtime.probe import Probe, distance_to_golden
+    from .runtime.probe import Probe, distances_to_golden
 
-    probe = Probe(export.backbone, bundles)
-    expected = {"none": export.manifest["golden"]} | {b.domain: b.info["golden"] for b in bundles if "golden" in b.info}
-    found, problems = {}, []
-    for name, values in expected.items():
-        found[name] = distance_to_golden(probe, values, None if name == "none" else name)
-        if not found[name] <= TOLERANCE:
-            where = export.path / MANIFEST if name == "none" else next(b.path for b in bundles if b.domain == name) / MEMORY_FILE
-            problems.append(f"{where}: golden logits of memory {name} differ by {found[name]:.3g} (limit {TOLERANCE:g}).")
+    places: dict[str | None, Path] = {None: export.path / MANIFEST} | {bundle.domain: bundle.path / MEMORY_FILE for bundle in bundles}
+    expected = {None: export.manifest["golden"]} | {b.domain: b.info["golden"] for b in bundles if "golden" in b.info}
+    distances = distances_to_golden(Probe(export.backbone, bundles), expected)
+    found = {name or "none": value for name, value in distances.items()}
+    problems = [
+        f"{places[name]}: golden logits of memory {name or 'none'} differ by {value:.3g} (limit {TOLERANCE:g})."
+        for name, value in distances.items()
+        if not value <= TOLERANCE
+    ]
     return found, problems

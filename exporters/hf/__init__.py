@@ -13,7 +13,7 @@ from ...artefact import BACKBONE, CARD, FORMAT, MANIFEST, MEMORIES, file_entry, 
 from ...base import digest, locate
 from ...errors import IntegrityError, UsageError
 from ...files import write_json
-from ...method.budget import linear_shapes
+from ...method.budget import weight_shapes
 from ...progress import Progress
 from ...recipe.schema import Base
 from ...run.folder import RunFolder
@@ -24,7 +24,7 @@ from ..publish import require_space, staged
 from . import card
 from .bundle import write_bundle
 from .container import complete_config, sliced_config
-from .parity import check_parity, write_golden
+from .parity import check_parity
 from .stream import Sliced, slice_checkpoint
 
 TOKENIZER_FILES = (
@@ -56,7 +56,7 @@ class HfExporter:
         masks = load_masks(run.masks_file, arch, shape)
         new_config = sliced_config(arch, shape, config, uniform_counts(masks))
         reader = CheckpointReader(base)
-        _check_shapes(reader, arch, shape)
+        reader.require_all(weight_shapes(arch, shape, config))
         require_space(output, weight_bytes(base) + MARGIN)
         with staged(output) as partial:
             backbone = partial / BACKBONE
@@ -67,9 +67,9 @@ class HfExporter:
             _copy_tokenizer(base, backbone)
             bundles = _write_bundles(run, state, partial, arch, shape, masks, sliced.digest)
             progress.message("checking parity")
-            parity = check_parity(base, masks, run, backbone, bundles)
+            parity, golden = check_parity(base, masks, run, backbone, bundles)
             manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(backbone))
-            manifest["golden"] = write_golden(backbone, bundles)
+            manifest["golden"] = golden
             card.write_cards(partial, manifest, state)
             manifest["files"] = _entries(partial, sliced)
             write_json(partial / MANIFEST, manifest)
@@ -89,14 +89,6 @@ def _find_base(run: RunFolder, state: Mapping[str, Any]) -> Path:
             f"{found}: this is not the base that {run.path} was made from (its files changed since); restore it, or compress again."
         )
     return found
-
-
-def _check_shapes(reader: CheckpointReader, arch: Architecture, shape: Shape) -> None:
-    """Every weight that will be cut is there, at the size that the config promises."""
-    sizes = linear_shapes(shape)
-    for index in range(shape.num_layers):
-        for module, size in sizes.items():
-            reader.require(f"{arch.layer(index)}{module}.weight", size)
 
 
 def _copy_tokenizer(base: Path, backbone: Path) -> None:

@@ -108,6 +108,8 @@ class Architecture:
     model_type: str
     layers: str = "model.layers.{i}."
     embeddings: str = "model.embed_tokens"
+    final_norm: str = "model.norm.weight"
+    layer_norms: tuple[str, ...] = ("input_layernorm.weight", "post_attention_layernorm.weight")
     structures: Mapping[str, Structure]
     head_pruned_container: str
     reads_head_dim: bool

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from ..arch import Architecture, Shape, Structure
@@ -60,12 +60,23 @@ def linear_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
 
 def count_parameters(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -> int:
     """Parameters of the base: embeddings (tied counted once), layers with their biases and norms, final norm."""
-    vocabulary = int(config["vocab_size"]) * shape.hidden
-    embeddings = vocabulary if config.get("tie_word_embeddings", arch.ties_by_default) else 2 * vocabulary
-    layer = 2 * shape.hidden
-    for module, (out, width) in linear_shapes(shape).items():
-        layer += out * width + (out if arch.has_bias(module, config) else 0)
-    return embeddings + shape.num_layers * layer + shape.hidden
+    return sum(prod(size) for size in weight_shapes(arch, shape, config).values())
+
+
+def weight_shapes(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint of this config must hold, with its shape."""
+    vocabulary = (int(config["vocab_size"]), shape.hidden)
+    found: dict[str, tuple[int, ...]] = {f"{arch.embeddings}.weight": vocabulary, arch.final_norm: (shape.hidden,)}
+    if not config.get("tie_word_embeddings", arch.ties_by_default):
+        found[f"{arch.head}.weight"] = vocabulary
+    for index in range(shape.num_layers):
+        prefix = arch.layer(index)
+        found |= {f"{prefix}{norm}": (shape.hidden,) for norm in arch.layer_norms}
+        for module, (out, width) in linear_shapes(shape).items():
+            found[f"{prefix}{module}.weight"] = (out, width)
+            if arch.has_bias(module, config):
+                found[f"{prefix}{module}.bias"] = (out,)
+    return found
 
 
 def unit_parameters(arch: Architecture, structure: Structure, shape: Shape, config: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 GROWTH = 1000.0
+LEAST = 1e-3
 
 
 @dataclass
@@ -17,8 +18,9 @@ class HingeController:
 
     Args:
         weight: lambda now.
-        rise_steps: steps in which lambda may grow a thousandfold; it grows in steps of that rate only while some layer
-            is above its target by more than `tolerance`.
+        rise_steps: steps in which lambda may grow a thousandfold. It grows at that rate while some layer is above its target by
+            more than `tolerance`, and shrinks at the same rate while every layer is below: a lambda that stays at its peak throws
+            the gates far past the target at the next touch.
     """
 
     weight: float
@@ -32,4 +34,10 @@ class HingeController:
     def update(self, active: Tensor, target: Tensor) -> None:
         """Call once a step, after the gates moved."""
         if bool(((active - target) > self.tolerance).any()):
-            self.weight *= math.exp(math.log(GROWTH) / max(1, self.rise_steps))
+            self.weight *= self._rate
+        elif bool((active < target).all()):
+            self.weight = max(self.weight / self._rate, LEAST)
+
+    @property
+    def _rate(self) -> float:
+        return math.exp(math.log(GROWTH) / max(1, self.rise_steps))

@@ -9,6 +9,7 @@ Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..slicing import ADAPTER_PREFIX
 from ..structures import Masks
 from ..tensors import CheckpointReader
 
-ROWS_AT_ONCE = 1 << 25  # bytes of the vocabulary projection
+ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -123,16 +124,27 @@ def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 class _Weights(Mapping[str, Tensor]):
-    """Parameter name in the (perhaps peft-wrapped) model -> tensor, read when asked for."""
+    """Parameter name in the (perhaps peft-wrapped) model -> tensor, read when asked for.
+
+    A matrix lives for the forward pass of its own module only, so all of them share one buffer: a new allocation for each would
+    fragment the heap to several times what is in use.
+    """
 
     def __init__(self, reader: CheckpointReader, adapters: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.reader, self.adapters = reader, adapters
+        self._buffer = torch.empty(0)
 
     def __getitem__(self, name: str) -> Tensor:
         for slot, tensors in self.adapters.items():
             if name.endswith(f".{slot}.weight"):
                 return tensors[name.removesuffix(f".{slot}.weight") + ".weight"].float()
-        return self.reader.read(name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", "."))
+        name = name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
+        shape = self.reader.tensors[name].shape
+        if len(shape) == 1:  # a bias is in use together with its matrix
+            return self.reader.read(name)
+        if self._buffer.numel() < prod(shape):
+            self._buffer = torch.empty(prod(shape))
+        return self.reader.read(name, self._buffer[: prod(shape)].view(shape))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.reader.tensors)
@@ -141,18 +153,17 @@ class _Weights(Mapping[str, Tensor]):
         return len(self.reader.tensors)
 
 
-def compare(one: Probe, other: Probe, tokens: Sequence[int], rows: Sequence[str | None]) -> list[float]:
-    """max |logit difference| of each row."""
-    worst = torch.zeros(len(rows))
-    first, second = one.hidden(tokens, rows), other.hidden(tokens, rows)
+def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[float]:
+    """max |logit difference| of each row, from the hidden states of two probes on the same tokens."""
+    worst = torch.zeros(len(first))
     for (_, a), (_, b) in zip(one.logits(first), other.logits(second), strict=True):
         worst = torch.maximum(worst, (a - b).abs().amax(dim=(1, 2)))
     return [float(value) for value in worst]
 
 
-def golden(probe: Probe, tokens: Sequence[int], rows: Sequence[str | None], count: int = 8) -> list[dict[str, Any]]:
-    """The `count` largest logits after the last token, for each row: `{"ids": [...], "logits": [...]}`."""
-    last = probe.hidden(tokens, rows)[:, -1]
+def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]:
+    """The `count` largest logits after the last token, for each row of hidden states: `{"ids": [...], "logits": [...]}`."""
+    last = hidden[:, -1]
     best: list[tuple[Tensor, Tensor]] = []
     for first, part in probe.logits(last):
         values, ids = part.topk(min(count, part.shape[-1]), dim=-1)
@@ -161,14 +172,22 @@ def golden(probe: Probe, tokens: Sequence[int], rows: Sequence[str | None], coun
     ids = torch.cat([index for _, index in best], dim=-1)
     top = values.topk(min(count, values.shape[-1]), dim=-1)
     return [
-        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 6) for v in top.values[row].tolist()]} for row in range(len(rows))
+        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 6) for v in top.values[row].tolist()]} for row in range(len(last))
     ]
 
 
-def distance_to_golden(probe: Probe, expected: Mapping[str, Any], row: str | None) -> float:
-    """max |logit difference| to recorded golden logits."""
-    last = probe.hidden(expected["tokens"], [row])[0, -1]
-    found: dict[int, float] = {}
-    for first, part in probe.logits(last):
-        found |= {index: float(part[index - first]) for index in expected["ids"] if first <= index < first + len(part)}
-    return max(abs(found[index] - value) for index, value in zip(expected["ids"], expected["logits"], strict=True))
+def distances_to_golden(probe: Probe, expected: Mapping[str | None, Mapping[str, Any]]) -> dict[str | None, float]:
+    """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for all with the same tokens."""
+    found: dict[str | None, float] = {}
+    for tokens in {tuple(values["tokens"]) for values in expected.values()}:
+        rows = [name for name, values in expected.items() if tuple(values["tokens"]) == tokens]
+        last = probe.hidden(tokens, rows)[:, -1]
+        logits: dict[tuple[str | None, int], float] = {}
+        for first, part in probe.logits(last):
+            for row, name in enumerate(rows):
+                wanted = [index for index in expected[name]["ids"] if first <= index < first + part.shape[-1]]
+                logits |= {(name, index): float(part[row, index - first]) for index in wanted}
+        for name in rows:
+            pairs = zip(expected[name]["ids"], expected[name]["logits"], strict=True)
+            found[name] = max(abs(logits[name, index] - value) for index, value in pairs)
+    return found

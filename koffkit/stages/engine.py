@@ -14,13 +14,14 @@ from types import FrameType
 from typing import Any
 
 from ..arch import Shape, architecture_of
-from ..base import checkpoint_files, digest, locate, read_config
+from ..base import digest, locate, read_config
 from ..errors import IntegrityError, UsageError
-from ..method.budget import plan_budget
+from ..method.budget import plan_budget, weight_shapes
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.plan import Plan, check_layers, make_plan
 from ..run.folder import FORMAT, RunFolder
+from ..tensors import CheckpointReader
 from .base import Context, stage_options
 from .checkpoint import Checkpoint, load_latest, restore
 
@@ -46,6 +47,7 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
     progress = progress or Silent()
     run = RunFolder(output)
     base = locate(loaded.recipe.base, loaded.root)
+    _check_base(base)
     state = _open_run(run, loaded, base, resume)
     if state["state"] == "finished":
         progress.message(f"{output}: already finished.")
@@ -57,6 +59,13 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
         finally:
             context.accelerator.end_training()
     return run.update(state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+
+def _check_base(base: Path) -> None:
+    """transformers loads a checkpoint with missing tensors, or shards outside its folder, without a word."""
+    config = read_config(base)
+    arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
+    CheckpointReader(base).require_all(weight_shapes(arch, shape, config))
 
 
 def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) -> dict[str, Any]:
@@ -80,7 +89,6 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     config = read_config(base)
     arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
-    checkpoint_files(base)
     budget = plan_budget(arch, shape, config, recipe.mask.structures, recipe.mask.global_sparsity, recipe.mask.multiple_of)
     state = {
         "koffkit": FORMAT,

@@ -25,6 +25,9 @@ from .base import Context
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 
 LOW_COVERAGE = 0.9
+BETAS = (0.9, 0.999)
+# A long memory of squared gradients would hold the gates where the sparsity hinge, while it was on, has pushed them.
+GATE_BETAS = (0.9, 0.98)
 
 
 class DistillationLoop:
@@ -51,7 +54,8 @@ class DistillationLoop:
             groups["lora"], groups["kv"] = list(memories.lora_parameters()), list(memories.kv_parameters())
         if self.train_gates and gates is not None:
             groups["gates"] = list(gates.parameters())
-        return {name: {"params": params, "name": name} for name, params in groups.items() if params}
+        betas = {"gates": GATE_BETAS}
+        return {name: {"params": params, "name": name, "betas": betas.get(name, BETAS)} for name, params in groups.items() if params}
 
     def trainables(self) -> dict[str, Tensor]:
         """Every tensor a checkpoint holds, gates included in `recover` too: the mask derives from them."""

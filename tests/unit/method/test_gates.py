@@ -36,14 +36,18 @@ def test_top_units_keeps_the_count_and_breaks_ties_by_index() -> None:
     assert keep.tolist() == [[False, True, False, True], [True, True, False, False]]
 
 
-def test_lambda_grows_only_while_a_layer_is_above_its_target() -> None:
+def test_lambda_grows_while_a_layer_is_above_its_target_and_shrinks_when_all_are_below() -> None:
     controller = HingeController(1.0, rise_steps=10)
     target = torch.tensor([0.5, 0.5])
     controller.update(torch.tensor([0.4, 0.7]), target)
-    grown = controller.weight
-    assert grown > 1.0
-    controller.update(torch.tensor([0.4, 0.5]), target)
-    assert controller.weight <= grown
+    assert controller.weight == pytest.approx(1000 ** (1 / 10))
+    controller.update(torch.tensor([0.4, 0.501]), target)
+    assert controller.weight == pytest.approx(1000 ** (1 / 10))
+    controller.update(torch.tensor([0.4, 0.4]), target)
+    assert controller.weight == pytest.approx(1.0)
+    for _ in range(100):
+        controller.update(torch.tensor([0.0, 0.0]), target)
+    assert controller.weight > 0
 
 
 def test_penalty_ignores_layers_below_their_target() -> None:

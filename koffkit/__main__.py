@@ -1,0 +1,5 @@
+"""`python -m koffkit`."""
+
+from .cli import main
+
+main()
