@@ -22,7 +22,8 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf build/typed && mkdir -p build/typed && cp -r koffkit build/typed && cp -r exporters recipes build/typed/koffkit
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml  # where the installed names are also the paths
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/export_speed.py

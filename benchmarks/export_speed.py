@@ -27,6 +27,7 @@ CONFIG: dict[str, Any] = {
     "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
 }  # fmt: skip
+TARGETS = ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -62,7 +63,7 @@ def make_run(base: Path, run: Path) -> None:
         "koffkit": 1, "name": "export-speed", "base": {"model": str(base.resolve()), "dtype": "bfloat16"},
         "domains": {"one": domain, "two": domain}, "sequence_length": 8,
         "mask": {"structures": ["mlp_neuron", "kv_group"], "global_sparsity": 0.12, "multiple_of": 64},
-        "memory": {"lora": {"rank": 16, "alpha": 16, "targets": ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]}, "kv": {"tokens": 32}},
+        "memory": {"lora": {"rank": 16, "alpha": 16, "targets": TARGETS}, "kv": {"tokens": 32}},
         "stages": [{"learn_masks": {"max_steps": 1, "batch_size": 1}}],
     }  # fmt: skip
     path = run.parent / "recipe.yaml"

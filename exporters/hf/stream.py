@@ -88,7 +88,7 @@ def _write_tensor(
             rows = rows[cuts[0][low:high] - first]
         if 1 in cuts:
             rows = np.take(rows, cuts[1], axis=1)
-        data = memoryview(np.ascontiguousarray(rows)).cast("B") if rows.size else b""
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         _emit(file, file_hasher, data)
         hasher.update(data)
     return str(hasher.hexdigest())

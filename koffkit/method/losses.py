@@ -70,7 +70,7 @@ class _ChunkedDistillation(torch.autograd.Function):
         total = torch.zeros((), device=student.device)
         covered_total = torch.zeros((), device=student.device)
         gradients = []
-        for hidden, target in zip(student.split(chunk), teacher.split(chunk), strict=True):
+        for hidden, target in zip(torch.split(student, chunk), torch.split(teacher, chunk), strict=True):
             kl, covered, gradient = coarse_kl(F.linear(hidden, weight), F.linear(target, weight), top)
             total += kl.sum()
             covered_total += covered.sum()

@@ -58,13 +58,13 @@ class Memories(nn.Module):
                     with warnings.catch_warnings():  # peft warns of a second adapter; here many are the point
                         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                         inject_adapter_in_model(self._config, model, adapter_name=self.slot(domain))
-            self.kv = nn.ModuleDict()
+            self.kv: Any = nn.ModuleDict()  # domain -> layer -> (key, value)
             if kv is not None:
                 size = (shape.kv_heads, kv.tokens, shape.head_dim)
                 for domain in domains:
                     pairs = {str(i): nn.ParameterList([torch.randn(size) * kv.init_std for _ in "kv"]) for i in layers}
                     self.kv[self.slot(domain)] = nn.ModuleDict(pairs)
-        self._tuners = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        self._tuners: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         for parameter in self.lora_parameters():
             parameter.data = parameter.data.float()
         self._attached: str | None = None
@@ -108,7 +108,7 @@ class Memories(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Every trainable tensor by a stable name, for checkpoints."""
-        lora = {f"lora.{name}": parameter for name, parameter in self._named_lora()}
+        lora: dict[str, Tensor] = {f"lora.{name}": parameter for name, parameter in self._named_lora()}
         return lora | {f"kv.{name}": parameter for name, parameter in self.kv.named_parameters()}
 
     def adapter(self, domain: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

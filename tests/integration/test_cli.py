@@ -54,7 +54,9 @@ def test_pruning_only_is_the_same_recipe_without_memory(shipped: Shipped, tmp_pa
 
 def test_metrics_have_one_object_a_step(shipped: Shipped) -> None:
     rows = [json.loads(line) for line in (shipped.run / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["stage"], row["step"]) for row in rows] == [("learn_masks", i) for i in range(1, 7)] + [("recover", i) for i in range(1, 5)]
+    assert [(row["stage"], row["step"]) for row in rows] == [("learn_masks", i) for i in range(1, 7)] + [
+        ("recover", i) for i in range(1, 5)
+    ]
     for row in rows:
         assert {"kl", "covered_mass", "tokens", "tokens_per_second", "peak_memory", "sparsity", "domain"} <= set(row)
     assert [row["domain"] == "retention" for row in rows] == [False, False, True, False, False, True, False, False, False, False]

@@ -15,10 +15,10 @@ from typing import Any
 
 sys.modules["koffkit"] = None  # type: ignore[assignment]  # an import of koffkit from here on is an ImportError
 
-import torch
-from peft import PeftModel
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, DynamicCache
+import torch  # noqa: E402
+from peft import PeftModel  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import AutoModelForCausalLM, DynamicCache  # noqa: E402
 
 
 def rotate(key: torch.Tensor, rotary: Any, position: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ TOLERANCE = 1e-4
 IDS = (torch.arange(24).reshape(2, 12) * 7919) % 280 + 5
 BOTH = {"structures": ["mlp_neuron", "kv_group"], "global_sparsity": 0.3, "multiple_of": 1}
 LORA_EVERYWHERE = {"rank": 4, "alpha": 8, "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
+EVERYWHERE = {"layers": "all", "lora": LORA_EVERYWHERE, "kv": {"tokens": 3}}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}  # three groups of two heads of width 4: hidden 32 no longer divides
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama-untied-neurons": ("llama", {"tie_word_embeddings": False}, {}),
     "llama-tied-neurons": ("llama", {"tie_word_embeddings": True}, {}),
-    "llama-groups": ("llama", HEADS, {"mask": BOTH, "memory": {"layers": "all", "lora": LORA_EVERYWHERE, "kv": {"tokens": 3}}}),
+    "llama-groups": ("llama", HEADS, {"mask": BOTH, "memory": EVERYWHERE}),
     "llama-tied-groups": ("llama", HEADS | {"tie_word_embeddings": True}, {"mask": BOTH}),
     "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}, {}),
     "llama-scaled-rope": (
@@ -55,7 +57,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama-lora-only": ("llama", {}, {"memory": {"layers": "all", "lora": LORA_EVERYWHERE, "kv": None}}),
     "qwen2-tied-neurons": ("qwen2", {"tie_word_embeddings": True}, {}),
     "qwen2-untied-groups": ("qwen2", HEADS | {"tie_word_embeddings": False}, {"mask": BOTH}),
-    "qwen2-tied-groups": ("qwen2", {"tie_word_embeddings": True}, {"mask": BOTH, "memory": {"layers": "all", "lora": LORA_EVERYWHERE, "kv": {"tokens": 3}}}),
+    "qwen2-tied-groups": ("qwen2", {"tie_word_embeddings": True}, {"mask": BOTH, "memory": EVERYWHERE}),
 }  # fmt: skip
 
 
@@ -128,8 +130,7 @@ def test_masked_equals_sliced_in_stock_software(case: str, tmp_path: Path) -> No
 
 def assert_conditions_differ(found: dict[str, Tensor]) -> None:
     """Parity of memories that do nothing would prove nothing."""
-    names = list(found)
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in pairwise(found):
         assert (found[first] - found[second]).abs().max() > 0.02, f"{first} and {second} are the same"
 
 

@@ -51,5 +51,5 @@ def test_rope_is_written_for_old_readers_and_new(tmp_path) -> None:  # type: ign
 
 def test_what_the_container_cannot_express_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     arch, shape, config = config_of("llama", tmp_path, num_attention_heads=8, num_key_value_heads=4, attention_bias=True)
-    with pytest.raises(UsageError, match="attention_bias: True has no counterpart in mistral.*leave kv_group out"):
+    with pytest.raises(UsageError, match=r"attention_bias: True has no counterpart in mistral.*leave kv_group out"):
         sliced_config(arch, shape, config, {"kv_group": 3})

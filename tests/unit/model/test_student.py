@@ -14,9 +14,10 @@ from koffkit.recipe.schema import KV, Lora
 from ...common import make_checkpoint
 
 LORA = Lora(rank=2, alpha=4, targets=["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"])
+TWO_TOKENS = KV(tokens=2)
 
 
-def build(folder: Path, structures: list[str], lora: Lora | None = LORA, kv: KV | None = KV(tokens=2)) -> Student:
+def build(folder: Path, structures: list[str], lora: Lora | None = LORA, kv: KV | None = TWO_TOKENS) -> Student:
     model = load_frozen(str(folder), "float32")
     config = model.config.to_dict()
     arch, shape = architecture_of(config), Shape.of(config)
