@@ -12,6 +12,10 @@ import click
 from ..errors import KoffkitError, ResourceError
 from .console import _JSON_KEY, emit
 
+OUT_OF_MEMORY = (
+    "out of memory; lower batch_size, sequence_length or distill.chunk_tokens, or set train.gradient_checkpointing: true; "
+    "a compress run goes on with --resume from its last checkpoint."
+)
 COMMANDS = {
     "compress": "Learn masks and memories from a recipe.",
     "export": "Slice a finished run into artefacts.",
@@ -63,7 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     except KoffkitError as error:
         _fail(str(error), error.exit_code, context)
     except MemoryError:
-        _fail("out of memory; lower batch_size, sequence_length or distill.chunk_tokens.", ResourceError.exit_code, context)
+        _fail(OUT_OF_MEMORY, ResourceError.exit_code, context)
+    except RuntimeError as error:  # torch's own, recognised without importing torch
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+            raise
+        _fail(OUT_OF_MEMORY, ResourceError.exit_code, context)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:

@@ -30,7 +30,7 @@ class Context:
     student: Student
     budget: Budget
     progress: Progress
-    stop: Callable[[], bool]
+    stop: Callable[[], bool] = lambda: False
     masks: dict[str, Tensor] | None = None
     results: dict[str, Any] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import signal
 import threading
 import time
@@ -15,11 +16,12 @@ from typing import Any
 
 from ..arch import Shape, architecture_of
 from ..base import digest, locate, read_config
-from ..errors import IntegrityError, UsageError
+from ..errors import IntegrityError, KoffkitError, UsageError
 from ..method.budget import plan_budget, weight_shapes
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.plan import Plan, check_layers, make_plan
+from ..recipe.schema import Recipe
 from ..run.folder import FORMAT, RunFolder
 from ..tensors import CheckpointReader
 from .base import Context, stage_options
@@ -48,17 +50,25 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
     run = RunFolder(output)
     base = locate(loaded.recipe.base, loaded.root)
     _check_base(base)
+    fresh = not run.exists
     state = _open_run(run, loaded, base, resume)
     if state["state"] == "finished":
         progress.message(f"{output}: already finished.")
         return state
-    with _interruptible() as stop:
-        context = _build(loaded, run, base, progress, stop)
-        try:
+    try:
+        context = _build(loaded, run, base, progress)
+    except KoffkitError:
+        if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
+            shutil.rmtree(run.path)
+        raise
+    try:
+        with _interruptible() as context.stop:
             _run_stages(context, state)
-        finally:
-            context.accelerator.end_training()
-    return run.update(state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    finally:
+        context.accelerator.end_training()
+    finished = run.update(state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # several times the size of the memories, and of no more use
+    return finished
 
 
 def _check_base(base: Path) -> None:
@@ -110,8 +120,7 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
     return state
 
 
-def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, stop: Callable[[], bool]) -> Context:
-    from accelerate import Accelerator
+def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress) -> Context:
     from transformers import AutoTokenizer
 
     from ..data.corpus import prepare
@@ -124,10 +133,7 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress,
     mask, train, memory = recipe.mask, recipe.train, recipe.memory
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=recipe.base.trust_remote_code)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
-    _check_trackers(train.trackers)
-    accelerator = Accelerator(mixed_precision=train.precision, log_with=train.trackers or None, project_dir=str(run.path))
-    if train.trackers:
-        accelerator.init_trackers(recipe.name)
+    accelerator = _accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
     layers = check_layers(recipe, shape.num_layers)
@@ -138,7 +144,20 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress,
     student = Student(model, arch, shape, Gates(arch, shape, list(mask.structures), mask.init_open, mask.temperature), memories)
     student = accelerator.prepare_model(student)
     budget = plan_budget(arch, shape, config, mask.structures, mask.global_sparsity, mask.multiple_of)
-    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, stop)
+    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress)
+
+
+def _accelerator(recipe: Recipe, run: RunFolder) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    _check_trackers(recipe.train.trackers)
+    AcceleratorState._reset_state()  # accelerate keeps one state a process, which would hold the next run to the last one's precision
+    trackers = recipe.train.trackers
+    accelerator = Accelerator(mixed_precision=recipe.train.precision, log_with=trackers or None, project_dir=str(run.path))
+    if trackers:
+        accelerator.init_trackers(recipe.name)
+    return accelerator
 
 
 def _check_trackers(names: list[str]) -> None:
@@ -182,22 +201,27 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first SIGINT asks the loop to save and stop; the second one stops at once."""
+    """The first SIGINT or SIGTERM asks the stage to save and stop; the second one stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, before)
+        put_back()
 
-    signal.signal(signal.SIGINT, handle)
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        put_back()
 
 
 __all__ = ["Checkpoint", "compress", "plan"]

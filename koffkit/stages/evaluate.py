@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.recall import Fact, load_facts, recall, spread
+from ..errors import Interrupted
 from ..recipe.schema import Evaluate
 from .base import Context
 
@@ -30,6 +31,8 @@ def evaluate_domains(context: Context, options: Evaluate) -> dict[str, Any]:
     results: dict[str, Any] = {}
     context.progress.start("evaluate", len(domains), 0)
     for done, domain in enumerate(domains, 1):
+        if context.stop():
+            raise Interrupted("interrupted in evaluate; continue with the same command and --resume.")
         results[domain] = _evaluate_domain(context, options, domain)
         context.progress.advance("evaluate", done, {})
     return {"domains": results, "mean": _mean(results)}

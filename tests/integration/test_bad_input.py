@@ -108,6 +108,7 @@ def test_compress_refuses(case: str, llama: Path, tmp_path: Path, koffkit: Koffk
     assert message in found.err and "Traceback" not in found.err
     assert found.json["exit_code"] == code and message in found.json["error"]
     run = tmp_path / "run"
+    assert run.exists() == (case == "NaN loss")  # only a run that has begun is kept
     assert not list(run.rglob("*.safetensors")) and not list(run.rglob("*partial*"))
 
 
