@@ -71,22 +71,22 @@ def make_run(base: Path, run: Path) -> None:
     subprocess.run([sys.executable, "-m", "koffkit", "compress", str(path), "--output", str(run)], check=True)
 
 
-def timed(command: list[str]) -> tuple[float, int]:
-    """Seconds, and the peak RSS of the process in bytes."""
+def timed(command: list[str]) -> tuple[float, int, str]:
+    """Seconds, the peak RSS of the process in bytes, and what it wrote to stdout."""
     begin = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    output = process.stdout.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise click.ClickException(f"{' '.join(command)}: exit code {process.returncode}\n{errors.decode()}")
-    return time.monotonic() - begin, usage.ru_maxrss * 1024
+        raise click.ClickException(f"{' '.join(command)}: exit code {process.returncode}\n{output}")
+    return time.monotonic() - begin, usage.ru_maxrss * 1024, output
 
 
 def measure(base: Path, run: Path, folder: Path, repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"cp -r + sync": [], "koffkit export": []}
-    peaks = []
+    peaks, phases = [], []
     copy, out = folder / "copy", folder / "out"
     for _ in range(repeats):
         for old in (copy, out):
@@ -95,12 +95,13 @@ def measure(base: Path, run: Path, folder: Path, repeats: int) -> dict[str, Any]
         seconds["cp -r + sync"].append(timed(["bash", "-c", f"cp -r '{base}' '{copy}' && sync"])[0])
         shutil.rmtree(copy)
         subprocess.run(["sync"], check=True)
-        taken, peak = timed([sys.executable, "-m", "koffkit", "export", str(run), "--format", "hf", "--output", str(out)])
+        taken, peak, output = timed([sys.executable, "-m", "koffkit", "export", str(run), "--format", "hf", "--output", str(out), "--json"])
+        phases.append(json.loads(output)["seconds"])
         seconds["koffkit export"].append(taken)
         peaks.append(peak)
     size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
     ratio = median(seconds["koffkit export"]) / median(seconds["cp -r + sync"])
-    return {"base_bytes": size, "seconds": seconds, "ratio": ratio, "peak_rss_bytes": max(peaks)}
+    return {"base_bytes": size, "seconds": seconds, "phases": phases, "ratio": ratio, "peak_rss_bytes": max(peaks)}
 
 
 @click.command(help=__doc__)
@@ -119,6 +120,9 @@ def main(folder: Path, layers: int, repeats: int) -> None:
     found = measure(base, run, folder, repeats)
     for name, values in found["seconds"].items():
         click.echo(f"{name:16} {median(values):6.2f} s  ({', '.join(f'{value:.2f}' for value in values)})")
+    for name in found["phases"][0]:
+        values = [phase[name] for phase in found["phases"]]
+        click.echo(f"  {name:14} {median(values):6.2f} s")
     click.echo(
         f"{found['base_bytes'] / 1e9:.2f} GB in {SHARDS} shards: export takes {found['ratio']:.2f} times as long as cp -r + sync, "
         f"peak RSS {found['peak_rss_bytes'] / 1e9:.2f} GB"

@@ -19,6 +19,7 @@ import click
 
 BEGIN = time.monotonic()
 NAME = "make-quickstart"
+LEAST_LOSS = 0.05  # below this loss of recall, the share of it that a memory recovers is noise
 
 
 def compress(seed: int, sparsity: float | None, run: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -61,12 +62,17 @@ def verdict(rows: dict[str, Any], koff: dict[str, Any], exports: dict[str, dict[
     """The figures that the quickstart is held to."""
     from koffkit.report.swap import matched_best
 
-    lost = rows["unpruned"]["recall"] - rows["pruning only"]["recall"]
-    back = {name: (rows[name]["recall"] - rows["pruning only"]["recall"]) / lost for name in ("KOFF", "KOFF, wrong memory")}
+    recall = {name: row["recall"] for name, row in rows.items()}
+    lost = recall["unpruned"] - recall["pruning only"]
+
+    def share(name: str) -> float | None:
+        return (recall[name] - recall["pruning only"]) / lost if lost > LEAST_LOSS else None
+
     return {
         "recall_lost_by_pruning": lost,
-        "share_recovered_matched": back["KOFF"],
-        "share_recovered_wrong": back["KOFF, wrong memory"],
+        "recall_lost_by_koff": recall["unpruned"] - recall["KOFF"],
+        "share_recovered_matched": share("KOFF"),
+        "share_recovered_wrong": share("KOFF, wrong memory"),
         "matched_best_perplexity": matched_best(koff, "perplexity"),
         "matched_best_recall": matched_best(koff, "recall"),
         "removed_parameters": exports["koff"]["removed"]["parameters"],
@@ -92,10 +98,16 @@ def show(rows: dict[str, Any], figures: dict[str, Any], koff: dict[str, Any]) ->
     console.print(table)
     for figure in ("recall", "perplexity"):
         console.print(swap_table(koff, figure))
+    shares = ""
+    if figures["share_recovered_matched"] is not None:
+        shares = (
+            f"The matched memory recovers {figures['share_recovered_matched']:.0%} of the loss, a wrong one "
+            f"{figures['share_recovered_wrong']:.0%}. "
+        )
     console.print(
-        f"Pruning alone loses {figures['recall_lost_by_pruning']:.1%} of recall. The matched memory recovers "
-        f"{figures['share_recovered_matched']:.0%} of the loss, a wrong one {figures['share_recovered_wrong']:.0%}; matched is best in "
-        f"{figures['matched_best_recall']} of {len(koff['domains'])} rows by recall, {figures['matched_best_perplexity']} by perplexity.\n"
+        f"Pruning alone loses {figures['recall_lost_by_pruning']:.1%} of recall, KOFF {figures['recall_lost_by_koff']:.1%}. {shares}"
+        f"Matched is best in {figures['matched_best_recall']} of {len(koff['domains'])} rows by recall, "
+        f"{figures['matched_best_perplexity']} by perplexity.\n"
         f"{figures['removed_parameters']:,} parameters are gone; a memory has {figures['largest_memory_parameters']:,}. "
         f"Masked and sliced differ by {figures['parity']:.1e} at most."
     )

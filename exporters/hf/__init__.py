@@ -49,6 +49,7 @@ class HfExporter:
         """
         if options:
             raise UsageError(f"export: format hf has no option {', '.join(sorted(options))}; remove it.")
+        began = time.perf_counter()
         state = run.require_finished()
         base = _find_base(run, state)
         config = complete_config(base)
@@ -62,18 +63,23 @@ class HfExporter:
             backbone = partial / BACKBONE
             backbone.mkdir()
             skip = {f"{arch.head}.weight"} if new_config["tie_word_embeddings"] else set()
+            ready = time.perf_counter()
             sliced = slice_checkpoint(reader, backbone_slices(arch, shape, masks), skip, backbone, progress)
+            seconds = {"prepare": ready - began, "slice": time.perf_counter() - ready}
             write_json(backbone / "config.json", new_config)
             _copy_tokenizer(base, backbone)
             bundles = _write_bundles(run, state, partial, arch, shape, masks, sliced.digest)
             progress.message("checking parity")
+            checking = time.perf_counter()
             parity, golden = check_parity(base, masks, run, backbone, bundles)
+            seconds["parity"] = time.perf_counter() - checking
             manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(backbone))
             manifest["golden"] = golden
             card.write_cards(partial, manifest, state)
             manifest["files"] = _entries(partial, sliced)
             write_json(partial / MANIFEST, manifest)
-        return {"output": str(output), **{key: value for key, value in manifest.items() if key not in ("files", "golden")}}
+        shown = {key: value for key, value in manifest.items() if key not in ("files", "golden")}
+        return {"output": str(output), **shown, "seconds": seconds | {"total": time.perf_counter() - began}}
 
 
 def _find_base(run: RunFolder, state: Mapping[str, Any]) -> Path:

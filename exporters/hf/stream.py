@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -37,63 +39,75 @@ def slice_checkpoint(reader: CheckpointReader, slices: Slices, skip: set[str], o
         slices: what stays of which tensor; indices were checked against the tensor's shape.
         skip: tensors that are not written (a tied head).
     """
-    digests: dict[str, str] = {}
-    files: dict[str, dict[str, Any]] = {}
+    hashes: dict[str, Any] = {}
+    files: dict[str, tuple[Any, int]] = {}
     weight_map: dict[str, str] = {}
     parameters = total = 0
     count = len(reader.tensors)
     progress.start("slice", count, 0)
-    for path, tensors in reader.by_file.items():
-        written = {name: info for name, info in tensors.items() if name not in skip}
-        shapes = {name: _shape(info, slices.get(name)) for name, info in written.items()}
-        hasher = hashlib.sha256()
-        with open(output / path.name, "wb") as file:
-            _emit(file, hasher, write_header({name: (info.dtype, shapes[name]) for name, info in written.items()}))
-            for name, info in written.items():
-                digests[name] = _write_tensor(reader, name, info, shapes[name], slices.get(name), file, hasher)
-                weight_map[name] = path.name
-                parameters += prod(shapes[name])
-                total += prod(shapes[name]) * info.itemsize
-                progress.advance("slice", len(digests), {})
-            fsync_file(file)
-            files[path.name] = {"sha256": hasher.hexdigest(), "size": file.tell()}
+    with _Hashing() as hashing:
+        for path, tensors in reader.by_file.items():
+            written = {name: info for name, info in tensors.items() if name not in skip}
+            shapes = {name: _shape(info, slices.get(name)) for name, info in written.items()}
+            file_hash = hashlib.sha256()
+            with open(output / path.name, "wb") as file:
+                header = write_header({name: (info.dtype, shapes[name]) for name, info in written.items()})
+                file.write(header)
+                hashing.update(header, file_hash)
+                for name, info in written.items():
+                    hashes[name] = tensor_hasher(info.dtype, shapes[name])
+                    for data in _pieces(reader, name, slices.get(name)):
+                        file.write(data)
+                        hashing.update(data, file_hash, hashes[name])
+                    weight_map[name] = path.name
+                    parameters += prod(shapes[name])
+                    total += prod(shapes[name]) * info.itemsize
+                    progress.advance("slice", len(hashes), {})
+                fsync_file(file)
+                files[path.name] = file_hash, file.tell()
     if len(reader.by_file) > 1:
         index = {"metadata": {"total_size": total, "total_parameters": parameters}, "weight_map": dict(sorted(weight_map.items()))}
         (output / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return Sliced(parameters, combine_tensor_digests(digests), files)
+    digests = {name: hasher.hexdigest() for name, hasher in hashes.items()}
+    entries = {name: {"sha256": hasher.hexdigest(), "size": size} for name, (hasher, size) in files.items()}
+    return Sliced(parameters, combine_tensor_digests(digests), entries)
 
 
 def _shape(info: TensorInfo, cuts: Mapping[int, Indices] | None) -> tuple[int, ...]:
     return tuple(len(cuts[d]) if cuts is not None and d in cuts else size for d, size in enumerate(info.shape))
 
 
-def _write_tensor(
-    reader: CheckpointReader,
-    name: str,
-    info: TensorInfo,
-    shape: tuple[int, ...],
-    cuts: Mapping[int, Indices] | None,
-    file: IO[bytes],
-    file_hasher: Any,
-) -> str:
-    hasher = tensor_hasher(info.dtype, shape)
+def _pieces(reader: CheckpointReader, name: str, cuts: Mapping[int, Indices] | None) -> Iterator[Any]:
+    """What stays of a tensor, in order, as buffers of their own."""
     if cuts is None:
-        for part in reader.read_bytes(name, PIECE):
-            _emit(file, file_hasher, part)
-            hasher.update(part)
-        return str(hasher.hexdigest())
+        yield from reader.read_bytes(name, PIECE)
+        return
     for first, rows in reader.read_rows(name, PIECE):
         if 0 in cuts:
             low, high = np.searchsorted(cuts[0], (first, first + len(rows)))
             rows = rows[cuts[0][low:high] - first]
         if 1 in cuts:
             rows = np.take(rows, cuts[1], axis=1)
-        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
-        _emit(file, file_hasher, data)
-        hasher.update(data)
-    return str(hasher.hexdigest())
+        yield rows.reshape(-1).view(np.uint8).data
 
 
-def _emit(file: IO[bytes], hasher: Any, data: Any) -> None:
-    file.write(data)
-    hasher.update(data)
+class _Hashing:
+    """Digests of a file and of its tensors, on a thread each: one after the other they take longer than reading, cutting and
+    writing together."""
+
+    PENDING = 8
+
+    def __enter__(self) -> _Hashing:
+        self._threads = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)]
+        self._pending: deque[Future[None]] = deque()
+        return self
+
+    def update(self, data: Any, *hashers: Any) -> None:
+        for thread, hasher in zip(self._threads, hashers, strict=False):
+            self._pending.append(thread.submit(hasher.update, data))
+        while len(self._pending) > self.PENDING:
+            self._pending.popleft().result()
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.shutdown()
