@@ -81,8 +81,9 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], dupli
             _walk(value, place, lines, duplicates)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines[(*location, index)] = value.start_mark.line + 1
-            _walk(value, (*location, index), lines, duplicates)
+            place = (*location, index)
+            lines[place] = value.start_mark.line + 1
+            _walk(value, place, lines, duplicates)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

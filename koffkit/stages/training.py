@@ -219,9 +219,12 @@ class DistillationLoop:
     def _warn_coverage(self, figures: Mapping[str, Any]) -> None:
         if figures["covered_mass"] < LOW_COVERAGE and not self.warned:
             self.warned = True
+            remedy = "Raise distill.top_k, or give it by coverage: {coverage: 0.98}."
+            if self.top.coverage is not None:
+                remedy = "Raise distill.top_k.coverage or distill.top_k.max."
             self.context.progress.warn(
                 f"the teacher tokens told apart cover {figures['covered_mass']:.0%} of its mass (below {LOW_COVERAGE:.0%}); the tail is "
-                "hardly constrained. Raise distill.top_k, or give it by coverage: {coverage: 0.98}."
+                f"hardly constrained. {remedy}"
             )
 
 

@@ -24,6 +24,7 @@ from koffkit.model.student import Student, load_frozen
 from koffkit.progress import Silent
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
+from koffkit.stages.engine import plan
 from koffkit.structures import kept_counts, load_masks
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
@@ -67,7 +68,10 @@ def run_and_export(root: Path, model_type: str, config: dict[str, Any], changes:
     recipe["stages"] = recipe["stages"][:2]
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
     compress(loaded, root / "run")
-    find("hf").export(RunFolder(root / "run"), root / "out", {}, Silent())
+    shipped, stated = find("hf").export(RunFolder(root / "run"), root / "out", {}, Silent()), plan(loaded)
+    assert shipped["removed"]["parameters"] == stated.budget.removed_params
+    assert shipped["backbone"]["parameters"] == stated.backbone_params
+    assert {domain["parameters"] for domain in shipped["domains"].values()} == {stated.memory_params}
     return loaded
 
 
