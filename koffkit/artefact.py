@@ -20,6 +20,7 @@ FORMAT = 1
 MANIFEST = "koffkit.json"
 BACKBONE = "backbone"
 MEMORIES = "memories"
+ROUTER = "router"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 KV_MEMORY = "kv_memory.safetensors"
@@ -75,6 +76,12 @@ class Export:
     @property
     def backbone_digest(self) -> str:
         return str(self.manifest["backbone"]["digest"])
+
+    @property
+    def router(self) -> Path | None:
+        """The router's folder, if there is one."""
+        folder = self.path / ROUTER
+        return folder if folder.is_dir() else None
 
     def bundles(self) -> list[Bundle]:
         """Every memory beside the backbone, whether it came with the export or later."""

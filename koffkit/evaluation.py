@@ -16,7 +16,7 @@ def perplexity(path: Path, data: str, memory: str | None, *, sequence_length: in
     Args:
         path: an export or a checkpoint folder.
         data: a text or jsonl file, or a glob.
-        memory: a domain, or None for the bare backbone.
+        memory: a domain, None for the bare backbone, or "auto": the router reads each sequence and picks.
 
     Raises:
         DataError: the data hold less than two tokens.
@@ -40,7 +40,8 @@ def perplexity(path: Path, data: str, memory: str | None, *, sequence_length: in
     for start in range(0, len(ids), sequence_length):
         part = torch.tensor([ids[start : start + sequence_length]])
         if part.shape[1] > 1:
-            logits = model.logits(part, memory)[0, :-1]
+            chosen = model.route([str(model.tokenizer.decode(part[0]))])[0][0] if memory == "auto" else memory
+            logits = model.logits(part, chosen)[0, :-1]
             total += F.cross_entropy(logits.float(), part[0, 1:], reduction="sum").item()
             count += part.shape[1] - 1
     return {"perplexity": math.exp(total / count), "tokens": count}

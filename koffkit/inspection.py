@@ -10,6 +10,7 @@ from .artefact import backbone_digest, is_bundle, is_export, open_bundle, open_e
 from .base import read_config
 from .errors import KoffkitError, UsageError
 from .method.budget import count_parameters
+from .router.classifier import TextRouter
 from .run.folder import RunFolder
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -47,6 +48,7 @@ def _export(path: Path) -> dict[str, Any]:
         **manifest,
         "widths": _widths(config),
         "memories": memories,
+        "router": None if export.router is None else TextRouter.load(export.router).describe(),
         "loads_in": _loads_in(export.manifest, memories, int(config["num_hidden_layers"])),
     }
 

@@ -11,6 +11,7 @@ from .artefact import MANIFEST, MEMORY_FILE, Bundle, Export, backbone_digest, fi
 from .base import read_config
 from .errors import KoffkitError
 from .method.budget import weight_shapes
+from .router.classifier import TextRouter
 from .tensors import CheckpointReader
 
 TOLERANCE = 1e-3
@@ -31,6 +32,8 @@ def verify_export(path: Path) -> dict[str, Any]:
             bundles = export.bundles()
             domains = [bundle.domain for bundle in bundles]
             problems += _check_backbone(export)
+            if export.router is not None:
+                TextRouter.load(export.router)
             problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
             if not problems:
                 golden, found = _check_golden(export, bundles)

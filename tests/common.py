@@ -92,6 +92,7 @@ def recipe_dict(base: Path, data: Path, **changes: Any) -> dict[str, Any]:
         "stages": [
             {"learn_masks": {"max_steps": 6, "batch_size": 2, "lr": rates}},
             {"recover": {"max_steps": 4, "batch_size": 2, "lr": rates}},
+            {"route": {"num_buckets": 4096, "epochs": 10}},
             {"evaluate": {"batch_size": 4, "max_tokens": 128}},
         ],
     } | changes

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ...arch import Architecture, Shape, architecture_of
-from ...artefact import BACKBONE, CARD, FORMAT, MANIFEST, MEMORIES, file_entry, list_files, weight_bytes
+from ...artefact import BACKBONE, CARD, FORMAT, MANIFEST, MEMORIES, ROUTER, file_entry, list_files, weight_bytes
 from ...base import digest, locate
 from ...errors import IntegrityError, UsageError
 from ...files import write_json
 from ...method.budget import weight_shapes
 from ...progress import Progress
 from ...recipe.schema import Base
+from ...router.classifier import TextRouter
 from ...run.folder import RunFolder
 from ...slicing import adapter_slices, backbone_slices, kv_memory_slices, uniform_counts
 from ...structures import Masks, kept_counts, load_masks
@@ -63,6 +64,8 @@ class HfExporter:
             backbone = partial / BACKBONE
             backbone.mkdir()
             skip = {f"{arch.head}.weight"} if new_config["tie_word_embeddings"] else set()
+            if run.router_dir.is_dir():
+                TextRouter.load(run.router_dir).save(partial / ROUTER)
             ready = time.perf_counter()
             sliced = slice_checkpoint(reader, backbone_slices(arch, shape, masks), skip, backbone, progress)
             seconds = {"prepare": ready - began, "slice": time.perf_counter() - ready}

@@ -13,7 +13,7 @@ from .console import emit, json_option, quiet_libraries, stdout
 @click.command("evaluate")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--task", type=click.Choice(["perplexity"]), default="perplexity", show_default=True)
-@click.option("--memory", default="none", show_default=True, help="none, or a domain.")
+@click.option("--memory", default="none", show_default=True, help="auto (the router decides), none, or a domain.")
 @click.option("--data", help="Text or jsonl file, or a glob. A run needs none: it has its held-out text.")
 @click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
 @click.option("--sequence-length", default=512, show_default=True, type=click.IntRange(min=2))

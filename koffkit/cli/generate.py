@@ -24,11 +24,11 @@ def command(export: Path, prompt: tuple[str, ...], memory: str, max_new_tokens: 
     from ..runtime.model import KoffModel
 
     model = KoffModel.from_pretrained(export)
-    chosen = None if memory == "none" else memory
-    texts = model.generate(list(prompt), memory=chosen, max_new_tokens=max_new_tokens)
+    chosen = model.route(prompt) if memory == "auto" else [(None if memory == "none" else memory, None)] * len(prompt)
+    texts = model.generate(list(prompt), memory=[name for name, _ in chosen], max_new_tokens=max_new_tokens)
     if as_json:
-        rows = [{"prompt": p, "completion": text, "memory": chosen} for p, text in zip(prompt, texts, strict=True)]
-        emit({"completions": rows})
+        rows = zip(prompt, texts, chosen, strict=True)
+        emit({"completions": [{"prompt": p, "completion": text, "memory": m, "probability": odds} for p, text, (m, odds) in rows]})
         return
     for p, text in zip(prompt, texts, strict=True):
         click.echo(p + text)

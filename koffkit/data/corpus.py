@@ -105,7 +105,7 @@ class _Job:
                 for number, ids in enumerate(self._tokenised()):
                     counts["documents"] += 1
                     data = np.asarray(ids, dtype=np.int32).tobytes()
-                    if _held_out(self.loaded.recipe.seed, number, holdout):
+                    if held_out(self.loaded.recipe.seed, number, holdout):
                         counts["heldout_documents"] += 1
                         second.write(data)
                     else:
@@ -139,7 +139,8 @@ class _Job:
                 yield [*ids, end] if end is not None else ids
 
 
-def _held_out(seed: int, number: int, holdout: float) -> bool:
+def held_out(seed: int, number: int, holdout: float) -> bool:
+    """Whether the `number`-th document of a source is held out."""
     digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < holdout * 2**64
 

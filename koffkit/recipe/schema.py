@@ -129,7 +129,12 @@ class Recover(Training):
 
 
 class Route(Part):
-    """Train the router. Accepted, not run by this version."""
+    """Train the router: a linear classifier on hashed character and word n-grams, of the domains and (as `none`) retention text."""
+
+    num_buckets: Positive = Field(65536, description="Hash buckets; the router's size is this times the number of domains.")
+    epochs: Positive = Field(4, description="Passes over the documents.")
+    max_documents: Annotated[int, Field(ge=2)] = Field(20000, description="Documents per domain.")
+    min_confidence: float = Field(0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory.")
 
 
 class Evaluate(Part):

@@ -43,6 +43,10 @@ class RunFolder:
     def memories_dir(self) -> Path:
         return self.path / "memories"
 
+    @property
+    def router_dir(self) -> Path:
+        return self.path / "router"
+
     def memory_dir(self, domain: str) -> Path:
         return self.memories_dir / domain
 

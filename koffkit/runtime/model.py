@@ -16,6 +16,7 @@ from ..artefact import BACKBONE, Bundle, backbone_digest, is_export, open_bundle
 from ..errors import UsageError
 from ..model.bundles import KVTensors, load_kv, mixed_kv
 from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
+from ..router.classifier import TextRouter
 
 Memory = str | Sequence[str | None] | None
 
@@ -38,6 +39,7 @@ class KoffModel:
         self._slots: dict[str, str | None] = {}
         self._kv: dict[str, KVTensors] = {}
         self._attached: str | None = None
+        self._router: TextRouter | None = None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, memories: Sequence[str | Path] | None = None, **options: Any) -> KoffModel:
@@ -68,6 +70,8 @@ class KoffModel:
         loaded = cls(model, tokenizer, digest, folder)
         for bundle in bundles:
             loaded.load_memory(bundle)
+        if export is not None and export.router is not None:
+            loaded._router = TextRouter.load(export.router)
         return loaded
 
     @property
@@ -113,13 +117,18 @@ class KoffModel:
     def attached(self) -> str | None:
         return self._attached
 
-    def route(self, prompts: Sequence[str]) -> list[tuple[str, float]]:
-        """The most likely domain of each prompt, with its probability.
+    def route(self, prompts: Sequence[str]) -> list[tuple[str | None, float]]:
+        """The most likely domain of each prompt among the loaded memories, with its probability; None = it fits no domain.
 
         Raises:
             UsageError: this export has no router.
         """
-        raise UsageError(f"{self._path}: this export has no router; name the memory: one of {', '.join(self.domains) or 'none'}, or None.")
+        if self._router is None:
+            raise UsageError(
+                f"{self._path}: there is no router (stage route was not in the recipe); name the memory: one of "
+                f"{', '.join(self.domains) or 'none'}, or None."
+            )
+        return self._router.route(prompts, allowed=self.domains)
 
     def rows(self, memory: Memory, count: int) -> list[str | None]:
         """The memory of each of `count` prompts.
@@ -167,7 +176,7 @@ class KoffModel:
 
         Args:
             prompts: one or several.
-            memory: see `rows`; by default the memory attached with `attach`.
+            memory: see `rows`, or "auto" (the router decides); by default the memory attached with `attach`.
             options: for `generate` of transformers; greedy decoding unless you say otherwise.
 
         Returns:
@@ -176,7 +185,7 @@ class KoffModel:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             return []
-        rows = self._routed(prompts, memory)
+        rows = self.rows([name for name, _ in self.route(prompts)] if memory == "auto" else memory, len(prompts))
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
@@ -186,11 +195,6 @@ class KoffModel:
             ids = self.model.generate(**batch, max_new_tokens=max_new_tokens, **settings, **names)
         texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return texts
-
-    def _routed(self, prompts: list[str], memory: Memory) -> list[str | None]:
-        if memory == "auto":
-            return [name for name, _ in self.route(prompts)]
-        return self.rows(memory, len(prompts))
 
 
 def _bundles(shipped: list[Bundle], wanted: Sequence[str | Path] | None) -> list[Bundle]:

@@ -14,6 +14,7 @@ from ..structures import save_masks
 from .base import Context, StageRunner, stage_options
 from .checkpoint import Checkpoint
 from .evaluate import evaluate_domains
+from .route import RouteStage
 from .training import DistillationLoop, flatten
 
 
@@ -47,10 +48,10 @@ class Evaluate:
     name = "evaluate"
 
     def run(self, context: Context, resume: Checkpoint | None) -> None:
-        context.results = evaluate_domains(context, stage_options(context, self.name))
+        context.results |= evaluate_domains(context, stage_options(context, self.name))
 
 
-RUNNERS: dict[str, StageRunner] = {runner.name: runner for runner in (LearnMasks(), Recover(), Evaluate())}
+RUNNERS: dict[str, StageRunner] = {runner.name: runner for runner in (LearnMasks(), Recover(), RouteStage(), Evaluate())}
 
 
 def set_masks(context: Context) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from koffkit.cli import COMMANDS
 
+from ..common import sentences
 from ..conftest import Koffkit, Shipped
 
 
@@ -87,8 +88,29 @@ def test_generate_with_each_memory(shipped: Shipped, koffkit: Koffkit) -> None:
         assert row["prompt"] == "river stone" and row["completion"] and row["memory"] == (None if memory == "none" else memory)
     unknown = koffkit("generate", shipped.export, "--prompt", "x", "--memory", "east")
     assert unknown.code == 2 and "memory 'east': not loaded; there is north, south" in unknown.err
-    auto = koffkit("generate", shipped.export, "--prompt", "x")
-    assert auto.code == 2 and "no router; name the memory: one of north, south" in auto.err
+
+
+def test_the_router_picks_the_memory(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+    """Prompts are documents that were held out; the memory chosen is the one that is attached."""
+    texts = {"north": sentences(1, 80)[-1], "south": sentences(2, 80)[-1], None: sentences(3, 80)[-1]}
+    prompts = [part for text in texts.values() for part in ("--prompt", text)]
+    found = koffkit("generate", shipped.export, *prompts, "--max-new-tokens", 4, "--json").json["completions"]
+    assert [row["memory"] for row in found] == list(texts) and all(row["probability"] > 0.4 for row in found)
+    named = koffkit("generate", shipped.export, "--prompt", texts["south"], "--memory", "south", "--max-new-tokens", 4, "--json").json
+    assert named["completions"][0]["completion"] == found[1]["completion"]
+    assert koffkit("inspect", shipped.export, "--json").json["router"]["labels"] == ["north", "south", "none"]
+    data = shipped.recipe.parent / "data" / "north.txt"
+    values = [koffkit("evaluate", shipped.export, "--data", data, "--memory", m, "--json").json["perplexity"] for m in ("auto", "north")]
+    assert values[0] == pytest.approx(values[1], rel=0.05)
+    shutil.copytree(shipped.export, tmp_path / "out", ignore=shutil.ignore_patterns("router"))
+    auto = koffkit("generate", tmp_path / "out", "--prompt", "x")
+    assert auto.code == 2 and "there is no router" in auto.err and "one of north, south" in auto.err
+
+
+def test_router_figures_are_in_the_results(shipped: Shipped) -> None:
+    router = json.loads((shipped.run / "run.json").read_text())["results"]["router"]
+    assert set(router["confusion"]) == {"north", "south", "none"} and router["accuracy"] > 0.6
+    assert router["documents"] == sum(sum(row.values()) for row in router["confusion"].values())
 
 
 def test_evaluate_runs_exports_and_plain_models(shipped: Shipped, llama: Path, koffkit: Koffkit) -> None:

@@ -8,6 +8,7 @@ import torch
 from koffkit import KoffModel
 from koffkit.errors import UsageError
 
+from ...common import sentences
 from ...conftest import Shipped
 
 PROMPTS = ["river stone", "quiet house sings over", "lamp", "seven"]
@@ -45,6 +46,7 @@ def test_memories_can_be_chosen_and_added(shipped: Shipped) -> None:
     assert model.load_memory(shipped.export / "memories" / "north") == "north"
     assert model.domains == ["south", "north"]
     torch.testing.assert_close(model.logits(ids, "south"), south, atol=1e-6, rtol=1e-6)
+    assert {name for name, _ in KoffModel.from_pretrained(shipped.export, ["south"]).route(sentences(1, 5))} <= {"south", None}
     with pytest.raises(UsageError, match="a memory 'north' is loaded already"):
         model.load_memory(shipped.export / "memories" / "north")
 
@@ -54,10 +56,8 @@ def test_what_cannot_be_done_says_why(model: KoffModel, tmp_path: Path) -> None:
         model.attach("east")
     with pytest.raises(UsageError, match="3 names for 2 prompts"):
         model.generate(PROMPTS[:2], memory=["north"] * 3)
-    with pytest.raises(UsageError, match="no router; name the memory"):
-        model.generate(PROMPTS, memory="auto")
-    with pytest.raises(UsageError, match="no router"):
-        model.route(PROMPTS)
+    with pytest.raises(UsageError, match="the router needs the prompts"):
+        model.logits(torch.tensor([[5]]), "auto")
     with pytest.raises(UsageError, match="neither an export"):
         KoffModel.from_pretrained(tmp_path)
     assert model.generate([]) == []
@@ -65,6 +65,10 @@ def test_what_cannot_be_done_says_why(model: KoffModel, tmp_path: Path) -> None:
 
 def test_a_plain_checkpoint_is_a_backbone_without_memories(llama: Path) -> None:
     model = KoffModel.from_pretrained(llama)
+    with pytest.raises(UsageError, match="there is no router"):
+        model.route(PROMPTS)
+    with pytest.raises(UsageError, match="there is no router"):
+        model.generate(PROMPTS, memory="auto")
     assert model.domains == [] and len(model.generate("river", max_new_tokens=3)) == 1
     with pytest.raises(UsageError, match="there is none"):
         model.attach("north")

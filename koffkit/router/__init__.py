@@ -1,0 +1,1 @@
+"""Which memory fits a text."""
