@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ..errors import UsageError
 from .console import RichProgress, emit, json_option, quiet_libraries, stdout
 
 
 @click.command("export")
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--format", "format_", default="hf", show_default=True, help="Exporter, as installed.")
+@click.option("--format", "format_", help="Exporter, as installed.  [default: those under `export` in the recipe, else hf]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to make.  [default: exports/RUN-FORMAT]")
 @json_option
-def command(run: Path | None, format_: str, output: Path | None, as_json: bool) -> None:
+def command(run: Path | None, format_: str | None, output: Path | None, as_json: bool) -> None:
     """Slice the finished RUN (by default the newest under ./runs) into artefacts that other software loads."""
     from ..run.folder import RunFolder, newest_finished
 
     folder = RunFolder(run) if run is not None else newest_finished()
-    folder.require_finished()
+    jobs = _jobs(folder.require_finished()["recipe"], format_)
+    if output is not None and len(jobs) > 1:
+        raise UsageError(f"--output names one folder, but the recipe asks for {', '.join(jobs)}; name one of them with --format.")
     from ..exporters import find
 
-    exporter = find(format_)
+    exporters = {name: find(name) for name in jobs}
+    targets = {name: output or Path("exports") / f"{folder.path.resolve().name}-{name}" for name in jobs}
     quiet_libraries()
-    target = output or Path("exports") / f"{folder.path.resolve().name}-{format_}"
     progress = RichProgress()
+    results = []
     with progress.live():
-        result = exporter.export(folder, target, {}, progress)
+        for name, options in jobs.items():
+            results.append(exporters[name].export(folder, targets[name], options, progress))
     if as_json:
-        emit(result)
+        emit(results[0] if len(results) == 1 else {"exports": results})
         return
+    for result in results:
+        _print(result)
+
+
+def _jobs(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any]]:
+    """Format -> options: all that the recipe lists, or the wanted one with the recipe's options for it."""
+    listed = {spec["format"]: {key: value for key, value in spec.items() if key != "format"} for spec in recipe["export"]}
+    if wanted is not None:
+        return {wanted: listed.get(wanted, {})}
+    return listed or {"hf": {}}
+
+
+def _print(result: dict[str, Any]) -> None:
     backbone = result["backbone"]
     stdout().print(
-        f"{target}: {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes ({backbone['class']}), "
+        f"{result['output']}: {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes ({backbone['class']}), "
         f"{len(result['domains'])} memories; largest logit difference {max(result['parity']['max_abs'].values()):.1e}.",
         markup=False,
     )

@@ -193,7 +193,7 @@ class Recipe(Part):
     stages: list[Stage] = Field(min_length=1)
     distill: Distill = Distill()
     train: Train = Train()
-    export: list[ExportSpec] = []
+    export: list[ExportSpec] = Field([], description="What `koffkit export` writes when it is not told a format.")
 
     @field_validator("domains")
     @classmethod

@@ -36,6 +36,20 @@ def test_from_recipe_to_export(shipped: Shipped, tmp_path: Path, koffkit: Koffki
     assert again.code == 2 and "exports/tiny-hf: exists already" in again.err
 
 
+def test_export_follows_the_recipe_unless_told_otherwise(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+    run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
+    state = json.loads((run / "run.json").read_text())
+    for export, message in (
+        ([{"format": "floppy"}], "--format floppy: no such exporter"),
+        ([{"format": "hf", "colour": "red"}], "format hf has no option colour"),
+        ([{"format": "hf"}, {"format": "floppy"}], "the recipe asks for hf, floppy; name one of them with --format"),
+    ):
+        (run / "run.json").write_text(json.dumps(state | {"recipe": state["recipe"] | {"export": export}}))
+        found = koffkit("export", run, "--output", tmp_path / "out")
+        assert found.code == 2 and message in found.err and not (tmp_path / "out").exists()
+    assert koffkit("export", run, "--format", "hf", "--output", tmp_path / "out").code == 0
+
+
 def test_a_run_is_the_same_twice(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
     assert koffkit("compress", shipped.recipe, "--output", tmp_path / "run").code == 0
     for name in ("masks.safetensors", "memories/north/kv_memory.safetensors", "memories/north/adapter_model.safetensors"):
