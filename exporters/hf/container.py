@@ -9,7 +9,15 @@ from typing import Any
 from ...arch import Architecture, Shape
 from ...errors import UsageError
 
-CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "seed_oss": "SeedOssForCausalLM"}
+CLASSES = {
+    "granite": "GraniteForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+}
 STALE = (
     "_name_or_path", "auto_map", "transformers_version", "rope_scaling", "rope_theta", "torch_dtype",
     "id2label", "label2id", "problem_type", "return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward",

@@ -20,14 +20,14 @@ class KoffkitExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # opti
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         parser.add_argument("run", nargs="?", help="run folder (default: the newest finished run under ./runs)")
-        parser.add_argument("--format", default="hf", help="exporter, as installed (default: hf)")
+        parser.add_argument("--format", help="exporter, as installed (default: as the recipe says, else hf)")
         parser.add_argument("--output", help="folder to make (default: exports/RUN-FORMAT)")
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     def run(self) -> None:
         from koffkit.cli import main
 
-        arguments = ["export", "--format", self.args.format]
+        arguments = ["export", *(["--format", self.args.format] if self.args.format else [])]
         arguments += [self.args.run] if self.args.run else []
         arguments += ["--output", self.args.output] if self.args.output else []
         main(arguments + (["--json"] if self.args.json else []))

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
-from .families import LLAMA, QWEN2
+from .families import GRANITE, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
 from .spec import Architecture, Cut, Shape, Structure
 
-ARCHITECTURES: Mapping[str, Architecture] = {arch.model_type: arch for arch in (LLAMA, QWEN2)}
+ARCHITECTURES: Mapping[str, Architecture] = {arch.model_type: arch for arch in (LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, SMOLLM3)}
 
 
 def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -> Architecture:

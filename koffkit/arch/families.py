@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .spec import Architecture, Cut, Structure
+from .spec import TWO_NORMS, Architecture, Cut, Structure
 
 MLP_NEURON = Structure(
     name="mlp_neuron",
@@ -32,6 +32,9 @@ KV_GROUP = Structure(
 
 GATED_MLP_AND_GQA = {MLP_NEURON.name: MLP_NEURON, KV_GROUP.name: KV_GROUP}
 
+ATTENTION_BIAS = {f"self_attn.{name}_proj": "attention_bias" for name in "qkvo"}
+MLP_BIAS = {f"mlp.{name}_proj": "mlp_bias" for name in ("gate", "up", "down")}
+
 LLAMA = Architecture(
     model_type="llama",
     structures=GATED_MLP_AND_GQA,
@@ -39,8 +42,7 @@ LLAMA = Architecture(
     reads_head_dim=True,
     container_drops={"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
     container_sets={"sliding_window": None},
-    biases={f"self_attn.{name}_proj": "attention_bias" for name in "qkvo"}
-    | {f"mlp.{name}_proj": "mlp_bias" for name in ("gate", "up", "down")},
+    biases=ATTENTION_BIAS | MLP_BIAS,
 )
 
 QWEN2 = Architecture(
@@ -51,4 +53,49 @@ QWEN2 = Architecture(
     container_drops={"use_sliding_window": False, "sliding_window": None, "max_window_layers": ..., "layer_types": ...},
     container_sets={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False, "residual_dropout": 0.0},
     biases={f"self_attn.{name}_proj": None for name in "qkv"},
+)
+
+# The classes of the families below take any number of heads: they are their own container.
+
+MISTRAL = Architecture(
+    model_type="mistral",
+    structures=GATED_MLP_AND_GQA,
+    head_pruned_container="mistral",
+    reads_head_dim=True,
+    container_drops={},
+    container_sets={},
+    biases={},
+)
+
+QWEN3 = Architecture(
+    model_type="qwen3",
+    structures=GATED_MLP_AND_GQA,
+    head_pruned_container="qwen3",
+    reads_head_dim=True,
+    container_drops={},
+    container_sets={},
+    biases=ATTENTION_BIAS,
+    layer_norms=TWO_NORMS | {"self_attn.q_norm.weight": "head_dim", "self_attn.k_norm.weight": "head_dim"},
+)
+
+GRANITE = Architecture(
+    model_type="granite",
+    structures=GATED_MLP_AND_GQA,
+    head_pruned_container="granite",
+    reads_head_dim=True,
+    container_drops={},
+    container_sets={},
+    biases=ATTENTION_BIAS | MLP_BIAS,
+    logit_divisor="logits_scaling",
+)
+
+SMOLLM3 = Architecture(
+    model_type="smollm3",
+    structures=GATED_MLP_AND_GQA,
+    head_pruned_container="smollm3",
+    reads_head_dim=True,
+    container_drops={},
+    container_sets={},
+    biases=ATTENTION_BIAS | MLP_BIAS,
+    ties_by_default=True,
 )

@@ -8,8 +8,10 @@ Legend: D hidden, F intermediate, N query heads, K KV heads, H head dim.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+TWO_NORMS = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,8 @@ class Architecture:
         container_drops: config keys that the container does not know, with the only value that may be dropped silently.
         container_sets: config keys the container needs to behave like the original.
         biases: modules with a bias, each with the config key that switches it on (None: always there).
+        layer_norms: norms of a decoder layer, each with the `Shape` attribute that is its size.
+        logit_divisor: the config key that the family divides its logits by.
         ties_by_default: what a config without `tie_word_embeddings` means.
     """
 
@@ -109,7 +113,8 @@ class Architecture:
     layers: str = "model.layers.{i}."
     embeddings: str = "model.embed_tokens"
     final_norm: str = "model.norm.weight"
-    layer_norms: tuple[str, ...] = ("input_layernorm.weight", "post_attention_layernorm.weight")
+    layer_norms: Mapping[str, str] = field(default_factory=lambda: dict(TWO_NORMS))
+    logit_divisor: str | None = None
     structures: Mapping[str, Structure]
     head_pruned_container: str
     reads_head_dim: bool

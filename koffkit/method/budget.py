@@ -71,7 +71,7 @@ def weight_shapes(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -
         found[f"{arch.head}.weight"] = vocabulary
     for index in range(shape.num_layers):
         prefix = arch.layer(index)
-        found |= {f"{prefix}{norm}": (shape.hidden,) for norm in arch.layer_norms}
+        found |= {f"{prefix}{norm}": (int(getattr(shape, size)),) for norm, size in arch.layer_norms.items()}
         for module, (out, width) in linear_shapes(shape).items():
             found[f"{prefix}{module}.weight"] = (out, width)
             if arch.has_bias(module, config):

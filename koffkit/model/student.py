@@ -83,11 +83,12 @@ class Student(nn.Module):
         self.gates = gate_set
         self.memories = memories
         self.arch, self.shape = arch, shape
+        self._divisor = float(getattr(model.config, arch.logit_divisor)) if arch.logit_divisor else 1.0
         self._values: GateValues | None = None
         register_gates(model, arch, shape, lambda: self._values)
 
     def forward(self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None) -> Tensor:
-        """Last hidden states [B, T, D], after the final norm.
+        """Last hidden states [B, T, D], after the final norm; `head` makes logits of them.
 
         Args:
             input_ids: [B, T], packed, no padding.
@@ -98,7 +99,7 @@ class Student(nn.Module):
             self.memories.attach(memory)
         self._values = gate_values
         hidden: Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        return hidden
+        return hidden if self._divisor == 1.0 else hidden / self._divisor
 
     @property
     def head(self) -> Tensor:

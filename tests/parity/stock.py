@@ -33,7 +33,9 @@ def with_cache(model: Any, plain: Any, ids: torch.Tensor, memory: dict[str, torc
     tokens = memory["layers.0.key"].shape[1]
     cache = DynamicCache()
     for layer in range(plain.config.num_hidden_layers):
-        key = rotate(memory[f"layers.{layer}.key"].unsqueeze(0), plain.model.rotary_emb, tokens)
+        key = memory[f"layers.{layer}.key"].unsqueeze(0)
+        if getattr(plain.config, "no_rope_layers", None) is None or plain.config.no_rope_layers[layer]:  # 1 = with rotation
+            key = rotate(key, plain.model.rotary_emb, tokens)
         value = memory[f"layers.{layer}.value"].unsqueeze(0)
         cache.update(key.repeat(len(ids), 1, 1, 1), value.repeat(len(ids), 1, 1, 1), layer)
     positions = torch.arange(tokens, tokens + ids.shape[1]).unsqueeze(0)

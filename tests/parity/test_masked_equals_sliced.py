@@ -36,6 +36,9 @@ LORA_EVERYWHERE = {"rank": 4, "alpha": 8, "targets": ["q_proj", "k_proj", "v_pro
 EVERYWHERE = {"layers": "all", "lora": LORA_EVERYWHERE, "kv": {"tokens": 3}}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}  # three groups of two heads of width 4: hidden 32 no longer divides
 
+GRANITE = {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2}
+NO_ROPE = {"no_rope_layers": [1, 0, 1], "no_rope_layer_interval": 2}
+
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama-untied-neurons": ("llama", {"tie_word_embeddings": False}, {}),
     "llama-tied-neurons": ("llama", {"tie_word_embeddings": True}, {}),
@@ -56,6 +59,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama-wide-heads": ("llama", {"head_dim": 16}, {"mask": BOTH}),
     "llama-upper-layers": ("llama", {}, {"memory": {"layers": {"upper": 2}, "lora": LORA_EVERYWHERE, "kv": {"tokens": 3}}}),
     "llama-lora-only": ("llama", {}, {"memory": {"layers": "all", "lora": LORA_EVERYWHERE, "kv": None}}),
+    "mistral-untied-neurons": ("mistral", {"tie_word_embeddings": False}, {}),
+    "mistral-tied-groups": ("mistral", HEADS | {"tie_word_embeddings": True}, {"mask": BOTH, "memory": EVERYWHERE}),
+    "qwen3-tied-neurons": ("qwen3", {"tie_word_embeddings": True, "head_dim": 8}, {}),
+    "qwen3-untied-groups": ("qwen3", HEADS | {"head_dim": 8, "attention_bias": True}, {"mask": BOTH, "memory": EVERYWHERE}),
+    "granite-tied-neurons": ("granite", GRANITE | {"tie_word_embeddings": True}, {}),
+    "granite-untied-groups": ("granite", GRANITE | HEADS | {"tie_word_embeddings": False}, {"mask": BOTH, "memory": EVERYWHERE}),
+    "smollm3-tied-neurons": ("smollm3", NO_ROPE, {}),
+    "smollm3-untied-groups": ("smollm3", NO_ROPE | HEADS | {"tie_word_embeddings": False}, {"mask": BOTH, "memory": EVERYWHERE}),
     "qwen2-tied-neurons": ("qwen2", {"tie_word_embeddings": True}, {}),
     "qwen2-untied-groups": ("qwen2", HEADS | {"tie_word_embeddings": False}, {"mask": BOTH}),
     "qwen2-tied-groups": ("qwen2", {"tie_word_embeddings": True}, {"mask": BOTH, "memory": EVERYWHERE}),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from koffkit.arch import Shape, architecture_of
+from koffkit.arch import ARCHITECTURES, Shape, architecture_of
 from koffkit.errors import UsageError
-from koffkit.method.budget import count_parameters, plan_budget
+from koffkit.method.budget import count_parameters, plan_budget, weight_shapes
 
 LLAMA = {
     "model_type": "llama",
@@ -22,7 +22,16 @@ CONFIGS = [
     LLAMA | {"tie_word_embeddings": True},
     LLAMA | {"attention_bias": True, "mlp_bias": True},
     LLAMA | {"model_type": "qwen2", "tie_word_embeddings": True},
+    LLAMA | {"model_type": "qwen3", "head_dim": 16},
+    LLAMA | {"model_type": "qwen3", "head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+    LLAMA | {"model_type": "mistral", "head_dim": 12},
+    LLAMA | {"model_type": "granite", "mlp_bias": True},
+    LLAMA | {"model_type": "smollm3", "pad_token_id": 2},
 ]
+
+
+def test_every_architecture_is_counted() -> None:
+    assert {config["model_type"] for config in CONFIGS} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -32,11 +41,16 @@ def test_count_equals_transformers(config: dict) -> None:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    assert count_parameters(architecture_of(config), Shape.of(config), config) == model.num_parameters()
+    arch, shape = architecture_of(config), Shape.of(config)
+    assert count_parameters(arch, shape, config) == model.num_parameters()
+    there = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        there.pop("lm_head.weight")
+    assert weight_shapes(arch, shape, config) == there
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("sparsity", [0.01, 0.12, 0.33, 0.5])
+@pytest.mark.parametrize("sparsity", [0.01, 0.12, 0.33, 0.45])
 @pytest.mark.parametrize("structures", [["mlp_neuron"], ["mlp_neuron", "kv_group"]])
 @pytest.mark.parametrize("multiple_of", [1, 8])
 def test_removed_is_target_to_within_one_step(config: dict, sparsity: float, structures: list[str], multiple_of: int) -> None:
@@ -57,5 +71,5 @@ def test_multiple_of_larger_than_layer() -> None:
 
 
 def test_unsupported_model_type_names_the_supported() -> None:
-    with pytest.raises(UsageError, match=r"gpt2.*llama, qwen2"):
+    with pytest.raises(UsageError, match=r"gpt2.*granite, llama, mistral, qwen2, qwen3, smollm3"):
         architecture_of({"model_type": "gpt2"})
