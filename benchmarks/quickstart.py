@@ -82,6 +82,7 @@ def verdict(rows: dict[str, Any], koff: dict[str, Any], exports: dict[str, dict[
 
 
 def show(rows: dict[str, Any], figures: dict[str, Any], koff: dict[str, Any]) -> None:
+    from rich.bar import Bar
     from rich.console import Console
     from rich.table import Table
 
@@ -91,9 +92,12 @@ def show(rows: dict[str, Any], figures: dict[str, Any], koff: dict[str, Any]) ->
     table.add_column("")
     for name in ("recall", "perplexity", "parameters loaded", "bytes on disk"):
         table.add_column(name, justify="right")
+        if name == "recall":
+            table.add_column("")
     for name, row in rows.items():
-        cells = [format_figure(key, row[key]) for key in ("recall", "perplexity")]
-        table.add_row(name, *cells, f"{row['parameters']:,}", f"{row['bytes']:,}")
+        recall, perplexity = (format_figure(key, row[key]) for key in ("recall", "perplexity"))
+        bar = Bar(size=1, begin=0, end=row["recall"], width=16, color="blue")
+        table.add_row(name, recall, bar, perplexity, f"{row['parameters']:,}", f"{row['bytes']:,}")
     console = Console(highlight=False)
     console.print(table)
     for figure in ("recall", "perplexity"):

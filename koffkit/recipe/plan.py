@@ -14,6 +14,7 @@ from .schema import Coverage, Recipe, Training
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 COLLAPSE = 0.2
+LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
 # Floating-point operations a second that training may reach: from two laptop cores to one large GPU at half its peak.
 THROUGHPUT = {"2 CPU cores": (2e10, 1.5e11), "one data-centre GPU": (5e13, 4e14)}
 
@@ -26,7 +27,7 @@ class Plan:
         base_bytes, backbone_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
         memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
         memory_params_training: the same at the base's full widths.
-        peak_memory_bytes: weights + gates and memories with two AdamW moments and gradients + activations + one chunk of
+        peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients + activations + one chunk of
             logits (student, teacher, gradient).
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
     """
@@ -128,7 +129,7 @@ def _peak(recipe: Recipe, budget: Budget, shape: Shape, config: Mapping[str, Any
     layer = tokens * (10 * shape.hidden + 5 * shape.intermediate) * width
     kept = layer + shape.num_layers * tokens * shape.hidden * width if recipe.train.gradient_checkpointing else layer * shape.num_layers
     logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(config["vocab_size"]) * 4
-    return budget.base_params * BYTES[recipe.base.dtype] + 16 * (gates + memory * len(recipe.domains)) + kept + logits
+    return LIBRARIES + budget.base_params * BYTES[recipe.base.dtype] + 16 * (gates + memory * len(recipe.domains)) + kept + logits
 
 
 def _warnings(recipe: Recipe, budget: Budget) -> list[str]:

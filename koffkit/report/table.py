@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .swap import swap_matrix
 
+PALE, DARK = (239, 244, 250), (8, 48, 107)
 CONDITIONS = ("unpruned", "backbone", "matched")
 
 
@@ -30,14 +31,25 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 
 def swap_table(results: Mapping[str, Any], figure: str) -> Table:
-    """The swap matrix: one row a domain, one column a memory; the matched one in bold."""
+    """The swap matrix: one row a domain, one column a memory; the better a figure the darker its cell, the matched one in bold."""
     table = Table(title=f"swap matrix: {figure}, every memory on every domain")
     table.add_column("domain \\ memory")
     for memory in results["domains"]:
         table.add_column(memory, justify="right")
-    for i, (domain, row) in enumerate(zip(results["domains"], swap_matrix(results, figure), strict=True)):
-        table.add_row(domain, *(Text(format_figure(figure, v), style="bold" if i == j else "dim") for j, v in enumerate(row)))
+    rows = swap_matrix(results, figure)
+    values = [value for row in rows for value in row]
+    worst, best = (min(values), max(values)) if figure == "recall" else (max(values), min(values))
+    for i, (domain, row) in enumerate(zip(results["domains"], rows, strict=True)):
+        cells = [_shaded(figure, value, worst, best, bold=i == j) for j, value in enumerate(row)]
+        table.add_row(domain, *cells)
     return table
+
+
+def _shaded(figure: str, value: float, worst: float, best: float, *, bold: bool) -> Text:
+    share = 1.0 if best == worst else (value - worst) / (best - worst)
+    red, green, blue = (round(pale + (dark - pale) * share) for pale, dark in zip(PALE, DARK, strict=True))
+    ink = "white" if share > 0.5 else "black"
+    return Text(format_figure(figure, value), style=f"{'bold ' if bold else ''}{ink} on rgb({red},{green},{blue})")
 
 
 def format_figure(figure: str, value: float) -> str:
