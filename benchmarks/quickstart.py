@@ -90,14 +90,14 @@ def show(rows: dict[str, Any], figures: dict[str, Any], koff: dict[str, Any]) ->
 
     table = Table(title="quickstart: six languages of facts, mean over domains")
     table.add_column("")
-    for name in ("recall", "perplexity", "parameters loaded", "bytes on disk"):
+    for name in ("recall", "perplexity", "parameters", "bytes"):
         table.add_column(name, justify="right")
         if name == "recall":
             table.add_column("")
     for name, row in rows.items():
         recall, perplexity = (format_figure(key, row[key]) for key in ("recall", "perplexity"))
-        bar = Bar(size=1, begin=0, end=row["recall"], width=16, color="blue")
-        table.add_row(name, recall, bar, perplexity, f"{row['parameters']:,}", f"{row['bytes']:,}")
+        bar = Bar(size=1, begin=0, end=row["recall"], width=10, color="blue")
+        table.add_row(name.replace("KOFF, ", "  "), recall, bar, perplexity, f"{row['parameters']:,}", f"{row['bytes']:,}")
     console = Console(highlight=False)
     console.print(table)
     for figure in ("recall", "perplexity"):
