@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,3 +106,25 @@ def test_a_finished_run_is_left_alone(recipe: Path, whole: Path, koffkit: Koffki
     before = learned(whole)
     done = koffkit("compress", recipe, "--output", whole, "--resume")
     assert done.code == 0 and "already finished" in done.err and learned(whole) == before
+
+
+def test_an_interrupt_during_evaluate_loses_nothing(recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from koffkit import compress
+    from koffkit.errors import Interrupted
+    from koffkit.recipe.load import load_recipe
+    from koffkit.stages import evaluate
+
+    run, real = tmp_path / "run", evaluate._evaluate_domain
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "_evaluate_domain", interrupted)
+        with pytest.raises(Interrupted, match="interrupted in evaluate"):
+            compress(load_recipe(recipe), run)
+    before = losses(run)
+    state = compress(load_recipe(recipe), run, resume=True)
+    assert learned(run) == learned(whole) and losses(run) == losses(whole) == before
+    assert state["results"] == json.loads((whole / "run.json").read_text())["results"]
