@@ -70,6 +70,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        DataError: it has none that loads.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{folder}: no tokenizer that loads ({reason}); put tokenizer.json and tokenizer_config.json there.") from None
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint in order, as its index names them.
 

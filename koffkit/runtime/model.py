@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..arch import Shape
 from ..artefact import BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
+from ..base import load_tokenizer
 from ..errors import UsageError
 from ..model.bundles import KVTensors, load_kv, mixed_kv
 from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
@@ -54,7 +55,7 @@ class KoffModel:
             UsageError: there is no export or backbone at `path`, or no such memory.
             IntegrityError: a memory belongs to another backbone, or does not fit this one.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         path = Path(path)
         export = open_export(path) if is_export(path) else None
@@ -66,7 +67,7 @@ class KoffModel:
         for bundle in bundles:
             bundle.require_backbone(digest, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         loaded = cls(model, tokenizer, digest, folder)
         for bundle in bundles:
             loaded.load_memory(bundle)

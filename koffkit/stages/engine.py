@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from ..arch import Shape, architecture_of
-from ..base import digest, locate, read_config
+from ..base import digest, load_tokenizer, locate, read_config
 from ..errors import IntegrityError, KoffkitError, UsageError
 from ..method.budget import plan_budget, weight_shapes
 from ..progress import Progress, Silent
@@ -121,8 +121,6 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
 
 
 def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress) -> Context:
-    from transformers import AutoTokenizer
-
     from ..data.corpus import prepare
     from ..model.memory import Memories
     from ..model.student import Gates, Student, load_frozen
@@ -131,7 +129,7 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress)
     config = read_config(base)
     arch, shape = architecture_of(config), Shape.of(config)
     mask, train, memory = recipe.mask, recipe.train, recipe.memory
-    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=recipe.base.trust_remote_code)
+    tokenizer = load_tokenizer(base, trust_remote_code=recipe.base.trust_remote_code)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
     accelerator = _accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")

@@ -93,6 +93,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "corrupt index": (damaged_base(lambda base: (base / INDEX).write_text("{")), 4, "not a valid checkpoint index"),
     "truncated shard": (damaged_base(truncate), 4, "truncated or damaged"),
     "escaping index": (damaged_base(escape), 4, "'../outside.safetensors' leads out of the folder; refused"),
+    "no tokenizer": (damaged_base(lambda base: [path.unlink() for path in base.glob("tokenizer*")] and None), 3, "no tokenizer"),
     "missing shard": (damaged_base(lambda base: sorted(base.glob("*.safetensors"))[0].unlink()), 4, "which is missing"),
 }
 
