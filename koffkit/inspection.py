@@ -10,10 +10,9 @@ from .artefact import backbone_digest, is_bundle, is_export, open_bundle, open_e
 from .base import read_config
 from .errors import KoffkitError, UsageError
 from .method.budget import count_parameters
+from .recipe.plan import VLLM_RANKS
 from .router.classifier import TextRouter
 from .run.folder import RunFolder
-
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...arch import Architecture, Shape, architecture_of
-from ...artefact import BACKBONE, CARD, FORMAT, MANIFEST, MEMORIES, ROUTER, file_entry, list_files, weight_bytes
+from ...artefact import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER, file_entry, list_files, weight_bytes
 from ...base import digest, locate
 from ...errors import IntegrityError, UsageError
 from ...files import write_json
@@ -173,4 +173,4 @@ def _entries(partial: Path, sliced: Sliced) -> dict[str, Any]:
     return {name: known.get(name) or file_entry(partial / name) for name in names}
 
 
-__all__ = ["CARD", "HfExporter"]
+__all__ = ["HfExporter"]
