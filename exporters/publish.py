@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import ResourceError, UsageError
 from ..files import fsync_folder
+from ..interrupts import interruptible
 
 MARK = ".koffkit-partial"
 
@@ -31,12 +32,15 @@ def staged(output: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        yield partial
-        _sync(partial)
-        if output.exists():
-            raise UsageError(f"{output}: appeared while exporting; nothing was published.")
-        os.rename(partial, output)
-        fsync_folder(output.parent)
+        with interruptible(at_once=True) as interrupted:
+            yield partial
+            _sync(partial)
+            if interrupted():
+                raise KeyboardInterrupt
+            if output.exists():
+                raise UsageError(f"{output}: appeared while exporting; nothing was published.")
+            os.rename(partial, output)
+            fsync_folder(output.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

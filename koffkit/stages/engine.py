@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import platform
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ..arch import Shape, architecture_of
 from ..base import digest, load_tokenizer, locate, read_config
 from ..errors import IntegrityError, KoffkitError, UsageError
+from ..interrupts import interruptible
 from ..method.budget import plan_budget, weight_shapes
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
@@ -62,7 +58,7 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
             shutil.rmtree(run.path)
         raise
     try:
-        with _interruptible() as context.stop:
+        with interruptible(at_once=False) as context.stop:
             _run_stages(context, state)
     finally:
         context.accelerator.end_training()
@@ -191,31 +187,6 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         RUNNERS[stage.name].run(context, resume)
         state["stages"][place]["state"] = "done"
         context.run.write(state)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first SIGINT or SIGTERM asks the stage to save and stop; the second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        put_back()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield asked.is_set
-    finally:
-        put_back()
 
 
 __all__ = ["Checkpoint", "compress", "plan"]

@@ -179,7 +179,7 @@ def test_an_interrupted_export_publishes_nothing_and_can_be_repeated(
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert not out.exists()
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
         assert list(out.parent.iterdir()) == []
     assert koffkit("export", shipped.run, "--output", out).code == 0

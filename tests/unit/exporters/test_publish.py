@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,13 @@ def test_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), staged(tmp_path / "out") as partial:
         (partial / "a").write_text("x")
         raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_a_library_swallows_still_counts(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "out"), contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
     assert list(tmp_path.iterdir()) == []
 
 

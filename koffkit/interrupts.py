@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM, noticed for certain: an exception alone can be lost in a callback of a library."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def interruptible(*, at_once: bool) -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether the user asked to stop; a second signal acts as it would without this.
+
+    Args:
+        at_once: also raise KeyboardInterrupt where the program is; otherwise the block stops when it is ready to.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        put_back()
+        if at_once:
+            raise KeyboardInterrupt
+
+    for number in NUMBERS:
+        signal.signal(number, handle)
+    try:
+        yield asked.is_set
+    finally:
+        put_back()
