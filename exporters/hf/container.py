@@ -59,7 +59,7 @@ def _container(arch: Architecture, shape: Shape, heads: int) -> str:
     if heads == shape.query_heads:
         return arch.model_type
     holds = shape.hidden % heads == 0 if arch.reads_head_dim else heads * shape.head_dim == shape.hidden
-    return arch.model_type if holds else arch.head_pruned_container
+    return arch.model_type if holds or arch.head_pruned_container is None else arch.head_pruned_container
 
 
 def _rehouse(arch: Architecture, container: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -60,20 +60,12 @@ QWEN2 = Architecture(
 MISTRAL = Architecture(
     model_type="mistral",
     structures=GATED_MLP_AND_GQA,
-    head_pruned_container="mistral",
-    reads_head_dim=True,
-    container_drops={},
-    container_sets={},
     biases={},
 )
 
 QWEN3 = Architecture(
     model_type="qwen3",
     structures=GATED_MLP_AND_GQA,
-    head_pruned_container="qwen3",
-    reads_head_dim=True,
-    container_drops={},
-    container_sets={},
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS | {"self_attn.q_norm.weight": "head_dim", "self_attn.k_norm.weight": "head_dim"},
 )
@@ -81,10 +73,6 @@ QWEN3 = Architecture(
 GRANITE = Architecture(
     model_type="granite",
     structures=GATED_MLP_AND_GQA,
-    head_pruned_container="granite",
-    reads_head_dim=True,
-    container_drops={},
-    container_sets={},
     biases=ATTENTION_BIAS | MLP_BIAS,
     logit_divisor="logits_scaling",
 )
@@ -92,10 +80,6 @@ GRANITE = Architecture(
 SMOLLM3 = Architecture(
     model_type="smollm3",
     structures=GATED_MLP_AND_GQA,
-    head_pruned_container="smollm3",
-    reads_head_dim=True,
-    container_drops={},
-    container_sets={},
     biases=ATTENTION_BIAS | MLP_BIAS,
     ties_by_default=True,
 )

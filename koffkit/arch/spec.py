@@ -98,7 +98,7 @@ class Architecture:
         layers: prefix of decoder layers, with `{i}` for the layer index.
         structures: what can be removed.
         head_pruned_container: stock model type that takes the sliced weights bit for bit when
-            `hidden_size` is no longer `heads * head_dim` (`ecosystem.md`: the family's own class refuses or misreads it).
+            `hidden_size` is no longer `heads * head_dim`, because the family's own class refuses or misreads it; None: it does not.
         reads_head_dim: whether stock software takes `head_dim` from this family's config; where it divides
             `hidden_size` by the heads instead, any head pruning needs the container.
         container_drops: config keys that the container does not know, with the only value that may be dropped silently.
@@ -116,11 +116,11 @@ class Architecture:
     layer_norms: Mapping[str, str] = field(default_factory=lambda: dict(TWO_NORMS))
     logit_divisor: str | None = None
     structures: Mapping[str, Structure]
-    head_pruned_container: str
-    reads_head_dim: bool
+    head_pruned_container: str | None = None
+    reads_head_dim: bool = True
     head: str = "lm_head"
-    container_drops: Mapping[str, Any]
-    container_sets: Mapping[str, Any]
+    container_drops: Mapping[str, Any] = field(default_factory=dict)
+    container_sets: Mapping[str, Any] = field(default_factory=dict)
     biases: Mapping[str, str | None]
     ties_by_default: bool = False
 
