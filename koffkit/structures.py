@@ -28,6 +28,15 @@ def kept_counts(masks: Masks) -> dict[str, list[int]]:
     return counts
 
 
+def masked_counts(arch: Architecture, masks: Masks) -> dict[str, int]:
+    """Units that are zero and still there, in all layers together, by masked-only structure."""
+    counts: dict[str, int] = {}
+    for (_, name), keep in masks.items():
+        if arch.structures[name].zeros:
+            counts[name] = counts.get(name, 0) + int((~keep).sum())
+    return counts
+
+
 def save_masks(masks: Masks, path: Path) -> None:
     """Write `layers.{i}.{structure}` as uint8 [units], atomically."""
     from safetensors.numpy import save

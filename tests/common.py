@@ -60,9 +60,10 @@ def make_checkpoint(folder: Path, model_type: str = "llama", *, seed: int = 0, s
     torch.manual_seed(seed)
     sizes = SIZES | {"vocab_size": len(tokenizer)} | config
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **sizes)).float()
+    one = 0.0 if model_type.startswith("gemma") else 1.0  # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.normal_(1.0, 0.1) if "norm" in name else value.normal_(0.0, 0.2)
+            value.normal_(one, 0.1) if "norm" in name else value.normal_(0.0, 0.2)
     model.save_pretrained(folder, **({"max_shard_size": shard} if shard else {}))
     tokenizer.save_pretrained(folder)
     return folder

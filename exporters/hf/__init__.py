@@ -18,12 +18,12 @@ from ...progress import Progress
 from ...recipe.schema import Base
 from ...router.classifier import TextRouter
 from ...run.folder import RunFolder
-from ...slicing import adapter_slices, backbone_slices, kv_memory_slices, uniform_counts
-from ...structures import Masks, kept_counts, load_masks
+from ...slicing import backbone_slices, zero_rows
+from ...structures import Masks, kept_counts, load_masks, masked_counts
 from ...tensors import CheckpointReader
 from ..publish import require_space, staged
 from . import card
-from .bundle import write_bundle
+from .bundle import MemoryCuts, write_bundle
 from .container import complete_config, sliced_config
 from .parity import check_parity
 from .stream import Sliced, slice_checkpoint
@@ -56,7 +56,7 @@ class HfExporter:
         config = complete_config(base)
         arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
         masks = load_masks(run.masks_file, arch, shape)
-        new_config = sliced_config(arch, shape, config, uniform_counts(masks))
+        new_config = sliced_config(arch, shape, config, masks)
         reader = CheckpointReader(base)
         reader.require_all(weight_shapes(arch, shape, config))
         require_space(output, weight_bytes(base) + MARGIN)
@@ -67,9 +67,14 @@ class HfExporter:
             if run.router_dir.is_dir():
                 TextRouter.load(run.router_dir).save(partial / ROUTER)
             ready = time.perf_counter()
-            sliced = slice_checkpoint(reader, backbone_slices(arch, shape, masks), skip, backbone, progress)
+            cuts, zeros = backbone_slices(arch, shape, masks), zero_rows(arch, shape, masks)
+            sliced = slice_checkpoint(reader, cuts, zeros, skip, backbone, progress)
             seconds = {"prepare": ready - began, "slice": time.perf_counter() - ready}
             write_json(backbone / "config.json", new_config)
+            if "auto_map" in new_config:
+                from ...sliced import CODE
+
+                shutil.copyfile(CODE, backbone / CODE.name)
             _copy_tokenizer(base, backbone)
             bundles = _write_bundles(run, state, partial, arch, shape, masks, sliced.digest)
             progress.message("checking parity")
@@ -110,14 +115,14 @@ def _copy_tokenizer(base: Path, backbone: Path) -> None:
 def _write_bundles(
     run: RunFolder, state: Mapping[str, Any], partial: Path, arch: Architecture, shape: Shape, masks: Masks, backbone: str
 ) -> list[Path]:
-    cuts = adapter_slices(arch, shape, masks), kv_memory_slices(arch, masks)
+    cuts = MemoryCuts(arch, shape, masks)
     written = []
     for domain in state["recipe"]["domains"]:
         if any(state["recipe"]["memory"][half] for half in ("lora", "kv")):
             target = partial / MEMORIES / domain
             target.mkdir(parents=True)
             figures = state["results"].get("domains", {}).get(domain, {})
-            write_bundle(run.memory_dir(domain), target, domain, *cuts, backbone, figures, state)
+            write_bundle(run.memory_dir(domain), target, domain, cuts, backbone, figures, state)
             written.append(target)
     return written
 
@@ -160,6 +165,7 @@ def _manifest(
         },
         "removed": {"parameters": removed, "target": budget["target_params"], "global_sparsity": removed / budget["base_params"]},
         "kept": kept_counts(masks),
+        "masked": masked_counts(arch, masks),
         "domains": {path.name: card.bundle_summary(path) for path in bundles},
         "parity": dict(parity),
         "results": state["results"],

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...arch import Architecture, Shape
-from ...errors import UsageError
+from ...arch.spec import NO_STOCK
+from ...arch.widths import SLICED_LAYERS, LayerWidths
+from ...slicing import needs_own_class, rope_pairs, widths_of
+from ...structures import Masks
 
 CLASSES = {
+    "gemma3_text": "Gemma3ForCausalLM",
     "granite": "GraniteForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -32,27 +39,63 @@ def complete_config(folder: Path) -> dict[str, Any]:
     return dict(AutoConfig.from_pretrained(folder).to_dict())
 
 
-def sliced_config(arch: Architecture, shape: Shape, config: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
-    """The config after slicing.
+def sliced_config(arch: Architecture, shape: Shape, config: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
+    """The config after slicing: of a stock class where one holds the result, else of koffkit's.
 
     Args:
         config: complete (see `complete_config`).
-        counts: units kept in every layer, by structure.
-
-    Raises:
-        UsageError: no stock class can hold the result.
     """
     result = {key: value for key, value in config.items() if key not in STALE}
-    for name, kept in counts.items():
-        for key, factor in arch.structures[name].config:
-            result[key] = kept * (1 if factor == "1" else int(getattr(shape, factor)))
     result["head_dim"] = shape.head_dim
     result["tie_word_embeddings"] = bool(config.get("tie_word_embeddings", arch.ties_by_default))
-    container = _container(arch, shape, int(result["num_attention_heads"]))
+    stock = None if needs_own_class(arch, shape, masks) else _stock_class(arch, shape, result, widths_of(arch, shape, masks)[0])
+    return _readable_by_older(stock or _own_class(arch, shape, result, masks))
+
+
+def _stock_class(arch: Architecture, shape: Shape, config: dict[str, Any], widths: LayerWidths) -> dict[str, Any] | None:
+    """The config of a stock class for layers that are all of these widths; None if every one of them computes something else."""
+    heads = widths.kv_heads * shape.queries_per_kv
+    sizes = {"intermediate_size": widths.intermediate, "num_key_value_heads": widths.kv_heads, "num_attention_heads": heads}
+    container = _container(arch, shape, heads)
+    if container == NO_STOCK:
+        return None
+    config = config | sizes
     if container != arch.model_type:
-        result = _rehouse(arch, container, result)
-    result["architectures"] = [CLASSES[container]]
-    return _readable_by_older(result)
+        for key, harmless in arch.container_drops.items():
+            value = config.pop(key, None)
+            if value is not None and harmless is not ... and value != harmless:
+                return None
+        config |= dict(arch.container_sets) | {"model_type": container}
+    return config | {"architectures": [CLASSES[container]]}
+
+
+def _own_class(arch: Architecture, shape: Shape, config: dict[str, Any], masks: Masks) -> dict[str, Any]:
+    """The family's config under koffkit's model type, with the widths of every layer and the code that reads them."""
+    from ...sliced import CODE, PREFIX, classes
+
+    config_class, model_class = (found.__name__ for found in classes(arch.model_type))
+    layers = []
+    for index, widths in enumerate(widths_of(arch, shape, masks)):
+        pairs = rope_pairs(arch, shape, masks, index)
+        layers.append(
+            {
+                "intermediate": widths.intermediate,
+                "kv_heads": widths.kv_heads,
+                "rope_pairs": None if pairs is None else [_bit_mask(keep) for keep in pairs],
+                "value_channels": widths.value_channels,
+            }
+        )
+    return config | {
+        "model_type": PREFIX + arch.model_type,
+        "architectures": [model_class],
+        "auto_map": {"AutoConfig": f"{CODE.stem}.{config_class}", "AutoModelForCausalLM": f"{CODE.stem}.{model_class}"},
+        SLICED_LAYERS: layers,
+    }
+
+
+def _bit_mask(keep: NDArray[np.bool_]) -> str:
+    """Bit i is set when element i stays, in hexadecimal."""
+    return f"{sum(1 << i for i in np.flatnonzero(keep).tolist()):x}"
 
 
 def _container(arch: Architecture, shape: Shape, heads: int) -> str:
@@ -60,18 +103,6 @@ def _container(arch: Architecture, shape: Shape, heads: int) -> str:
         return arch.model_type
     holds = shape.hidden % heads == 0 if arch.reads_head_dim else heads * shape.head_dim == shape.hidden
     return arch.model_type if holds or arch.head_pruned_container is None else arch.head_pruned_container
-
-
-def _rehouse(arch: Architecture, container: str, config: dict[str, Any]) -> dict[str, Any]:
-    for key, harmless in arch.container_drops.items():
-        value = config.pop(key, None)
-        if value is not None and harmless is not ... and value != harmless:
-            raise UsageError(
-                f"config.json: {key}: {value!r} has no counterpart in {container}, the stock class for a "
-                f"{arch.model_type} with fewer heads; "
-                "leave kv_group out of mask.structures."
-            )
-    return config | dict(arch.container_sets) | {"model_type": container}
 
 
 def _readable_by_older(config: dict[str, Any]) -> dict[str, Any]:

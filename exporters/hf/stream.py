@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ...arch.spec import Indices
 from ...artefact import combine_tensor_digests, tensor_hasher
 from ...base import INDEX
 from ...progress import Progress
-from ...slicing import Indices, Slices
+from ...slicing import Slices
 from ...tensors import CheckpointReader, TensorInfo, fsync_file, write_header
 
 PIECE = 1 << 24
@@ -32,11 +33,14 @@ class Sliced:
     files: dict[str, dict[str, Any]]
 
 
-def slice_checkpoint(reader: CheckpointReader, slices: Slices, skip: set[str], output: Path, progress: Progress) -> Sliced:
+def slice_checkpoint(
+    reader: CheckpointReader, slices: Slices, zeros: Mapping[str, Indices], skip: set[str], output: Path, progress: Progress
+) -> Sliced:
     """Write the sliced tensors of every file of `reader` into `output`, in the order and sharding of the source.
 
     Args:
         slices: what stays of which tensor; indices were checked against the tensor's shape.
+        zeros: rows of tensors that stay and become zero.
         skip: tensors that are not written (a tied head).
     """
     hashes: dict[str, Any] = {}
@@ -56,7 +60,7 @@ def slice_checkpoint(reader: CheckpointReader, slices: Slices, skip: set[str], o
                 hashing.update(header, file_hash)
                 for name, info in written.items():
                     hashes[name] = tensor_hasher(info.dtype, shapes[name])
-                    for data in _pieces(reader, name, slices.get(name)):
+                    for data in _pieces(reader, name, slices.get(name), zeros.get(name)):
                         file.write(data)
                         hashing.update(data, file_hash, hashes[name])
                     weight_map[name] = path.name
@@ -77,18 +81,26 @@ def _shape(info: TensorInfo, cuts: Mapping[int, Indices] | None) -> tuple[int, .
     return tuple(len(cuts[d]) if cuts is not None and d in cuts else size for d, size in enumerate(info.shape))
 
 
-def _pieces(reader: CheckpointReader, name: str, cuts: Mapping[int, Indices] | None) -> Iterator[Any]:
+def _pieces(reader: CheckpointReader, name: str, cuts: Mapping[int, Indices] | None, zeros: Indices | None) -> Iterator[Any]:
     """What stays of a tensor, in order, as buffers of their own."""
-    if cuts is None:
+    if cuts is None and zeros is None:
         yield from reader.read_bytes(name, PIECE)
         return
+    cuts = cuts or {}
     for first, rows in reader.read_rows(name, PIECE):
+        if zeros is not None:
+            rows[_within(zeros, first, len(rows))] = 0
         if 0 in cuts:
-            low, high = np.searchsorted(cuts[0], (first, first + len(rows)))
-            rows = rows[cuts[0][low:high] - first]
+            rows = rows[_within(cuts[0], first, len(rows))]
         if 1 in cuts:
             rows = np.take(rows, cuts[1], axis=1)
-        yield rows.reshape(-1).view(np.uint8).data
+        yield (rows if cuts else rows.copy()).reshape(-1).view(np.uint8).data
+
+
+def _within(indices: Indices, first: int, count: int) -> Indices:
+    """Those of the ascending `indices` that lie in a piece of `count` rows, counted from its first."""
+    low, high = np.searchsorted(indices, (first, first + count))
+    return indices[low:high] - first
 
 
 class _Hashing:

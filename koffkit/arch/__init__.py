@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
-from .families import GRANITE, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
+from .families import GEMMA3, GRANITE, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
 from .spec import Architecture, Cut, Shape, Structure
 
-ARCHITECTURES: Mapping[str, Architecture] = {arch.model_type: arch for arch in (LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, SMOLLM3)}
+ARCHITECTURES: Mapping[str, Architecture] = {arch.model_type: arch for arch in (LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, SMOLLM3, GEMMA3)}
 
 
 def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -> Architecture:
@@ -26,7 +26,11 @@ def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -
         )
     if config.get("quantization_config"):
         raise UsageError(f"{source}: quantization_config: quantised weights cannot be sliced; use the unquantised checkpoint.")
-    return ARCHITECTURES[model_type]
+    arch = ARCHITECTURES[model_type]
+    for key, reason in arch.must_be_unset.items():
+        if config.get(key):
+            raise UsageError(f"{source}: {key}: {config[key]!r} is not supported: {reason}. Use a model without it.")
+    return arch
 
 
 __all__ = ["ARCHITECTURES", "Architecture", "Cut", "Shape", "Structure", "architecture_of"]

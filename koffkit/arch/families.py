@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from .spec import TWO_NORMS, Architecture, Cut, Structure
+from .spec import NO_STOCK, TWO_NORMS, Architecture
+from .structures import ALL
 
-MLP_NEURON = Structure(
-    name="mlp_neuron",
-    units="intermediate",
-    cuts=(
-        Cut(module="mlp.gate_proj", side="out"),
-        Cut(module="mlp.up_proj", side="out"),
-        Cut(module="mlp.down_proj", side="in"),
-    ),
-    gate=Cut(module="mlp.down_proj", side="in"),
-    config=(("intermediate_size", "1"),),
-)
-
-KV_GROUP = Structure(
-    name="kv_group",
-    units="kv_heads",
-    cuts=(
-        Cut(module="self_attn.q_proj", side="out", block="queries_per_kv*head_dim"),
-        Cut(module="self_attn.k_proj", side="out", block="head_dim"),
-        Cut(module="self_attn.v_proj", side="out", block="head_dim"),
-        Cut(module="self_attn.o_proj", side="in", block="queries_per_kv*head_dim"),
-    ),
-    gate=Cut(module="self_attn.o_proj", side="in", block="queries_per_kv*head_dim"),
-    config=(("num_key_value_heads", "1"), ("num_attention_heads", "queries_per_kv")),
-    cuts_kv_memory=True,
-)
-
-GATED_MLP_AND_GQA = {MLP_NEURON.name: MLP_NEURON, KV_GROUP.name: KV_GROUP}
+QK_NORM = "its RMS norm over the whole head mixes what is left of a head with what is gone; use kv_group or v_channel"
+HEAD_NORMS = {"self_attn.q_norm.weight": "head_dim", "self_attn.k_norm.weight": "head_dim"}
 
 ATTENTION_BIAS = {f"self_attn.{name}_proj": "attention_bias" for name in "qkvo"}
 MLP_BIAS = {f"mlp.{name}_proj": "mlp_bias" for name in ("gate", "up", "down")}
 
 LLAMA = Architecture(
     model_type="llama",
-    structures=GATED_MLP_AND_GQA,
+    structures=ALL,
     head_pruned_container="mistral",
     reads_head_dim=True,
     container_drops={"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
@@ -47,7 +23,7 @@ LLAMA = Architecture(
 
 QWEN2 = Architecture(
     model_type="qwen2",
-    structures=GATED_MLP_AND_GQA,
+    structures=ALL,
     head_pruned_container="seed_oss",
     reads_head_dim=False,
     container_drops={"use_sliding_window": False, "sliding_window": None, "max_window_layers": ..., "layer_types": ...},
@@ -59,27 +35,42 @@ QWEN2 = Architecture(
 
 MISTRAL = Architecture(
     model_type="mistral",
-    structures=GATED_MLP_AND_GQA,
+    structures=ALL,
     biases={},
 )
 
 QWEN3 = Architecture(
     model_type="qwen3",
-    structures=GATED_MLP_AND_GQA,
+    structures=ALL,
     biases=ATTENTION_BIAS,
-    layer_norms=TWO_NORMS | {"self_attn.q_norm.weight": "head_dim", "self_attn.k_norm.weight": "head_dim"},
+    layer_norms=TWO_NORMS | HEAD_NORMS,
+    refuses={"qk_pair": QK_NORM},
 )
 
 GRANITE = Architecture(
     model_type="granite",
-    structures=GATED_MLP_AND_GQA,
+    structures=ALL,
     biases=ATTENTION_BIAS | MLP_BIAS,
     logit_divisor="logits_scaling",
 )
 
 SMOLLM3 = Architecture(
     model_type="smollm3",
-    structures=GATED_MLP_AND_GQA,
+    structures=ALL,
     biases=ATTENTION_BIAS | MLP_BIAS,
     ties_by_default=True,
+)
+
+GEMMA3 = Architecture(
+    model_type="gemma3_text",
+    structures=ALL,
+    head_pruned_container=NO_STOCK,
+    biases=ATTENTION_BIAS,
+    layer_norms=TWO_NORMS | HEAD_NORMS | {f"{place}_feedforward_layernorm.weight": "hidden" for place in ("pre", "post")},
+    refuses={"qk_pair": QK_NORM},
+    ties_by_default=True,
+    must_be_unset={
+        "final_logit_softcapping": "the distillation loss takes logits to be linear in the last hidden states",
+        "use_bidirectional_attention": "a backbone is a causal language model",
+    },
 )

@@ -6,30 +6,38 @@ Counting is done from the config alone, so a plan is exact before anything is do
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, prod
-from typing import Any
+from typing import Any, Literal
 
 from ..arch import Architecture, Shape, Structure
+from ..arch.widths import layer_widths, linear_shapes
 from ..errors import UsageError
+
+Layout = Literal["uniform", "ragged"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a uniform layout keeps and removes.
+    """What a layout keeps and removes.
 
     Args:
-        keep: units kept in every layer, by structure.
+        layout: `uniform` (every layer keeps `keep`) or `ragged` (layers differ; `keep` is what an even share would be).
+        keep: units kept in every layer, by structure; masked-only structures included.
         total_units: units in every layer before.
-        params_per_unit: base parameters that go with one unit.
+        step_units: units of a layer that go together: `multiple_of` neurons, one unit of every KV head, one KV group.
+        params_per_unit: base parameters that go with one unit; 0 for a masked-only structure.
         base_params: parameters of the whole base, embeddings included, tied weights counted once.
         target_params: `ceil(global_sparsity * base_params)`.
-        removed_params: parameters physically gone; `target_params <= removed_params < target_params + step_params`.
-        step_params: one step of the layout: `multiple_of` neurons (or one group) in every layer.
+        removed_params: parameters physically gone; `target_params <= removed_params < target_params + step_params`. For `ragged` it is
+            the target until the masks are learned.
+        step_params: one step of the layout, in every layer (`uniform`) or in one (`ragged`).
     """
 
+    layout: Layout = "uniform"
     keep: dict[str, int]
     total_units: dict[str, int]
+    step_units: dict[str, int]
     params_per_unit: dict[str, int]
     base_params: int
     target_params: int
@@ -40,22 +48,21 @@ class Budget:
     def global_sparsity(self) -> float:
         return self.removed_params / self.base_params
 
+    @property
+    def removable(self) -> list[str]:
+        """Structures whose units take parameters with them."""
+        return [name for name, params in self.params_per_unit.items() if params]
+
+    def removed_by(self, kept: Mapping[str, Sequence[int]]) -> int:
+        """Parameters gone with these counts of kept units per layer, by structure."""
+        return sum((self.total_units[name] - count) * self.params_per_unit[name] for name, counts in kept.items() for count in counts)
+
+    def realised(self, kept: Mapping[str, Sequence[int]]) -> Budget:
+        """The budget once the masks are known."""
+        return replace(self, removed_params=self.removed_by(kept))
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"global_sparsity": self.global_sparsity}
-
-
-def linear_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
-    """`(out, in)` features of the linear modules of one decoder layer."""
-    query, kv = shape.query_heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return {
-        "self_attn.q_proj": (query, shape.hidden),
-        "self_attn.k_proj": (kv, shape.hidden),
-        "self_attn.v_proj": (kv, shape.hidden),
-        "self_attn.o_proj": (shape.hidden, query),
-        "mlp.gate_proj": (shape.intermediate, shape.hidden),
-        "mlp.up_proj": (shape.intermediate, shape.hidden),
-        "mlp.down_proj": (shape.hidden, shape.intermediate),
-    }
 
 
 def count_parameters(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -> int:
@@ -69,10 +76,10 @@ def weight_shapes(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -
     found: dict[str, tuple[int, ...]] = {f"{arch.embeddings}.weight": vocabulary, arch.final_norm: (shape.hidden,)}
     if not config.get("tie_word_embeddings", arch.ties_by_default):
         found[f"{arch.head}.weight"] = vocabulary
-    for index in range(shape.num_layers):
+    for index, widths in enumerate(layer_widths(config, shape)):
         prefix = arch.layer(index)
         found |= {f"{prefix}{norm}": (int(getattr(shape, size)),) for norm, size in arch.layer_norms.items()}
-        for module, (out, width) in linear_shapes(shape).items():
+        for module, (out, width) in linear_shapes(shape, widths).items():
             found[f"{prefix}{module}.weight"] = (out, width)
             if arch.has_bias(module, config):
                 found[f"{prefix}{module}.bias"] = (out,)
@@ -92,6 +99,22 @@ def unit_parameters(arch: Architecture, structure: Structure, shape: Shape, conf
     return total
 
 
+def check_structures(arch: Architecture, structures: Sequence[str]) -> None:
+    """Whether these structures can be removed together from this family.
+
+    Raises:
+        UsageError: one is refused by the family, two overlap, or none takes parameters with it.
+    """
+    for name in structures:
+        if name in arch.refuses:
+            raise UsageError(f"mask.structures: {name} cannot be removed from {arch.model_type}: {arch.refuses[name]}.")
+    parts = [name for name in ("qk_pair", "v_channel") if name in structures]
+    if "kv_group" in structures and parts:
+        raise UsageError(f"mask.structures: kv_group and {parts[0]} overlap (a group is made of its channels); choose one of the two.")
+    if all(not arch.structures[name].cuts for name in structures):
+        raise UsageError(f"mask.structures: {', '.join(structures)} is masked only and removes no parameters; add mlp_neuron.")
+
+
 def plan_budget(
     arch: Architecture,
     shape: Shape,
@@ -99,58 +122,66 @@ def plan_budget(
     structures: Sequence[str],
     global_sparsity: float,
     multiple_of: int = 1,
+    layout: Layout = "uniform",
 ) -> Budget:
     """Choose the keep counts of a uniform layout: at least the target, at most one layout step more.
 
-    KV groups are few and coarse, so they give up the whole groups that an even share amounts to (rounded down, never the
-    last one); the fine-grained structure then makes up the exact rest.
+    Coarse structures give up the whole steps that an even share amounts to (rounded down, never the last one); the
+    structure with the most steps then makes up the exact rest. Masked-only structures lose the same share of their units.
 
     Raises:
-        UsageError: the sparsity cannot be reached, or `multiple_of` leaves no keep count; the text names the largest
-            value that works.
+        UsageError: the structures do not go together, the sparsity cannot be reached, or `multiple_of` leaves no keep count; the
+            text names the largest value that works.
     """
+    check_structures(arch, structures)
     base = count_parameters(arch, shape, config)
     target = ceil(global_sparsity * base - 1e-9)
-    units = {name: arch.structures[name].num_units(shape) for name in structures}
-    params = {name: unit_parameters(arch, arch.structures[name], shape, config) for name in structures}
-    finest = max(structures, key=lambda name: units[name])
-    grain = {name: multiple_of if name == finest and units[name] > shape.kv_heads else 1 for name in structures}
-    if multiple_of > units[finest] and grain[finest] > 1:
+    known = {name: arch.structures[name] for name in structures}
+    units = {name: structure.num_units(shape) for name, structure in known.items()}
+    params = {name: unit_parameters(arch, structure, shape, config) for name, structure in known.items()}
+    step = {name: multiple_of if name == "mlp_neuron" else structure.heads(shape) for name, structure in known.items()}
+    if multiple_of > units.get("mlp_neuron", multiple_of):
         raise UsageError(
-            f"mask.multiple_of: {multiple_of} cannot be met: a layer has {units[finest]} units of {finest}; "
-            f"use a value of at most {units[finest]}."
+            f"mask.multiple_of: {multiple_of} cannot be met: a layer has {units['mlp_neuron']} units of mlp_neuron; "
+            f"use a value of at most {units['mlp_neuron']}."
         )
-    smallest = {name: grain[name] for name in structures}
-    reachable = shape.num_layers * sum((units[name] - smallest[name]) * params[name] for name in structures)
+    removable = [name for name in structures if params[name]]
+    reachable = shape.num_layers * sum((units[name] - step[name]) * params[name] for name in removable)
     if target > reachable:
         raise UsageError(
             f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)} and multiple_of "
             f"{multiple_of} at most {reachable / base:.4f} of the {base:,} parameters can go; lower it or add a structure."
         )
-    keep = _keep_counts(units, params, grain, finest, target / shape.num_layers)
-    removed = shape.num_layers * sum((units[name] - keep[name]) * params[name] for name in structures)
+    finest = max(removable, key=lambda name: units[name] // step[name])
+    keep = _keep_counts({name: units[name] for name in removable}, params, step, finest, target / shape.num_layers)
+    removed = shape.num_layers * sum((units[name] - keep[name]) * params[name] for name in removable)
+    share = removed / shape.num_layers / sum(units[name] * params[name] for name in removable)
+    keep |= {name: units[name] - int(units[name] * share) for name in structures if not params[name]}
+    one_step = params[finest] * step[finest]
     return Budget(
-        keep=keep,
+        layout=layout,
+        keep={name: keep[name] for name in structures},
         total_units=units,
+        step_units=step,
         params_per_unit=params,
         base_params=base,
         target_params=target,
-        removed_params=removed,
-        step_params=shape.num_layers * params[finest] * grain[finest],
+        removed_params=removed if layout == "uniform" else target,
+        step_params=one_step * (shape.num_layers if layout == "uniform" else 1),
     )
 
 
-def _keep_counts(units: dict[str, int], params: dict[str, int], grain: dict[str, int], finest: str, per_layer: float) -> dict[str, int]:
+def _keep_counts(units: dict[str, int], params: dict[str, int], step: dict[str, int], finest: str, per_layer: float) -> dict[str, int]:
     share = per_layer / sum(units[name] * params[name] for name in units)
-    keep = {name: max(1, units[name] - int(units[name] * share)) for name in units if name != finest}
-    step, smallest = grain[finest], grain[finest]
+    steps = {name: units[name] // step[name] for name in units}
+    keep = {name: max(1, steps[name] - int(steps[name] * share)) * step[name] for name in units if name != finest}
     while True:
         rest = per_layer - sum((units[name] - keep[name]) * params[name] for name in keep)
         widest = units[finest] if rest <= 0 else units[finest] - ceil(rest / params[finest] - 1e-9)
-        count = widest if widest == units[finest] else widest // step * step
-        if count >= smallest:
+        count = widest if widest == units[finest] else widest // step[finest] * step[finest]
+        if count >= step[finest]:
             return keep | {finest: count}
         for name in keep:  # the fine structure alone cannot make up the rest: give up one more coarse unit
-            if keep[name] > 1:
-                keep[name] -= 1
+            if keep[name] > step[name]:
+                keep[name] -= step[name]
                 break

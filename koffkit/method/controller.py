@@ -1,9 +1,15 @@
-"""Hinge on the expected active fraction, with a weight that scales itself (method, section 3)."""
+"""How the expected active fraction is brought to its target (method, section 3): hinge with a weight that scales itself, the same on a
+target that moves, and a Lagrangian.
+
+A controller sees the expected active fractions and their targets as vectors: one entry a constraint (a structure in a layer for
+`uniform`, the whole model for `ragged`).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,14 +18,29 @@ GROWTH = 1000.0
 LEAST = 1e-3
 
 
+class Controller(Protocol):
+    """`penalty` before the gates move, `update` after; `state` and `load` for checkpoints (JSON); `strength` is lambda, for the log."""
+
+    @property
+    def strength(self) -> float: ...
+
+    def penalty(self, active: Tensor, target: Tensor) -> Tensor: ...
+
+    def update(self, active: Tensor, target: Tensor) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
 @dataclass
 class HingeController:
-    """`lambda * mean_over_layers [active - target]_+`, lambda growing while the target is not met.
+    """`lambda * mean_over_constraints [active - target]_+`, lambda growing while the target is not met.
 
     Args:
         weight: lambda now.
-        rise_steps: steps in which lambda may grow a thousandfold. It grows at that rate while some layer is above its target by
-            more than `tolerance`, and shrinks at the same rate while every layer is below: a lambda that stays at its peak throws
+        rise_steps: steps in which lambda may grow a thousandfold. It grows at that rate while some constraint is above its target by
+            more than `tolerance`, and shrinks at the same rate while every one is below: a lambda that stays at its peak throws
             the gates far past the target at the next touch.
     """
 
@@ -28,16 +49,114 @@ class HingeController:
     tolerance: float = 0.002
 
     def penalty(self, active: Tensor, target: Tensor) -> Tensor:
-        """Args: expected active fraction and its target, each [layers]. Returns a scalar."""
         return self.weight * torch.relu(active - target).mean()
 
     def update(self, active: Tensor, target: Tensor) -> None:
-        """Call once a step, after the gates moved."""
         if bool(((active - target) > self.tolerance).any()):
             self.weight *= self._rate
         elif bool((active < target).all()):
             self.weight = max(self.weight / self._rate, LEAST)
 
+    def state(self) -> dict[str, Any]:
+        return {"lambda": self.weight}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.weight = float(state["lambda"])
+
+    @property
+    def strength(self) -> float:
+        return self.weight
+
     @property
     def _rate(self) -> float:
         return math.exp(math.log(GROWTH) / max(1, self.rise_steps))
+
+
+@dataclass
+class ProgressiveController:
+    """The hinge on a target that sinks linearly from fully active to the real one in `ramp_steps` steps.
+
+    The paper found it to trail the plain hinge.
+    """
+
+    hinge: HingeController
+    ramp_steps: int
+    step: int = 0
+
+    @property
+    def strength(self) -> float:
+        return self.hinge.weight
+
+    def _target(self, target: Tensor) -> Tensor:
+        return 1 - (1 - target) * min(1.0, (self.step + 1) / max(1, self.ramp_steps))
+
+    def penalty(self, active: Tensor, target: Tensor) -> Tensor:
+        return self.hinge.penalty(active, self._target(target))
+
+    def update(self, active: Tensor, target: Tensor) -> None:
+        self.hinge.update(active, self._target(target))
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        return self.hinge.state() | {"step": self.step}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.hinge.load(state)
+        self.step = int(state["step"])
+
+
+@dataclass
+class LagrangianController:
+    """`mean(l1 * d + l2 * d^2)`, d = active - target, one pair of multipliers a constraint (as in Wang et al. 2020, arXiv 1910.04732).
+
+    The multipliers ascend: l1 rises while too much is active and falls, below zero if need be, while too little is, so that the
+    constraint holds from both sides; l2 only rises. The target sinks from fully active in `warmup_steps` steps: a Lagrangian that
+    starts at the real one piles up multipliers that then throw the gates far past it (the paper saw 98 % sparsity).
+
+    Args:
+        rate: step size of the ascent.
+    """
+
+    rate: float
+    warmup_steps: int
+    step: int = 0
+    linear: list[float] = field(default_factory=list)
+    quadratic: list[float] = field(default_factory=list)
+
+    @property
+    def strength(self) -> float:
+        return sum(self.linear) / len(self.linear) if self.linear else 0.0
+
+    def _distance(self, active: Tensor, target: Tensor) -> Tensor:
+        return active - (1 - (1 - target) * min(1.0, (self.step + 1) / max(1, self.warmup_steps)))
+
+    def penalty(self, active: Tensor, target: Tensor) -> Tensor:
+        if not self.linear:
+            return active.sum() * 0.0
+        distance = self._distance(active, target)
+        return (distance.new_tensor(self.linear) * distance + distance.new_tensor(self.quadratic) * distance**2).mean()
+
+    def update(self, active: Tensor, target: Tensor) -> None:
+        distances = self._distance(active, target).tolist()
+        linear, quadratic = self.linear or [0.0] * len(distances), self.quadratic or [0.0] * len(distances)
+        self.linear = [value + self.rate * d for value, d in zip(linear, distances, strict=True)]
+        self.quadratic = [value + self.rate * d * d for value, d in zip(quadratic, distances, strict=True)]
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "linear": self.linear, "quadratic": self.quadratic}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.step, self.linear, self.quadratic = int(state["step"]), list(state["linear"]), list(state["quadratic"])
+
+
+def make_controller(kind: str, *, lambda_init: float, lambda_rate: float, rise_steps: int) -> Controller:
+    """The controller of a recipe: `hinge`, `progressive` or `lagrangian`.
+
+    Args:
+        rise_steps: steps in which lambda may grow a thousandfold, or the target reaches its end.
+    """
+    if kind == "lagrangian":
+        return LagrangianController(lambda_rate, rise_steps)
+    hinge = HingeController(lambda_init, rise_steps)
+    return ProgressiveController(hinge, rise_steps) if kind == "progressive" else hinge

@@ -28,10 +28,3 @@ def sample(log_alpha: Tensor, temperature: float, generator: torch.Generator) ->
 def active_probability(log_alpha: Tensor, temperature: float) -> Tensor:
     """P(gate != 0), elementwise (equation 12)."""
     return torch.sigmoid(log_alpha - temperature * math.log(-STRETCH_LOW / STRETCH_HIGH))
-
-
-def top_units(scores: Tensor, count: int) -> Tensor:
-    """Boolean mask over the last dimension: True for the `count` highest scores; ties go to the lower index."""
-    order = torch.argsort(scores, dim=-1, descending=True, stable=True)
-    keep = torch.zeros_like(scores, dtype=torch.bool)
-    return keep.scatter(-1, order[..., :count], True)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..arch import Shape
+from ..arch.widths import LayerWidths
 from ..artefact import ADAPTER_WEIGHTS, KV_MEMORY, Bundle
 from ..errors import IntegrityError
 from .kv_attention import KVMemory
@@ -34,8 +34,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_kv(bundle: Bundle, shape: Shape) -> dict[int, KVMemory]:
+def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:
     """The KV memory of a bundle by layer; empty when it has none.
+
+    Args:
+        layers: the widths of the backbone's layers.
 
     Raises:
         IntegrityError: a tensor does not fit the backbone.
@@ -46,17 +49,19 @@ def load_kv(bundle: Bundle, shape: Shape) -> dict[int, KVMemory]:
     tensors = load_tensors(path)
     memory = {}
     for index in sorted({int(name.split(".")[1]) for name in tensors}):
-        pair = [tensors.get(f"layers.{index}.{half}") for half in ("key", "value")]
-        for tensor in pair:
-            if tensor is None or tensor.dim() != 3 or tensor.shape[0] != shape.kv_heads or tensor.shape[2] != shape.head_dim:
+        if index >= len(layers):
+            raise IntegrityError(f"{path}: layers.{index}: the backbone has {len(layers)} layers.")
+        widths = layers[index]
+        pair = []
+        for half, width in (("key", widths.key_channels), ("value", widths.value_channels)):
+            tensor = tensors.get(f"layers.{index}.{half}")
+            if tensor is None or tensor.dim() != 3 or tensor.shape[0] != widths.kv_heads or tensor.shape[2] != width:
                 found = None if tensor is None else list(tensor.shape)
                 raise IntegrityError(
-                    f"{path}: layers.{index}: shape {found}; this backbone needs [{shape.kv_heads}, tokens, {shape.head_dim}]."
+                    f"{path}: layers.{index}.{half}: shape {found}; this backbone needs [{widths.kv_heads}, tokens, {width}]."
                 )
-        if index >= shape.num_layers:
-            raise IntegrityError(f"{path}: layers.{index}: the backbone has {shape.num_layers} layers.")
-        assert pair[0] is not None and pair[1] is not None
-        memory[index] = KVMemory(pair[0], pair[1])
+            pair.append(tensor)
+        memory[index] = KVMemory(*pair)
     return memory
 
 
@@ -83,13 +88,21 @@ def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> d
 
 def _stack(parts: Sequence[KVMemory | None]) -> KVMemory:
     given = [part for part in parts if part is not None]
-    like, width = given[0].key, max(part.key.shape[-2] for part in given)
-    size = (len(parts), like.shape[0], width, like.shape[2])
-    key, value = like.new_zeros(size), like.new_zeros(size)
-    visible = torch.zeros(len(parts), width, dtype=torch.bool, device=like.device)
+    width = max(part.key.shape[-2] for part in given)
+    visible = torch.zeros(len(parts), width, dtype=torch.bool, device=given[0].key.device)
     for row, part in enumerate(parts):
         if part is not None:
-            count = part.key.shape[-2]
-            key[row, :, :count], value[row, :, :count] = part.key, part.value
-            visible[row, :count] = True
+            visible[row, : part.key.shape[-2]] = True
+    key = _padded([None if part is None else part.key for part in parts], width)
+    value = _padded([None if part is None else part.value for part in parts], width)
     return KVMemory(key, value, None if bool(visible.all()) else visible)
+
+
+def _padded(parts: Sequence[Tensor | None], width: int) -> Tensor:
+    """[B, K, P, H] of memories [K, P', H] with zeros where one is shorter or missing."""
+    like = next(part for part in parts if part is not None)
+    found = like.new_zeros(len(parts), like.shape[0], width, like.shape[2])
+    for row, part in enumerate(parts):
+        if part is not None:
+            found[row, :, : part.shape[-2]] = part
+    return found

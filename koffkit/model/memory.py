@@ -67,6 +67,10 @@ class Memories(nn.Module):
         self._tuners: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         for parameter in self.lora_parameters():
             parameter.data = parameter.data.float()
+        self._base_scaling = [dict(tuner.scaling) for tuner in self._tuners]
+        self._tuner_layers = [_layer(name) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+        self._strength: Tensor | None = None
+        self.layers = list(layers)
         self._attached: str | None = None
         self._enable(False)
 
@@ -80,15 +84,38 @@ class Memories(nn.Module):
 
     def attach(self, domain: str | None) -> None:
         """Attach the memory of `domain`, or none. Only the LoRA of the attached memory receives gradients."""
-        if domain == self._attached:
+        if domain == self._attached and self._strength is None:
             return
         if domain is not None:
             for tuner in self._tuners:
                 tuner.set_adapter(self.slot(domain))
         self._enable(domain is not None)
-        pairs = self.kv[self.slot(domain)] if domain is not None and len(self.kv) else None
-        set_kv_memory(self._model[0], None if pairs is None else {int(i): KVMemory(pair[0], pair[1]) for i, pair in pairs.items()})
+        set_kv_memory(self._model[0], None if domain is None else self._kv_memory(domain))
         self._attached = domain
+
+    def _kv_memory(self, domain: str) -> dict[int, KVMemory] | None:
+        if not len(self.kv):
+            return None
+        pairs = ((int(index), pair) for index, pair in self.kv[self.slot(domain)].items())
+        strength = self._strength
+        return {i: KVMemory(pair[0], pair[1], strength=None if strength is None else strength[i]) for i, pair in pairs if i in self.layers}
+
+    def set_strength(self, strength: Tensor | None) -> None:
+        """How strongly each layer's memory acts, [L] of 0 to 1; None = all fully. Takes effect with the next `attach`."""
+        if strength is None and self._strength is None:
+            return
+        self._strength, self._attached = strength, None
+        for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
+            for slot, value in base.items():
+                tuner.scaling[slot] = value if strength is None else value * strength[layer]
+
+    def keep_layers(self, layers: list[int]) -> None:
+        """From now on only these layers carry memory; the others' is switched off and left out of what is saved."""
+        self.layers, self._attached = list(layers), None
+        self._strength = None
+        for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
+            for slot, value in base.items():
+                tuner.scaling[slot] = value if layer in layers else 0.0
 
     def _enable(self, enabled: bool) -> None:
         for tuner in self._tuners:
@@ -115,10 +142,11 @@ class Memories(nn.Module):
         """The PEFT config (a JSON object) and the tensors of one domain's adapter, named as peft names them on disk."""
         if self.lora is None:
             return None
-        config = self._config.to_dict()
+        config = self._config.to_dict() | {"layers_to_transform": self.layers}
         config = {key: (sorted(value) if isinstance(value, set) else value) for key, value in config.items()}
         state = get_peft_model_state_dict(self._model[0], adapter_name=self.slot(domain))
-        named = {f"base_model.model.{name}": value.detach().float().cpu().contiguous() for name, value in state.items()}
+        kept = {name: value for name, value in state.items() if _layer(name) in self.layers}
+        named = {f"base_model.model.{name}": value.detach().float().cpu().contiguous() for name, value in kept.items()}
         return config | {"inference_mode": True}, named
 
     def kv_tensors(self, domain: str) -> dict[str, Tensor] | None:
@@ -129,5 +157,11 @@ class Memories(nn.Module):
         return {
             f"layers.{i}.{name}": tensor.detach().float().cpu().contiguous()
             for i, pair in self.kv[self.slot(domain)].items()
+            if int(i) in self.layers
             for name, tensor in zip(names, pair, strict=True)
         }
+
+
+def _layer(name: str) -> int:
+    """The layer index in the name of a module or parameter."""
+    return int(name.split("layers.")[1].split(".")[0])

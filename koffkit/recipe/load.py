@@ -137,7 +137,7 @@ def _findings(error: ValidationError, path: Path, lines: dict[Location, int]) ->
 
 def _written(location: Iterable[str | int]) -> Location:
     """Drop the names that pydantic adds for union members and constrained keys: what stays is what the user wrote."""
-    noise = {"Upper", "Coverage", "KV", "Lora", "int", "float", "str", "[key]"}
+    noise = {"Upper", "Learned", "Anneal", "Coverage", "KV", "Lora", "int", "float", "str", "[key]"}
     return tuple(
         part
         for part in location
@@ -154,8 +154,6 @@ def _explain(item: Any, location: Location) -> str:
     if item["type"] == "missing":
         return "is required"
     message = str(item["msg"]).removeprefix("Value error, ")
-    if location[-2:] == ("mask", "layout") and value == "ragged":
-        return "'ragged' is not supported by this version; use uniform"
     shown = "" if isinstance(value, (dict, list, BaseModel)) else f"{value!r}: "
     return shown + message[:1].lower() + message[1:]
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ..arch import Architecture, Shape, architecture_of
+from ..arch.widths import LayerWidths, linear_shapes
 from ..errors import UsageError
-from ..method.budget import Budget, linear_shapes, plan_budget
-from .schema import Coverage, Recipe, Training
+from ..method.budget import Budget, plan_budget
+from ..slicing import widths_of
+from .schema import Coverage, Learned, Recipe, Training
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -64,6 +68,37 @@ def check_layers(recipe: Recipe, num_layers: int) -> list[int]:
         raise UsageError(f"{error}; use layers 0 to {num_layers - 1}, {{upper: N}} with N <= {num_layers}, or all.") from None
 
 
+def budget_of(recipe: Recipe, config: Mapping[str, Any], source: str = "config.json") -> Budget:
+    """The recipe's budget for this model.
+
+    Raises:
+        UsageError: the architecture is not supported or refuses a structure, or the budget cannot be met.
+    """
+    mask = recipe.mask
+    arch, shape = architecture_of(config, source=source), Shape.of(config)
+    return plan_budget(arch, shape, config, mask.structure_names, mask.global_sparsity, mask.multiple_of, mask.layout)
+
+
+def num_memory_layers(recipe: Recipe, config: Mapping[str, Any]) -> int:
+    """How many layers carry memory in the end.
+
+    Raises:
+        UsageError: the bytes of a learned placement do not suffice for one layer.
+    """
+    arch, shape = architecture_of(config), Shape.of(config)
+    layers = len(check_layers(recipe, shape.num_layers))
+    if not layers or not isinstance(recipe.memory.layers, Learned):
+        return layers
+    one = memory_parameters(recipe, arch, shape, 1, budget_of(recipe, config).keep) * BYTES["float32"]
+    count = recipe.memory.layers.learned_bytes // one
+    if not count:
+        raise UsageError(
+            f"memory.layers.learned_bytes: {recipe.memory.layers.learned_bytes:,} do not hold the memory of one layer ({one:,} bytes); "
+            "raise it, or lower lora.rank or kv.tokens."
+        )
+    return min(count, layers)
+
+
 def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.json") -> Plan:
     """Work out a plan from the recipe and the base's `config.json`.
 
@@ -71,11 +106,10 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
         UsageError: the architecture is not supported, or the budget or the layers cannot be met.
     """
     arch, shape = architecture_of(config, source=source), Shape.of(config)
-    mask = recipe.mask
-    budget = plan_budget(arch, shape, config, mask.structures, mask.global_sparsity, mask.multiple_of)
+    budget = budget_of(recipe, config, source)
     layers = check_layers(recipe, shape.num_layers)
     full = memory_parameters(recipe, arch, shape, len(layers), {})
-    sliced = memory_parameters(recipe, arch, shape, len(layers), budget.keep)
+    sliced = memory_parameters(recipe, arch, shape, num_memory_layers(recipe, config), budget.keep)
     stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), BYTES[recipe.base.dtype])
     tokens = {
         stage.name: stage.options.max_steps * stage.options.batch_size * recipe.sequence_length * recipe.train.gradient_accumulation
@@ -105,19 +139,24 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
 def memory_parameters(recipe: Recipe, arch: Architecture, shape: Shape, num_layers: int, keep: Mapping[str, int]) -> int:
     """Parameters of one domain's LoRA and KV memory; with `keep`, after the cut units are gone from both."""
     total = 0
-    sizes = {module: list(size) for module, size in linear_shapes(shape).items()}
-    kv_heads = shape.kv_heads
-    for name, kept in keep.items():
-        structure = arch.structures[name]
-        for cut in structure.cuts:
-            sizes[cut.module][0 if cut.side == "out" else 1] = kept * cut.channels_per_unit(shape)
-        kv_heads = kept if structure.cuts_kv_memory else kv_heads
+    widths = _widths_kept(arch, shape, keep)
     if recipe.memory.lora is not None:
+        sizes = linear_shapes(shape, widths)
         targets = [size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets]
         total += sum(recipe.memory.lora.rank * (out + width) for out, width in targets)
     if recipe.memory.kv is not None:
-        total += 2 * kv_heads * recipe.memory.kv.tokens * shape.head_dim
+        total += widths.kv_heads * recipe.memory.kv.tokens * (widths.key_channels + widths.value_channels)
     return total * num_layers
+
+
+def _widths_kept(arch: Architecture, shape: Shape, keep: Mapping[str, int]) -> LayerWidths:
+    """The widths of a layer that keeps these counts; which units they are does not matter."""
+    masks = {}
+    for name, count in keep.items():
+        heads = arch.structures[name].heads(shape)
+        per_head = arch.structures[name].num_units(shape) // heads
+        masks[0, name] = np.tile(np.arange(per_head) < count // heads, heads)
+    return widths_of(arch, replace(shape, num_layers=1), masks)[0]
 
 
 def _peak(recipe: Recipe, budget: Budget, shape: Shape, config: Mapping[str, Any], memory: int) -> int:

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
 from ..arch import Shape
+from ..arch.widths import layer_widths
 from ..artefact import BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
 from ..base import load_tokenizer
 from ..errors import UsageError
@@ -36,7 +38,8 @@ class KoffModel:
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self._plain, self._digest, self._path = model, digest, path
-        self._shape = Shape.of(model.config.to_dict())
+        config = model.config.to_dict()
+        self._widths = layer_widths(config, Shape.of(config))
         self._slots: dict[str, str | None] = {}
         self._kv: dict[str, KVTensors] = {}
         self._attached: str | None = None
@@ -93,7 +96,7 @@ class KoffModel:
         if bundle.domain in self._slots:
             raise UsageError(f"{bundle.path}: a memory {bundle.domain!r} is loaded already.")
         device = self._plain.device
-        kv = load_kv(bundle, self._shape)
+        kv = load_kv(bundle, self._widths)
         self._kv[bundle.domain] = {i: KVMemory(m.key.to(device), m.value.to(device)) for i, m in kv.items()}
         slot = f"m{len(self._slots)}" if bundle.has_adapter else None
         if slot is not None:

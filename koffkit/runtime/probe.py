@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
 from ..arch import Shape, architecture_of
+from ..arch.widths import layer_widths
 from ..artefact import Bundle
 from ..base import read_config
 from ..model.bundles import load_adapter, load_kv, mixed_kv
+from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
-from ..model.student import register_gates
 from ..slicing import ADAPTER_PREFIX
 from ..structures import Masks
 from ..tensors import CheckpointReader
@@ -51,13 +53,14 @@ class Probe:
         self.domains = [bundle.domain for bundle in bundles]
         self._slots = {domain: f"m{index}" for index, domain in enumerate(self.domains)}
         model = _empty_model(folder)
-        self.shape = Shape.of(model.config.to_dict())
+        config = model.config.to_dict()
+        shape = Shape.of(config)
         use_koffkit_attention(model)
         self._model: Any = _with_adapters(model, bundles, list(self._slots.values()))
         if masks is not None:
             values = _gate_values(masks)
-            register_gates(model, architecture_of(read_config(folder)), self.shape, lambda: values)
-        self._kv = {bundle.domain: load_kv(bundle, self.shape) for bundle in bundles}
+            register_gates(model, architecture_of(read_config(folder)), shape, lambda: values)
+        self._kv = {bundle.domain: load_kv(bundle, layer_widths(config, shape)) for bundle in bundles}
         adapters = {slot: load_adapter(bundle) for slot, bundle in zip(self._slots.values(), bundles, strict=True)}
         _read_on_demand(self._model, _Weights(self.reader, adapters))
         self._plain = model

@@ -20,7 +20,8 @@ from .checkpoint import Checkpoint
 
 @dataclass
 class Context:
-    """Everything a stage may use. `masks` is None until `learn_masks` is done: hard gates, [L, U] by structure."""
+    """Everything a stage may use. `masks` is None until `learn_masks` is done: hard gates, [L, U] by structure. `learned` holds what
+    stages have settled of `run.json`."""
 
     loaded: LoadedRecipe
     run: RunFolder
@@ -33,6 +34,7 @@ class Context:
     stop: Callable[[], bool] = lambda: False
     masks: dict[str, Tensor] | None = None
     results: dict[str, Any] = field(default_factory=dict)
+    learned: dict[str, Any] = field(default_factory=dict)
 
 
 def stage_options(context: Context, name: str) -> Any:

@@ -13,11 +13,11 @@ from ..arch import Shape, architecture_of
 from ..base import digest, load_tokenizer, locate, read_config
 from ..errors import IntegrityError, KoffkitError, UsageError
 from ..interrupts import interruptible
-from ..method.budget import plan_budget, weight_shapes
+from ..method.budget import weight_shapes
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
-from ..recipe.plan import Plan, check_layers, make_plan
-from ..recipe.schema import Recipe
+from ..recipe.plan import Plan, budget_of, check_layers, make_plan, num_memory_layers
+from ..recipe.schema import Learned, Recipe
 from ..run.folder import FORMAT, RunFolder
 from ..tensors import CheckpointReader
 from .base import Context, stage_options
@@ -94,8 +94,7 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     config = read_config(base)
-    arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
-    budget = plan_budget(arch, shape, config, recipe.mask.structures, recipe.mask.global_sparsity, recipe.mask.multiple_of)
+    budget = budget_of(recipe, config, str(base / "config.json"))
     state = {
         "koffkit": FORMAT,
         "recipe": resolved,
@@ -105,7 +104,7 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
         "seed": recipe.seed,
         "base": {"model": recipe.base.model, "path": str(base), "digest": digest(base), "config": config},
         "budget": budget.to_json(),
-        "memory_layers": check_layers(recipe, shape.num_layers),
+        "memory_layers": check_layers(recipe, Shape.of(config).num_layers),
         "stages": [{"name": stage.name, "state": "pending"} for stage in recipe.stages],
         "state": "running",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -118,8 +117,10 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
 
 def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress) -> Context:
     from ..data.corpus import prepare
+    from ..method.gates import initial_log_alpha
+    from ..model.gating import Gates, gate_points
     from ..model.memory import Memories
-    from ..model.student import Gates, Student, load_frozen
+    from ..model.student import Student, load_frozen
 
     recipe = loaded.recipe
     config = read_config(base)
@@ -135,10 +136,23 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress)
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-    student = Student(model, arch, shape, Gates(arch, shape, list(mask.structures), mask.init_open, mask.temperature), memories)
+    start = initial_log_alpha(mask.init_open, mask.start_temperature)
+    gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
+    student = Student(model, arch, shape, gates, memories, _placement(recipe, config))
     student = accelerator.prepare_model(student)
-    budget = plan_budget(arch, shape, config, mask.structures, mask.global_sparsity, mask.multiple_of)
+    budget = budget_of(recipe, config)
     return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress)
+
+
+def _placement(recipe: Recipe, config: dict[str, Any]) -> Any:
+    """Gates on layers, when which of them carry memory is to be learned."""
+    from ..model.placement import Placement
+
+    if not isinstance(recipe.memory.layers, Learned):
+        return None
+    mask = recipe.mask
+    layers = Shape.of(config).num_layers
+    return Placement(layers, num_memory_layers(recipe, config), mask.init_open, mask.start_temperature)
 
 
 def _accelerator(recipe: Recipe, run: RunFolder) -> Any:
@@ -183,10 +197,10 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
             restore(checkpoint, loop.trainables(), context.run.checkpoints_dir)
             set_masks(context)
         state["stages"][place]["state"] = "running"
-        context.run.write(state)
+        context.run.write(state | context.learned)
         RUNNERS[stage.name].run(context, resume)
         state["stages"][place]["state"] = "done"
-        context.run.write(state)
+        context.run.write(state | context.learned)
 
 
 __all__ = ["Checkpoint", "compress", "plan"]

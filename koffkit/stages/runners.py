@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..artefact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
 from ..files import write_atomically, write_json
-from ..structures import save_masks
+from ..structures import kept_counts, save_masks
 from .base import Context, StageRunner, stage_options
 from .checkpoint import Checkpoint
 from .evaluate import evaluate_domains
@@ -55,11 +55,16 @@ RUNNERS: dict[str, StageRunner] = {runner.name: runner for runner in (LearnMasks
 
 
 def set_masks(context: Context) -> None:
-    """Project the learned scores and write `masks.safetensors`."""
-    assert context.student.gates is not None
-    context.masks = context.student.gates.hard(context.budget.keep)
+    """Project the learned scores onto the budget, settle which layers carry memory, and write `masks.safetensors`."""
+    student = context.student
+    assert student.gates is not None
+    context.masks = student.gates.hard(context.budget)
     masks = {(index, name): row.bool().cpu().numpy() for index, name, row in flatten(context.masks)}
     save_masks(masks, context.run.masks_file)
+    context.learned["budget"] = context.budget.realised(kept_counts(masks)).to_json()
+    if student.placement is not None and student.memories is not None:
+        student.memories.keep_layers(student.placement.layers())
+        context.learned["memory_layers"] = student.placement.layers()
 
 
 def save_memories(context: Context) -> None:
@@ -77,7 +82,7 @@ def save_memories(context: Context) -> None:
             _write_tensors(folder / ADAPTER_WEIGHTS, tensors)
         if kv is not None:
             _write_tensors(folder / KV_MEMORY, kv)
-        write_json(folder / MEMORY_FILE, {"koffkit": FORMAT, "domain": domain, "layers": context.run.read()["memory_layers"]})
+        write_json(folder / MEMORY_FILE, {"koffkit": FORMAT, "domain": domain, "layers": memories.layers})
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -13,16 +13,17 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import IntegrityError, Interrupted
-from ..method.controller import HingeController
-from ..method.losses import TopK, distillation_loss
-from ..recipe.schema import Coverage, Training
+from ..method.controller import make_controller
+from ..method.losses import Objective, TopK, training_loss
+from ..recipe.schema import Coverage, LearnMasks, Training
 from .base import Context
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
+from .saliency import warm_start
+from .schedule import Schedule
 
 LOW_COVERAGE = 0.9
 BETAS = (0.9, 0.999)
@@ -38,22 +39,33 @@ class DistillationLoop:
         self.recipe = context.loaded.recipe
         self.names = [stage.name for stage in self.recipe.stages]
         self.student = context.student
+        # Masks of their own: memories wait for `recover`.
+        self.with_memory = self.student.memories is not None and self.student.memories.exist
+        if isinstance(options, LearnMasks) and not options.joint:
+            self.with_memory = False
         self.groups = self._parameter_groups()
         self.tensor_names = {tensor: key for key, tensor in self.trainables().items()}
         self.optimizer = torch.optim.AdamW(list(self.groups.values()), lr=1.0, weight_decay=0.0) if self.groups else None
         mask = self.recipe.mask
-        self.controller = HingeController(mask.lambda_init, int(mask.reach_by * options.max_steps))
-        top = self.recipe.distill.top_k
-        self.top = TopK(top.max, top.coverage) if isinstance(top, Coverage) else TopK(top)
+        self.controller = make_controller(
+            mask.controller, lambda_init=mask.lambda_init, lambda_rate=mask.lambda_rate, rise_steps=int(mask.reach_by * options.max_steps)
+        )
+        distill = self.recipe.distill
+        top = TopK(distill.top_k.max, distill.top_k.coverage) if isinstance(distill.top_k, Coverage) else TopK(distill.top_k)
+        self.objective = Objective(distill.loss, top, distill.blend)
+        retention = train_gates and context.corpus.retention is not None
+        self.schedule = Schedule(self.recipe, context.corpus.domains, options, retention)
         self.warned = False
 
     def _parameter_groups(self) -> dict[str, dict[str, Any]]:
         groups: dict[str, list[nn.Parameter]] = {}
         memories, gates = self.student.memories, self.student.gates
-        if memories is not None:
+        if memories is not None and self.with_memory:
             groups["lora"], groups["kv"] = list(memories.lora_parameters()), list(memories.kv_parameters())
         if self.train_gates and gates is not None:
             groups["gates"] = list(gates.parameters())
+            if self.with_memory and self.student.placement is not None:
+                groups["gates"] += self.student.placement.parameters()
         betas = {"gates": GATE_BETAS}
         return {name: {"params": params, "name": name, "betas": betas.get(name, BETAS)} for name, params in groups.items() if params}
 
@@ -63,6 +75,8 @@ class DistillationLoop:
         tensors = {} if memories is None else memories.tensors()
         if gates is not None:
             tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
+        if self.student.placement is not None:
+            tensors["placement"] = self.student.placement.log_alpha
         return tensors
 
     def run(self, resume: Checkpoint | None) -> None:
@@ -72,7 +86,9 @@ class DistillationLoop:
             restore(resume, self.trainables(), self.context.run.checkpoints_dir)
             if self.optimizer is not None:
                 restore_moments(self.optimizer, self.tensor_names, resume)
-            self.controller.weight = resume.extra["lambda"]
+            self.controller.load(resume.extra["controller"])
+        elif self.train_gates:
+            warm_start(self.context, self.options)
         steps = self.options.max_steps if self.optimizer is not None else 0
         self.context.progress.start(self.name, steps, first)
         for step in range(first, steps):
@@ -89,7 +105,7 @@ class DistillationLoop:
 
     def checkpoint(self, step: int) -> None:
         moments = {} if self.optimizer is None else optimizer_moments(self.optimizer, self.tensor_names)
-        state = Checkpoint(self.name, step, dict(self.trainables()), moments, {"lambda": self.controller.weight})
+        state = Checkpoint(self.name, step, dict(self.trainables()), moments, {"controller": self.controller.state()})
         save_checkpoint(self.context.run.checkpoints_dir, self.names.index(self.name), state)
 
     def _step(self, step: int) -> dict[str, Any]:
@@ -97,7 +113,8 @@ class DistillationLoop:
         figures: dict[str, float] = {}
         tokens = 0
         accumulation = self.recipe.train.gradient_accumulation
-        domain, retention = self._plan_step(step)
+        domain, retention = self.schedule.step(step)
+        self._set_temperature(self.schedule.temperature(step))
         for part in range(accumulation):
             batch = self._batch(step, part, domain, retention).to(self.context.accelerator.device)
             tokens += batch.numel()
@@ -117,66 +134,83 @@ class DistillationLoop:
             "peak_memory": _peak_memory(self.context.accelerator.device),
         }
 
-    def _plan_step(self, step: int) -> tuple[str, bool]:
-        """The domain of a step (shuffled round robin), and whether it is a retention step (then: whose memory is attached)."""
-        domains = self.context.corpus.domains
-        every = self.recipe.distill.retention_every
-        if self.train_gates and self.context.corpus.retention is not None and step % every == every - 1:
-            return domains[int(np.random.default_rng((self.recipe.seed, 1, step)).integers(len(domains)))], True
-        cycle, place = divmod(step, len(domains))
-        return domains[int(np.random.default_rng((self.recipe.seed, 2, cycle)).permutation(len(domains))[place])], False
+    def _set_temperature(self, temperature: float) -> None:
+        for gates in (self.student.gates, self.student.placement):
+            if gates is not None and self.train_gates:
+                gates.temperature = temperature
 
     def _batch(self, step: int, part: int, domain: str, retention: bool) -> Tensor:
-        every = self.recipe.distill.retention_every
         stream = self.context.corpus.retention if retention else self.context.corpus.train[domain]
         assert stream is not None
-        visit = step // every if retention else step // len(self.context.corpus.domains)
-        visit = visit * self.recipe.train.gradient_accumulation + part
+        visit = self.schedule.visit(step, retention) * self.recipe.train.gradient_accumulation + part
         offset = self.names.index(self.name)
         return stream.batch(visit, self.options.batch_size, self.recipe.sequence_length, self.recipe.seed + 1000 * offset)
 
     def _loss(self, batch: Tensor, draw: int, domain: str) -> tuple[Tensor, dict[str, float]]:
-        student, accelerator = self.student, self.context.accelerator
-        memory = domain if student.memories is not None and student.memories.exist else None
+        student, accelerator, objective = self.student, self.context.accelerator, self.objective
+        values, strength = self._gate_values(draw)
         with accelerator.autocast():
-            with torch.no_grad():
-                teacher = student(batch)
-            if self.train_gates and student.gates is not None:
-                generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + draw)
-                values: Mapping[str, Tensor] | None = student.gates.sample(generator)
-            else:
-                values = self.context.masks
-            hidden = student(batch, values, memory)
-            kl, covered = distillation_loss(
-                hidden.flatten(0, 1), teacher.flatten(0, 1), student.head, self.top, self.recipe.distill.chunk_tokens
-            )
-        loss, figures = kl, {"kl": kl.item(), "covered_mass": covered.item()}
+            teacher = None
+            if objective.needs_teacher:
+                with torch.no_grad():
+                    teacher = student(batch)
+            hidden, labels = student(batch, values, domain if self.with_memory else None, strength), None
+            if objective.needs_labels:  # nothing follows the last token
+                hidden, labels = hidden[:, :-1], batch[:, 1:].flatten()
+                teacher = None if teacher is None else teacher[:, :-1]
+            rows = None if teacher is None else teacher.flatten(0, 1)
+            chunk = self.recipe.distill.chunk_tokens
+            loss, covered, terms = training_loss(hidden.flatten(0, 1), rows, labels, student.head, objective, chunk)
+        figures = {"loss": loss.item(), "covered_mass": covered.item()} | {name: value.item() for name, value in terms.items()}
         if self.train_gates and student.gates is not None:
-            active, target = self._active_and_target()
-            penalty = self.controller.penalty(active, target)
-            figures |= {"penalty": penalty.item(), "lambda": self.controller.weight}
+            penalty = self.controller.penalty(*self._active_and_target())
+            figures |= {"penalty": penalty.item(), "lambda": self.controller.strength}
             loss = loss + penalty
         return loss, figures
 
+    def _gate_values(self, draw: int) -> tuple[Mapping[str, Tensor] | None, Tensor | None]:
+        """Gates [L, U] by name, sampled or hard, and how strongly each layer's memory acts [L]."""
+        student = self.student
+        if not self.train_gates or student.gates is None:
+            return self.context.masks, None
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + draw)
+        values = student.gates.sample(generator)
+        return values, None if student.placement is None or not self.with_memory else student.placement.sample(generator)
+
     def _active_and_target(self) -> tuple[Tensor, Tensor]:
-        """Expected active fraction and its target, [structures * L]: in `uniform` every layer has its own target."""
-        assert self.student.gates is not None
-        budget = self.context.budget
-        fractions = self.student.gates.active_fraction()
-        targets = [torch.full_like(v, budget.keep[name] / budget.total_units[name]) for name, v in fractions.items()]
-        return torch.cat(list(fractions.values())), torch.cat(targets)
+        """Expected active fractions and their targets, one entry a constraint: for `uniform` every layer of a structure, for `ragged`
+        all removable parameters together; a masked-only structure and the placement of memories one each."""
+        student, budget = self.student, self.context.budget
+        assert student.gates is not None
+        active, target = [], []
+        total = sum(budget.total_units[name] * budget.params_per_unit[name] for name in budget.removable)
+        for name, fraction in student.gates.active_fraction().items():
+            if budget.layout == "ragged" and budget.params_per_unit[name]:
+                active.append(fraction.mean() * (budget.total_units[name] * budget.params_per_unit[name] / total))
+                continue
+            active.append(fraction)
+            target.append(torch.full_like(fraction, budget.keep[name] / budget.total_units[name]))
+        if budget.layout == "ragged":
+            shares = [part for part in active if part.dim() == 0]
+            active = [part for part in active if part.dim()] + [torch.stack(shares).sum().reshape(1)]
+            share = budget.target_params / (total * student.shape.num_layers)
+            target.append(torch.full_like(active[-1], 1 - share))
+        if student.placement is not None and self.with_memory:
+            active.append(student.placement.active_fraction())
+            target.append(torch.full_like(active[-1], student.placement.count / student.shape.num_layers))
+        return torch.cat(active), torch.cat(target)
 
     def _require_finite(self, figures: Mapping[str, float], step: int) -> None:
-        if not math.isfinite(figures["kl"]):
+        if not math.isfinite(figures["loss"]):
             raise IntegrityError(
-                f"{self.name}: the loss is {figures['kl']} at step {step + 1}; nothing of this step was kept. Lower stages.{self.name}.lr, "
-                f"or resume from the last checkpoint in {self.context.run.checkpoints_dir}."
+                f"{self.name}: the loss is {figures['loss']} at step {step + 1}; nothing of this step was kept. "
+                f"Lower stages.{self.name}.lr, or resume from the last checkpoint in {self.context.run.checkpoints_dir}."
             )
 
     def _update(self, step: int, retention: bool) -> None:
         assert self.optimizer is not None
         rates = self.options.lr
-        scale = self._rate_scale(step)
+        scale = self.schedule.rate_scale(step)
         for group in self.optimizer.param_groups:
             group["lr"] = getattr(rates, group["name"]) * (1.0 if group["name"] == "gates" else scale)
             if retention and group["name"] != "gates":
@@ -187,14 +221,6 @@ class DistillationLoop:
         if self.train_gates and self.student.gates is not None:
             with torch.no_grad():
                 self.controller.update(*self._active_and_target())
-
-    def _rate_scale(self, step: int) -> float:
-        warmup, total = self.options.warmup_steps, self.options.max_steps
-        if step < warmup:
-            return (step + 1) / warmup
-        passed = (step - warmup) / max(1, total - warmup)
-        decays = {"constant": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1 + math.cos(math.pi * passed))}
-        return decays[self.options.decay]
 
     def _sparsity(self) -> dict[str, float]:
         """Fraction of all base parameters that the gates now expect to remove, and that the hard mask removes."""
@@ -220,7 +246,7 @@ class DistillationLoop:
         if figures["covered_mass"] < LOW_COVERAGE and not self.warned:
             self.warned = True
             remedy = "Raise distill.top_k, or give it by coverage: {coverage: 0.98}."
-            if self.top.coverage is not None:
+            if self.objective.top.coverage is not None:
                 remedy = "Raise distill.top_k.coverage or distill.top_k.max."
             self.context.progress.warn(
                 f"the teacher tokens told apart cover {figures['covered_mass']:.0%} of its mass (below {LOW_COVERAGE:.0%}); the tail is "

@@ -87,7 +87,11 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "unreachable sparsity": (set_mask(global_sparsity=0.9), 2, "mask.global_sparsity: 0.9 is unreachable"),
     "multiple_of too large": (set_mask(multiple_of=64), 2, "mask.multiple_of: 64 cannot be met"),
     "no such layer": (lambda recipe, _: recipe["memory"].update(layers=[7]), 2, "use layers 0 to 2"),
-    "unsupported architecture": (base_of("gpt2"), 2, "model_type 'gpt2' is not supported; koffkit knows granite, llama, mistral, qwen2"),
+    "unsupported architecture": (
+        base_of("gpt2"),
+        2,
+        "model_type 'gpt2' is not supported; koffkit knows gemma3_text, granite, llama",
+    ),
     "no such base": (lambda recipe, _: recipe["base"].update(model="./nowhere"), 3, "base.model: no folder './nowhere'"),
     "NaN loss": (loss_without_limit, 4, "learn_masks: the loss is nan at step 1"),
     "corrupt index": (damaged_base(lambda base: (base / INDEX).write_text("{")), 4, "not a valid checkpoint index"),

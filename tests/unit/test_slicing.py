@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from koffkit.arch import Shape, architecture_of
-from koffkit.errors import UsageError
-from koffkit.slicing import adapter_slices, backbone_slices, kv_memory_slices, take, uniform_counts
+from koffkit.slicing import adapter_slices, backbone_slices, kv_memory_keeps, needs_own_class, take, take_kv, widths_of, zero_rows
 
 CONFIG = {
     "model_type": "qwen2",
@@ -49,8 +47,11 @@ def test_lora_is_cut_where_the_weights_are() -> None:
 
 
 def test_a_kv_memory_loses_the_heads_of_its_groups_only() -> None:
-    cuts = kv_memory_slices(ARCH, MASKS)
-    assert {name: cut[0].tolist() for name, cut in cuts.items()} == {"layers.1.key": [1], "layers.1.value": [1]}
+    keeps = kv_memory_keeps(ARCH, SHAPE, MASKS)
+    assert set(keeps) == {"layers.1.key", "layers.1.value"}
+    memory = np.arange(2 * 3 * 2).reshape(2, 3, 2)
+    for keep in keeps.values():
+        np.testing.assert_array_equal(take_kv(memory, keep), memory[1:])
 
 
 def test_sliced_lora_computes_what_masked_lora_computes() -> None:
@@ -62,7 +63,45 @@ def test_sliced_lora_computes_what_masked_lora_computes() -> None:
     np.testing.assert_allclose(take(w, rows) @ x + take(b, rows) @ (a @ x), masked[MASKS[1, "mlp_neuron"]])
 
 
-def test_uniform_counts_refuses_ragged_masks() -> None:
-    with pytest.raises(UsageError, match=r"different counts of mlp_neuron \(4 to 5\); format hf needs layout uniform"):
-        uniform_counts(MASKS | {(0, "mlp_neuron"): np.array([True] * 5 + [False])})
-    assert uniform_counts(MASKS) == {"kv_group": 1, "mlp_neuron": 4}
+WIDE = CONFIG | {"head_dim": 8}  # four pairs a head
+PAIRS = np.array([[True, False, False, True], [False, True, True, False]])
+
+
+def test_a_rope_pair_takes_both_channels_of_its_key_head_and_of_every_query() -> None:
+    shape = Shape.of(WIDE)
+    cuts = backbone_slices(ARCH, shape, {(0, "qk_pair"): PAIRS.reshape(-1)})
+    at = "model.layers.0.self_attn."
+    assert cuts[f"{at}k_proj.weight"][0].tolist() == [0, 3, 4, 7, 9, 10, 13, 14]
+    assert cuts[f"{at}q_proj.weight"][0].tolist() == [0, 3, 4, 7, 8, 11, 12, 15, 17, 18, 21, 22, 25, 26, 29, 30]
+    assert not any("v_proj" in name or "o_proj" in name for name in cuts)
+    keep = kv_memory_keeps(ARCH, shape, {(0, "qk_pair"): PAIRS.reshape(-1)})
+    memory = np.arange(2 * 8).reshape(2, 1, 8)
+    assert set(keep) == {"layers.0.key"}
+    assert take_kv(memory, keep["layers.0.key"]).tolist() == [[[0, 3, 4, 7]], [[9, 10, 13, 14]]]
+
+
+def test_a_value_channel_takes_the_output_columns_of_every_query_along() -> None:
+    shape, values = Shape.of(WIDE), np.tile(np.arange(8) < 2, 2)
+    cuts = backbone_slices(ARCH, shape, {(0, "v_channel"): values})
+    at = "model.layers.0.self_attn."
+    assert cuts[f"{at}v_proj.weight"][0].tolist() == cuts[f"{at}v_proj.bias"][0].tolist() == [0, 1, 8, 9]
+    assert cuts[f"{at}o_proj.weight"][1].tolist() == [0, 1, 8, 9, 16, 17, 24, 25]
+
+
+def test_a_masked_output_row_is_zero_and_stays() -> None:
+    keep = np.array([True] * 6 + [False] * 2)
+    masks = {(0, "mlp_output"): keep}
+    assert backbone_slices(ARCH, SHAPE, masks) == {} and adapter_slices(ARCH, SHAPE, masks) == {}
+    rows = zero_rows(ARCH, SHAPE, masks)
+    at = "model.layers.0.mlp.down_proj"
+    assert set(rows) == {f"{at}.weight", f"{at}.bias", f"base_model.model.{at}.lora_B.weight"}
+    assert all(indices.tolist() == [6, 7] for indices in rows.values())
+
+
+def test_which_results_a_stock_class_holds() -> None:
+    same = {(layer, "mlp_neuron"): np.arange(6) < 4 for layer in (0, 1)}
+    assert not needs_own_class(ARCH, SHAPE, same)
+    assert not needs_own_class(ARCH, SHAPE, {(layer, "mlp_neuron"): np.arange(6) % 3 != layer for layer in (0, 1)})
+    assert needs_own_class(ARCH, SHAPE, same | {(0, "mlp_neuron"): np.arange(6) < 5})
+    assert needs_own_class(ARCH, Shape.of(WIDE), same | {(layer, "qk_pair"): PAIRS.reshape(-1) for layer in (0, 1)})
+    assert [w.intermediate for w in widths_of(ARCH, SHAPE, MASKS)] == [6, 4]

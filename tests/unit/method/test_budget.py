@@ -27,6 +27,7 @@ CONFIGS = [
     LLAMA | {"model_type": "mistral", "head_dim": 12},
     LLAMA | {"model_type": "granite", "mlp_bias": True},
     LLAMA | {"model_type": "smollm3", "pad_token_id": 2},
+    LLAMA | {"model_type": "gemma3_text", "head_dim": 16},
 ]
 
 
@@ -71,5 +72,42 @@ def test_multiple_of_larger_than_layer() -> None:
 
 
 def test_unsupported_model_type_names_the_supported() -> None:
-    with pytest.raises(UsageError, match=r"gpt2.*granite, llama, mistral, qwen2, qwen3, smollm3"):
+    with pytest.raises(UsageError, match=r"gpt2.*gemma3_text, granite, llama, mistral, qwen2, qwen3, smollm3"):
         architecture_of({"model_type": "gpt2"})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "structures", "message"),
+    [
+        ("qwen3", ["mlp_neuron", "qk_pair"], r"qk_pair cannot be removed from qwen3: its RMS norm .* use kv_group or v_channel"),
+        ("llama", ["kv_group", "v_channel"], r"kv_group and v_channel overlap .* choose one"),
+        ("llama", ["mlp_output"], r"mlp_output is masked only and removes no parameters; add mlp_neuron"),
+    ],
+)
+def test_structures_that_do_not_go_together(model_type: str, structures: list[str], message: str) -> None:
+    config = LLAMA | {"model_type": model_type}
+    with pytest.raises(UsageError, match=message):
+        plan_budget(architecture_of(config), Shape.of(config), config, structures, 0.1)
+
+
+def test_a_model_with_softcapped_logits_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"final_logit_softcapping: 30.0 is not supported: the distillation loss"):
+        architecture_of(LLAMA | {"model_type": "gemma3_text", "final_logit_softcapping": 30.0})
+
+
+@pytest.mark.parametrize("structures", [["qk_pair", "v_channel"], ["mlp_neuron", "qk_pair", "v_channel", "mlp_output"]])
+@pytest.mark.parametrize("sparsity", [0.02, 0.1])
+def test_parts_of_heads_go_from_all_heads_alike_and_masked_units_count_for_nothing(structures: list[str], sparsity: float) -> None:
+    budget = plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, structures, sparsity)
+    assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
+    assert budget.keep["qk_pair"] % 4 == 0 and budget.keep["v_channel"] % 4 == 0
+    assert budget.removed_by({name: [count] * 3 for name, count in budget.keep.items()}) == budget.removed_params
+    if "mlp_output" in structures:
+        assert 0 < budget.keep["mlp_output"] <= 64 and budget.params_per_unit["mlp_output"] == 0
+
+
+def test_ragged_steps_are_of_one_layer() -> None:
+    uniform, ragged = (
+        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.2, 8, x) for x in ("uniform", "ragged")
+    )
+    assert ragged.step_params * 3 == uniform.step_params and ragged.removed_params == ragged.target_params == uniform.target_params

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from koffkit.method.losses import TopK, coarse_kl, distillation_loss
+from koffkit.method.losses import Objective, TopK, coarse_kl, cross_entropy, full_kl, training_loss
 
 
 def reference(student: Tensor, teacher: Tensor, top: TopK) -> Tensor:
@@ -70,11 +70,42 @@ def test_chunks_change_nothing(chunk: int) -> None:
     generator = torch.Generator().manual_seed(1)
     head, teacher = torch.randn(40, 8, generator=generator), torch.randn(10, 8, generator=generator)
     student = torch.randn(10, 8, generator=generator, requires_grad=True)
-    loss, covered = distillation_loss(student, teacher, head, TopK(6), chunk)
+    loss, covered, terms = training_loss(student, teacher, None, head, Objective("top_k", TopK(6)), chunk)
     (loss * 2).backward()
     plain = student.detach().requires_grad_()
     expected = reference(F.linear(plain, head), F.linear(teacher, head), TopK(6)).mean()
     (expected * 2).backward()
     torch.testing.assert_close(loss.detach(), expected.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(student.grad, plain.grad, atol=1e-5, rtol=1e-4)
-    assert 0 < covered.item() < 1
+    assert 0 < covered.item() < 1 and terms["kl"] == loss
+
+
+def test_full_kl_and_cross_entropy_equal_autograd(logits: tuple[Tensor, Tensor]) -> None:
+    student, teacher = logits
+    labels = torch.arange(7) * 5
+    leaf = student.clone().requires_grad_()
+    for (value, gradient), expected in (
+        (full_kl(student, teacher), F.kl_div(leaf.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)),
+        (cross_entropy(student, labels), F.cross_entropy(leaf, labels, reduction="none")),
+    ):
+        (wanted,) = torch.autograd.grad(expected.sum(), leaf)
+        torch.testing.assert_close(value.double(), expected.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(gradient.double(), wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("blend", [0.2, 0.7])
+def test_blended_is_the_weighted_sum_of_both(blend: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    head, teacher = torch.randn(40, 8, generator=generator), torch.randn(10, 8, generator=generator)
+    labels = torch.arange(10)
+
+    def run(objective: Objective) -> tuple[Tensor, Tensor]:
+        student = torch.randn(10, 8, generator=torch.Generator().manual_seed(2), requires_grad=True)
+        loss, _, _ = training_loss(student, teacher, labels, head, objective, 4)
+        loss.backward()
+        return loss.detach(), student.grad
+
+    kl, ce = run(Objective("top_k", TopK(6))), run(Objective("cross_entropy", TopK(6)))
+    for found, a, b in zip(run(Objective("blended", TopK(6), blend)), kl, ce, strict=True):
+        torch.testing.assert_close(found, a * (1 - blend) + b * blend)
+    assert not torch.allclose(kl[1], ce[1])

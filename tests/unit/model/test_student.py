@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from koffkit.arch import Shape, architecture_of
+from koffkit.method.budget import plan_budget
+from koffkit.method.gates import active_probability, initial_log_alpha
+from koffkit.model.gating import Gates, gate_points
 from koffkit.model.memory import Memories
-from koffkit.model.student import Gates, Student, load_frozen
+from koffkit.model.student import Student, load_frozen
 from koffkit.recipe.schema import KV, Lora
 
 from ...common import make_checkpoint
@@ -25,7 +29,8 @@ def build(folder: Path, structures: list[str], lora: Lora | None = LORA, kv: KV 
     with torch.no_grad():
         for tensor in memories.tensors().values():
             tensor.normal_(0, 0.3)
-    return Student(model, arch, shape, Gates(arch, shape, structures, 0.95, 2 / 3), memories)
+    gates = Gates(arch, shape, gate_points(arch, structures, "consumer"), initial_log_alpha(0.95, 2 / 3), 2 / 3)
+    return Student(model, arch, shape, gates, memories)
 
 
 IDS = torch.arange(16).reshape(2, 8) + 3
@@ -73,7 +78,9 @@ def test_hard_masks_keep_the_highest_scores(llama: Path) -> None:
     student = build(llama, ["mlp_neuron"])
     with torch.no_grad():
         student.gates.log_alpha["mlp_neuron"].copy_(torch.randn(3, 48, generator=torch.Generator().manual_seed(1)))
-    mask = student.gates.hard({"mlp_neuron": 20})["mlp_neuron"]
+    config = student.model.config.to_dict()
+    budget = replace(plan_budget(student.arch, student.shape, config, ["mlp_neuron"], 0.1), keep={"mlp_neuron": 20})
+    mask = student.gates.hard(budget)["mlp_neuron"]
     alphas = student.gates.log_alpha["mlp_neuron"]
     assert mask.sum(-1).tolist() == [20, 20, 20]
     assert all(alphas[i][mask[i].bool()].min() > alphas[i][~mask[i].bool()].max() for i in range(3))
@@ -89,3 +96,49 @@ def test_memories_depend_on_the_seed_alone(llama: Path) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     assert not any(".layers.1." in name for name in first)
+
+
+def test_the_papers_gates_of_a_neuron_are_two_and_either_takes_it(llama: Path) -> None:
+    student = build(llama, ["mlp_neuron"])
+    points = gate_points(student.arch, ["mlp_neuron"], "paper")
+    assert points == {"mlp_neuron": ["mlp_neuron@gate_proj", "mlp_neuron@up_proj"]}
+    gates = Gates(student.arch, student.shape, points, 5.0, 2 / 3)
+    with torch.no_grad():
+        gates.log_alpha["mlp_neuron@gate_proj"][0, 0] = gates.log_alpha["mlp_neuron@up_proj"][0, 1] = -9.0
+    scores = gates.scores()["mlp_neuron"][0]
+    assert scores[:3].tolist() == [-9.0, -9.0, 5.0]
+    both = gates.active_fraction()["mlp_neuron"]
+    one = active_probability(torch.tensor(5.0), 2 / 3).item()
+    assert both[1].item() == pytest.approx(one**2, rel=1e-5) and both[0] < both[1]
+
+
+@pytest.mark.parametrize("gate", ["mlp_neuron@gate_proj", "mlp_neuron@up_proj"])
+def test_a_closed_gate_of_the_paper_equals_a_closed_gate_at_the_consumer(llama: Path, gate: str) -> None:
+    student = build(llama, ["mlp_neuron"])
+    values = torch.ones(3, 48)
+    values[1, ::3] = 0
+    torch.testing.assert_close(student(IDS, {gate: values}, "a"), student(IDS, {"mlp_neuron": values}, "a"), atol=1e-5, rtol=1e-5)
+    soft = values * 0.5 + 0.25
+    differ = not torch.allclose(student(IDS, {gate: soft}, "a"), student(IDS, {"mlp_neuron": soft}, "a"), atol=1e-3)
+    assert differ == (gate == "mlp_neuron@gate_proj")  # before the nonlinearity a soft gate is another function; up is linear
+
+
+def test_strength_scales_a_layers_memory_down_to_nothing(llama: Path) -> None:
+    student = build(llama, ["mlp_neuron"])
+    full, none = student(IDS, None, "a"), student(IDS)
+    torch.testing.assert_close(student(IDS, None, "a", torch.ones(3)), full, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(student(IDS, None, "a", torch.zeros(3)), none, atol=2e-3, rtol=2e-3)
+    strength = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    student(IDS, None, "a", strength).square().sum().backward()
+    assert bool((strength.grad != 0).all())
+    torch.testing.assert_close(student(IDS, None, "a"), full, atol=1e-6, rtol=1e-6)
+
+
+def test_layers_that_do_not_keep_memory_are_off_and_not_saved(llama: Path) -> None:
+    student = build(llama, ["mlp_neuron"])
+    student.memories.keep_layers([0, 2])
+    kept = student(IDS, None, "a")
+    torch.testing.assert_close(kept, student(IDS, None, "a", torch.tensor([1.0, 0.0, 1.0])), atol=2e-3, rtol=2e-3)
+    config, tensors = student.memories.adapter("a")
+    assert config["layers_to_transform"] == [0, 2] and tensors and not any(".layers.1." in name for name in tensors)
+    assert {name.split(".")[1] for name in student.memories.kv_tensors("a")} == {"0", "2"}

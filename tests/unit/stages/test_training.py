@@ -26,24 +26,24 @@ def loop_for(llama: Path, root: Path, *, train_gates: bool = True, **changes: An
 
 def test_domains_take_turns_and_every_third_step_is_retention(llama: Path, tmp_path: Path) -> None:
     loop = loop_for(llama, tmp_path)
-    plan = [loop._plan_step(step) for step in range(60)]
+    plan = [loop.schedule.step(step) for step in range(60)]
     assert [retention for _, retention in plan] == [step % 3 == 2 for step in range(60)]
     turns = Counter(domain for domain, retention in plan if not retention)
     assert set(turns) == {"north", "south"} and abs(turns["north"] - turns["south"]) <= 12
     assert len({domain for domain, retention in plan if retention}) == 2  # a random memory is attached
-    assert plan == [loop._plan_step(step) for step in range(60)]
+    assert plan == [loop.schedule.step(step) for step in range(60)]
 
 
 def test_recover_has_no_retention_steps_and_no_gates(llama: Path, tmp_path: Path) -> None:
     loop = loop_for(llama, tmp_path, train_gates=False)
-    assert not any(loop._plan_step(step)[1] for step in range(30))
+    assert not any(loop.schedule.step(step)[1] for step in range(30))
     assert set(loop.groups) == {"lora", "kv"}
 
 
 def test_rates_warm_up_and_decay(llama: Path, tmp_path: Path) -> None:
     stages = [{"learn_masks": {"max_steps": 20, "warmup_steps": 4, "decay": decay}} for decay in ("linear",)]
     loop = loop_for(llama, tmp_path, stages=stages)
-    scale = [loop._rate_scale(step) for step in range(20)]
+    scale = [loop.schedule.rate_scale(step) for step in range(20)]
     assert scale[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert all(a >= b for a, b in pairwise(scale[4:])) and 0 < scale[-1] < 0.1
 

@@ -1,0 +1,106 @@
+"""Gates in a model: one `log_alpha` per removable unit, and the hooks through which gate values act (method, sections 2 and 3).
+
+A gate multiplies after the LoRA sum: the input of the module that consumes its unit, or the output of the module that makes it.
+Where, each structure's declaration says; nothing else decides.
+
+Legend: L layers, U units of a structure in one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arch import Architecture, Cut, Shape
+from ..method import gates
+from ..method.budget import Budget
+from ..method.projection import project
+
+GateValues = Mapping[str, Tensor]
+
+
+def gate_points(arch: Architecture, structures: Sequence[str], placement: str) -> dict[str, list[str]]:
+    """Names of the gates of each structure: one at its consumer, or, with placement `paper`, those the paper has for it."""
+    found = {}
+    for name in structures:
+        own, *paper = arch.structures[name].gate_points()
+        found[name] = paper if placement == "paper" and paper else [own]
+    return found
+
+
+class Gates(nn.Module):
+    """`log_alpha[gate]` is [L, U]. A unit with several gates goes when any of them goes.
+
+    Args:
+        points: names of the gates of each structure, as `gate_points` gives them.
+        start: the first `log_alpha`, a number for all or [L, U] by structure.
+    """
+
+    def __init__(self, arch: Architecture, shape: Shape, points: Mapping[str, list[str]], start: float, temperature: float) -> None:
+        super().__init__()
+        self.points, self.temperature = points, temperature
+        self.heads = {name: arch.structures[name].heads(shape) for name in points}
+        sizes = {gate: arch.structures[name].num_units(shape) for name, names in points.items() for gate in names}
+        self.log_alpha = nn.ParameterDict({gate: torch.full((shape.num_layers, size), start) for gate, size in sizes.items()})
+
+    def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Relaxed gates, [L, U] by gate."""
+        return {name: gates.sample(alpha, self.temperature, generator) for name, alpha in self.log_alpha.items()}
+
+    def active_fraction(self) -> dict[str, Tensor]:
+        """Expected active fraction of every layer, [L] by structure."""
+        found = {}
+        for structure, names in self.points.items():
+            odds = [gates.active_probability(self.log_alpha[name], self.temperature) for name in names]
+            found[structure] = torch.stack(odds).prod(0).mean(-1)
+        return found
+
+    def scores(self) -> dict[str, Tensor]:
+        """How much a unit wants to stay, [L, U] by structure."""
+        return {name: torch.stack([self.log_alpha[gate].detach() for gate in names]).amin(0) for name, names in self.points.items()}
+
+    def hard(self, budget: Budget) -> dict[str, Tensor]:
+        """The projection of the scores onto the budget, [L, U] of 0 and 1 by structure."""
+        return {name: mask.float() for name, mask in project(self.scores(), budget, self.heads).items()}
+
+
+def register_gates(model: nn.Module, arch: Architecture, shape: Shape, current: Callable[[], GateValues | None]) -> None:
+    """Make every gate point scale by `current()`; None, or a gate left out, leaves it alone.
+
+    Call it after LoRA was injected: the hook belongs around the LoRA sum.
+    """
+    for structure in arch.structures.values():
+        for name, point in structure.gate_points().items():
+            units = torch.from_numpy(point.unit_of_channel(shape))
+            same = len(units) == structure.num_units(shape) and bool((units == torch.arange(len(units))).all())
+            for index in range(shape.num_layers):
+                module = model.get_submodule(arch.layer(index) + point.module)
+                _hook(module, point, partial(_value, current, name, index, None if same else units))
+
+
+def _hook(module: nn.Module, point: Cut, value: Callable[[], Tensor | None]) -> None:
+    def before(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        gate = value()
+        return None if gate is None else (inputs[0] * gate.to(inputs[0].dtype), *inputs[1:])
+
+    def after(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Any:
+        gate = value()
+        return None if gate is None else output * gate.to(output.dtype)
+
+    if point.side == "in":
+        module.register_forward_pre_hook(before)
+    else:
+        module.register_forward_hook(after)
+
+
+def _value(current: Callable[[], GateValues | None], name: str, index: int, units: Tensor | None) -> Tensor | None:
+    """The gate of every channel; `units` is the unit of each, None when channels are units."""
+    values = current()
+    if values is None or name not in values:
+        return None
+    gate = values[name][index]
+    return gate if units is None else gate[units.to(gate.device)]

@@ -1,0 +1,210 @@
+"""The conformance matrix: every architecture x structure x layout x tied or not, each with no memory, LoRA, KV memory and both.
+
+A case learns nothing: gates and memories are random, everything after that is the product's own way, from the projection onto the
+budget to the export. Then the masked model is held against the checkpoint, read back from disk by the class its users will use.
+
+    python -m tests.parity.conformance      prints the matrix as a table
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from koffkit.exporters import find
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from koffkit import sliced as _  # noqa: F401  # registers koffkit's model classes
+from koffkit.arch import ARCHITECTURES, Shape
+from koffkit.arch.widths import layer_widths
+from koffkit.artefact import open_bundle
+from koffkit.model.bundles import load_kv
+from koffkit.model.kv_attention import set_kv_memory, use_koffkit_attention
+from koffkit.progress import Silent
+from koffkit.recipe.load import load_recipe
+from koffkit.run.folder import RunFolder
+from koffkit.stages.base import Context
+from koffkit.stages.engine import _build, _open_run
+from koffkit.stages.runners import save_memories, set_masks
+
+from ..common import make_checkpoint, recipe_dict, write_recipe
+
+TOLERANCE = 1e-4
+IDS = (torch.arange(24).reshape(2, 12) * 7919) % 280 + 5
+CONDITIONS = {"none": (False, False), "lora": (True, False), "kv": (False, True), "both": (True, True)}
+STRUCTURES: dict[str, str | list[str]] = {
+    "mlp_neuron": ["mlp_neuron"], "kv_group": ["kv_group"], "qk_pair": ["qk_pair"], "v_channel": ["v_channel"],
+    "mlp_output": ["mlp_neuron", "mlp_output"], "neurons+groups": ["mlp_neuron", "kv_group"], "paper": "paper",
+}  # fmt: skip
+SPARSITY = {"kv_group": 0.06, "qk_pair": 0.05, "v_channel": 0.05, "neurons+groups": 0.35, "paper": 0.42}
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+FAMILY: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"head_dim": 4},  # its class divides hidden_size by the heads
+    "qwen3": {"attention_bias": True},
+    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
+    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One export; each of its four conditions is a case of the matrix."""
+
+    family: str
+    structure: str
+    layout: str
+    tied: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.structure}-{self.layout}-{'tied' if self.tied else 'untied'}"
+
+    @property
+    def refused(self) -> bool:
+        structures = STRUCTURES[self.structure]
+        return "qk_pair" in ARCHITECTURES[self.family].refuses and ("qk_pair" in structures or structures == "paper")
+
+
+def cases() -> Iterator[Case]:
+    for family in ARCHITECTURES:
+        for structure in STRUCTURES:
+            for layout in ("uniform", "ragged"):
+                for tied in (True, False):
+                    yield Case(family, structure, layout, tied)
+
+
+@cache
+def base_of(family: str, tied: bool) -> Path:
+    """A random checkpoint with four layers, made once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="koffkit-conformance-"))
+    config = HEADS | {"tie_word_embeddings": tied, "num_hidden_layers": 4} | FAMILY[family]
+    return make_checkpoint(folder, family, **config)
+
+
+def build(case: Case, root: Path) -> Context:
+    """A finished run with random gates and memories, and its export in `root / "out"`.
+
+    Raises:
+        UsageError: the family refuses the structure.
+    """
+    memory = {
+        "layers": "all",
+        "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
+        "kv": {"tokens": 3},
+    }
+    mask = {
+        "structures": STRUCTURES[case.structure], "layout": case.layout, "multiple_of": 1,
+        "global_sparsity": SPARSITY.get(case.structure, 0.2),
+    }  # fmt: skip
+    recipe = recipe_dict(base_of(case.family, case.tied), root / "data", mask=mask, memory=memory)
+    recipe["domains"] = {"north": recipe["domains"]["north"]}
+    recipe["stages"] = recipe["stages"][:1]
+    loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
+    run = RunFolder(root / "run")
+    state = _open_run(run, loaded, base_of(case.family, case.tied), False)
+    context = _build(loaded, run, base_of(case.family, case.tied), Silent())
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        assert context.student.gates is not None and context.student.memories is not None
+        for alpha in context.student.gates.log_alpha.values():
+            alpha.copy_(torch.randn(alpha.shape, generator=generator) + torch.randn(len(alpha), 1, generator=generator))
+        for tensor in context.student.memories.tensors().values():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
+    set_masks(context)
+    save_memories(context)
+    run.write(state | context.learned | {"state": "finished"})
+    assert context.masks is not None and all(bool((table == 0).any()) for table in context.masks.values()), "a structure lost no unit"
+    find("hf").export(run, root / "out", {}, Silent())
+    return context
+
+
+@torch.no_grad()
+def masked(context: Context, lora: bool, kv: bool, ids: Tensor = IDS) -> Tensor:
+    """Logits of the masked model."""
+    student, memories = context.student, context.student.memories
+    assert memories is not None
+    memories.attach("north" if lora or kv else None)
+    if not kv:
+        set_kv_memory(student.model, None)
+    if kv and not lora:
+        memories._enable(False)
+    student._values = context.masks
+    try:
+        return student.model(input_ids=ids, use_cache=False).logits
+    finally:
+        student._values = None
+        memories.attach(None)
+
+
+def load(root: Path, lora: bool, kv: bool, **options: Any) -> Any:
+    """The export, read back as its users would."""
+    plain = AutoModelForCausalLM.from_pretrained(root / "out" / "backbone", **({"dtype": torch.float32} | options)).eval()
+    bundle = open_bundle(root / "out" / "memories" / "north")
+    model = PeftModel.from_pretrained(plain, str(bundle.path)).eval() if lora else plain
+    if kv:
+        use_koffkit_attention(plain)
+        config = plain.config.to_dict()
+        set_kv_memory(plain, load_kv(bundle, layer_widths(config, Shape.of(config))))
+    return model
+
+
+@torch.no_grad()
+def differences(context: Context, root: Path) -> dict[str, float]:
+    """max |logit difference| of each condition."""
+    found = {}
+    for name, (lora, kv) in CONDITIONS.items():
+        sliced = load(root, lora, kv)(input_ids=IDS, use_cache=False).logits
+        found[name] = (sliced - masked(context, lora, kv)).abs().max().item()
+    return found
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from koffkit.cli.console import quiet_libraries
+    from koffkit.errors import UsageError
+
+    quiet_libraries()
+    warnings.filterwarnings("ignore")
+    worst: dict[tuple[str, str], float] = {}
+    count = refused = 0
+    for case in cases():
+        with tempfile.TemporaryDirectory() as root:
+            try:
+                found = differences(build(case, Path(root)), Path(root))
+            except UsageError:
+                if not case.refused:
+                    raise
+                refused += 1
+                continue
+        count += len(found)
+        worst[case.family, case.structure] = max(worst.get((case.family, case.structure), 0.0), *found.values())
+        print(f"{case.name}: {max(found.values()):.1e}", file=sys.stderr)  # noqa: T201
+    table = Table(title="masked == sliced: max |logit difference| (uniform and ragged, tied and untied, four conditions each)")
+    table.add_column("architecture")
+    for structure in STRUCTURES:
+        table.add_column(structure, justify="right")
+    for family in ARCHITECTURES:
+        cells = (f"{worst[family, structure]:.1e}" if (family, structure) in worst else "refused" for structure in STRUCTURES)
+        table.add_row(family, *cells)
+    console = Console(width=140)
+    console.print(table)
+    console.print(f"{count} cases, {refused} exports refused by design, worst {max(worst.values()):.1e} (limit {TOLERANCE:g})")
+    sys.exit(max(worst.values()) > TOLERANCE)
+
+
+if __name__ == "__main__":
+    main()
