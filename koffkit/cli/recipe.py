@@ -25,8 +25,9 @@ def list_(as_json: bool) -> None:
     if as_json:
         emit({"recipes": found})
         return
+    width = max(map(len, found))
     for name, text in found.items():
-        click.echo(f"{name:24} {text}")
+        click.echo(f"{name:{width}}  {text}")
 
 
 @command.command("show")

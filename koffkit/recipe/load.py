@@ -13,9 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError
 from .builtin import shipped
+from .extend import merged
 from .schema import STAGES, Recipe
 
 Location = tuple[str | int, ...]
+Lines = dict[Location, tuple[Path, int]]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     Raises:
         UsageError: with one line per finding, `file:line: field: what is wrong`.
     """
-    path = Path(name)
-    if not path.is_file() and str(name) in shipped():
-        path = shipped()[str(name)]
-    if not path.is_file():
-        raise UsageError(f"{name}: no such recipe file; shipped recipes: {', '.join(shipped())}.")
-    tree, lines = _read(path)
+    path = _find(name)
+    tree, lines = _read_extended(path, ())
     for override in overrides:
         _override(tree, override)
     try:
@@ -47,6 +45,32 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         findings = _findings(error, path, lines)
         raise UsageError("\n".join(findings)) from None
     return LoadedRecipe(recipe=recipe, path=path, root=path.resolve().parent)
+
+
+def _find(name: str | Path, beside: Path | None = None) -> Path:
+    """A recipe file, relative to the recipe that extends it or to the working folder, or a shipped recipe by name."""
+    for path in ([beside.parent / name] if beside is not None else []) + [Path(name)]:
+        if path.is_file():
+            return path
+    if str(name) in shipped():
+        return shipped()[str(name)]
+    where = f"{beside}: extends: " if beside is not None else ""
+    raise UsageError(f"{where}{name}: no such recipe file; shipped recipes: {', '.join(shipped())}.")
+
+
+def _read_extended(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any], Lines]:
+    """A recipe merged into the one it extends, and so on; a field's place is the last file that gives it."""
+    tree, lines = _read(path)
+    places: Lines = {location: (path, line) for location, line in lines.items()}
+    if "extends" not in tree:
+        return tree, places
+    parent = tree.pop("extends")
+    if not isinstance(parent, str):
+        raise UsageError(f"{path}:{lines['extends',]}: extends: {parent!r}: name one recipe file or shipped recipe.")
+    if path.resolve() in below:
+        raise UsageError(f"{path}:{lines['extends',]}: extends: {parent}: this recipe extends itself.")
+    base, earlier = _read_extended(_find(parent, path), (*below, path.resolve()))
+    return merged(base, tree), earlier | places
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
@@ -125,12 +149,12 @@ def _index(place: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _findings(error: ValidationError, path: Path, lines: dict[Location, int]) -> list[str]:
+def _findings(error: ValidationError, path: Path, lines: Lines) -> list[str]:
     findings: dict[str, None] = {}
     for item in error.errors():
         location = _written(item["loc"])
-        line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-        where = f"{path}:{line}" if line else f"{path}"
+        place = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+        where = f"{place[0]}:{place[1]}" if place else f"{path}"
         findings[f"{where}: {dotted(location) or 'recipe'}: {_explain(item, location)}"] = None
     return list(findings)
 

@@ -20,6 +20,14 @@ def test_shipped_recipes_fit_the_schema_and_say_what_they_are_for(name: str) -> 
     assert len(describe(shipped()[name])) > 20
 
 
+def test_the_schema_refuses_unknown_keys_of_a_recipe_that_extends() -> None:
+    good = {"koffkit": 1, "extends": "quickstart", "name": "x", "stages": {"recover": {"max_steps": 3}}}
+    jsonschema.validate(good, json_schema())
+    for changes in ({"mask": {"surprise": 1}}, {"surprise": 1}, {"seed": "x"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(good | changes, json_schema())
+
+
 def test_the_schema_refuses_unknown_keys() -> None:
     recipe = yaml.safe_load(shipped()["quickstart"].read_text(encoding="utf-8"))
     recipe["mask"]["surprise"] = 1

@@ -109,9 +109,10 @@ def test_a_misspelt_override_is_an_unknown_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_loads_by_name(name: str) -> None:
     loaded = load_recipe(name)
-    assert loaded.recipe.name == name
+    assert loaded.recipe.name == name.replace("/", "-")
     first = loaded.path.read_text(encoding="utf-8").splitlines()[0]
-    assert first == "# yaml-language-server: $schema=./recipe.schema.json"
+    schema = loaded.path.parent / first.removeprefix("# yaml-language-server: $schema=")
+    assert schema.resolve() == shipped()["quickstart"].with_name("recipe.schema.json").resolve()
 
 
 def test_memory_layers() -> None:

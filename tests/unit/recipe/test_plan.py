@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from koffkit.base import read_config
+from koffkit.embedded import path as embedded_path
 from koffkit.errors import UsageError
+from koffkit.recipe.builtin import shipped
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import make_plan
 
@@ -16,6 +19,17 @@ LLAMA_3B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
     "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "dtype": "bfloat16",
 }  # fmt: skip
+
+LLAMA_8B = LLAMA_3B | {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "tie_word_embeddings": False,
+}  # fmt: skip
+QWEN_3B = {
+    "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+    "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True, "dtype": "bfloat16",
+}  # fmt: skip
+TRUE_SHAPES = {"meta-llama/Llama-3.2-3B": LLAMA_3B, "meta-llama/Llama-3.1-8B": LLAMA_8B, "Qwen/Qwen2.5-3B": QWEN_3B}
+EMBEDDED = read_config(embedded_path("base"))
+LARGE = [name for name in shipped() if name != "quickstart"]
 
 
 def plan_for(name: str, config: dict[str, Any], *overrides: str):  # type: ignore[no-untyped-def]
@@ -28,8 +42,47 @@ def test_the_3b_recipe_at_its_true_shape() -> None:
     assert 0.12 <= plan.budget.global_sparsity < 0.1255
     assert plan.kept_per_layer["mlp_neuron"] % 64 == 0
     assert plan.backbone_bytes == 2 * plan.backbone_params
-    assert 150e6 < plan.memory_params_training < 210e6  # the paper: 180M a memory
     assert plan.warnings == []
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_every_recipe_for_a_large_model_fits_its_true_shape(name: str) -> None:
+    recipe = load_recipe(name).recipe
+    plan = plan_for(name, TRUE_SHAPES[recipe.base.model])
+    budget = plan.budget
+    assert recipe.mask.global_sparsity <= budget.global_sparsity < recipe.mask.global_sparsity + 0.006
+    assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
+    halves = (recipe.memory.lora, recipe.memory.kv)
+    assert (plan.memory_params > 0) == any(halves)
+
+
+@pytest.mark.parametrize(("model", "config"), TRUE_SHAPES.items())
+def test_parameters_are_those_of_the_model_on_the_meta_device(model: str, config: dict[str, Any]) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        count = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).num_parameters()
+    short = model.rpartition("/")[2].lower()
+    assert plan_for(f"paper/{short}-topics", config).budget.base_params == count
+
+
+@pytest.mark.parametrize(("model", "millions"), [("llama-3.2-3b", 180), ("llama-3.1-8b", 277)])
+def test_a_memory_has_as_many_parameters_as_the_paper_says(model: str, millions: int) -> None:
+    config = LLAMA_3B if model == "llama-3.2-3b" else LLAMA_8B
+    plan = plan_for(f"paper/{model}-topics", config)
+    assert len(plan.memory_layers) == 16
+    assert plan.memory_params_training / 1e6 == pytest.approx(millions, abs=1)
+
+
+def test_learned_placement_has_as_many_layers_as_its_bytes_hold() -> None:
+    whole = plan_for("quickstart", EMBEDDED)
+    one = whole.memory_bytes // 6
+    for layers in (1, 4):
+        plan = plan_for("quickstart", EMBEDDED, f"memory.layers={{learned_bytes: {one * layers + 5}}}")
+        assert plan.memory_bytes == one * layers and plan.memory_layers == list(range(6))
+    with pytest.raises(UsageError, match=r"learned_bytes: 9 do not hold the memory of one layer \("):
+        plan_for("quickstart", EMBEDDED, "memory.layers={learned_bytes: 9}")
 
 
 def test_memory_parameters_are_those_of_the_files(shipped: Shipped) -> None:

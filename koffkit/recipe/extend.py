@@ -1,0 +1,38 @@
+"""`extends`: a recipe that says only how it differs from another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from .schema import STAGES
+
+
+def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """`parent` with the fields of `child` in their place.
+
+    Mappings merge field by field, anything else replaces. `stages` may be a mapping in the child: its options then merge into the
+    parent's stages by name, and new stages find their place. `domains` replace the parent's as a whole: they are a choice, not a default.
+    """
+    result: dict[str, Any] = deepcopy(dict(parent))
+    for key, value in child.items():
+        if key == "stages" and isinstance(value, Mapping) and isinstance(result.get(key), list):
+            result[key] = _merged_stages(result[key], value)
+        elif key != "domains" and isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = deepcopy(value)
+    return result
+
+
+def _merged_stages(stages: list[Any], changes: Mapping[str, Any]) -> list[Any]:
+    left = dict(changes)
+    found = []
+    for stage in stages:
+        name = next(iter(stage), None) if isinstance(stage, Mapping) else None
+        options = left.pop(name, None) if name is not None else None
+        found.append({name: merged(stage[name] or {}, options)} if isinstance(options, Mapping) else stage)
+    found += [{name: options} for name, options in left.items()]
+    order = list(STAGES)
+    return sorted(found, key=lambda stage: next((order.index(name) for name in stage if name in order), len(order)))
