@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .arch import Shape, architecture_of
+from .arch.widths import SLICED_LAYERS
 from .artefact import backbone_digest, is_bundle, is_export, open_bundle, open_export, weight_bytes
 from .base import read_config
 from .errors import KoffkitError, UsageError
@@ -13,6 +14,8 @@ from .method.budget import count_parameters
 from .recipe.plan import VLLM_RANKS
 from .router.classifier import TextRouter
 from .run.folder import RunFolder
+
+OWN_CLASS = "after `import koffkit.sliced`, or without koffkit with trust_remote_code=True (the code lies in the folder)"
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -48,18 +51,24 @@ def _export(path: Path) -> dict[str, Any]:
         "widths": _widths(config),
         "memories": memories,
         "router": None if export.router is None else TextRouter.load(export.router).describe(),
-        "loads_in": _loads_in(export.manifest, memories, int(config["num_hidden_layers"])),
+        "loads_in": _loads_in(export.manifest, memories, config),
     }
 
 
-def _loads_in(manifest: Any, memories: dict[str, Any], num_layers: int) -> dict[str, str]:
+def _loads_in(manifest: Any, memories: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+    num_layers = int(config["num_hidden_layers"])
     ranks = {info["lora"]["rank"] for info in memories.values() if info.get("lora")}
     kv_layers = [len(info["layers"]) for info in memories.values() if info.get("kv")]
-    found = {"transformers": f"backbone: {manifest['backbone']['class']}, no koffkit needed"}
+    own = SLICED_LAYERS in config
+    found = {"transformers": f"backbone: {manifest['backbone']['class']}, " + (OWN_CLASS if own else "no koffkit needed")}
     if ranks:
         found["peft"] = "LoRA half of every memory"
-        served = all(rank in VLLM_RANKS for rank in ranks)
-        found["vllm"] = "backbone and LoRA (not run by koffkit)" if served else f"backbone; LoRA ranks {sorted(ranks)} are not served"
+        if own:
+            found["vllm"] = "not: its layers differ, or parts of heads are gone"
+        elif all(rank in VLLM_RANKS for rank in ranks):
+            found["vllm"] = "backbone and LoRA (not run by koffkit)"
+        else:
+            found["vllm"] = f"backbone; LoRA ranks {sorted(ranks)} are not served"
     if kv_layers:
         everywhere = all(count == num_layers for count in kv_layers)
         found["kv memory"] = "koffkit" + (
@@ -70,7 +79,8 @@ def _loads_in(manifest: Any, memories: dict[str, Any], num_layers: int) -> dict[
 
 def _widths(config: dict[str, Any]) -> dict[str, Any]:
     keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
-    return {key: config.get(key) for key in keys}
+    layers = {SLICED_LAYERS: config[SLICED_LAYERS]} if SLICED_LAYERS in config else {}
+    return {key: config.get(key) for key in keys} | layers
 
 
 def _run(path: Path) -> dict[str, Any]:

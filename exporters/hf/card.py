@@ -11,6 +11,11 @@ import yaml
 from ...artefact import BACKBONE, CARD, MEMORIES, open_bundle
 from ...files import write_atomically
 
+OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which no stock class holds.
+`import koffkit.sliced` first, or, without koffkit, pass `trust_remote_code=True`: the code lies beside the weights
+(`modeling_koffkit.py`, torch and transformers only).
+
+"""
 FIGURES = ("perplexity", "kl", "recall")
 
 
@@ -31,7 +36,9 @@ def write_cards(output: Path, manifest: Mapping[str, Any], state: Mapping[str, A
 
 def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     backbone, removed, base = manifest["backbone"], manifest["removed"], manifest["base"]
-    kept = ", ".join(f"{counts[0]} {name} a layer" for name, counts in manifest["kept"].items())
+    kept = ", ".join(f"{_range(counts)} {name} a layer" for name, counts in manifest["kept"].items() if name not in manifest["masked"])
+    masked = "".join(f" {count:,} units of {name} are masked: zero, but still there." for name, count in manifest["masked"].items())
+    how = "" if backbone["class"].startswith("Koff") else ", no koffkit, no remote code"
     header = {"library_name": "transformers", "base_model": base["model"], "tags": ["koffkit", "pruned"]}
     recipe = yaml.safe_dump(state["recipe"], sort_keys=False, allow_unicode=True)
     return f"""---
@@ -39,15 +46,15 @@ def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str
 # {manifest["name"]}: backbone
 
 {base["model"]} with {removed["parameters"]:,} of {base["parameters"]:,} parameters ({removed["global_sparsity"]:.1%}) physically removed
-by knowledge offloading (arXiv 2605.29075): {backbone["parameters"]:,} stay, {kept}. Knowledge of single domains was moved into the
+by knowledge offloading (arXiv 2605.29075): {backbone["parameters"]:,} stay, {kept}.{masked} Knowledge of single domains was moved into the
 memories that ship beside it; the backbone alone is expected to be weaker than the base.
 
 ```python
 from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone["class"]}, no koffkit, no remote code
+model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone["class"]}{how}
 ```
-With its memories: `koffkit.KoffModel.from_pretrained("..")`, or `peft.PeftModel.from_pretrained(model, "memories/<domain>")` for the
-LoRA half. The license of the base model applies.
+{"" if how else OWN_CLASS}With its memories: `koffkit.KoffModel.from_pretrained("..")`, or for the LoRA half
+`peft.PeftModel.from_pretrained(model, "memories/<domain>")`. The license of the base model applies.
 
 ## Figures
 {_results_table(manifest["results"])}
@@ -58,6 +65,10 @@ Backbone digest: `{backbone["digest"]}`.
 ```yaml
 {recipe}```
 """
+
+
+def _range(counts: list[int]) -> str:
+    return f"{counts[0]:,}" if len(set(counts)) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
 def _results_table(results: Mapping[str, Any]) -> str:

@@ -72,6 +72,7 @@ class Memories(nn.Module):
         self._strength: Tensor | None = None
         self.layers = list(layers)
         self._attached: str | None = None
+        self._changed = False  # what is attached no longer is what the model has
         self._enable(False)
 
     def slot(self, domain: str) -> str:
@@ -84,8 +85,9 @@ class Memories(nn.Module):
 
     def attach(self, domain: str | None) -> None:
         """Attach the memory of `domain`, or none. Only the LoRA of the attached memory receives gradients."""
-        if domain == self._attached and self._strength is None:
+        if domain == self._attached and not self._changed:
             return
+        self._changed = self._strength is not None  # a strength is new at every step
         if domain is not None:
             for tuner in self._tuners:
                 tuner.set_adapter(self.slot(domain))
@@ -104,15 +106,14 @@ class Memories(nn.Module):
         """How strongly each layer's memory acts, [L] of 0 to 1; None = all fully. Takes effect with the next `attach`."""
         if strength is None and self._strength is None:
             return
-        self._strength, self._attached = strength, None
+        self._strength, self._changed = strength, True
         for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
             for slot, value in base.items():
                 tuner.scaling[slot] = value if strength is None else value * strength[layer]
 
     def keep_layers(self, layers: list[int]) -> None:
         """From now on only these layers carry memory; the others' is switched off and left out of what is saved."""
-        self.layers, self._attached = list(layers), None
-        self._strength = None
+        self.layers, self._strength, self._changed = list(layers), None, True
         for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
             for slot, value in base.items():
                 tuner.scaling[slot] = value if layer in layers else 0.0

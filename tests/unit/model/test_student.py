@@ -131,12 +131,16 @@ def test_strength_scales_a_layers_memory_down_to_nothing(llama: Path) -> None:
     strength = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
     student(IDS, None, "a", strength).square().sum().backward()
     assert bool((strength.grad != 0).all())
+    torch.testing.assert_close(student(IDS), none, atol=1e-6, rtol=1e-6)  # the teacher sees nothing of it
     torch.testing.assert_close(student(IDS, None, "a"), full, atol=1e-6, rtol=1e-6)
 
 
 def test_layers_that_do_not_keep_memory_are_off_and_not_saved(llama: Path) -> None:
     student = build(llama, ["mlp_neuron"])
+    none = student(IDS)
+    student(IDS, None, "a")
     student.memories.keep_layers([0, 2])
+    torch.testing.assert_close(student(IDS), none, atol=1e-6, rtol=1e-6)
     kept = student(IDS, None, "a")
     torch.testing.assert_close(kept, student(IDS, None, "a", torch.tensor([1.0, 0.0, 1.0])), atol=2e-3, rtol=2e-3)
     config, tensors = student.memories.adapter("a")

@@ -1,0 +1,169 @@
+"""Every option of masks, memories and losses changes what a stage does."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from koffkit import compress
+from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
+from koffkit.recipe.load import load_recipe
+from koffkit.stages.saliency import warm_start
+
+from ...common import recipe_dict, write_recipe
+from .test_training import loop_for
+
+MASK = {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("hinge", HingeController), ("progressive", ProgressiveController), ("lagrangian", LagrangianController)]
+)
+def test_controller(llama: Path, tmp_path: Path, kind: str, expected: type) -> None:
+    loop = loop_for(llama, tmp_path, mask=MASK | {"controller": kind, "lambda_rate": 0.3, "lambda_init": 2.5, "reach_by": 1.0})
+    assert type(loop.controller) is expected
+    if isinstance(loop.controller, LagrangianController):
+        assert loop.controller.rate == 0.3 and loop.controller.warmup_steps == 6
+    else:
+        assert loop.controller.strength == 2.5
+
+
+def test_temperature_falls_from_start_to_end(llama: Path, tmp_path: Path) -> None:
+    loop = loop_for(llama, tmp_path, mask=MASK | {"temperature": {"start": 1.0, "end": 0.25}})
+    seen = []
+    for step in range(6):
+        loop._step(step)
+        seen.append(loop.student.gates.temperature)
+    assert seen[0] == 1.0 and seen[-1] == pytest.approx(0.25) and seen == sorted(seen, reverse=True)
+    assert loop_for(llama, tmp_path, mask=MASK | {"temperature": 0.4}).schedule.temperature(3) == 0.4
+
+
+@pytest.mark.parametrize("init", ["taylor", "activation"])
+@pytest.mark.parametrize("layout", ["uniform", "ragged"])
+def test_a_warm_start_ranks_units_by_what_the_model_needs(llama: Path, tmp_path: Path, init: str, layout: str) -> None:
+    mask = MASK | {"structures": "paper", "init": init, "init_spread": 0.7, "init_batches": 2, "layout": layout}
+    loop = loop_for(llama, tmp_path, mask=mask)
+    gates = loop.student.gates
+    cold = {name: value.detach().clone() for name, value in gates.log_alpha.items()}
+    with torch.no_grad():  # four neurons, and a value channel of a KV head, that do nothing
+        layer = loop.student.model.model.layers[1]
+        layer.mlp.down_proj.weight[:, :4] = layer.mlp.up_proj.weight[:4] = layer.mlp.gate_proj.weight[:4] = 0
+        layer.self_attn.v_proj.base_layer.weight[5] = 0
+    warm_start(loop.context, loop.options)
+    over = -1 if layout == "uniform" else (0, 1)
+    for name, value in gates.log_alpha.items():
+        change = value.detach() - cold[name]
+        torch.testing.assert_close(change.std(over), torch.full_like(change.std(over), 0.7), atol=1e-4, rtol=1e-4)
+    for name in ("mlp_neuron@gate_proj", "mlp_neuron@up_proj"):
+        assert set(gates.log_alpha[name][1].argsort()[:4].tolist()) == {0, 1, 2, 3}
+    assert gates.log_alpha["v_channel"][1].argmin() == 5
+
+
+def test_a_cold_start_leaves_gates_alike_and_more_batches_change_the_warm_one(llama: Path, tmp_path: Path) -> None:
+    found = []
+    for changes in ({}, {"init": "taylor", "init_batches": 1}, {"init": "taylor", "init_batches": 3}):
+        loop = loop_for(llama, tmp_path, mask=MASK | changes)
+        warm_start(loop.context, loop.options)
+        found.append(loop.student.gates.log_alpha["mlp_neuron"].detach().clone())
+    assert found[0].std() == 0 and not torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize(
+    ("distill", "terms"),
+    [
+        ({}, {"kl"}),
+        ({"loss": "full"}, {"kl"}),
+        ({"loss": "cross_entropy"}, {"ce"}),
+        ({"loss": "blended", "blend": 0.25}, {"kl", "ce"}),
+    ],
+)
+def test_loss(llama: Path, tmp_path: Path, distill: dict[str, Any], terms: set[str]) -> None:
+    loop = loop_for(llama, tmp_path, distill={"top_k": 5, **distill})
+    figures = loop._step(0)
+    assert {name for name in ("kl", "ce") if name in figures} == terms
+    expected = sum(figures[name] * weight for name, weight in loop.objective.weights.items())
+    assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+    if distill.get("loss") == "blended":
+        assert loop.objective.weights == {"kl": 0.75, "ce": 0.25}
+    assert (figures["covered_mass"] < 0.999) == (distill.get("loss") not in ("full", "cross_entropy"))
+
+
+def test_cross_entropy_is_that_of_the_next_token(llama: Path, tmp_path: Path) -> None:
+    loop = loop_for(llama, tmp_path, distill={"loss": "cross_entropy"})
+    batch = loop._batch(0, 0, "north", False)
+    _, figures = loop._loss(batch, 0, "north")
+    with torch.no_grad():
+        values, _ = loop._gate_values(0)
+        logits = loop.student(batch, values, "north") @ loop.student.head.T
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+    assert figures["ce"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_domain_weights_set_how_often_a_domain_is_drawn(llama: Path, tmp_path: Path) -> None:
+    loop = loop_for(llama, tmp_path, distill={"domain_weights": {"south": 4.0}}, retention=None)
+    steps = [loop.schedule.step(step) for step in range(500)]
+    assert 0.75 < Counter(domain for domain, _ in steps)["south"] / 500 < 0.85
+    assert steps == [loop.schedule.step(step) for step in range(500)]
+    assert loop.schedule.visit(7, False) == 7  # the next batch, however often the others were drawn
+
+
+def test_without_joint_training_masks_are_learned_alone(llama: Path, tmp_path: Path) -> None:
+    stages = [{"learn_masks": {"max_steps": 6, "joint": False}}, {"recover": {"max_steps": 2}}]
+    loop = loop_for(llama, tmp_path, stages=stages)
+    before = {name: value.detach().clone() for name, value in loop.trainables().items()}
+    loop._step(0)
+    moved = {name.partition(".")[0] for name, value in loop.trainables().items() if not value.detach().equal(before[name])}
+    assert moved == {"gates"}
+    recover = loop_for(llama, tmp_path, train_gates=False, stages=stages)
+    assert set(recover.groups) == {"lora", "kv"} and recover.with_memory
+
+
+def finished(llama: Path, root: Path, **changes: Any) -> dict[str, Any]:
+    recipe = recipe_dict(llama, root / "data", **changes)
+    recipe["stages"] = [stage for stage in recipe["stages"] if "route" not in stage]
+    return compress(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
+
+
+def test_learned_placement_keeps_as_many_layers_as_the_bytes_allow(llama: Path, tmp_path: Path) -> None:
+    lora = {"rank": 4, "alpha": 4, "targets": ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]}
+    memory = {"lora": lora, "kv": {"tokens": 3}}
+    whole = sum(value.nbytes for value in tensors(tmp_path / "all", llama, memory | {"layers": "all"}).values())
+    kept = tensors(tmp_path / "some", llama, memory | {"layers": {"learned_bytes": whole * 2 // 3}})
+    state = json.loads((tmp_path / "some" / "run" / "run.json").read_text())
+    layers = {int(name.split("layers.")[1].split(".")[0]) for name in kept}
+    assert sorted(layers) == state["memory_layers"] and len(layers) == 2
+    rows = [json.loads(line) for line in (tmp_path / "some" / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["penalty"] > 0
+
+
+def tensors(root: Path, llama: Path, memory: dict[str, Any]) -> dict[str, torch.Tensor]:
+    root.mkdir()
+    finished(llama, root, memory=memory)
+    files = (root / "run" / "memories" / "north").glob("*.safetensors")
+    return {name: value for file in files for name, value in load_file(file).items()}
+
+
+def test_the_layers_learned_are_those_with_the_highest_gates(llama: Path, tmp_path: Path) -> None:
+    loop = loop_for(llama, tmp_path, memory={"layers": {"learned_bytes": 10**6}, "lora": None, "kv": {"tokens": 3}})
+    placement = loop.student.placement
+    assert placement is not None and "placement" in loop.trainables()
+    placement.count = 1
+    with torch.no_grad():
+        placement.log_alpha.copy_(torch.tensor([0.0, 2.0, 1.0]))
+    assert placement.layers() == [1]
+    loop._step(0)
+    assert placement.log_alpha.grad is None and not torch.equal(placement.log_alpha.detach(), torch.tensor([0.0, 2.0, 1.0]))
+
+
+def test_a_ragged_run_meets_its_budget_and_its_layers_differ(llama: Path, tmp_path: Path) -> None:
+    state = finished(llama, tmp_path, mask=MASK | {"layout": "ragged", "global_sparsity": 0.3, "multiple_of": 1})
+    budget = state["budget"]
+    assert budget["target_params"] <= budget["removed_params"] < budget["target_params"] + budget["step_params"]
+    masks = load_file(tmp_path / "run" / "masks.safetensors")
+    assert len({int(mask.sum()) for mask in masks.values()}) > 1
