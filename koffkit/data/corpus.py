@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from ..errors import DataError
 from ..files import write_json
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Source
-from .packing import PackedTokens
-from .sources import documents, source_files
+from .chat import conversation_ids, require_template
+from .packing import MASK_SUFFIX, PackedTokens
+from .sources import conversations, documents, source_files
 
 DOCUMENTS_AT_ONCE = 256
 Progress = Callable[[str], None]
@@ -46,7 +48,7 @@ def prepare(loaded: LoadedRecipe, tokenizer: Any, folder: Path, progress: Progre
     recipe = loaded.recipe
     folder.mkdir(parents=True, exist_ok=True)
     train, heldout = {}, {}
-    for domain, source in recipe.domains.items():
+    for domain, source in recipe.sources.items():
         job = _Job(loaded, f"domains.{domain}", source, domain, tokenizer, folder)
         train[domain], heldout[domain] = job.run(recipe.holdout, progress)
         _require_sequence(train[domain], recipe.sequence_length, f"domains.{domain}")
@@ -77,47 +79,55 @@ class _Job:
 
     def run(self, holdout: float, progress: Progress | None) -> tuple[PackedTokens, PackedTokens]:
         paths = [self.folder / f"{self.name}.{part}.bin" for part in ("train", "heldout")]
+        if self.source.messages is not None:
+            require_template(self.tokenizer, f"{self.where}.messages")
         index = self.folder / f"{self.name}.json"
         digest = self._digest(holdout)
-        if not (index.is_file() and json.loads(index.read_text()).get("digest") == digest and all(p.is_file() for p in paths)):
+        there = all(path.with_suffix(suffix).is_file() for path in paths for suffix in self._suffixes)
+        if not (there and index.is_file() and json.loads(index.read_text()).get("digest") == digest):
             if progress is not None:
                 progress(f"tokenising {self.where}")
             index.unlink(missing_ok=True)
             counts = self._write(paths[0], paths[1], holdout)
             write_json(index, {"digest": digest, **counts})
-        return PackedTokens(paths[0]), PackedTokens(paths[1])
+        masked = len(self._suffixes) > 1
+        return PackedTokens(paths[0], masked=masked), PackedTokens(paths[1], masked=masked)
 
     def _digest(self, holdout: float) -> str:
         """Everything the token files depend on. Hub data sets are identified by name and revision of the recipe only."""
         files = [] if self.source.hub else source_files(self.source, self.loaded.root, self.where)
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         vocabulary = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
-        text = json.dumps([facts, self.source.model_dump(), holdout, self.loaded.recipe.seed, vocabulary])
+        text = json.dumps(
+            [facts, self.source.model_dump(), holdout, self.loaded.recipe.seed, vocabulary, getattr(self.tokenizer, "chat_template", None)]
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _write(self, train: Path, heldout: Path, holdout: float) -> dict[str, int]:
         """Split by a hash of the document's number; when that holds out nothing, the last document is held out."""
-        partial = [path.with_suffix(f".partial-{os.getpid()}") for path in (train, heldout)]
+        finals = [path.with_suffix(suffix) for path in (train, heldout) for suffix in self._suffixes]
+        partial = [path.with_suffix(f"{path.suffix}.partial-{os.getpid()}") for path in finals]
         counts = {"documents": 0, "heldout_documents": 0}
         try:
-            with open(partial[0], "wb") as first, open(partial[1], "wb") as second:
-                last = b""
-                for number, ids in enumerate(self._tokenised()):
+            with ExitStack() as stack:
+                files = [stack.enter_context(open(path, "wb")) for path in partial]
+                first, second = files[: len(self._suffixes)], files[len(self._suffixes) :]
+                last: list[bytes] = []
+                for number, data in enumerate(self._tokenised()):
                     counts["documents"] += 1
-                    data = np.asarray(ids, dtype=np.int32).tobytes()
                     if held_out(self.loaded.recipe.seed, number, holdout):
                         counts["heldout_documents"] += 1
-                        second.write(data)
+                        _append(second, data)
                     else:
-                        first.write(last)
+                        _append(first, last)
                         last = data
                 if holdout and not counts["heldout_documents"] and counts["documents"] > 1:
                     counts["heldout_documents"] = 1
-                    second.write(last)
+                    _append(second, last)
                 else:
-                    first.write(last)
+                    _append(first, last)
             self._check(counts, holdout)
-            for source, target in zip(partial, (train, heldout), strict=True):
+            for source, target in zip(partial, finals, strict=True):
                 os.replace(source, target)
         finally:
             for path in partial:
@@ -132,11 +142,31 @@ class _Job:
                 f"{self.where}: 1 document; at least 2 are needed, one of them held out. In a text file a blank line separates documents."
             )
 
-    def _tokenised(self) -> Iterator[list[int]]:
+    @property
+    def _suffixes(self) -> list[str]:
+        """Of the files of one stream: tokens, and for conversations which of them are the assistant's."""
+        return [".bin", MASK_SUFFIX] if self.source.loss_on == "assistant" else [".bin"]
+
+    def _tokenised(self) -> Iterator[list[bytes]]:
+        """What each document adds to every file."""
+        if self.source.messages is None:
+            yield from ([np.asarray(ids, dtype=np.int32).tobytes()] for ids in self._texts())
+            return
+        for number, messages in enumerate(conversations(self.source, self.loaded.root, self.where), 1):
+            ids, assistant = conversation_ids(self.tokenizer, messages, f"{self.where}: record {number}", mask=len(self._suffixes) > 1)
+            data = [np.asarray(ids, dtype=np.int32).tobytes(), np.asarray(assistant, dtype=np.uint8).tobytes()]
+            yield data[: len(self._suffixes)]
+
+    def _texts(self) -> Iterator[list[int]]:
         end = self.tokenizer.eos_token_id
         for group in _groups(documents(self.source, self.loaded.root, self.where), DOCUMENTS_AT_ONCE):
             for ids in self.tokenizer(group, verbose=False)["input_ids"]:
                 yield [*ids, end] if end is not None else ids
+
+
+def _append(files: Sequence[IO[bytes]], data: list[bytes]) -> None:
+    for file, part in zip(files, data, strict=False):  # nothing yet: an empty list
+        file.write(part)
 
 
 def held_out(seed: int, number: int, holdout: float) -> bool:

@@ -16,6 +16,7 @@ from ..embedded import PREFIX
 from ..embedded import path as embedded_path
 from ..errors import DataError
 from ..recipe.schema import Source
+from .chat import Message, check_messages, user_text
 
 
 def source_files(source: Source, root: Path, where: str) -> list[Path]:
@@ -52,17 +53,33 @@ def _matches(pattern: str, root: Path) -> list[Path]:
 
 
 def documents(source: Source, root: Path, where: str) -> Iterator[str]:
-    """Yield documents in order; `where` names the recipe field in errors.
+    """Yield documents in order, of conversations what the user said; `where` names the recipe field in errors.
 
     Raises:
         DataError: a file is missing, damaged, not UTF-8, or a record lacks the field.
     """
-    found = (str(record[source.field]) for record in records(source, root, where)) if not source.text else _texts(source, root, where)
+    if source.text:
+        found = _texts(source, root, where)
+    elif source.messages is not None:
+        found = (user_text(messages) for messages in conversations(source, root, where))
+    else:
+        found = (str(record[source.field]) for record in records(source, root, where))
     return islice(found, source.max_documents)
 
 
+def conversations(source: Source, root: Path, where: str) -> Iterator[list[Message]]:
+    """Yield the conversations of a source with `messages`.
+
+    Raises:
+        DataError: a record's field holds something else.
+    """
+    assert source.messages is not None
+    found = enumerate(records(source, root, where), 1)
+    return (check_messages(record[source.messages], f"{where}: record {number}") for number, record in islice(found, source.max_documents))
+
+
 def records(source: Source, root: Path, where: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a jsonl or hub source; each has the source's `field`."""
+    """Yield the objects of a jsonl or hub source; each has the source's field."""
     if source.hub:
         yield from _hub(source, where)
         return
@@ -74,7 +91,7 @@ def records(source: Source, root: Path, where: str) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}:{number}: not valid JSON ({error.msg}); one object a line is expected.") from None
-            yield _checked(record, source.field, f"{path}:{number}")
+            yield _checked(record, source.record_field, f"{path}:{number}")
 
 
 def _checked(record: Any, field: str, place: str) -> dict[str, Any]:
@@ -134,4 +151,4 @@ def _hub(source: Source, where: str) -> Iterator[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{where}: hub data set {source.hub!r}: {error}") from None
     for number, record in enumerate(rows, 1):
-        yield _checked(record, source.field, f"{source.hub} record {number}")
+        yield _checked(record, source.record_field, f"{source.hub} record {number}")

@@ -136,11 +136,11 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, student: Tensor, teacher: Tensor | None, labels: Tensor | None, weight: Tensor, objective: Objective, chunk: int
     ) -> tuple[Tensor, ...]:
-        count = student.shape[0]
+        count = max(1, student.shape[0])  # a batch in which no token counts has no loss
         sums = {name: torch.zeros((), device=student.device) for name in objective.weights}
         covered_total = torch.zeros((), device=student.device)
         gradients = []
-        for first in range(0, count, chunk):
+        for first in range(0, student.shape[0], chunk):
             rows = slice(first, first + chunk)
             target = None if teacher is None else F.linear(teacher[rows], weight)
             terms, covered, gradient = score(F.linear(student[rows], weight), target, None if labels is None else labels[rows], objective)
@@ -149,9 +149,10 @@ class _ChunkedLoss(torch.autograd.Function):
             covered_total += covered.sum()
             if student.requires_grad:
                 gradients.append(gradient.to(weight.dtype) @ weight)
-        if gradients:
-            ctx.save_for_backward(torch.cat(gradients) / count)
-        means, covered_mean = [total / count for total in sums.values()], covered_total / count
+        if student.requires_grad:
+            ctx.save_for_backward(torch.cat(gradients) / count if gradients else torch.zeros_like(student))
+        means = [total / count for total in sums.values()]
+        covered_mean = covered_total / count if student.shape[0] else torch.ones_like(covered_total)
         ctx.mark_non_differentiable(covered_mean, *means)
         total = torch.stack([means[i] * share for i, share in enumerate(objective.weights.values())]).sum()
         return total, covered_mean, *means

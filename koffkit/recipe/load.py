@@ -161,7 +161,7 @@ def _findings(error: ValidationError, path: Path, lines: Lines) -> list[str]:
 
 def _written(location: Iterable[str | int]) -> Location:
     """Drop the names that pydantic adds for union members and constrained keys: what stays is what the user wrote."""
-    noise = {"Upper", "Learned", "Anneal", "Coverage", "KV", "Lora", "int", "float", "str", "[key]"}
+    noise = {"<given>", "<auto>", "Upper", "Learned", "Anneal", "Coverage", "KV", "Lora", "int", "float", "str", "[key]"}
     return tuple(
         part
         for part in location
@@ -185,23 +185,26 @@ def _explain(item: Any, location: Location) -> str:
 def _fields_at(location: Location) -> list[str]:
     """The field names the schema knows at a place, for near-name suggestions."""
     model: Any = Recipe
-    for part in location:
+    for place, part in enumerate(location):
         if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
         if part in STAGES:
             model = STAGES[part]
             continue
         field = model.model_fields.get(part)
-        model = _model_in(field.annotation) if field else model
+        following = str(location[place + 1]) if place + 1 < len(location) else None
+        model = _model_in(field.annotation, following) if field else model
     if isinstance(model, type) and issubclass(model, BaseModel):
         return list(model.model_fields)
     return []
 
 
-def _model_in(annotation: Any) -> Any:
+def _model_in(annotation: Any, key: str | None = None) -> Any:
+    """The model that an annotation holds; of several the one that has the field `key`, else the first."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for argument in get_args(annotation) if (found := _model_in(argument))), None)
+    found = [model for argument in get_args(annotation) if (model := _model_in(argument, key))]
+    return next((model for model in found if key in model.model_fields), found[0] if found else None)
 
 
 def dotted(location: Location) -> str:

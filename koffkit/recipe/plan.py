@@ -128,7 +128,7 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
         memory_params=sliced,
         memory_bytes=sliced * 4,
         memory_params_training=full,
-        domains=list(recipe.domains),
+        domains=recipe.domain_names,
         training_tokens=tokens,
         peak_memory_bytes=_peak(recipe, budget, shape, config, full),
         seconds={device: (operations / high, operations / low) for device, (low, high) in THROUGHPUT.items()},
@@ -168,7 +168,7 @@ def _peak(recipe: Recipe, budget: Budget, shape: Shape, config: Mapping[str, Any
     layer = tokens * (10 * shape.hidden + 5 * shape.intermediate) * width
     kept = layer + shape.num_layers * tokens * shape.hidden * width if recipe.train.gradient_checkpointing else layer * shape.num_layers
     logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(config["vocab_size"]) * 4
-    return LIBRARIES + budget.base_params * BYTES[recipe.base.dtype] + 16 * (gates + memory * len(recipe.domains)) + kept + logits
+    return LIBRARIES + budget.base_params * BYTES[recipe.base.dtype] + 16 * (gates + memory * len(recipe.domain_names)) + kept + logits
 
 
 def _warnings(recipe: Recipe, budget: Budget) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from ..arch.structures import PAPER
 
@@ -15,6 +15,7 @@ Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 StructureName = Literal["mlp_neuron", "kv_group", "qk_pair", "v_channel", "mlp_output"]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 RESERVED = {"auto", "none", "attached"}
 
 
@@ -36,6 +37,8 @@ class Source(Part):
     jsonl: str | list[str] | None = Field(None, description="JSON-lines files or globs, one document a line.")
     hub: str | None = Field(None, description="Hub data set (needs koffkit[data]).")
     field: str = Field("text", description="Field that holds the text of a jsonl or hub document.")
+    messages: str | None = Field(None, description="Field that holds a conversation, instead of field; goes through the chat template.")
+    loss_on: Literal["all", "assistant"] = Field("all", description="Of conversations: learn from all tokens, or the assistant's only.")
     split: str = Field("train", description="Split of a hub data set.")
     config_name: str | None = Field(None, description="Configuration of a hub data set.")
     prompt_field: str | None = Field(None, description="With answer_field: evaluate reports recall, exact greedy completion.")
@@ -49,7 +52,16 @@ class Source(Part):
             raise ValueError(f"give exactly one of text, jsonl, hub (found: {', '.join(given) or 'none'})")
         if (self.prompt_field is None) != (self.answer_field is None):
             raise ValueError("prompt_field and answer_field go together: give both or neither")
+        if self.messages is not None and (self.text or "field" in self.model_fields_set or self.prompt_field is not None):
+            raise ValueError("messages is a field of jsonl or hub records; leave out text, field, prompt_field and answer_field")
+        if self.loss_on == "assistant" and self.messages is None:
+            raise ValueError("loss_on: assistant needs messages, the field that holds the conversation")
         return self
+
+    @property
+    def record_field(self) -> str:
+        """The field that every record must have."""
+        return self.messages or self.field
 
 
 class Anneal(Part):
@@ -57,6 +69,31 @@ class Anneal(Part):
 
     start: float = Field(gt=0)
     end: float = Field(gt=0)
+
+
+class Auto(Source):
+    """Text without labels: its documents are grouped by the base's embeddings, and every group becomes a domain."""
+
+    count: Annotated[int, Field(ge=2)] = Field(description="Domains to make.")
+    layer: Annotated[int, Field(ge=0)] = Field(0, description="Compare means of this layer's hidden states; 0: of token embeddings.")
+    max_tokens: Positive = Field(1024, description="Tokens of a document that are looked at.")
+    fit_documents: Positive = Field(5000, description="Documents that the groups are made from; the others join the nearest.")
+
+
+class AutoDomains(Part):
+    auto: Auto
+
+
+def _kind_of_domains(value: Any) -> str:
+    """`domains: {auto: {..., count: N}}` or a mapping of names to sources."""
+    if isinstance(value, AutoDomains):
+        return "<auto>"
+    alone = isinstance(value, dict) and set(value) == {"auto"}
+    return "<auto>" if alone and isinstance(value["auto"], dict) and "count" in value["auto"] else "<given>"
+
+
+GivenDomains = Annotated[dict[Annotated[str, Field(pattern=DOMAIN_NAME)], Source], Field(min_length=1)]
+Domains = Annotated[Annotated[GivenDomains, Tag("<given>")] | Annotated[AutoDomains, Tag("<auto>")], Discriminator(_kind_of_domains)]
 
 
 class Mask(Part):
@@ -241,7 +278,7 @@ class Recipe(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run folder's name.")
     seed: Annotated[int, Field(ge=0)] = 0
     base: Base
-    domains: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Source] = Field(min_length=1)
+    domains: Domains
     retention: Source | None = None
     sequence_length: Annotated[int, Field(ge=8)] = 512
     holdout: float = Field(0.05, gt=0, lt=1, description="Share of each domain's documents held out.")
@@ -254,17 +291,19 @@ class Recipe(Part):
 
     @field_validator("domains")
     @classmethod
-    def _no_reserved_name(cls, domains: dict[str, Source]) -> dict[str, Source]:
-        taken = sorted(RESERVED & set(domains))
+    def _no_reserved_name(cls, domains: dict[str, Source] | AutoDomains) -> dict[str, Source] | AutoDomains:
+        taken = [] if isinstance(domains, AutoDomains) else sorted(RESERVED & set(domains))
         if taken:
             raise ValueError(f"{', '.join(taken)} cannot be a domain: --memory gives the name a meaning of its own; choose another name")
         return domains
 
     @model_validator(mode="after")
     def _domains_exist(self) -> Recipe:
-        unknown = sorted(set(self.distill.domain_weights) - set(self.domains))
+        unknown = sorted(set(self.distill.domain_weights) - set(self.domain_names))
         if unknown:
-            raise ValueError(f"distill.domain_weights names {', '.join(unknown)}, which is no domain (there is {', '.join(self.domains)})")
+            raise ValueError(
+                f"distill.domain_weights names {', '.join(unknown)}, which is no domain (there is {', '.join(self.domain_names)})"
+            )
         return self
 
     @model_validator(mode="after")
@@ -274,6 +313,19 @@ class Recipe(Part):
         if names != order or names[0] != "learn_masks":
             raise ValueError(f"stages must be learn_masks, then any of recover, route, evaluate, in that order (found: {names})")
         return self
+
+    @property
+    def domain_names(self) -> list[str]:
+        """The domains, or names that stand for them until they are found."""
+        if isinstance(self.domains, AutoDomains):
+            return [f"auto-{number}" for number in range(1, self.domains.auto.count + 1)]
+        return list(self.domains)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The source of every domain, once all are known."""
+        assert not isinstance(self.domains, AutoDomains), "domains are found before anything reads them"
+        return self.domains
 
     def memory_layers(self, num_layers: int) -> list[int]:
         """The layers that carry memory in training; none when both halves are off.

@@ -40,6 +40,14 @@ class RunFolder:
         return self.path / "data"
 
     @property
+    def domains_file(self) -> Path:
+        """What `domains: {auto: ...}` found; beside it lies the text of each."""
+        return self.path / "domains" / "domains.json"
+
+    def domain_text(self, name: str) -> Path:
+        return self.domains_file.with_name(f"{name}.jsonl")
+
+    @property
     def memories_dir(self) -> Path:
         return self.path / "memories"
 

@@ -22,6 +22,7 @@ from ..run.folder import FORMAT, RunFolder
 from ..tensors import CheckpointReader
 from .base import Context, stage_options
 from .checkpoint import Checkpoint, load_latest, restore
+from .domains import resolve_domains
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
@@ -52,6 +53,8 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
         progress.message(f"{output}: already finished.")
         return state
     try:
+        loaded = resolve_domains(loaded, run, base, progress)
+        state["recipe"] = loaded.recipe.model_dump(mode="json")
         context = _build(loaded, run, base, progress)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
@@ -83,8 +86,9 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
             raise UsageError(
                 f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or choose another --output."
             )
-        if state["recipe"] != resolved:
-            changed = [key for key in resolved if state["recipe"].get(key) != resolved[key]]
+        asked = state.get("asked", state["recipe"])
+        if asked != resolved:
+            changed = [key for key in resolved if asked.get(key) != resolved[key]]
             raise UsageError(
                 f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of the run, or another --output."
             )
@@ -97,7 +101,8 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
     budget = budget_of(recipe, config, str(base / "config.json"))
     state = {
         "koffkit": FORMAT,
-        "recipe": resolved,
+        "asked": resolved,
+        "recipe": resolved,  # with the domains that were found, once they are
         "recipe_path": str(loaded.path),
         "recipe_root": str(loaded.root),
         "versions": {name: version(name) for name in ("koffkit", *PACKAGES)} | {"python": platform.python_version()},
@@ -132,7 +137,7 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
     layers = check_layers(recipe, shape.num_layers)
-    memories = Memories(model, shape, list(recipe.domains), layers, memory.lora, memory.kv, recipe.seed)
+    memories = Memories(model, shape, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.recall import Fact, load_facts, recall, spread
-from ..errors import Interrupted
+from ..errors import DataError, Interrupted
 from ..recipe.schema import Evaluate
 from .base import Context
 
@@ -53,7 +53,7 @@ def _conditions(context: Context, options: Evaluate, domain: str) -> Iterator[Co
 
 @torch.no_grad()
 def _evaluate_domain(context: Context, options: Evaluate, domain: str) -> dict[str, Any]:
-    source = context.loaded.recipe.domains[domain]
+    source = context.loaded.recipe.sources[domain]
     facts = None
     if source.prompt_field is not None:
         facts = load_facts(source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit)
@@ -85,19 +85,22 @@ def _likelihood(context: Context, options: Evaluate, domain: str, conditions: li
     tokens = 0
     length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
     head = context.student.head
-    for batch in context.corpus.heldout[domain].sequences(length, options.batch_size, options.max_tokens):
+    for batch, counted in context.corpus.heldout[domain].sequences(length, options.batch_size, options.max_tokens):
         ids = batch.to(context.accelerator.device)
-        targets = ids[:, 1:].flatten()
+        rows_counted = torch.ones_like(ids[:, 1:], dtype=torch.bool) if counted is None else counted[:, 1:].to(ids.device)
+        targets = ids[:, 1:][rows_counted]
         tokens += targets.numel()
-        teacher = _hidden(context, ids, conditions[0])[:, :-1].flatten(0, 1)
+        teacher = _hidden(context, ids, conditions[0])[:, :-1][rows_counted]
         for condition in conditions:
-            hidden = _hidden(context, ids, condition)[:, :-1].flatten(0, 1)
+            hidden = _hidden(context, ids, condition)[:, :-1][rows_counted]
             for part in range(0, len(targets), chunk):
                 rows = slice(part, part + chunk)
                 logits = F.linear(hidden[rows].to(head.dtype), head).float()
                 student_log, teacher_log = logits.log_softmax(-1), F.linear(teacher[rows].to(head.dtype), head).float().log_softmax(-1)
                 sums[condition[0]][0] += F.nll_loss(student_log, targets[rows], reduction="sum").item()
                 sums[condition[0]][1] += F.kl_div(student_log, teacher_log, reduction="sum", log_target=True).item()
+    if not tokens:
+        raise DataError(f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use loss_on: all.")
     return {name: {"perplexity": math.exp(nll / tokens), "kl": kl / tokens} for name, (nll, kl) in sums.items()}
 
 

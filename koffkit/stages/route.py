@@ -26,7 +26,7 @@ class RouteStage:
             return  # pruning only: there is nothing to choose
         options: Route = stage_options(context, self.name)
         recipe = context.loaded.recipe
-        sources = dict(recipe.domains) | ({NONE: recipe.retention} if recipe.retention is not None else {})
+        sources = dict(recipe.sources) | ({NONE: recipe.retention} if recipe.retention is not None else {})
         train: dict[str, list[str]] = {}
         test: dict[str, list[str]] = {}
         context.progress.start(self.name, len(sources) + 1, 0)

@@ -116,9 +116,9 @@ class DistillationLoop:
         domain, retention = self.schedule.step(step)
         self._set_temperature(self.schedule.temperature(step))
         for part in range(accumulation):
-            batch = self._batch(step, part, domain, retention).to(self.context.accelerator.device)
+            batch, counted = self._batch(step, part, domain, retention)
             tokens += batch.numel()
-            loss, found = self._loss(batch, step * accumulation + part, domain)
+            loss, found = self._loss(batch, counted, step * accumulation + part, domain)
             for key, value in found.items():
                 figures[key] = figures.get(key, 0.0) + value / accumulation
             self._require_finite(figures, step)
@@ -139,14 +139,17 @@ class DistillationLoop:
             if gates is not None and self.train_gates:
                 gates.temperature = temperature
 
-    def _batch(self, step: int, part: int, domain: str, retention: bool) -> Tensor:
+    def _batch(self, step: int, part: int, domain: str, retention: bool) -> tuple[Tensor, Tensor | None]:
+        """Token ids [B, T], and which of them the loss counts (None: all)."""
         stream = self.context.corpus.retention if retention else self.context.corpus.train[domain]
         assert stream is not None
         visit = self.schedule.visit(step, retention) * self.recipe.train.gradient_accumulation + part
         offset = self.names.index(self.name)
-        return stream.batch(visit, self.options.batch_size, self.recipe.sequence_length, self.recipe.seed + 1000 * offset)
+        place = (visit, self.options.batch_size, self.recipe.sequence_length, self.recipe.seed + 1000 * offset)
+        device, counted = self.context.accelerator.device, stream.counted(*place)
+        return stream.batch(*place).to(device), None if counted is None else counted.to(device)
 
-    def _loss(self, batch: Tensor, draw: int, domain: str) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, batch: Tensor, counted: Tensor | None, draw: int, domain: str) -> tuple[Tensor, dict[str, float]]:
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
         values, strength = self._gate_values(draw)
         with accelerator.autocast():
@@ -154,13 +157,14 @@ class DistillationLoop:
             if objective.needs_teacher:
                 with torch.no_grad():
                     teacher = student(batch)
-            hidden, labels = student(batch, values, domain if self.with_memory else None, strength), None
-            if objective.needs_labels:  # nothing follows the last token
-                hidden, labels = hidden[:, :-1], batch[:, 1:].flatten()
-                teacher = None if teacher is None else teacher[:, :-1]
-            rows = None if teacher is None else teacher.flatten(0, 1)
+            hidden = student(batch, values, domain if self.with_memory else None, strength)
+            positions = torch.ones_like(batch, dtype=torch.bool)
+            if objective.needs_labels or counted is not None:  # a position counts for the token that follows it
+                positions = torch.nn.functional.pad(positions[:, 1:] if counted is None else counted[:, 1:], (0, 1), value=False)
+            labels = batch.roll(-1, 1)[positions] if objective.needs_labels else None
+            rows = None if teacher is None else teacher[positions]
             chunk = self.recipe.distill.chunk_tokens
-            loss, covered, terms = training_loss(hidden.flatten(0, 1), rows, labels, student.head, objective, chunk)
+            loss, covered, terms = training_loss(hidden[positions], rows, labels, student.head, objective, chunk)
         figures = {"loss": loss.item(), "covered_mass": covered.item()} | {name: value.item() for name, value in terms.items()}
         if self.train_gates and student.gates is not None:
             penalty = self.controller.penalty(*self._active_and_target())

@@ -36,11 +36,11 @@ def test_epochs_cut_at_different_places(packed: PackedTokens) -> None:
 
 
 def test_evaluation_reads_in_order_up_to_a_limit(packed: PackedTokens) -> None:
-    batches = list(packed.sequences(16, 4, max_tokens=200))
+    batches = [ids for ids, _ in packed.sequences(16, 4, max_tokens=200)]
     flat = [token for batch in batches for row in batch.tolist() for token in row]
     assert flat == list(range(192))
     assert [len(batch) for batch in batches] == [4, 4, 4]
 
 
 def test_text_shorter_than_a_sequence_is_still_evaluated(packed: PackedTokens) -> None:
-    assert [batch.tolist() for batch in packed.sequences(5000, 4)] == [[list(range(1000))]]
+    assert [ids.tolist() for ids, _ in packed.sequences(5000, 4)] == [[list(range(1000))]]

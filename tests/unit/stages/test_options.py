@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from koffkit.method.controller import HingeController, LagrangianController, Pro
 from koffkit.recipe.load import load_recipe
 from koffkit.stages.saliency import warm_start
 
-from ...common import recipe_dict, write_recipe
+from ...common import recipe_dict, sentences, write_recipe
 from .test_training import loop_for
 
 MASK = {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4}
@@ -96,8 +97,9 @@ def test_loss(llama: Path, tmp_path: Path, distill: dict[str, Any], terms: set[s
 
 def test_cross_entropy_is_that_of_the_next_token(llama: Path, tmp_path: Path) -> None:
     loop = loop_for(llama, tmp_path, distill={"loss": "cross_entropy"})
-    batch = loop._batch(0, 0, "north", False)
-    _, figures = loop._loss(batch, 0, "north")
+    batch, counted = loop._batch(0, 0, "north", False)
+    assert counted is None
+    _, figures = loop._loss(batch, None, 0, "north")
     with torch.no_grad():
         values, _ = loop._gate_values(0)
         logits = loop.student(batch, values, "north") @ loop.student.head.T
@@ -167,3 +169,61 @@ def test_a_ragged_run_meets_its_budget_and_its_layers_differ(llama: Path, tmp_pa
     assert budget["target_params"] <= budget["removed_params"] < budget["target_params"] + budget["step_params"]
     masks = load_file(tmp_path / "run" / "masks.safetensors")
     assert len({int(mask.sum()) for mask in masks.values()}) > 1
+
+
+def chat_base(llama: Path, root: Path) -> Path:
+    """The tiny model with a chat template."""
+    from transformers import AutoTokenizer
+
+    base = Path(shutil.copytree(llama, root / "chat-base"))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    tokenizer.save_pretrained(base)
+    return base
+
+
+def chat_domains(root: Path, loss_on: str) -> dict[str, Any]:
+    lines = sentences(5, 120)
+    rows = [
+        {"talk": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
+        for a, b in zip(lines[::2], lines[1::2], strict=True)
+    ]
+    (root / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {"talk": {"jsonl": str(root / "chat.jsonl"), "messages": "talk", "loss_on": loss_on}}
+
+
+@pytest.mark.parametrize("loss", ["top_k", "cross_entropy"])
+def test_the_loss_counts_the_assistants_tokens_only(llama: Path, tmp_path: Path, loss: str) -> None:
+    base = chat_base(llama, tmp_path)
+    loop = loop_for(base, tmp_path, domains=chat_domains(tmp_path, "assistant"), distill={"loss": loss, "top_k": 50})
+    batch, counted = loop._batch(0, 0, "talk", False)
+    assert counted is not None and 0 < counted.float().mean() < 1
+    found = loop._loss(batch, counted, 0, "talk")[1]["loss"]
+    assert found != pytest.approx(loop._loss(batch, None, 0, "talk")[1]["loss"], rel=1e-5)
+    later = batch.clone()  # what stands last is not the assistant's: whatever it is, the loss stays
+    row = int((~counted[:, -1]).nonzero()[0]) if bool((~counted[:, -1]).any()) else None
+    if row is not None:
+        later[row, -1] = (later[row, -1] + 7) % 280
+        assert loop._loss(later, counted, 0, "talk")[1]["loss"] == pytest.approx(found, rel=1e-5)
+    one = torch.zeros_like(counted)
+    one[0, 5] = True
+    with torch.no_grad():
+        values, _ = loop._gate_values(0)
+        logits = loop.student(batch, values, "talk") @ loop.student.head.T
+    if loss == "cross_entropy":
+        expected = torch.nn.functional.cross_entropy(logits[0, 4:5], batch[0, 5:6])
+        assert loop._loss(batch, one, 0, "talk")[1]["ce"] == pytest.approx(expected.item(), rel=1e-5)
+    nothing, figures = loop._loss(batch, torch.zeros_like(counted), 0, "talk")
+    nothing.backward()
+    assert figures["loss"] == 0.0 and figures["covered_mass"] == 1.0
+
+
+@pytest.mark.parametrize("loss_on", ["all", "assistant"])
+def test_a_run_on_conversations(llama: Path, tmp_path: Path, loss_on: str) -> None:
+    base = chat_base(llama, tmp_path)
+    domains = chat_domains(tmp_path, loss_on)
+    recipe = recipe_dict(base, tmp_path / "data", domains=domains, retention=domains["talk"])
+    state = compress(load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe)), tmp_path / "run")
+    assert state["results"]["domains"]["talk"]["matched"]["kl"] > 0 and state["results"]["router"]["documents"] > 0

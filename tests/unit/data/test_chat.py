@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from koffkit.data.chat import conversation_ids, user_text
+from koffkit.data.corpus import prepare
+from koffkit.data.sources import documents
+from koffkit.errors import DataError, UsageError
+from koffkit.recipe.load import load_recipe
+
+from ...common import make_tokenizer, recipe_dict, write_recipe
+
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+FORGETFUL = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}<s>{{ m['content'] }}</s>{% endif %}{% endfor %}"
+TALK = [
+    {"role": "system", "content": "quiet"},
+    {"role": "user", "content": "river stone"},
+    {"role": "assistant", "content": "green lamp"},
+    {"role": "user", "content": "seven"},
+    {"role": "assistant", "content": "slow cloud"},
+]
+
+
+def tokenizer(template: str | None = TEMPLATE) -> Any:
+    made = make_tokenizer()
+    made.chat_template = template
+    return made
+
+
+def test_the_assistants_tokens_are_its_text_and_what_closes_its_turn() -> None:
+    made = tokenizer()
+    ids, assistant = conversation_ids(made, TALK, "here", mask=True)
+    assert made.decode(ids) == made.apply_chat_template(TALK, tokenize=False)
+    said = made.decode([index for index, own in zip(ids, assistant, strict=True) if own])
+    assert said.replace(" green", "green").replace(" slow", "slow") == "green lamp</s>slow cloud</s>"  # a token may begin in the prompt
+    assert not any(conversation_ids(made, TALK, "here", mask=False)[1])
+
+
+def test_a_template_that_changes_earlier_turns_is_refused_for_a_mask_only() -> None:
+    made = tokenizer(FORGETFUL)
+    assert conversation_ids(made, TALK, "here", mask=False)[0]
+    with pytest.raises(DataError, match=r"here: the chat template renders earlier turns differently .* use loss_on: all"):
+        conversation_ids(made, TALK, "here", mask=True)
+
+
+def test_a_template_that_raises_is_a_clear_error() -> None:
+    made = tokenizer("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(DataError, match="here: the chat template refuses this conversation: roles must alternate"):
+        conversation_ids(made, TALK, "here", mask=False)
+
+
+def test_a_router_reads_what_the_user_said() -> None:
+    assert user_text(TALK) == "river stone\nseven"
+
+
+def chat_recipe(llama: Path, root: Path, rows: list[Any], **options: Any) -> Any:
+    recipe = recipe_dict(llama, root / "data")
+    path = root / "data" / "chat.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe["domains"] = {"north": {"jsonl": str(path), "messages": "talk", **options}}
+    return write_recipe(root / "recipe.yaml", recipe)
+
+
+@pytest.mark.parametrize("loss_on", ["all", "assistant"])
+def test_token_files_of_conversations(llama: Path, tmp_path: Path, loss_on: str) -> None:
+    loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": TALK}] * 40, loss_on=loss_on))
+    made = tokenizer()
+    corpus = prepare(loaded, made, tmp_path / "tokens")
+    ids, assistant = conversation_ids(made, TALK, "", mask=True)
+    train = corpus.train["north"]
+    assert train.tokens[: len(ids)].tolist() == ids
+    if loss_on == "all":
+        assert train.mask is None and train.counted(0, 2, 16, 0) is None
+    else:
+        assert train.mask is not None and len(train.mask) == len(train.tokens)
+        assert train.mask[: len(ids)].astype(bool).tolist() == assistant
+        batch, counted = train.batch(1, 2, 16, 0).numpy(), train.counted(1, 2, 16, 0).numpy()
+        for row in range(2):  # the same cut of both files
+            starts = [i for i in range(len(train.tokens) - 15) if train.tokens[i : i + 16].tolist() == batch[row].tolist()]
+            assert any(np.array_equal(train.mask[i : i + 16].astype(bool), counted[row]) for i in starts)
+        evaluated = list(corpus.heldout["north"].sequences(16, 4))
+        assert all(mask is not None and mask.shape == part.shape and 0 < mask.float().mean() < 1 for part, mask in evaluated)
+
+
+def test_another_template_or_another_loss_makes_the_token_files_anew(llama: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": TALK}] * 40))
+    for template in (TEMPLATE, TEMPLATE, TEMPLATE.replace(": ", "= ")):
+        prepare(loaded, tokenizer(template), tmp_path / "tokens", messages.append)
+    assert messages.count("tokenising domains.north") == 2
+    prepare(load_recipe(loaded.path, ["domains.north.loss_on=assistant"]), tokenizer(TEMPLATE), tmp_path / "tokens", messages.append)
+    assert messages.count("tokenising domains.north") == 3
+
+
+def test_no_template_and_no_conversation_are_clear_errors(llama: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": TALK}] * 3))
+    with pytest.raises(DataError, match=r"domains\.north\.messages: messages need a chat template"):
+        prepare(loaded, tokenizer(None), tmp_path / "tokens")
+    loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": "hello"}] * 3))
+    with pytest.raises(DataError, match=r"domains\.north: record 1: not a conversation"):
+        prepare(loaded, tokenizer(), tmp_path / "tokens")
+
+
+def test_documents_of_a_chat_source_are_the_users_words(llama: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": TALK}] * 3, max_documents=2))
+    assert list(documents(loaded.recipe.sources["north"], tmp_path, "x")) == ["river stone\nseven"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"field": "x"}, "messages is a field of jsonl or hub records"),
+        ({"messages": None, "loss_on": "assistant"}, "loss_on: assistant needs"),
+    ],
+)
+def test_options_that_do_not_go_together(llama: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(chat_recipe(llama, tmp_path, [], **options))
