@@ -36,7 +36,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _export(path: Path) -> dict[str, Any]:
     export = open_export(path)
-    manifest = {key: value for key, value in export.manifest.items() if key not in ("files", "golden", "results")}
+    manifest = {key: value for key, value in export.manifest.items() if key not in ("files", "golden", "results", "recipe")}
     config = read_config(export.backbone)
     memories = {bundle.domain: dict(bundle.info) for bundle in export.bundles()}
     for info in memories.values():

@@ -13,6 +13,7 @@ from ...artefact import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER, file_entry
 from ...base import digest, locate
 from ...errors import IntegrityError, UsageError
 from ...files import write_json
+from ...memories.bundle import bundle_summary, write_bundle, write_bundle_card
 from ...method.budget import weight_shapes
 from ...progress import Progress
 from ...recipe.schema import Base
@@ -23,7 +24,6 @@ from ...structures import Masks, kept_counts, load_masks
 from ...tensors import CheckpointReader
 from ..publish import require_space, staged
 from . import card
-from .bundle import write_bundle
 from .container import complete_config, sliced_config
 from .parity import check_parity
 from .stream import Sliced, slice_checkpoint
@@ -76,9 +76,11 @@ class HfExporter:
             checking = time.perf_counter()
             parity, golden = check_parity(base, masks, run, backbone, bundles)
             seconds["parity"] = time.perf_counter() - checking
-            manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(backbone))
+            manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(base), weight_bytes(backbone))
             manifest["golden"] = golden
-            card.write_cards(partial, manifest, state)
+            card.write_card(partial, manifest, state)
+            for path in bundles:
+                write_bundle_card(path, manifest["name"])
             manifest["files"] = _entries(partial, sliced)
             write_json(partial / MANIFEST, manifest)
         shown = {key: value for key, value in manifest.items() if key not in ("files", "golden")}
@@ -130,6 +132,7 @@ def _manifest(
     sliced: Sliced,
     bundles: list[Path],
     parity: Mapping[str, Any],
+    base_bytes: int,
     size: int,
 ) -> dict[str, Any]:
     budget = state["budget"]
@@ -150,6 +153,7 @@ def _manifest(
             "digest": state["base"]["digest"],
             "architecture": arch.model_type,
             "parameters": budget["base_params"],
+            "bytes": base_bytes,
         },
         "backbone": {
             "path": BACKBONE,
@@ -160,9 +164,10 @@ def _manifest(
         },
         "removed": {"parameters": removed, "target": budget["target_params"], "global_sparsity": removed / budget["base_params"]},
         "kept": kept_counts(masks),
-        "domains": {path.name: card.bundle_summary(path) for path in bundles},
+        "domains": {path.name: bundle_summary(path) for path in bundles},
         "parity": dict(parity),
         "results": state["results"],
+        "recipe": state["recipe"],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -40,13 +40,24 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         raise UsageError(f"{name}: no such recipe file; shipped recipes: {', '.join(shipped())}.")
     tree, lines = _read(path)
     for override in overrides:
-        _override(tree, override)
+        apply_override(tree, override)
+    return LoadedRecipe(recipe=validated(tree, path, lines), path=path, root=path.resolve().parent)
+
+
+def validated(tree: dict[str, Any], source: Path | str, lines: Mapping[Location, int], model: type[Recipe] = Recipe) -> Recipe:
+    """The recipe that a tree of plain values describes.
+
+    Args:
+        source: what the findings are said to be in.
+        lines: line numbers by place, as far as there are any.
+
+    Raises:
+        UsageError: with one line per finding.
+    """
     try:
-        recipe = Recipe.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        findings = _findings(error, path, lines)
-        raise UsageError("\n".join(findings)) from None
-    return LoadedRecipe(recipe=recipe, path=path, root=path.resolve().parent)
+        raise UsageError("\n".join(_findings(error, source, lines))) from None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
@@ -86,7 +97,12 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], dupli
             _walk(value, place, lines, duplicates)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Change one field of a recipe's tree in place.
+
+    Raises:
+        UsageError: the override is not `a.b=VALUE`, or there is no such place.
+    """
     field, equals, text = override.partition("=")
     if not equals or not field:
         raise UsageError(f"--set {override}: write it as a.b=VALUE, for example --set mask.global_sparsity=0.2.")
@@ -125,12 +141,12 @@ def _index(place: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _findings(error: ValidationError, path: Path, lines: dict[Location, int]) -> list[str]:
+def _findings(error: ValidationError, source: Path | str, lines: Mapping[Location, int]) -> list[str]:
     findings: dict[str, None] = {}
     for item in error.errors():
         location = _written(item["loc"])
         line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-        where = f"{path}:{line}" if line else f"{path}"
+        where = f"{source}:{line}" if line else f"{source}"
         findings[f"{where}: {dotted(location) or 'recipe'}: {_explain(item, location)}"] = None
     return list(findings)
 

@@ -13,6 +13,7 @@ Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 RESERVED = {"auto", "none", "attached"}
+DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
 class Part(BaseModel):
@@ -184,7 +185,7 @@ class Recipe(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run folder's name.")
     seed: Annotated[int, Field(ge=0)] = 0
     base: Base
-    domains: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Source] = Field(min_length=1)
+    domains: dict[Annotated[str, Field(pattern=DOMAIN_NAME)], Source] = Field(min_length=1)
     retention: Source | None = None
     sequence_length: Annotated[int, Field(ge=8)] = 512
     holdout: float = Field(0.05, gt=0, lt=1, description="Share of each domain's documents held out.")

@@ -20,7 +20,12 @@ from .checkpoint import Checkpoint
 
 @dataclass
 class Context:
-    """Everything a stage may use. `masks` is None until `learn_masks` is done: hard gates, [L, U] by structure."""
+    """Everything a stage may use.
+
+    Args:
+        masks: None until `learn_masks` is done: hard gates, [L, U] by structure.
+        teacher: the unpruned model, where the student is a backbone that is sliced already; None: the student with all gates off.
+    """
 
     loaded: LoadedRecipe
     run: RunFolder
@@ -33,6 +38,12 @@ class Context:
     stop: Callable[[], bool] = lambda: False
     masks: dict[str, Tensor] | None = None
     results: dict[str, Any] = field(default_factory=dict)
+    teacher: Student | None = None
+
+    def unpruned(self, input_ids: Tensor) -> Tensor:
+        """Last hidden states [B, T, D] of the unpruned model; no structure touches what projects them, so the student's `head` fits."""
+        hidden: Tensor = (self.teacher or self.student)(input_ids)
+        return hidden
 
 
 def stage_options(context: Context, name: str) -> Any:

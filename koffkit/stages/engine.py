@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arch import Shape, architecture_of
+from ..artefact import backbone_digest
 from ..base import digest, load_tokenizer, locate, read_config
 from ..errors import IntegrityError, KoffkitError, UsageError
 from ..interrupts import interruptible
@@ -42,17 +43,35 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
         UsageError: the folder holds something else, or a run of another recipe.
         Interrupted: SIGINT; everything up to the last step is saved.
     """
-    progress = progress or Silent()
+    return _carry_out(loaded, output, None, resume, progress or Silent())
+
+
+def learn_memory(
+    loaded: LoadedRecipe, backbone: Path, output: Path, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """`compress` without its first half: memories for a backbone that is sliced already, taught by the unpruned base.
+
+    Args:
+        loaded: a recipe with stages from `recover` on; see `koffkit.memories.recipe`.
+
+    Raises:
+        UsageError: the folder holds something else, or a run of another recipe.
+        Interrupted: SIGINT; everything up to the last step is saved.
+    """
+    return _carry_out(loaded, output, backbone, resume, progress or Silent())
+
+
+def _carry_out(loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress) -> dict[str, Any]:
     run = RunFolder(output)
     base = locate(loaded.recipe.base, loaded.root)
     _check_base(base)
     fresh = not run.exists
-    state = _open_run(run, loaded, base, resume)
+    state = _open_run(run, loaded, base, backbone, resume)
     if state["state"] == "finished":
         progress.message(f"{output}: already finished.")
         return state
     try:
-        context = _build(loaded, run, base, progress)
+        context = _build(loaded, run, base, progress, backbone)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
             shutil.rmtree(run.path)
@@ -74,9 +93,10 @@ def _check_base(base: Path) -> None:
     CheckpointReader(base).require_all(weight_shapes(arch, shape, config))
 
 
-def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) -> dict[str, Any]:
+def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path | None, resume: bool) -> dict[str, Any]:
     recipe = loaded.recipe
     resolved = recipe.model_dump(mode="json")
+    sliced = None if backbone is None else backbone_digest(backbone)
     if run.exists:
         state = run.read()
         if not resume:
@@ -90,6 +110,8 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
             )
         if state["base"]["digest"] != digest(base):
             raise IntegrityError(f"{run.path}: cannot resume, the base at {base} is not the one the run began with.")
+        if state.get("backbone") != sliced:
+            raise IntegrityError(f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the run.")
         return state
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
@@ -105,6 +127,7 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
         "seed": recipe.seed,
         "base": {"model": recipe.base.model, "path": str(base), "digest": digest(base), "config": config},
         "budget": budget.to_json(),
+        "backbone": sliced,
         "memory_layers": check_layers(recipe, shape.num_layers),
         "stages": [{"name": stage.name, "state": "pending"} for stage in recipe.stages],
         "state": "running",
@@ -116,7 +139,7 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
     return state
 
 
-def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress) -> Context:
+def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, backbone: Path | None = None) -> Context:
     from ..data.corpus import prepare
     from ..model.memory import Memories
     from ..model.student import Gates, Student, load_frozen
@@ -130,15 +153,21 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress)
     accelerator = _accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
+    gates: Gates | None = None
+    teacher: Student | None = None
+    if backbone is None:
+        gates = Gates(arch, shape, list(mask.structures), mask.init_open, mask.temperature)
+    else:
+        teacher = accelerator.prepare_model(Student(model, arch, shape, None, None))
+        model, shape = load_frozen(str(backbone), recipe.base.dtype), Shape.of(read_config(backbone))
     layers = check_layers(recipe, shape.num_layers)
     memories = Memories(model, shape, list(recipe.domains), layers, memory.lora, memory.kv, recipe.seed)
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-    student = Student(model, arch, shape, Gates(arch, shape, list(mask.structures), mask.init_open, mask.temperature), memories)
-    student = accelerator.prepare_model(student)
-    budget = plan_budget(arch, shape, config, mask.structures, mask.global_sparsity, mask.multiple_of)
-    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress)
+    student = accelerator.prepare_model(Student(model, arch, shape, gates, memories))
+    budget = plan_budget(arch, Shape.of(config), config, mask.structures, mask.global_sparsity, mask.multiple_of)
+    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
 
 
 def _accelerator(recipe: Recipe, run: RunFolder) -> Any:
@@ -178,7 +207,7 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         resume = checkpoint if checkpoint is not None and checkpoint.stage == stage.name else None
         if checkpoint is not None and names.index(checkpoint.stage) > place:
             continue  # everything this stage learned is in the later stage's checkpoint
-        if checkpoint is not None and stage.name != "learn_masks" and context.masks is None:
+        if checkpoint is not None and stage.name != "learn_masks" and context.student.gates is not None and context.masks is None:
             loop = DistillationLoop(context, checkpoint.stage, stage_options(context, checkpoint.stage), train_gates=False)
             restore(checkpoint, loop.trainables(), context.run.checkpoints_dir)
             set_masks(context)
@@ -189,4 +218,4 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         context.run.write(state)
 
 
-__all__ = ["Checkpoint", "compress", "plan"]
+__all__ = ["Checkpoint", "compress", "learn_memory", "plan"]

@@ -140,7 +140,7 @@ class DistillationLoop:
         memory = domain if student.memories is not None and student.memories.exist else None
         with accelerator.autocast():
             with torch.no_grad():
-                teacher = student(batch)
+                teacher = self.context.unpruned(batch)
             if self.train_gates and student.gates is not None:
                 generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + draw)
                 values: Mapping[str, Tensor] | None = student.gates.sample(generator)
