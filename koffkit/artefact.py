@@ -24,6 +24,9 @@ ROUTER = "router"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 KV_MEMORY = "kv_memory.safetensors"
+# Names that PEFT does not look for: it would take the integers for weights.
+ADAPTER_PACKED = "adapter_packed.safetensors"
+KV_MEMORY_PACKED = "kv_memory_packed.safetensors"
 MEMORY_FILE = "memory.json"
 CARD = "README.md"
 
@@ -42,12 +45,17 @@ class Bundle:
         return str(self.info["domain"])
 
     @property
-    def has_adapter(self) -> bool:
-        return (self.path / ADAPTER_WEIGHTS).is_file()
+    def adapter_file(self) -> Path | None:
+        """The LoRA half's weights, in whatever form they are."""
+        return self._first(ADAPTER_WEIGHTS, ADAPTER_PACKED)
 
     @property
-    def has_kv(self) -> bool:
-        return (self.path / KV_MEMORY).is_file()
+    def kv_file(self) -> Path | None:
+        """The KV half."""
+        return self._first(KV_MEMORY, KV_MEMORY_PACKED)
+
+    def _first(self, *names: str) -> Path | None:
+        return next((self.path / name for name in names if (self.path / name).is_file()), None)
 
     @property
     def bytes(self) -> int:

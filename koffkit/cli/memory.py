@@ -106,3 +106,47 @@ def remove(export: Path, name: str, as_json: bool) -> None:
 
     result = remove_memory(export, name)
     emit(result) if as_json else click.echo(f"{export}: memory {name} removed, {result['bytes']:,} bytes.")
+
+
+@command.command("compact")
+@click.argument("path", type=click.Path(path_type=Path), metavar="EXPORT[/NAME]")
+@click.option("--rank", type=click.IntRange(min=1), help="LoRA rank of every module.  [default: as --energy says]")
+@click.option("--energy", type=click.FloatRange(0, 1, min_open=True), help="Share of the squared norm each module keeps.  [default: 1]")
+@click.option("--dtype", type=click.Choice(["int6", "int8", "float16", "float32"]), help="Type of the weights.  [default: int6]")
+@click.option("--int8/--no-int8", default=None, help="Short for --dtype int8, --dtype float32.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the new bundles, one each.  [default: EXPORT-compact]")
+@click.option("--in-place", is_flag=True, help="Replace the memories instead.")
+@click.option("--data", multiple=True, metavar="GLOB", help="Held-out text to measure the loss on; {name} is the memory's name. Repeatable.")
+@click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
+@click.option("--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the manifest says]")
+@json_option
+def compact(
+    path: Path, rank: int | None, energy: float | None, dtype: str | None, int8: bool | None, output: Path | None, in_place: bool,
+    data: tuple[str, ...], field: str, base: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Shrink one memory or all of an export: lower LoRA ranks, smaller weights, and a statement of what it cost."""
+    for one, other, first, second in ((rank, energy, "--rank", "--energy"), (dtype, int8, "--dtype", "--int8"), (output, in_place or None, "--output", "--in-place")):
+        if one is not None and other is not None:
+            raise UsageError(f"{first} and {second} exclude each other; give one.")
+    if not path.exists() and not path.parent.is_dir():
+        raise UsageError(f"{path}: no such folder.")
+    quiet_libraries()
+    from ..memories.compact import Options
+    from ..memories.shrink import compact as shrink
+
+    if int8 is not None:
+        dtype = "int8" if int8 else "float32"
+    options = Options(rank=rank, energy=1.0 if energy is None else energy, dtype=dtype or "int6")
+    progress = RichProgress()
+    with progress.live():
+        result = shrink(path, options, output=output, in_place=in_place, data=data, field=field, base=base, progress=progress)
+    if as_json:
+        emit(result)
+        return
+    for name, row in result["memories"].items():
+        kl = row["kl"]
+        click.echo(
+            f"{name}: {row['bytes_before']:,} -> {row['bytes']:,} bytes ({row['ratio']:.0%}); KL to the {kl['reference']} "
+            f"{kl['before']:.4f} -> {kl['after']:.4f} on {kl['tokens']:,} tokens."
+        )
+    click.echo(f"{result['output']}: {len(result['memories'])} compact memories ({result['dtype']}).")

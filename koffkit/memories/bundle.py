@@ -77,6 +77,11 @@ def bundle_summary(path: Path) -> dict[str, Any]:
     return {"path": f"{MEMORIES}/{path.name}", "parameters": info["parameters"], "bytes": size}
 
 
+def is_packed(info: Mapping[str, Any]) -> bool:
+    """Whether a bundle's weights are koffkit's own packed integers, which no other software reads."""
+    return str(info.get("dtype", "float32")).startswith("int")
+
+
 def record_golden(path: Path, backbone: Path) -> None:
     """Add the bundle's golden logits on `backbone`, read back from its files, to its `memory.json`."""
     from ..runtime.probe import Probe, golden, probe_tokens
@@ -95,7 +100,7 @@ def write_bundle_card(path: Path, export: str) -> None:
 
 def _card(info: Mapping[str, Any], export: str) -> str:
     halves = ", ".join(f"{half} {count:,}" for half, count in info["parameters_by_half"].items())
-    packed = info.get("dtype") == "int8"
+    packed = is_packed(info)
     adapter = "" if info["lora"] is None or packed else f"""
 The LoRA half is a stock PEFT adapter for the sliced backbone:
 ```python
@@ -109,8 +114,8 @@ rotation. koffkit attaches it; a stock cache can be prefilled with it when every
 first text token).
 """  # fmt: skip
     small = "" if not packed else """
-Weights are int8 with float16 scales (`NAME.scale` beside `NAME`), which only koffkit reads. Where PEFT must load the LoRA half, compact the
-memory with `--no-int8 --dtype float16` instead.
+Weights are packed integers with float16 scales (`NAME.scale` beside `NAME`), which only koffkit reads. Where PEFT must load the LoRA half,
+compact the memory with `--dtype float16` instead.
 """  # fmt: skip
     return f"""# {export}: memory of domain {info["domain"]}
 

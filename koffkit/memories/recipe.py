@@ -19,9 +19,6 @@ from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
 
 KEPT = ("koffkit", "seed", "base", "sequence_length", "holdout", "mask", "memory", "distill", "train")
 SETTABLE = ("memory", "sequence_length", "holdout", "seed", "distill", "train", "stages.recover")
-# The joint run has shaped the mask for its domains, so a memory that comes later has more to make up for: this many times the steps that
-# the joint run spent on each of its domains. Measured by benchmarks/memory_add.py.
-EFFORT = 2.0
 
 
 class MemoryRecipe(Recipe):
@@ -121,10 +118,13 @@ def _require_settable(override: str) -> None:
 
 
 def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `recover`: those of the recipe, with `EFFORT` times the steps that its stages gave each domain."""
+    """Options of `recover`: those of the recipe, with the steps that its stages gave each domain.
+
+    All of them go to one memory under a hard mask, which makes up for a mask learned without the domain (benchmarks/memory_add.py).
+    """
     joint, recover = _stage(recipe, "learn_masks"), _stage(recipe, "recover")
     steps = joint.get("max_steps", 0) + recover.get("max_steps", 0)
-    return {**(recover or joint), "max_steps": math.ceil(EFFORT * steps / len(recipe["domains"]))}
+    return {**(recover or joint), "max_steps": math.ceil(steps / len(recipe["domains"]))}
 
 
 def _stage(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
