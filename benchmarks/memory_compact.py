@@ -69,8 +69,8 @@ def main(run: Path, export: Path, tokens: int) -> None:
     for name, settings in SETTINGS.items():
         row = found[name] = measure(run, export, run.with_name(f"{run.name}-compact"), settings, tokens)
         click.echo(
-            f"{name:18} KL {row['kl_before']:.5f} -> {row['kl_after']:.5f} ({row['kl_more']:+.2%}), {row['bytes']:,} bytes ({row['ratio']:.1%}); "
-            f"with backbone {row['with_backbone']:,}, base {row['base']:,}"
+            f"{name:18} KL {row['kl_before']:.5f} -> {row['kl_after']:.5f} ({row['kl_more']:+.2%}), {row['bytes']:,} bytes "
+            f"({row['ratio']:.1%}); with backbone {row['with_backbone']:,}, base {row['base']:,}"
         )
     run.with_name("memory-compact.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

@@ -43,8 +43,15 @@ def verify_export(path: Path) -> dict[str, Any]:
                 problems += found
         except KoffkitError as error:
             problems.append(str(error))
-    found = {"ok": not problems, "path": str(path), "files": len(listed), "memories": domains, "removed": removed}
-    return found | {"golden": golden, "problems": problems}
+    return {
+        "ok": not problems,
+        "path": str(path),
+        "files": len(listed),
+        "memories": domains,
+        "removed": removed,
+        "golden": golden,
+        "problems": problems,
+    }
 
 
 def _still_listed(export: Export, removed: list[str]) -> dict[str, Any]:

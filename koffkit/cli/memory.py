@@ -116,7 +116,9 @@ def remove(export: Path, name: str, as_json: bool) -> None:
 @click.option("--int8/--no-int8", default=None, help="Short for --dtype int8, --dtype float32.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the new bundles, one each.  [default: EXPORT-compact]")
 @click.option("--in-place", is_flag=True, help="Replace the memories instead.")
-@click.option("--data", multiple=True, metavar="GLOB", help="Held-out text to measure the loss on; {name} is the memory's name. Repeatable.")
+@click.option(
+    "--data", multiple=True, metavar="GLOB", help="Held-out text to measure the loss on; {name} is the memory's name. Repeatable."
+)
 @click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
 @click.option("--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the manifest says]")
 @json_option
@@ -125,7 +127,11 @@ def compact(
     data: tuple[str, ...], field: str, base: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Shrink one memory or all of an export: lower LoRA ranks, smaller weights, and a statement of what it cost."""
-    for one, other, first, second in ((rank, energy, "--rank", "--energy"), (dtype, int8, "--dtype", "--int8"), (output, in_place or None, "--output", "--in-place")):
+    for one, other, first, second in (
+        (rank, energy, "--rank", "--energy"),
+        (dtype, int8, "--dtype", "--int8"),
+        (output, in_place or None, "--output", "--in-place"),
+    ):
         if one is not None and other is not None:
             raise UsageError(f"{first} and {second} exclude each other; give one.")
     if not path.exists() and not path.parent.is_dir():

@@ -51,7 +51,9 @@ def add_memory(
     target = _free_place(export, name)
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
-        raise IntegrityError(f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which file changed.")
+        raise IntegrityError(
+            f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which file changed."
+        )
     loaded = memory_recipe(export, name, source, base, overrides)
     work = work_folder(export, name)
     state = _learn(loaded, export, work, resume, progress)
@@ -94,4 +96,6 @@ def _write(export: Export, name: str, work: RunFolder, state: Mapping[str, Any],
         "versions": state["versions"],
     }
     figures = state["results"]["domains"][name]
-    write_bundle(work.memory_dir(name), target, name, {}, {}, export.backbone_digest, figures, state, {"added": added, **replaces(export, name)})
+    write_bundle(
+        work.memory_dir(name), target, name, {}, {}, export.backbone_digest, figures, state, {"added": added, **replaces(export, name)}
+    )

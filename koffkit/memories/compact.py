@@ -17,8 +17,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..artefact import (
-    ADAPTER_CONFIG, ADAPTER_PACKED, ADAPTER_WEIGHTS, KV_MEMORY, KV_MEMORY_PACKED, MEMORY_FILE, Bundle, Export, file_entry,
-    open_bundle, replaces,
+    ADAPTER_CONFIG,
+    ADAPTER_PACKED,
+    ADAPTER_WEIGHTS,
+    KV_MEMORY,
+    KV_MEMORY_PACKED,
+    MEMORY_FILE,
+    Bundle,
+    Export,
+    file_entry,
+    open_bundle,
+    replaces,
 )  # fmt: skip
 from ..errors import IntegrityError, UsageError
 from ..files import write_atomically, write_json
@@ -127,5 +136,3 @@ def _write(target: Path, plain: str, packed: str, tensors: Mapping[str, Tensor],
         name, stored = plain, {key: values.to(getattr(torch, dtype)) for key, values in tensors.items()}
     write_atomically(target / name, save(stored, metadata={"format": "pt"}))
     return name
-
-

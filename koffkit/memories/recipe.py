@@ -114,7 +114,9 @@ def memory_recipe(export: Export, name: str, source: Mapping[str, Any], base: Pa
 def _require_settable(override: str) -> None:
     field = override.partition("=")[0]
     if not any(field == allowed or field.startswith(f"{allowed}.") for allowed in SETTABLE):
-        raise UsageError(f"--set {override}: fixed by the backbone, or of no use to one memory; what can be set is under {', '.join(SETTABLE)}.")
+        raise UsageError(
+            f"--set {override}: fixed by the backbone, or of no use to one memory; what can be set is under {', '.join(SETTABLE)}."
+        )
 
 
 def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:

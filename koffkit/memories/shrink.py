@@ -134,7 +134,8 @@ def _batches(export: Export, name: str, data: Sequence[str], field: str) -> Iter
     ids = ids[:MOST_TOKENS]
     length = min(len(ids), int(export_recipe(export)["sequence_length"]))
     rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
-    yield from rows.split(max(1, AT_ONCE // length))
+    at_once = max(1, AT_ONCE // length)
+    yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _four_in_three(integers: Tensor, dim: int) -> Tensor:
     """Four integers of -31..31 in three bytes, along `dim`."""
-    a, b, c, d = (integers.to(torch.int32) + 32).movedim(dim, -1).unflatten(-1, (-1, 4)).unbind(-1)
+    a, b, c, d = _by(4, integers.to(torch.int32) + 32, dim).unbind(-1)
     whole = a | b << 6 | c << 12 | d << 18
     parts = torch.stack([whole & 255, whole >> 8 & 255, whole >> 16], dim=-1)
     return parts.to(torch.uint8).flatten(-2).movedim(-1, dim).contiguous()
@@ -60,10 +60,16 @@ def _four_in_three(integers: Tensor, dim: int) -> Tensor:
 
 def _three_to_four(packed: Tensor, dim: int) -> Tensor:
     """The inverse of `_four_in_three`."""
-    x, y, z = packed.to(torch.int32).movedim(dim, -1).unflatten(-1, (-1, 3)).unbind(-1)
+    x, y, z = _by(3, packed.to(torch.int32), dim).unbind(-1)
     whole = x | y << 8 | z << 16
     parts = torch.stack([whole >> shift & 63 for shift in (0, 6, 12, 18)], dim=-1)
     return parts.flatten(-2).movedim(-1, dim) - 32
+
+
+def _by(count: int, values: Tensor, dim: int) -> Tensor:
+    """`dim` moved to the end and cut into groups: [..., groups, count]."""
+    moved = values.movedim(dim, -1)
+    return moved.reshape(*moved.shape[:-1], -1, count)
 
 
 class Factors:

@@ -20,7 +20,13 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for name, row in memories.items():
         origin = row["origin"] + (" *" if row["compacted"] else "")
-        cells = [f"{row['parameters']:,}", f"{row['bytes']:,}", layer_range(row["layers"]), _or_none(row["rank"]), _or_none(row["kv_tokens"])]
+        cells = [
+            f"{row['parameters']:,}",
+            f"{row['bytes']:,}",
+            layer_range(row["layers"]),
+            _or_none(row["rank"]),
+            _or_none(row["kv_tokens"]),
+        ]
         table.add_row(name, *cells, row["dtype"], "yes" if row["in_router"] else "no", origin, *_figures(row["figures"]))
     return table
 

@@ -88,7 +88,9 @@ def test_the_student_is_taught_by_the_unpruned_model(grown: Path, llama: Path) -
     ids = KoffModel.from_pretrained(grown).tokenizer(sentences(7, 90)[-1], return_tensors="pt")["input_ids"]
     base = AutoModelForCausalLM.from_pretrained(llama)(ids).logits.detach().log_softmax(-1)
     model = KoffModel.from_pretrained(grown)
-    kl = {m: torch.nn.functional.kl_div(model.logits(ids, m).log_softmax(-1), base, reduction="sum", log_target=True) for m in ("east", None)}
+    kl = {
+        m: torch.nn.functional.kl_div(model.logits(ids, m).log_softmax(-1), base, reduction="sum", log_target=True) for m in ("east", None)
+    }
     figures = json.loads((grown / "memories" / "east" / "memory.json").read_text())["figures"]
     assert figures["unpruned"]["kl"] == pytest.approx(0, abs=1e-6) and figures["matched"]["kl"] < figures["backbone"]["kl"]
     assert kl["east"] < kl[None]
@@ -230,7 +232,10 @@ def test_list_says_where_memories_come_from_and_what_the_router_knows(grown: Pat
         "east": ("added", False), "north": ("shipped", True), "south": ("shipped", True),
     }  # fmt: skip
     row = found["memories"]["east"]
-    sizes = sum((grown / "memories" / "east" / name).stat().st_size for name in ("adapter_model.safetensors", "kv_memory.safetensors", "adapter_config.json"))
+    sizes = sum(
+        (grown / "memories" / "east" / name).stat().st_size
+        for name in ("adapter_model.safetensors", "kv_memory.safetensors", "adapter_config.json")
+    )
     assert (row["rank"], row["kv_tokens"], row["layers"], row["dtype"], row["bytes"]) == (4, 3, [0, 1, 2], "float32", sizes)
     assert {"perplexity", "kl"} <= set(row["figures"]["matched"])
     shown = koffkit("memory", "list", grown).out
@@ -273,7 +278,9 @@ def test_a_removed_domain_can_be_learned_anew_and_then_the_router_knows_it(out: 
     assert found.code == 4 and "kv_memory.safetensors: missing" in found.json["problems"][0]
 
 
-@pytest.mark.parametrize("arguments", [(), ("--int8",), ("--no-int8",), ("--dtype", "float16"), ("--rank", "2"), ("--energy", "0.8", "--no-int8")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--int8",), ("--no-int8",), ("--dtype", "float16"), ("--rank", "2"), ("--energy", "0.8", "--no-int8")]
+)
 def test_compact_bundles_load_everywhere(arguments: tuple[str, ...], out: Path, tmp_path: Path, koffkit: Koffkit) -> None:
     before, data = digests(out), ("--data", "*.txt")
     made = koffkit("memory", "compact", out / "memories" / "north", *arguments, *data, "--output", "small", "--json")
@@ -341,7 +348,9 @@ def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: K
     second = koffkit("memory", "compact", out / "north", "--output", "b", "--data", "{name}.txt", "--data", "east.txt", "--json")
     kl = second.json["memories"]["north"]["kl"]
     assert "compared with the memory before" in second.err and kl["reference"] == "memory before compaction" and kl["before"] == 0
-    third = koffkit("memory", "compact", out / "north", "--output", "c", "--data", "east.jsonl", "--field", "body", "--base", llama, "--json")
+    third = koffkit(
+        "memory", "compact", out / "north", "--output", "c", "--data", "east.jsonl", "--field", "body", "--base", llama, "--json"
+    )
     assert third.json["memories"]["north"]["kl"]["reference"] == "unpruned model"
     assert data and koffkit("memory", "compact", out / "north", "--output", "d", "--base", "nowhere").code == 3
 
