@@ -9,17 +9,17 @@ from rich.table import Table
 
 from .table import format_figure
 
-COLUMNS = ("parameters", "bytes", "layers", "rank", "KV", "dtype", "router", "origin", "KL", "ppl", "recall")
+COLUMNS = ("params", "bytes", "layers", "rank", "KV", "dtype", "auto", "origin", "KL", "ppl", "recall")
 
 
 def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row a memory, narrow enough for a terminal of 80 columns."""
-    table = Table(title="memories; figures on held-out text, with the memory", box=None, padding=(0, 1))
+    table = Table(title="memories (auto: the router knows it; *: compact; figures on held-out text)", box=None, padding=(0, 1, 0, 0))
     table.add_column("memory")
     for name in COLUMNS:
         table.add_column(name, justify="right")
     for name, row in memories.items():
-        origin = row["origin"] + (" *" if row["compacted"] else "")
+        origin = row["origin"] + ("*" if row["compacted"] else "")
         cells = [
             f"{row['parameters']:,}",
             f"{row['bytes']:,}",

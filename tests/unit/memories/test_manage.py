@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from koffkit.artefact import open_export, replaces
 from koffkit.memories import manage
 from koffkit.memories.manage import discard, list_memories, remove_memory, removed_memories
-from koffkit.report.memories import layer_range
+from koffkit.report.memories import layer_range, memories_table
 
 from ...conftest import Shipped
 
@@ -63,3 +64,14 @@ def test_replaced_is_only_what_says_so(shipped: Shipped, tmp_path: Path) -> None
 
 def test_layers_are_a_range_or_a_list() -> None:
     assert [layer_range(layers) for layers in ([0, 1, 2], [3], [1, 3])] == ["0-2", "3-3", "1,3"]
+
+
+def test_the_table_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "parameters": 433152, "bytes": 1742450, "layers": [0, 1, 2], "rank": 32, "kv_tokens": None, "dtype": "float32", "in_router": False,
+        "origin": "shipped", "compacted": True, "figures": {"matched": {"kl": 0.0414, "perplexity": 2.036, "recall": 1.0}},
+    }  # fmt: skip
+    Console(width=80).print(memories_table({"pt": row, "bare": row | {"figures": {}}}))
+    shown = capsys.readouterr().out
+    for part in ("433,152", "1,742,450", "0-2", "float32", "no", "shipped*", "0.041", "2.04", "100.0%"):
+        assert part in shown
