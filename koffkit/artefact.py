@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import checkpoint_files
-from .errors import IntegrityError, UsageError
+from .errors import IntegrityError, KoffkitError, UsageError
 
 FORMAT = 1
 MANIFEST = "koffkit.json"
@@ -24,6 +24,9 @@ ROUTER = "router"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 KV_MEMORY = "kv_memory.safetensors"
+# Names that PEFT does not look for: it would take the integers for weights.
+ADAPTER_PACKED = "adapter_packed.safetensors"
+KV_MEMORY_PACKED = "kv_memory_packed.safetensors"
 MEMORY_FILE = "memory.json"
 CARD = "README.md"
 
@@ -42,12 +45,22 @@ class Bundle:
         return str(self.info["domain"])
 
     @property
-    def has_adapter(self) -> bool:
-        return (self.path / ADAPTER_WEIGHTS).is_file()
+    def adapter_file(self) -> Path | None:
+        """The LoRA half's weights, in whatever form they are."""
+        return self._first(ADAPTER_WEIGHTS, ADAPTER_PACKED)
 
     @property
-    def has_kv(self) -> bool:
-        return (self.path / KV_MEMORY).is_file()
+    def kv_file(self) -> Path | None:
+        """The KV half."""
+        return self._first(KV_MEMORY, KV_MEMORY_PACKED)
+
+    def _first(self, *names: str) -> Path | None:
+        return next((self.path / name for name in names if (self.path / name).is_file()), None)
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights and their configuration; not of card and `memory.json`."""
+        return sum(int(entry["size"]) for entry in self.info.get("files", {}).values())
 
     def require_backbone(self, digest: str, where: Path) -> None:
         """Refuse a backbone that this memory was not learned for.
@@ -86,7 +99,24 @@ class Export:
     def bundles(self) -> list[Bundle]:
         """Every memory beside the backbone, whether it came with the export or later."""
         folder = self.path / MEMORIES
-        return [open_bundle(path.parent) for path in sorted(folder.glob(f"*/{MEMORY_FILE}"))]
+        found = sorted(path.parent for path in folder.glob(f"*/{MEMORY_FILE}"))
+        return [open_bundle(path) for path in found if not path.name.startswith(".")]  # a dot: one that is just being written
+
+    def is_replaced(self, domain: str) -> bool:
+        """Whether the memory of a domain was replaced on purpose since: its `memory.json` says what it stands in for (`replaces`)."""
+        path, listed = self.path / MEMORIES / domain, replaces(self, domain)
+        if not listed or not is_bundle(path):
+            return False
+        try:
+            return open_bundle(path).info.get("replaces") == listed["replaces"]
+        except KoffkitError:  # damaged, and so not what anybody put there
+            return False
+
+
+def replaces(export: Export, domain: str) -> dict[str, str]:
+    """What `memory.json` must say of a memory that takes the place of one that shipped: the sha256 of the one the manifest lists."""
+    entry = export.manifest["files"].get(f"{MEMORIES}/{domain}/{MEMORY_FILE}")
+    return {} if entry is None else {"replaces": str(entry["sha256"])}
 
 
 def is_export(path: Path) -> bool:

@@ -24,18 +24,10 @@ def perplexity(path: Path, data: str, memory: str | None, *, sequence_length: in
     import torch
     from torch.nn import functional as F
 
-    from .data.sources import documents
     from .runtime.model import KoffModel
 
-    jsonl = ".jsonl" in Path(data).suffixes or ".json" in Path(data).suffixes
-    source = Source(jsonl=data, field=field) if jsonl else Source(text=data)
     model = KoffModel.from_pretrained(path, dtype=torch.float32)
-    end = model.tokenizer.eos_token_id
-    ids: list[int] = []
-    for text in documents(source, Path.cwd(), "--data"):
-        ids += [*model.tokenizer(text)["input_ids"], *([end] if end is not None else [])]
-    if len(ids) < 2:
-        raise DataError(f"--data {data}: {len(ids)} tokens; perplexity needs at least 2.")
+    ids = token_ids(model.tokenizer, data, field)
     total, count = 0.0, 0
     for start in range(0, len(ids), sequence_length):
         part = torch.tensor([ids[start : start + sequence_length]])
@@ -45,3 +37,24 @@ def perplexity(path: Path, data: str, memory: str | None, *, sequence_length: in
             total += F.cross_entropy(logits.float(), part[0, 1:], reduction="sum").item()
             count += part.shape[1] - 1
     return {"perplexity": math.exp(total / count), "tokens": count}
+
+
+def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None = None) -> list[int]:
+    """Documents back to back, each with its end token; at most `limit` tokens.
+
+    Raises:
+        DataError: the data hold less than two tokens.
+    """
+    from .data.sources import documents
+
+    jsonl = ".jsonl" in Path(data).suffixes or ".json" in Path(data).suffixes
+    source = Source(jsonl=data, field=field) if jsonl else Source(text=data)
+    end = tokenizer.eos_token_id
+    ids: list[int] = []
+    for text in documents(source, Path.cwd(), "--data"):
+        ids += [*tokenizer(text)["input_ids"], *([end] if end is not None else [])]
+        if limit is not None and len(ids) >= limit:
+            break
+    if len(ids) < 2:
+        raise DataError(f"--data {data}: {len(ids)} tokens; at least 2 are needed.")
+    return ids[:limit]

@@ -7,9 +7,11 @@ from typing import Any
 
 from .arch import Shape, architecture_of
 from .arch.widths import SLICED_LAYERS
-from .artefact import backbone_digest, is_bundle, is_export, open_bundle, open_export, weight_bytes
+from .artefact import Export, backbone_digest, is_bundle, is_export, open_bundle, open_export, weight_bytes
 from .base import read_config
 from .errors import KoffkitError, UsageError
+from .memories.bundle import is_packed
+from .memories.manage import removed_memories
 from .method.budget import count_parameters
 from .recipe.plan import VLLM_RANKS
 from .router.classifier import TextRouter
@@ -31,15 +33,23 @@ def describe(path: Path) -> dict[str, Any]:
     if RunFolder(path).exists:
         return _run(path)
     if is_bundle(path):
-        return {"kind": "bundle", **open_bundle(path).info}
+        return _bundle(path)
     if (path / "config.json").is_file():
         return _checkpoint(path)
     raise UsageError(f"{path}: neither a run, an export, a memory bundle nor a checkpoint folder.")
 
 
+def _bundle(path: Path) -> dict[str, Any]:
+    info = open_bundle(path).info
+    loads = {"koffkit": "all of it"}
+    if info.get("lora") and not is_packed(info):
+        loads["peft"] = "LoRA half"
+    return {"kind": "bundle", **info, "loads_in": loads}
+
+
 def _export(path: Path) -> dict[str, Any]:
     export = open_export(path)
-    manifest = {key: value for key, value in export.manifest.items() if key not in ("files", "golden", "results")}
+    manifest = {key: value for key, value in export.manifest.items() if key not in ("files", "golden", "results", "recipe")}
     config = read_config(export.backbone)
     memories = {bundle.domain: dict(bundle.info) for bundle in export.bundles()}
     for info in memories.values():
@@ -50,19 +60,41 @@ def _export(path: Path) -> dict[str, Any]:
         **manifest,
         "widths": _widths(config),
         "memories": memories,
+        "removed": removed_memories(export),
+        "net": _net(export),
         "router": None if export.router is None else TextRouter.load(export.router).describe(),
         "loads_in": _loads_in(export.manifest, memories, config),
     }
 
 
+def _net(export: Export) -> dict[str, Any]:
+    """Bytes on disk against the base: weights and what they need to load, without cards and tokenizers.
+
+    `break_even`: how many memories of the present mean size the bytes that were cut pay for; with more, the whole is larger than the base.
+    """
+    backbone = weight_bytes(export.backbone)
+    sizes = [bundle.bytes for bundle in export.bundles()]
+    router = 0 if export.router is None else sum(path.stat().st_size for path in export.router.iterdir())
+    recorded = export.manifest["base"].get("bytes")  # exports of older versions lack it: slicing keeps the type of the weights
+    base = recorded or backbone * export.manifest["base"]["parameters"] // export.manifest["backbone"]["parameters"]
+    found: dict[str, Any] = {"base": base, "backbone": backbone, "memories": sum(sizes), "router": router}
+    for suffix, more in (("", 0), ("_with_router", router)):
+        total = backbone + sum(sizes) + more
+        found |= {f"total{suffix}": total, f"saved{suffix}": base - total}
+        found[f"break_even{suffix}"] = max(0, base - backbone - more) * len(sizes) // sum(sizes) if sizes else None
+    return found
+
+
 def _loads_in(manifest: Any, memories: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
     num_layers = int(config["num_hidden_layers"])
-    ranks = {info["lora"]["rank"] for info in memories.values() if info.get("lora")}
-    kv_layers = [len(info["layers"]) for info in memories.values() if info.get("kv")]
+    packed = [name for name, info in memories.items() if is_packed(info)]
+    open_ = [info for name, info in memories.items() if name not in packed]
+    ranks = {rank for info in open_ if info.get("lora") for rank in info.get("compacted", {}).get("ranks", [info["lora"]["rank"]])}
+    kv_layers = [len(info["layers"]) for info in open_ if info.get("kv")]
     own = SLICED_LAYERS in config
     found = {"transformers": f"backbone: {manifest['backbone']['class']}, " + (OWN_CLASS if own else "no koffkit needed")}
     if ranks:
-        found["peft"] = "LoRA half of every memory"
+        found["peft"] = "LoRA half of every memory" + (f" but {', '.join(packed)}" if packed else "")
         if own:
             found["vllm"] = "not: its layers differ, or parts of heads are gone"
         elif all(rank in VLLM_RANKS for rank in ranks):
@@ -74,6 +106,8 @@ def _loads_in(manifest: Any, memories: dict[str, Any], config: dict[str, Any]) -
         found["kv memory"] = "koffkit" + (
             ", or a prefilled cache in transformers (keys rotated)" if everywhere else " only: not in all layers"
         )
+    if packed:
+        found["koffkit"] = f"only: {', '.join(packed)} (packed weights)"
     return found
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .arch import ARCHITECTURES, Shape
-from .artefact import MANIFEST, MEMORY_FILE, Bundle, Export, backbone_digest, file_entry, open_export
+from .artefact import MANIFEST, MEMORIES, MEMORY_FILE, Bundle, Export, backbone_digest, file_entry, open_export
 from .base import read_config
 from .errors import KoffkitError
+from .memories.manage import removed_memories
 from .method.budget import weight_shapes
 from .router.classifier import TextRouter
 from .tensors import CheckpointReader
@@ -18,13 +19,15 @@ TOLERANCE = 1e-3
 
 
 def verify_export(path: Path) -> dict[str, Any]:
-    """`{"ok", "files", "memories", "golden": {condition: max |difference|}, "problems": [...]}`; a problem names its file.
+    """`{"ok", "files", "memories", "removed", "golden": {condition: max |difference|}, "problems": [...]}`; a problem names its file.
 
     Raises:
         UsageError: this is no export.
     """
     export = open_export(path)
-    problems = _check_files(path, export.manifest["files"])
+    removed = removed_memories(export)
+    listed = _still_listed(export, removed)
+    problems = _check_files(path, listed)
     golden: dict[str, float] = {}
     domains: list[str] = []
     if not problems:  # damaged files are not worth loading
@@ -40,8 +43,22 @@ def verify_export(path: Path) -> dict[str, Any]:
                 problems += found
         except KoffkitError as error:
             problems.append(str(error))
-    files = len(export.manifest["files"])
-    return {"ok": not problems, "path": str(path), "files": files, "memories": domains, "golden": golden, "problems": problems}
+    return {
+        "ok": not problems,
+        "path": str(path),
+        "files": len(listed),
+        "memories": domains,
+        "removed": removed,
+        "golden": golden,
+        "problems": problems,
+    }
+
+
+def _still_listed(export: Export, removed: list[str]) -> dict[str, Any]:
+    """The manifest's files, less those of memories that were removed or replaced on purpose; a replaced one lists its own."""
+    gone = [name for name in export.manifest["domains"] if name in removed or export.is_replaced(name)]
+    prefixes = tuple(f"{MEMORIES}/{name}/" for name in gone)
+    return {name: entry for name, entry in export.manifest["files"].items() if not (prefixes and name.startswith(prefixes))}
 
 
 def _check_files(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -13,17 +13,17 @@ from ...artefact import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER, file_entry
 from ...base import digest, locate
 from ...errors import IntegrityError, UsageError
 from ...files import write_json
+from ...memories.bundle import MemoryCuts, bundle_summary, write_bundle, write_bundle_card
 from ...method.budget import weight_shapes
 from ...progress import Progress
+from ...publish import require_space, staged
 from ...recipe.schema import Base
 from ...router.classifier import TextRouter
 from ...run.folder import RunFolder
 from ...slicing import backbone_slices, zero_rows
 from ...structures import Masks, kept_counts, load_masks, masked_counts
 from ...tensors import CheckpointReader
-from ..publish import require_space, staged
 from . import card
-from .bundle import MemoryCuts, write_bundle
 from .container import complete_config, sliced_config
 from .parity import check_parity
 from .stream import Sliced, slice_checkpoint
@@ -81,9 +81,11 @@ class HfExporter:
             checking = time.perf_counter()
             parity, golden = check_parity(base, masks, run, backbone, bundles)
             seconds["parity"] = time.perf_counter() - checking
-            manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(backbone))
+            manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(base), weight_bytes(backbone))
             manifest["golden"] = golden
-            card.write_cards(partial, manifest, state)
+            card.write_card(partial, manifest, state)
+            for path in bundles:
+                write_bundle_card(path, manifest["name"])
             manifest["files"] = _entries(partial, sliced)
             write_json(partial / MANIFEST, manifest)
         shown = {key: value for key, value in manifest.items() if key not in ("files", "golden")}
@@ -135,6 +137,7 @@ def _manifest(
     sliced: Sliced,
     bundles: list[Path],
     parity: Mapping[str, Any],
+    base_bytes: int,
     size: int,
 ) -> dict[str, Any]:
     budget = state["budget"]
@@ -155,6 +158,7 @@ def _manifest(
             "digest": state["base"]["digest"],
             "architecture": arch.model_type,
             "parameters": budget["base_params"],
+            "bytes": base_bytes,
         },
         "backbone": {
             "path": BACKBONE,
@@ -166,9 +170,10 @@ def _manifest(
         "removed": {"parameters": removed, "target": budget["target_params"], "global_sparsity": removed / budget["base_params"]},
         "kept": kept_counts(masks),
         "masked": masked_counts(arch, masks),
-        "domains": {path.name: card.bundle_summary(path) for path in bundles},
+        "domains": {path.name: bundle_summary(path) for path in bundles},
         "parity": dict(parity),
         "results": state["results"],
+        "recipe": state["recipe"],
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ...artefact import BACKBONE, CARD, MEMORIES, open_bundle
+from ...artefact import BACKBONE, CARD
 from ...files import write_atomically
 
 OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which no stock class holds.
@@ -19,19 +19,9 @@ OWN_CLASS = """The layers of this backbone differ in width, or parts of its atte
 FIGURES = ("perplexity", "kl", "recall")
 
 
-def bundle_summary(path: Path) -> dict[str, Any]:
-    """What `koffkit.json` says of a bundle."""
-    info = open_bundle(path).info
-    size = sum(entry["size"] for entry in info["files"].values())
-    return {"path": f"{MEMORIES}/{path.name}", "parameters": info["parameters"], "bytes": size}
-
-
-def write_cards(output: Path, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """A README for the backbone and for every bundle."""
+def write_card(output: Path, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """A README for the backbone; bundles have their own, see `koffkit.memories.bundle`."""
     write_atomically(output / BACKBONE / CARD, _backbone_card(manifest, state))
-    for domain in manifest["domains"]:
-        folder = output / MEMORIES / domain
-        write_atomically(folder / CARD, _bundle_card(open_bundle(folder).info, manifest))
 
 
 def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
@@ -83,24 +73,3 @@ def _results_table(results: Mapping[str, Any]) -> str:
         cells = [f"{found[condition][figure]:.3f}" for figure in shown for condition in conditions]
         rows.append(f"| {domain} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
-
-
-def _bundle_card(info: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    halves = ", ".join(f"{half} {count:,}" for half, count in info["parameters_by_half"].items())
-    adapter = "" if info["lora"] is None else f"""
-The LoRA half is a stock PEFT adapter for the sliced backbone:
-```python
-from peft import PeftModel
-model = PeftModel.from_pretrained(backbone, "memories/{info["domain"]}")
-```
-"""  # fmt: skip
-    kv = "" if info["kv"] is None else """
-The KV half (`kv_memory.safetensors`) holds `layers.{i}.key` and `layers.{i}.value`, [kv_heads, memory tokens, head_dim], keys before
-rotation. koffkit attaches it; a stock cache can be prefilled with it when every layer has one (rotate the keys by the position of the
-first text token).
-"""  # fmt: skip
-    return f"""# {manifest["name"]}: memory of domain {info["domain"]}
-
-{info["parameters"]:,} parameters ({halves}) in layers {info["layers"][0]} to {info["layers"][-1]}, for backbone
-`{info["backbone_digest"]}` only; koffkit refuses any other. Standalone: copy this folder next to any copy of that backbone.
-{adapter}{kv}"""

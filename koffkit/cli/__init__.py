@@ -14,7 +14,7 @@ from .console import _JSON_KEY, emit
 
 OUT_OF_MEMORY = (
     "out of memory; lower batch_size, sequence_length or distill.chunk_tokens, or set train.gradient_checkpointing: true; "
-    "a compress run goes on with --resume from its last checkpoint."
+    "compress and memory add go on with --resume from its last checkpoint."
 )
 COMMANDS = {
     "compress": "Learn masks and memories from a recipe.",
@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": "Complete a prompt with a memory.",
     "inspect": "Say what an artefact is and what can load it.",
     "verify": "Check digests, shapes and golden logits of an export.",
+    "memory": "Add, list, remove and compact the memories of an export.",
     "recipe": "List, show and validate recipes.",
 }
 

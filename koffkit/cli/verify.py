@@ -26,7 +26,8 @@ def command(export: Path, as_json: bool) -> None:
     if as_json:
         emit(result)
     elif result["ok"]:
-        click.echo(f"{export}: ok; {result['files']} files, golden logits of {', '.join(result['golden'])}.")
+        removed = f" Removed since the export: {', '.join(result['removed'])}." if result["removed"] else ""
+        click.echo(f"{export}: ok; {result['files']} files, golden logits of {', '.join(result['golden'])}.{removed}")
     for problem in result["problems"]:
         click.echo(f"Error: {problem}", err=True)
     if not result["ok"]:

@@ -14,15 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..arch.widths import LayerWidths
-from ..artefact import ADAPTER_WEIGHTS, KV_MEMORY, Bundle
+from ..artefact import Bundle
 from ..errors import IntegrityError
 from .kv_attention import KVMemory
+from .quantise import unpack
 
 KVTensors = Mapping[int, KVMemory]
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file; what is packed comes back as float32.
 
     Raises:
         IntegrityError: it is missing or damaged.
@@ -31,7 +32,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
-    return tensors
+    return unpack(tensors)
 
 
 def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:
@@ -43,9 +44,9 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
     Raises:
         IntegrityError: a tensor does not fit the backbone.
     """
-    if not bundle.has_kv:
+    path = bundle.kv_file
+    if path is None:
         return {}
-    path = bundle.path / KV_MEMORY
     tensors = load_tensors(path)
     memory = {}
     for index in sorted({int(name.split(".")[1]) for name in tensors}):
@@ -67,7 +68,7 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
 
 def load_adapter(bundle: Bundle) -> dict[str, Tensor]:
     """The adapter's tensors by PEFT's names; empty when the bundle has no LoRA."""
-    return load_tensors(bundle.path / ADAPTER_WEIGHTS) if bundle.has_adapter else {}
+    return {} if bundle.adapter_file is None else load_tensors(bundle.adapter_file)
 
 
 def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> dict[int, KVMemory] | None:

@@ -8,7 +8,7 @@ Legend: K KV heads, H head dim, P memory tokens.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..arch import Shape
+from ..arch.widths import LayerWidths
 from ..recipe.schema import KV, Lora
 from .kv_attention import KVMemory, set_kv_memory
 
@@ -40,11 +40,19 @@ class Memories(nn.Module):
 
     Args:
         model: the frozen transformers model; LoRA layers are injected in place.
+        widths: of every layer of the model.
         seed: memories are initialised from it alone.
     """
 
     def __init__(
-        self, model: nn.Module, shape: Shape, domains: list[str], layers: list[int], lora: Lora | None, kv: KV | None, seed: int
+        self,
+        model: nn.Module,
+        widths: Sequence[LayerWidths],
+        domains: list[str],
+        layers: list[int],
+        lora: Lora | None,
+        kv: KV | None,
+        seed: int,
     ) -> None:
         super().__init__()
         self.domains = domains
@@ -60,9 +68,8 @@ class Memories(nn.Module):
                         inject_adapter_in_model(self._config, model, adapter_name=self.slot(domain))
             self.kv: Any = nn.ModuleDict()  # domain -> layer -> (key, value)
             if kv is not None:
-                size = (shape.kv_heads, kv.tokens, shape.head_dim)
                 for domain in domains:
-                    pairs = {str(i): nn.ParameterList([torch.randn(size) * kv.init_std for _ in "kv"]) for i in layers}
+                    pairs = {str(i): nn.ParameterList([torch.randn(size) * kv.init_std for size in _sizes(widths[i], kv)]) for i in layers}
                     self.kv[self.slot(domain)] = nn.ModuleDict(pairs)
         self._tuners: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         for parameter in self.lora_parameters():
@@ -161,6 +168,11 @@ class Memories(nn.Module):
             if int(i) in self.layers
             for name, tensor in zip(names, pair, strict=True)
         }
+
+
+def _sizes(widths: LayerWidths, kv: KV) -> list[tuple[int, int, int]]:
+    """Of the keys and the values of one layer."""
+    return [(widths.kv_heads, kv.tokens, width) for width in (widths.key_channels, widths.value_channels)]
 
 
 def _layer(name: str) -> int:

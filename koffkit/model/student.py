@@ -75,6 +75,8 @@ def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> An
     """The base as a frozen transformers model with koffkit's attention."""
     from transformers import AutoModelForCausalLM
 
+    from .. import sliced  # noqa: F401  # a backbone may be of koffkit's own class
+
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
     model.requires_grad_(False)
     use_koffkit_attention(model)

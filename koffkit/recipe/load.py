@@ -38,13 +38,24 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     path = _find(name)
     tree, lines = _read_extended(path, ())
     for override in overrides:
-        _override(tree, override)
+        apply_override(tree, override)
+    return LoadedRecipe(recipe=validated(tree, path, lines), path=path, root=path.resolve().parent)
+
+
+def validated(tree: dict[str, Any], source: Path | str, lines: Lines, model: type[Recipe] = Recipe) -> Recipe:
+    """The recipe that a tree of plain values describes.
+
+    Args:
+        source: what the findings are said to be in.
+        lines: line numbers by place, as far as there are any.
+
+    Raises:
+        UsageError: with one line per finding.
+    """
     try:
-        recipe = Recipe.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        findings = _findings(error, path, lines)
-        raise UsageError("\n".join(findings)) from None
-    return LoadedRecipe(recipe=recipe, path=path, root=path.resolve().parent)
+        raise UsageError("\n".join(_findings(error, source, lines))) from None
 
 
 def _find(name: str | Path, beside: Path | None = None) -> Path:
@@ -110,7 +121,12 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], dupli
             _walk(value, place, lines, duplicates)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Change one field of a recipe's tree in place.
+
+    Raises:
+        UsageError: the override is not `a.b=VALUE`, or there is no such place.
+    """
     field, equals, text = override.partition("=")
     if not equals or not field:
         raise UsageError(f"--set {override}: write it as a.b=VALUE, for example --set mask.global_sparsity=0.2.")
@@ -149,12 +165,12 @@ def _index(place: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _findings(error: ValidationError, path: Path, lines: Lines) -> list[str]:
+def _findings(error: ValidationError, source: Path | str, lines: Lines) -> list[str]:
     findings: dict[str, None] = {}
     for item in error.errors():
         location = _written(item["loc"])
         place = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-        where = f"{place[0]}:{place[1]}" if place else f"{path}"
+        where = f"{place[0]}:{place[1]}" if place else f"{source}"
         findings[f"{where}: {dotted(location) or 'recipe'}: {_explain(item, location)}"] = None
     return list(findings)
 

@@ -88,7 +88,9 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        return self.exists and self.read().get("state") == "finished"
+        """Finished, and a whole run: not the work folder of `koffkit memory add`."""
+        state = self.read() if self.exists else {}
+        return state.get("state") == "finished" and state.get("backbone") is None
 
     def require_finished(self) -> dict[str, Any]:
         """The state of a finished run.
@@ -97,6 +99,8 @@ class RunFolder:
             UsageError: the run is not finished.
         """
         state = self.read()
+        if state.get("backbone") is not None:
+            raise UsageError(f"{self.path}: this is the work of `koffkit memory add`; finish that command with --resume.")
         if state.get("state") != "finished":
             raise UsageError(
                 f"{self.path}: this run is not finished; continue it with `koffkit compress ... --output {self.path} --resume`."

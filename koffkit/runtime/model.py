@@ -14,10 +14,10 @@ from torch import Tensor
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
 from ..arch import Shape
 from ..arch.widths import layer_widths
-from ..artefact import BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
+from ..artefact import ADAPTER_CONFIG, BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
 from ..base import load_tokenizer
-from ..errors import UsageError
-from ..model.bundles import KVTensors, load_kv, mixed_kv
+from ..errors import IntegrityError, UsageError
+from ..model.bundles import KVTensors, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
 from ..router.classifier import TextRouter
 
@@ -89,8 +89,6 @@ class KoffModel:
             IntegrityError: it belongs to another backbone, or does not fit this one.
             UsageError: a memory of that domain is loaded already.
         """
-        from peft import PeftModel
-
         bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         bundle.require_backbone(self._digest, self._path)
         if bundle.domain in self._slots:
@@ -98,16 +96,28 @@ class KoffModel:
         device = self._plain.device
         kv = load_kv(bundle, self._widths)
         self._kv[bundle.domain] = {i: KVMemory(m.key.to(device), m.value.to(device)) for i, m in kv.items()}
-        slot = f"m{len(self._slots)}" if bundle.has_adapter else None
+        slot = f"m{len(self._slots)}" if bundle.adapter_file is not None else None
         if slot is not None:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-                if self.model is self._plain:
-                    self.model = PeftModel.from_pretrained(self._plain, str(bundle.path), adapter_name=slot).eval()
-                else:
-                    self.model.load_adapter(str(bundle.path), adapter_name=slot)
+            self._load_adapter(bundle, slot)
         self._slots[bundle.domain] = slot
         return bundle.domain
+
+    def _load_adapter(self, bundle: Bundle, slot: str) -> None:
+        """Not with peft's own `load_adapter`: it knows no packed weights, and opens more than safetensors."""
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+        config = LoraConfig.from_pretrained(str(bundle.path))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            if self.model is self._plain:
+                self.model = get_peft_model(self._plain, config, adapter_name=slot).eval()
+            else:
+                self.model.add_adapter(slot, config)
+        found = set_peft_model_state_dict(self.model, load_adapter(bundle), adapter_name=slot)
+        missing = [name for name in found.missing_keys if f".{slot}." in name]
+        if missing or found.unexpected_keys:
+            wrong = f"has {found.unexpected_keys[0]}, which" if found.unexpected_keys else f"lacks {missing[0]}, which"
+            raise IntegrityError(f"{bundle.adapter_file}: {wrong} does not go with {bundle.path / ADAPTER_CONFIG}; copy the bundle again.")
 
     def attach(self, domain: str) -> None:
         """Make `domain` the memory of calls that do not name one."""

@@ -102,7 +102,7 @@ def _with_adapters(model: Any, bundles: Sequence[Bundle], slots: list[str]) -> A
 
     wrapped = model
     for slot, bundle in zip(slots, bundles, strict=True):
-        if not bundle.has_adapter:
+        if bundle.adapter_file is None:
             continue
         config = LoraConfig.from_pretrained(str(bundle.path))
         if wrapped is model:

@@ -20,8 +20,13 @@ from .checkpoint import Checkpoint
 
 @dataclass
 class Context:
-    """Everything a stage may use. `masks` is None until `learn_masks` is done: hard gates, [L, U] by structure. `learned` holds what
-    stages have settled of `run.json`."""
+    """Everything a stage may use.
+
+    Args:
+        masks: None until `learn_masks` is done: hard gates, [L, U] by structure.
+        learned: what stages have settled of `run.json`.
+        teacher: the unpruned model, where the student is a backbone that is sliced already; None: the student with all gates off.
+    """
 
     loaded: LoadedRecipe
     run: RunFolder
@@ -35,6 +40,12 @@ class Context:
     masks: dict[str, Tensor] | None = None
     results: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
+    teacher: Student | None = None
+
+    def unpruned(self, input_ids: Tensor) -> Tensor:
+        """Last hidden states [B, T, D] of the unpruned model; no structure touches what projects them, so the student's `head` fits."""
+        hidden: Tensor = (self.teacher or self.student)(input_ids)
+        return hidden
 
 
 def stage_options(context: Context, name: str) -> Any:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..arch import Shape, architecture_of
+from ..arch.widths import layer_widths
+from ..artefact import backbone_digest
 from ..base import digest, load_tokenizer, locate, read_config
 from ..errors import IntegrityError, KoffkitError, UsageError
 from ..interrupts import interruptible
@@ -43,19 +45,37 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
         UsageError: the folder holds something else, or a run of another recipe.
         Interrupted: SIGINT; everything up to the last step is saved.
     """
-    progress = progress or Silent()
+    return _carry_out(loaded, output, None, resume, progress or Silent())
+
+
+def learn_memory(
+    loaded: LoadedRecipe, backbone: Path, output: Path, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """`compress` without its first half: memories for a backbone that is sliced already, taught by the unpruned base.
+
+    Args:
+        loaded: a recipe with stages from `recover` on; see `koffkit.memories.recipe`.
+
+    Raises:
+        UsageError: the folder holds something else, or a run of another recipe.
+        Interrupted: SIGINT; everything up to the last step is saved.
+    """
+    return _carry_out(loaded, output, backbone, resume, progress or Silent())
+
+
+def _carry_out(loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress) -> dict[str, Any]:
     run = RunFolder(output)
     base = locate(loaded.recipe.base, loaded.root)
     _check_base(base)
     fresh = not run.exists
-    state = _open_run(run, loaded, base, resume)
+    state = _open_run(run, loaded, base, backbone, resume)
     if state["state"] == "finished":
         progress.message(f"{output}: already finished.")
         return state
     try:
         loaded = resolve_domains(loaded, run, base, progress)
         state["recipe"] = loaded.recipe.model_dump(mode="json")
-        context = _build(loaded, run, base, progress)
+        context = _build(loaded, run, base, progress, backbone)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
             shutil.rmtree(run.path)
@@ -77,9 +97,10 @@ def _check_base(base: Path) -> None:
     CheckpointReader(base).require_all(weight_shapes(arch, shape, config))
 
 
-def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) -> dict[str, Any]:
+def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path | None, resume: bool) -> dict[str, Any]:
     recipe = loaded.recipe
     resolved = recipe.model_dump(mode="json")
+    sliced = None if backbone is None else backbone_digest(backbone)
     if run.exists:
         state = run.read()
         if not resume:
@@ -94,6 +115,8 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
             )
         if state["base"]["digest"] != digest(base):
             raise IntegrityError(f"{run.path}: cannot resume, the base at {base} is not the one the run began with.")
+        if state.get("backbone") != sliced:
+            raise IntegrityError(f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the run.")
         return state
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
@@ -109,6 +132,7 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
         "seed": recipe.seed,
         "base": {"model": recipe.base.model, "path": str(base), "digest": digest(base), "config": config},
         "budget": budget.to_json(),
+        "backbone": sliced,
         "memory_layers": check_layers(recipe, Shape.of(config).num_layers),
         "stages": [{"name": stage.name, "state": "pending"} for stage in recipe.stages],
         "state": "running",
@@ -120,7 +144,7 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, resume: bool) ->
     return state
 
 
-def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress) -> Context:
+def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, backbone: Path | None = None) -> Context:
     from ..data.corpus import prepare
     from ..method.gates import initial_log_alpha
     from ..model.gating import Gates, gate_points
@@ -136,17 +160,23 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress)
     accelerator = _accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
+    sizes, gates = config, None
+    teacher: Student | None = None
+    if backbone is None:
+        start = initial_log_alpha(mask.init_open, mask.start_temperature)
+        gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
+    else:
+        teacher = accelerator.prepare_model(Student(model, arch, shape, None, None))
+        model, sizes = load_frozen(str(backbone), recipe.base.dtype), read_config(backbone)
+        shape = Shape.of(sizes)
     layers = check_layers(recipe, shape.num_layers)
-    memories = Memories(model, shape, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
+    memories = Memories(model, layer_widths(sizes, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-    start = initial_log_alpha(mask.init_open, mask.start_temperature)
-    gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
-    student = Student(model, arch, shape, gates, memories, _placement(recipe, config))
-    student = accelerator.prepare_model(student)
+    student = accelerator.prepare_model(Student(model, arch, shape, gates, memories, _placement(recipe, config)))
     budget = budget_of(recipe, config)
-    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress)
+    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
 
 
 def _placement(recipe: Recipe, config: dict[str, Any]) -> Any:
@@ -197,7 +227,7 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         resume = checkpoint if checkpoint is not None and checkpoint.stage == stage.name else None
         if checkpoint is not None and names.index(checkpoint.stage) > place:
             continue  # everything this stage learned is in the later stage's checkpoint
-        if checkpoint is not None and stage.name != "learn_masks" and context.masks is None:
+        if checkpoint is not None and stage.name != "learn_masks" and context.student.gates is not None and context.masks is None:
             loop = DistillationLoop(context, checkpoint.stage, stage_options(context, checkpoint.stage), train_gates=False)
             restore(checkpoint, loop.trainables(), context.run.checkpoints_dir)
             set_masks(context)
@@ -208,4 +238,4 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         context.run.write(state | context.learned)
 
 
-__all__ = ["Checkpoint", "compress", "plan"]
+__all__ = ["Checkpoint", "compress", "learn_memory", "plan"]

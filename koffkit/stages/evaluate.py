@@ -19,7 +19,7 @@ from ..errors import DataError, Interrupted
 from ..recipe.schema import Evaluate
 from .base import Context
 
-Condition = tuple[str, bool, str | None]  # name, gates on, memory
+Condition = tuple[str, bool, str | None]  # name, pruned, memory
 
 
 def evaluate_domains(context: Context, options: Evaluate) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def _evaluate_domain(context: Context, options: Evaluate, domain: str) -> dict[s
 
 
 def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
-    _, gated, memory = condition
+    _, pruned, memory = condition
     with context.accelerator.autocast():
-        hidden: Tensor = context.student(ids, context.masks if gated else None, memory)
+        hidden: Tensor = context.student(ids, context.masks, memory) if pruned else context.unpruned(ids)
     return hidden
 
 

@@ -156,7 +156,7 @@ class DistillationLoop:
             teacher = None
             if objective.needs_teacher:
                 with torch.no_grad():
-                    teacher = student(batch)
+                    teacher = self.context.unpruned(batch)
             hidden = student(batch, values, domain if self.with_memory else None, strength)
             positions = torch.ones_like(batch, dtype=torch.bool)
             if objective.needs_labels or counted is not None:  # a position counts for the token that follows it

@@ -113,7 +113,7 @@ def build(case: Case, root: Path) -> Context:
     recipe["stages"] = recipe["stages"][:1]
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
     run = RunFolder(root / "run")
-    state = _open_run(run, loaded, base_of(case.family, case.tied), False)
+    state = _open_run(run, loaded, base_of(case.family, case.tied), None, False)
     context = _build(loaded, run, base_of(case.family, case.tied), Silent())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

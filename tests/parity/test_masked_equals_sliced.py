@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from koffkit import compress
 from koffkit.arch import Shape, architecture_of
+from koffkit.arch.widths import full_widths
 from koffkit.base import read_config
 from koffkit.model.memory import Memories
 from koffkit.model.student import Student, load_frozen
@@ -97,7 +98,7 @@ def masked_logits(loaded: LoadedRecipe, root: Path) -> dict[str, Tensor]:
         model = load_frozen(str(root / "base"), "float32")
         kv = recipe.memory.kv if half == "both" else None
         layers = recipe.memory_layers(shape.num_layers)
-        memories = Memories(model, shape, list(recipe.domains), layers, recipe.memory.lora, kv, seed=99)
+        memories = Memories(model, [full_widths(shape)] * shape.num_layers, list(recipe.domains), layers, recipe.memory.lora, kv, seed=99)
         load_memories(memories, run)
         student = Student(model, arch, shape, None, memories)
         masks = load_masks(run.masks_file, arch, shape)

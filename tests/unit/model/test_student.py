@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from koffkit.arch import Shape, architecture_of
+from koffkit.arch.widths import full_widths
 from koffkit.method.budget import plan_budget
 from koffkit.method.gates import active_probability, initial_log_alpha
 from koffkit.model.gating import Gates, gate_points
@@ -25,7 +26,7 @@ def build(folder: Path, structures: list[str], lora: Lora | None = LORA, kv: KV 
     model = load_frozen(str(folder), "float32")
     config = model.config.to_dict()
     arch, shape = architecture_of(config), Shape.of(config)
-    memories = Memories(model, shape, ["a", "b"], list(range(shape.num_layers)), lora, kv, seed=0)
+    memories = Memories(model, [full_widths(shape)] * shape.num_layers, ["a", "b"], list(range(shape.num_layers)), lora, kv, seed=0)
     with torch.no_grad():
         for tensor in memories.tensors().values():
             tensor.normal_(0, 0.3)
@@ -90,7 +91,7 @@ def test_memories_depend_on_the_seed_alone(llama: Path) -> None:
     def tensors(seed: int) -> dict[str, torch.Tensor]:
         torch.rand(seed + 1)  # the global generator must not matter
         model = load_frozen(str(llama), "float32")
-        return Memories(model, Shape.of(model.config.to_dict()), ["a"], [0, 2], LORA, KV(tokens=2), seed=seed).tensors()
+        return Memories(model, [full_widths(Shape.of(model.config.to_dict()))] * 3, ["a"], [0, 2], LORA, KV(tokens=2), seed=seed).tensors()
 
     first, again, other = tensors(5), tensors(5), tensors(6)
     assert all(torch.equal(first[name], again[name]) for name in first)

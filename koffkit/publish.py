@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ResourceError, UsageError
-from ..files import fsync_folder
-from ..interrupts import interruptible
+from .errors import ResourceError, UsageError
+from .files import fsync_folder
+from .interrupts import interruptible
 
 MARK = ".koffkit-partial"
 
@@ -38,7 +38,7 @@ def staged(output: Path) -> Iterator[Path]:
             if interrupted():
                 raise KeyboardInterrupt
             if output.exists():
-                raise UsageError(f"{output}: appeared while exporting; nothing was published.")
+                raise UsageError(f"{output}: appeared in the meantime; nothing was published.")
             os.rename(partial, output)
             fsync_folder(output.parent)
     finally:

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from koffkit.exporters.publish import MARK, require_space, staged
 
 from koffkit.errors import ResourceError, UsageError
+from koffkit.publish import MARK, require_space, staged
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

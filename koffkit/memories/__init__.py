@@ -1,0 +1,1 @@
+"""Memories after export: adding, listing, removing, compacting."""

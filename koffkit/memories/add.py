@@ -1,0 +1,101 @@
+"""A new domain on an existing backbone: its memory is learned from the unpruned base and published beside the others.
+
+No other byte of the export changes. What is learned on the way lies in a run folder, so that an interrupted command can go on.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..artefact import BACKBONE, MEMORIES, Export, backbone_digest, open_export, replaces
+from ..errors import IntegrityError, UsageError
+from ..progress import Progress, Silent
+from ..publish import staged
+from ..recipe.load import LoadedRecipe
+from ..run.folder import RunFolder
+from .bundle import bundle_summary, record_golden, write_bundle, write_bundle_card
+from .manage import router_labels
+from .recipe import check_name, find_base, memory_recipe
+
+
+def add_memory(
+    path: Path,
+    name: str,
+    source: Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Learn and publish `memories/NAME`; returns what `koffkit memory add --json` prints.
+
+    Args:
+        path: an export.
+        source: fields of the recipe's `Source`.
+        base: the unpruned model, where it is not where the manifest says.
+        resume: go on with an interrupted command.
+
+    Raises:
+        UsageError: the name is taken or cannot be one, a setting is not valid, or there is earlier work and no `resume`.
+        DataError: the base is not found, or the text is missing or too short.
+        IntegrityError: base or backbone are not those of the export.
+        Interrupted: SIGINT; everything up to the last step is saved.
+    """
+    progress = progress or Silent()
+    export = open_export(path)
+    target = _free_place(export, name)
+    base = find_base(export, base)
+    if backbone_digest(export.backbone) != export.backbone_digest:
+        raise IntegrityError(
+            f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which file changed."
+        )
+    loaded = memory_recipe(export, name, source, base, overrides)
+    work = work_folder(export, name)
+    state = _learn(loaded, export, work, resume, progress)
+    with staged(target) as partial:
+        progress.message("recording golden logits")
+        _write(export, name, work, state, partial)
+        record_golden(partial, export.backbone)
+        write_bundle_card(partial, export.manifest["name"])
+    shutil.rmtree(work.path)  # published; of no more use
+    figures = state["results"]["domains"][name]
+    return {"memory": name, **bundle_summary(target), "figures": figures, "in_router": name in router_labels(export)}
+
+
+def work_folder(export: Export, name: str) -> RunFolder:
+    """Where an interrupted `memory add` goes on."""
+    return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}")
+
+
+def _free_place(export: Export, name: str) -> Path:
+    check_name(name)
+    target = export.path / MEMORIES / name
+    if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
+        raise UsageError(f"{target}: there is a memory {name!r} already; choose another name, or `koffkit memory remove` it first.")
+    return target
+
+
+def _learn(loaded: LoadedRecipe, export: Export, work: RunFolder, resume: bool, progress: Progress) -> dict[str, Any]:
+    from ..stages.engine import learn_memory
+
+    if work.exists and not resume:
+        raise UsageError(f"{work.path}: an interrupted `memory add` of this name; go on with --resume, or remove the folder.")
+    return learn_memory(loaded, export.backbone, work.path, resume=resume, progress=progress)
+
+
+def _write(export: Export, name: str, work: RunFolder, state: Mapping[str, Any], target: Path) -> None:
+    added: dict[str, Any] = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "base": state["base"]["digest"],
+        "recipe": state["recipe"],
+        "versions": state["versions"],
+    }
+    figures = state["results"]["domains"][name]
+    write_bundle(
+        work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, {"added": added, **replaces(export, name)}
+    )

@@ -1,0 +1,79 @@
+"""Which memories an export has, and taking one away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..artefact import MEMORIES, Bundle, Export, open_export
+from ..errors import UsageError
+from ..files import fsync_folder
+from ..publish import MARK
+from ..router.classifier import TextRouter
+
+
+def list_memories(path: Path) -> dict[str, Any]:
+    """`{"memories": {name: {...}}, "removed": [names], "router": labels or None}`.
+
+    Raises:
+        UsageError: this is no export.
+        IntegrityError: a `memory.json` or the router is damaged.
+    """
+    export = open_export(path)
+    labels = router_labels(export)
+    memories = {bundle.domain: _row(bundle, export, labels) for bundle in export.bundles()}
+    return {"path": str(path), "memories": memories, "removed": removed_memories(export), "router": labels or None}
+
+
+def _row(bundle: Bundle, export: Export, labels: list[str]) -> dict[str, Any]:
+    info = bundle.info
+    figures = {name: values for name, values in info.get("figures", {}).items() if name != "swap"}
+    return {
+        "parameters": info["parameters"],
+        "bytes": bundle.bytes,
+        "layers": info["layers"],
+        "rank": info["lora"]["rank"] if info.get("lora") else None,
+        "kv_tokens": info["kv"]["tokens"] if info.get("kv") else None,
+        "dtype": info.get("dtype", "float32"),
+        "in_router": bundle.domain in labels,
+        "origin": "added" if "added" in info else "shipped" if bundle.domain in export.manifest["domains"] else "copied",
+        "compacted": "compacted" in info,
+        "figures": figures,
+    }
+
+
+def router_labels(export: Export) -> list[str]:
+    """The domains that `--memory auto` can choose."""
+    return [] if export.router is None else list(TextRouter.load(export.router).describe()["labels"])
+
+
+def removed_memories(export: Export) -> list[str]:
+    """Domains that shipped with the export and whose folder is gone as a whole, as `remove_memory` leaves it."""
+    return [name for name in export.manifest["domains"] if not (export.path / MEMORIES / name).exists()]
+
+
+def remove_memory(path: Path, name: str) -> dict[str, Any]:
+    """Take one memory away; no other byte of the export changes.
+
+    Raises:
+        UsageError: there is no such export or memory.
+    """
+    export = open_export(path)
+    names = {bundle.domain: bundle.path for bundle in export.bundles()}
+    if name not in names:
+        raise UsageError(f"{path}: no memory {name!r}; there is {', '.join(names) or 'none'}.")
+    folder = names[name]
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    discard(folder)
+    return {"path": str(path), "removed": name, "bytes": size, "memories": [other for other in names if other != name]}
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder so that it is whole under its name until it is gone: renamed to a name that nobody reads, then deleted."""
+    grave = folder.with_name(f".{folder.name}{MARK}-{os.getpid()}")
+    shutil.rmtree(grave, ignore_errors=True)
+    os.rename(folder, grave)
+    fsync_folder(folder.parent)
+    shutil.rmtree(grave)

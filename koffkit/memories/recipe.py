@@ -1,0 +1,149 @@
+"""The recipe of one more memory: that of the export, with the new domain alone and no mask to learn."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import model_validator
+
+from ..artefact import CARD, MANIFEST, Export
+from ..base import digest, locate
+from ..errors import DataError, IntegrityError, UsageError
+from ..recipe.load import LoadedRecipe, apply_override, validated
+from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
+
+KEPT = ("koffkit", "seed", "base", "sequence_length", "holdout", "mask", "memory", "distill", "train")
+SETTABLE = ("memory", "sequence_length", "holdout", "seed", "distill", "train", "stages.recover")
+
+
+class MemoryRecipe(Recipe):
+    """A recipe whose mask is given: its stages begin with `recover`."""
+
+    @model_validator(mode="after")
+    def _stage_order(self) -> MemoryRecipe:
+        names = [stage.name for stage in self.stages]
+        if names != ["recover", "evaluate"]:
+            raise ValueError(f"stages of a memory are recover and evaluate (found: {names})")
+        return self
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a domain.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if name in RESERVED:
+        raise UsageError(f"{name}: cannot be a domain: --memory gives the name a meaning of its own; choose another name.")
+    if not re.fullmatch(DOMAIN_NAME, name):
+        raise UsageError(f"{name!r}: not a domain's name; use letters, digits, - and _, a letter or digit first.")
+
+
+def export_recipe(export: Export) -> dict[str, Any]:
+    """The resolved recipe that an export was made with; exports of older versions have it in the backbone's card only.
+
+    Raises:
+        UsageError: it is nowhere to be found.
+    """
+    if isinstance(export.manifest.get("recipe"), dict):
+        return dict(export.manifest["recipe"])
+    card = export.backbone / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found = re.search(r"^## Recipe\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    tree = yaml.safe_load(found[1]) if found else None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{export.path / MANIFEST}: does not say which recipe the export was made with; export the run again.")
+    return tree
+
+
+def find_base(export: Export, given: Path | None) -> Path:
+    """The unpruned model of an export: where its manifest says, or at `given`.
+
+    Raises:
+        DataError: it is not there.
+        IntegrityError: it is not the model that the export was made from.
+    """
+    recorded = export.manifest["base"]
+    settings = {key: value for key, value in export_recipe(export)["base"].items() if key in Base.model_fields}
+    base = Base.model_validate(settings | {"model": recorded["model"] if given is None else str(given)})
+    try:
+        found = locate(base, export.path.resolve().parent if given is None else Path.cwd())
+    except DataError as error:
+        raise DataError(f"{error} The unpruned model teaches and is compared with; say where it is with --base PATH.") from None
+    if digest(found) != recorded["digest"]:
+        raise IntegrityError(
+            f"{found}: not the base that {export.path} was made from ({recorded['model']}, digest {recorded['digest'][:12]}); "
+            "give that one with --base."
+        )
+    return found
+
+
+def memory_recipe(export: Export, name: str, source: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Settings of the export's recipe, changed by `--set`; relative paths start at the working folder.
+
+    Args:
+        source: fields of the recipe's `Source`.
+        base: the folder of the unpruned model.
+
+    Raises:
+        UsageError: a setting is not valid, or is the backbone's and so fixed.
+    """
+    original = export_recipe(export)
+    tree = {key: original[key] for key in KEPT if key in original}
+    if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
+        tree["memory"] = tree["memory"] | {"layers": _learned_layers(export)}
+    tree["name"] = f"{export.manifest['name']}-{name}"
+    tree["base"] = tree["base"] | {"model": str(base)}
+    tree["domains"] = {name: dict(source)}
+    tree["stages"] = [{"recover": _training(original)}, {"evaluate": {**_stage(original, "evaluate"), "swap": False}}]
+    for override in overrides:
+        _require_settable(override)
+        apply_override(tree, override)
+    recipe = validated(tree, "memory add", {}, MemoryRecipe)
+    if recipe.memory.lora is None and recipe.memory.kv is None:
+        raise UsageError(
+            "memory: both halves are off, as in the recipe of this export; set one, for example --set memory.kv.tokens=32, "
+            "or --set 'memory.lora={rank: 32, alpha: 32, targets: [gate_proj, up_proj, down_proj]}'."
+        )
+    return LoadedRecipe(recipe=recipe, path=export.path / MANIFEST, root=Path.cwd())
+
+
+def _learned_layers(export: Export) -> list[int]:
+    """The layers that learning chose for the memories of this export.
+
+    Raises:
+        UsageError: none of them is left to tell.
+    """
+    for bundle in export.bundles():
+        return list(bundle.info["layers"])
+    raise UsageError(
+        "memory.layers: which layers carry memory was learned, and no memory is left to tell; name them: --set memory.layers=[...]."
+    )
+
+
+def _require_settable(override: str) -> None:
+    field = override.partition("=")[0]
+    if not any(field == allowed or field.startswith(f"{allowed}.") for allowed in SETTABLE):
+        raise UsageError(
+            f"--set {override}: fixed by the backbone, or of no use to one memory; what can be set is under {', '.join(SETTABLE)}."
+        )
+
+
+def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `recover`: those of the recipe, with the steps that its stages gave each domain.
+
+    All of them go to one memory under a hard mask, which makes up for a mask learned without the domain (benchmarks/memory_add.py).
+    """
+    joint, recover = _stage(recipe, "learn_masks"), _stage(recipe, "recover")
+    joint.pop("joint", None)
+    steps = joint.get("max_steps", 0) + recover.get("max_steps", 0)
+    return {**(recover or joint), "max_steps": math.ceil(steps / len(recipe["domains"]))}
+
+
+def _stage(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return next((dict(stage[name]) for stage in recipe["stages"] if stage.get(name) is not None), {})

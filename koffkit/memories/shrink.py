@@ -1,0 +1,161 @@
+"""The command behind `koffkit memory compact`: which bundles, where to, and how much it cost on which text."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..artefact import MEMORIES, Bundle, Export, is_bundle, is_export, open_bundle, open_export
+from ..base import load_tokenizer
+from ..errors import DataError, UsageError
+from ..evaluation import token_ids
+from ..files import fsync_folder
+from ..progress import Progress, Silent
+from ..publish import staged
+from ..runtime.probe import probe_tokens
+from .compact import Options, record_loss, write_compact
+from .measure import kl_before_and_after
+from .recipe import export_recipe, find_base
+
+MOST_TOKENS = 1 << 15
+AT_ONCE = 1 << 11  # tokens whose logits exist at one time
+FIELD = "text"
+
+
+def compact(
+    path: Path,
+    options: Options,
+    *,
+    output: Path | None = None,
+    in_place: bool = False,
+    data: Sequence[str] = (),
+    field: str = FIELD,
+    base: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compact one memory, or all of an export; returns what `koffkit memory compact --json` prints.
+
+    Args:
+        path: an export, one of its bundles, or EXPORT/NAME.
+        output: folder that gets a folder NAME for each bundle; by default EXPORT-compact beside the export.
+        in_place: replace the bundles instead, each in one step.
+        data: text or jsonl files; `{name}` stands for the memory's name. Without any, only the probe tokens are compared.
+        base: the unpruned model, where it is not where the manifest says.
+
+    Raises:
+        UsageError: there is no such memory, the output exists, or the rank is too high.
+        DataError: no text in `data`, or no base at `base`.
+        IntegrityError: a bundle is damaged, or the base is not the export's.
+    """
+    progress = progress or Silent()
+    export, bundles = find_bundles(path)
+    for bundle in bundles:
+        bundle.require_backbone(export.backbone_digest, export.backbone)
+    teacher = _teacher(export, base, progress)
+    if not data:
+        progress.warn("no --data: the loss is measured on a few fixed tokens only, which says little about text.")
+    batches = {bundle.domain: list(_batches(export, bundle.domain, data, field)) for bundle in bundles}
+    found: dict[str, Any] = {}
+
+    def one(bundle: Bundle, target: Path) -> None:
+        small = write_compact(bundle, export, options, target)
+        loss = kl_before_and_after(export, bundle, small, teacher, batches[bundle.domain])
+        small = record_loss(small, loss | {"text": list(data) or "probe tokens"})
+        found[bundle.domain] = {
+            "bytes_before": bundle.bytes,
+            "bytes": small.bytes,
+            "ratio": small.bytes / bundle.bytes,
+            **{key: small.info["compacted"][key] for key in ("ranks", "energy", "kl") if key in small.info["compacted"]},
+        }
+        progress.advance("compact", len(found), {})
+
+    progress.start("compact", len(bundles), 0)
+    if in_place:
+        for bundle in bundles:
+            with replacing(bundle.path) as partial:
+                one(bundle, partial)
+        written = export.path / MEMORIES
+    else:
+        written = output or export.path.resolve().with_name(f"{export.path.resolve().name}-compact")
+        with staged(written) as partial:
+            for bundle in bundles:
+                (partial / bundle.domain).mkdir()
+                one(bundle, partial / bundle.domain)
+    return {"output": str(written), "dtype": options.dtype, "memories": found}
+
+
+def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
+    """The export and its bundles that a path means: EXPORT, EXPORT/memories/NAME or EXPORT/NAME.
+
+    Raises:
+        UsageError: there is nothing to compact there.
+    """
+    if is_export(path):
+        export = open_export(path)
+        if not export.bundles():
+            raise UsageError(f"{path}: this export has no memories.")
+        return export, export.bundles()
+    place = path if is_bundle(path) else path.parent / MEMORIES / path.name
+    if not is_bundle(place) or not is_export(place.resolve().parent.parent):
+        raise UsageError(
+            f"{path}: neither an export nor a memory in one; give EXPORT, EXPORT/NAME or EXPORT/{MEMORIES}/NAME "
+            "(golden logits need the backbone)."
+        )
+    return open_export(place.resolve().parent.parent), [open_bundle(place)]
+
+
+def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | None:
+    try:
+        return find_base(export, given)
+    except DataError:
+        if given is not None:
+            raise
+        progress.warn("the unpruned model is not where the manifest says (--base names it): compared with the memory before instead.")
+        return None
+
+
+def _batches(export: Export, name: str, data: Sequence[str], field: str) -> Iterator[Tensor]:
+    """Token ids [B, T] of the text, or of the probe."""
+    tokenizer = load_tokenizer(export.backbone)
+    if not data:
+        yield torch.tensor([probe_tokens(len(tokenizer))])
+        return
+    ids: list[int] = []
+    for pattern in data:
+        ids += token_ids(tokenizer, pattern.replace("{name}", name), field, MOST_TOKENS)
+    ids = ids[:MOST_TOKENS]
+    length = min(len(ids), int(export_recipe(export)["sequence_length"]))
+    rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+    at_once = max(1, AT_ONCE // length)
+    yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A hidden folder to write into, exchanged with `target` when the block ends without an error; the old one is deleted."""
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with staged(fresh) as partial:
+        yield partial
+    exchange(fresh, target)
+    shutil.rmtree(fresh)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two folders: at once where the system can (Linux), else by three renames."""
+    at_fdcwd, swap = -100, 2
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None or rename(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), swap) != 0:
+        aside = one.with_name(f"{one.name}.aside")
+        os.rename(other, aside)
+        os.rename(one, other)
+        os.rename(aside, one)
+    fsync_folder(one.parent)

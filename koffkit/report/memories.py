@@ -1,0 +1,48 @@
+"""The memories of an export as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from .table import format_figure
+
+COLUMNS = ("params", "bytes", "layers", "rank", "KV", "dtype", "auto", "origin", "KL", "ppl", "recall")
+
+
+def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a memory, narrow enough for a terminal of 80 columns."""
+    table = Table(title="memories (auto: the router knows it; *: compact; figures on held-out text)", box=None, padding=(0, 1, 0, 0))
+    table.add_column("memory")
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    for name, row in memories.items():
+        origin = row["origin"] + ("*" if row["compacted"] else "")
+        cells = [
+            f"{row['parameters']:,}",
+            f"{row['bytes']:,}",
+            layer_range(row["layers"]),
+            _or_none(row["rank"]),
+            _or_none(row["kv_tokens"]),
+        ]
+        table.add_row(name, *cells, row["dtype"], "yes" if row["in_router"] else "no", origin, *_figures(row["figures"]))
+    return table
+
+
+def layer_range(layers: list[int]) -> str:
+    """`0-5`, or the list where it has holes."""
+    if layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ",".join(str(index) for index in layers)
+
+
+def _or_none(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _figures(figures: Mapping[str, Any]) -> list[str]:
+    found = figures.get("matched", {})
+    kl = f"{found['kl']:.3f}" if "kl" in found else "-"
+    return [kl, *(format_figure(name, found[name]) if name in found else "-" for name in ("perplexity", "recall"))]

@@ -1,0 +1,401 @@
+"""Living with memories: `koffkit memory add|list|remove|compact` as a user calls them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from koffkit import KoffModel
+
+from ..common import make_checkpoint, sentences
+from ..conftest import Koffkit, Shipped
+
+FAST = ("--set", "stages.recover.max_steps=6")
+LEARNED = ["stages.recover.max_steps=60", "stages.recover.batch_size=4", "stages.recover.lr={lora: 5.0e-3, kv: 1.0e-2}"]
+IDS = torch.arange(10).reshape(1, 10) + 4
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def out(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the export in the working folder, with text for a domain `east` beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
+    facts = [{"text": text, "prompt": text[:12], "answer": text[12:]} for text in sentences(8, 40)]
+    (tmp_path / "east.jsonl").write_text("\n".join(json.dumps(fact | {"body": fact["text"]}) for fact in facts) + "\n")
+    return Path(shutil.copytree(shipped.export, tmp_path / "out"))
+
+
+@pytest.fixture(scope="session")
+def grown(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export with an added memory `east`. Do not change it."""
+    from koffkit.memories.add import add_memory
+
+    root = tmp_path_factory.mktemp("grown")
+    (root / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        shutil.copytree(shipped.export, root / "out")
+        add_memory(root / "out", "east", {"text": ["east.txt"]}, overrides=LEARNED)
+    finally:
+        os.chdir(before)
+    return root / "out"
+
+
+def test_an_added_memory_changes_no_other_byte_and_is_a_bundle_like_the_others(out: Path, koffkit: Koffkit) -> None:
+    before = digests(out)
+    added = koffkit("memory", "add", out, "east", "--text", "east.txt", "--json")
+    assert added.code == 0, added.err
+    after = digests(out)
+    assert {name: after[name] for name in before} == before
+    new = {name.removeprefix("memories/east/") for name in after if name not in before}
+    assert new == {path.name for path in (out / "memories" / "north").iterdir()}
+    shown = added.json
+    assert shown["in_router"] is False and shown["figures"]["matched"]["kl"] != shown["figures"]["backbone"]["kl"]
+    info, north = (json.loads((out / "memories" / name / "memory.json").read_text()) for name in ("east", "north"))
+    assert set(north) - {"compacted"} <= set(info) and info["backbone_digest"] == north["backbone_digest"]
+    assert info["parameters"] == north["parameters"] and info["layers"] == north["layers"]
+    assert info["added"]["recipe"]["stages"][0]["recover"]["max_steps"] == 5  # (6 + 4) steps for 2 domains
+    verified = koffkit("verify", out, "--json").json
+    assert verified["ok"] and "east" in verified["golden"] and verified["removed"] == []
+    assert "east" in koffkit("inspect", out, "--json").json["memories"]
+    row = koffkit("generate", out, "--prompt", "river", "--memory", "east", "--max-new-tokens", 3, "--json").json["completions"][0]
+    assert row["memory"] == "east" and row["completion"]
+    assert not list(Path("runs").iterdir()) and KoffModel.from_pretrained(out).domains == ["east", "north", "south"]
+
+
+def test_the_student_is_taught_by_the_unpruned_model(grown: Path, llama: Path) -> None:
+    """Its logits, not those of the backbone, are what the memory comes closer to, on text that was not trained on."""
+    ids = KoffModel.from_pretrained(grown).tokenizer(sentences(7, 90)[-1], return_tensors="pt")["input_ids"]
+    base = AutoModelForCausalLM.from_pretrained(llama)(ids).logits.detach().log_softmax(-1)
+    model = KoffModel.from_pretrained(grown)
+    kl = {
+        m: torch.nn.functional.kl_div(model.logits(ids, m).log_softmax(-1), base, reduction="sum", log_target=True) for m in ("east", None)
+    }
+    figures = json.loads((grown / "memories" / "east" / "memory.json").read_text())["figures"]
+    assert figures["unpruned"]["kl"] == pytest.approx(0, abs=1e-6) and figures["matched"]["kl"] < figures["backbone"]["kl"]
+    assert kl["east"] < kl[None]
+
+
+@pytest.mark.parametrize(
+    ("setting", "place", "value"),
+    [
+        ("memory.lora.rank=2", ("memory", "lora", "rank"), 2),
+        ("memory.kv=null", ("memory", "kv"), None),
+        ("sequence_length=12", ("sequence_length",), 12),
+        ("seed=4", ("seed",), 4),
+        ("holdout=0.2", ("holdout",), 0.2),
+        ("distill.top_k=20", ("distill", "top_k"), 20),
+        ("train.gradient_accumulation=2", ("train", "gradient_accumulation"), 2),
+    ],
+)
+def test_settings_can_be_changed(setting: str, place: tuple[str, ...], value: Any, out: Path, koffkit: Koffkit) -> None:
+    assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST, "--set", setting).code == 0
+    info = json.loads((out / "memories" / "east" / "memory.json").read_text())
+    found = info["added"]["recipe"]
+    assert found["stages"][0]["recover"]["max_steps"] == 6
+    for key in place:
+        found = found[key]
+    assert found == value
+    if setting == "memory.lora.rank=2":
+        tensors = load_file(out / "memories" / "east" / "adapter_model.safetensors")
+        assert {value.shape[0] for name, value in tensors.items() if "lora_A" in name} == {2}
+    if setting == "memory.kv=null":
+        assert not (out / "memories" / "east" / "kv_memory.safetensors").exists()
+
+
+def test_facts_report_recall_and_a_field_is_followed(out: Path, koffkit: Koffkit) -> None:
+    jsonl = ("--jsonl", "east.jsonl", *FAST, "--json")
+    facts = koffkit("memory", "add", out, "east", *jsonl, "--prompt-field", "prompt", "--answer-field", "answer").json
+    assert "recall" in facts["figures"]["matched"]
+    other = koffkit("memory", "add", out, "east2", *jsonl, "--field", "body").json
+    assert "recall" not in other["figures"]["matched"]
+    missing = koffkit("memory", "add", out, "east3", *jsonl, "--field", "nowhere")
+    assert missing.code == 3 and "no field 'nowhere'" in missing.err
+
+
+def test_the_base_may_have_moved(out: Path, llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    manifest = json.loads((out / "koffkit.json").read_text())
+    manifest["base"]["model"] = "./gone"
+    (out / "koffkit.json").write_text(json.dumps(manifest))
+    add = ("memory", "add", out, "east", "--text", "east.txt", *FAST)
+    found = koffkit(*add)
+    assert found.code == 3 and "no folder './gone'" in found.err and "--base PATH" in found.err
+    other = make_checkpoint(tmp_path / "other", intermediate_size=64)
+    found = koffkit(*add, "--base", other)
+    assert found.code == 4 and "not the base that" in found.err
+    assert not (out / "memories" / "east").exists() and not Path("runs").exists()
+    assert koffkit(*add, "--base", llama).code == 0
+
+
+def test_exports_of_older_versions_say_their_recipe_in_the_card(out: Path, koffkit: Koffkit) -> None:
+    manifest = json.loads((out / "koffkit.json").read_text())
+    del manifest["recipe"], manifest["base"]["bytes"]
+    (out / "koffkit.json").write_text(json.dumps(manifest))
+    assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST).code == 0
+    assert koffkit("inspect", out, "--json").json["net"]["base"] > 0
+    (out / "backbone" / "README.md").write_text("gone")
+    found = koffkit("memory", "add", out, "west", "--text", "east.txt")
+    assert found.code == 2 and "does not say which recipe" in found.err
+
+
+BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "taken": (("north", "--text", "east.txt"), 2, "there is a memory 'north' already"),
+    "reserved auto": (("auto", "--text", "east.txt"), 2, "auto: cannot be a domain"),
+    "reserved none": (("none", "--text", "east.txt"), 2, "none: cannot be a domain"),
+    "reserved attached": (("attached", "--text", "east.txt"), 2, "attached: cannot be a domain"),
+    "bad name": (("../east", "--text", "east.txt"), 2, "not a domain's name"),
+    "no text": (("east",), 2, "either --text GLOB or --jsonl GLOB"),
+    "both": (("east", "--text", "east.txt", "--jsonl", "east.jsonl"), 2, "either --text GLOB or --jsonl GLOB"),
+    "field of text": (("east", "--text", "east.txt", "--field", "x"), 2, "--field goes with --jsonl"),
+    "half of facts": (("east", "--jsonl", "east.jsonl", "--prompt-field", "prompt"), 2, "go together"),
+    "missing file": (("east", "--text", "nowhere.txt"), 3, "no file matches 'nowhere.txt'"),
+    "empty": (("east", "--text", "empty.txt"), 3, "domains.east: the source holds no documents"),
+    "fixed setting": (("east", "--text", "east.txt", "--set", "mask.global_sparsity=0.5"), 2, "fixed by the backbone"),
+    "bad setting": (("east", "--text", "east.txt", "--set", "memory.lora.rank=none"), 2, "memory.lora.rank: 'none'"),
+    "unknown setting": (("east", "--text", "east.txt", "--set", "memory.lora.rnk=2"), 2, "did you mean 'rank'"),
+    "no halves": (("east", "--text", "east.txt", "--set", "memory.lora=null", "--set", "memory.kv=null"), 2, "both halves are off"),
+    "no such layer": (("east", "--text", "east.txt", "--set", "memory.layers=[9]"), 2, "use layers 0 to 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_add_refuses(case: str, out: Path, koffkit: Koffkit) -> None:
+    arguments, code, message = BAD[case]
+    Path("empty.txt").write_text("\n\n")
+    before = digests(out)
+    found = koffkit("memory", "add", out, *arguments, "--json")
+    assert found.code == code, found.err
+    assert message in found.err and "Traceback" not in found.err and found.json["exit_code"] == code
+    assert digests(out) == before and not list(Path().glob("runs/*"))
+
+
+def test_what_is_no_export_and_a_damaged_backbone_are_refused(out: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    for command in (("add", tmp_path, "east", "--text", "east.txt"), ("list", tmp_path), ("remove", tmp_path, "north")):
+        found = koffkit("memory", *command)
+        assert found.code == 2 and "not an export (no koffkit.json)" in found.err
+    path = out / "backbone" / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-5] ^= 1
+    path.write_bytes(raw)
+    found = koffkit("memory", "add", out, "east", "--text", "east.txt")
+    assert found.code == 4 and "its digest is not the one of the export" in found.err
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(out: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    whole = Path(shutil.copytree(out, tmp_path / "whole"))
+    settings = ("--text", "east.txt", "--set", "stages.recover.max_steps=40", "--set", "train.checkpoint_every=5")
+    assert koffkit("memory", "add", whole, "east", *settings).code == 0
+    before = digests(out)
+    command = [sys.executable, "-m", "koffkit", "memory", "add", str(out), "east", *settings]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = Path("runs/out-east/metrics.jsonl"), time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 6) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "--resume" in err and "Traceback" not in err
+    assert digests(out) == before
+    again = koffkit("memory", "add", out, "east", *settings)
+    assert again.code == 2 and "go on with --resume" in again.err
+    assert "memory add" in koffkit("export", "runs/out-east").err
+    changed = koffkit("memory", "add", out, "east", *settings, "--resume", "--set", "seed=9")
+    assert changed.code == 2 and "the recipe changed in seed" in changed.err
+    assert koffkit("memory", "add", out, "east", *settings, "--resume").code == 0
+    for name in ("adapter_model.safetensors", "kv_memory.safetensors"):
+        assert (out / "memories" / "east" / name).read_bytes() == (whole / "memories" / "east" / name).read_bytes()
+    assert not Path("runs/out-east").exists()
+
+
+def test_list_says_where_memories_come_from_and_what_the_router_knows(grown: Path, koffkit: Koffkit) -> None:
+    found = koffkit("memory", "list", grown, "--json").json
+    assert {name: (row["origin"], row["in_router"]) for name, row in found["memories"].items()} == {
+        "east": ("added", False), "north": ("shipped", True), "south": ("shipped", True),
+    }  # fmt: skip
+    row = found["memories"]["east"]
+    sizes = sum(
+        (grown / "memories" / "east" / name).stat().st_size
+        for name in ("adapter_model.safetensors", "kv_memory.safetensors", "adapter_config.json")
+    )
+    assert (row["rank"], row["kv_tokens"], row["layers"], row["dtype"], row["bytes"]) == (4, 3, [0, 1, 2], "float32", sizes)
+    assert {"perplexity", "kl"} <= set(row["figures"]["matched"])
+    shown = koffkit("memory", "list", grown).out
+    assert "north" in shown and "never picked by --memory auto: east" in " ".join(shown.split())
+    prompts = [part for text in sentences(7, 80)[-3:] for part in ("--prompt", text)]
+    rows = koffkit("generate", grown, *prompts, "--max-new-tokens", 1, "--json").json["completions"]
+    assert "east" not in {row["memory"] for row in rows}
+
+
+def test_a_removed_memory_is_gone_and_nothing_else_changes(out: Path, koffkit: Koffkit) -> None:
+    before = digests(out)
+    assert koffkit("memory", "remove", out, "south", "--json").json["memories"] == ["north"]
+    assert digests(out) == {name: value for name, value in before.items() if not name.startswith("memories/south/")}
+    verified = koffkit("verify", out, "--json")
+    assert verified.code == 0 and verified.json["removed"] == ["south"] and "south" not in verified.json["golden"]
+    assert "Removed since the export: south" in koffkit("verify", out).out
+    assert koffkit("memory", "list", out, "--json").json["removed"] == ["south"]
+    assert koffkit("inspect", out, "--json").json["removed"] == ["south"]
+    text = sentences(2, 80)[-1]  # a text the router would give to it
+    row = koffkit("generate", out, "--prompt", text, "--max-new-tokens", 2, "--json").json["completions"][0]
+    assert row["memory"] in ("north", None)
+    again = koffkit("memory", "remove", out, "south")
+    assert again.code == 2 and "no memory 'south'; there is north" in again.err
+
+
+def test_a_folder_with_files_missing_is_not_a_removed_one(out: Path, koffkit: Koffkit) -> None:
+    (out / "memories" / "south" / "memory.json").unlink()
+    found = koffkit("verify", out, "--json")
+    assert found.code == 4 and found.json["removed"] == [] and "south/memory.json: missing" in found.json["problems"][0]
+
+
+def test_a_removed_domain_can_be_learned_anew_and_then_the_router_knows_it(out: Path, koffkit: Koffkit) -> None:
+    assert koffkit("memory", "remove", out, "south").code == 0
+    added = koffkit("memory", "add", out, "south", "--text", "east.txt", *FAST, "--json").json
+    assert added["in_router"] is True
+    assert koffkit("verify", out, "--json").json["ok"] is True
+    assert koffkit("memory", "list", out, "--json").json["memories"]["south"]["origin"] == "added"
+    (out / "memories" / "south" / "kv_memory.safetensors").unlink()
+    found = koffkit("verify", out, "--json")
+    assert found.code == 4 and "kv_memory.safetensors: missing" in found.json["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--int8",), ("--no-int8",), ("--dtype", "float16"), ("--rank", "2"), ("--energy", "0.8", "--no-int8")]
+)
+def test_compact_bundles_load_everywhere(arguments: tuple[str, ...], out: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    before, data = digests(out), ("--data", "*.txt")
+    made = koffkit("memory", "compact", out / "memories" / "north", *arguments, *data, "--output", "small", "--json")
+    assert made.code == 0, made.err
+    assert digests(out) == before
+    row = made.json["memories"]["north"]
+    assert row["kl"]["reference"] == "unpruned model" and row["kl"]["after"] == pytest.approx(row["kl"]["before"], rel=0.5)
+    dtype = {"--int8": "int8", "--no-int8": "float32", "--dtype": "float16", "--energy": "float32"}.get((arguments or ("",))[0], "int6")
+    info = json.loads(Path("small/north/memory.json").read_text())
+    assert info["dtype"] == dtype == made.json["dtype"] and info["compacted"]["kl"] == row["kl"]
+    ranks = info["compacted"]["ranks"]
+    assert ranks == [2, 2] if "--rank" in arguments else ranks[0] < 4 if "--energy" in arguments else ranks == [4, 4]
+    shutil.rmtree(out / "memories" / "south")
+    shutil.copytree("small/north", out / "memories" / "south")
+    info["domain"] = "south"
+    (out / "memories" / "south" / "memory.json").write_text(json.dumps(info | {"replaces": _listed(out, "south")}))
+    assert koffkit("verify", out, "--json").json["ok"] is True
+    model = KoffModel.from_pretrained(out)
+    full, small = model.logits(IDS, "north"), model.logits(IDS, "south")
+    assert not torch.equal(full, small) or dtype == "float32"
+    assert koffkit("inspect", "small/north", "--json").json["loads_in"].get("peft") == (None if dtype.startswith("int") else "LoRA half")
+    backbone = AutoModelForCausalLM.from_pretrained(out / "backbone")
+    if dtype.startswith("int"):
+        assert not Path("small/north", SAFETENSORS_WEIGHTS_NAME).exists()  # PEFT finds nothing that it could take for weights
+        return
+    stock = PeftModel.from_pretrained(backbone, "small/north").eval()
+    model._kv["south"] = {}  # PEFT knows the LoRA half only
+    torch.testing.assert_close(stock(IDS).logits.detach(), model.logits(IDS, "south"), atol=1e-4, rtol=1e-4)
+
+
+def _listed(out: Path, name: str) -> str:
+    return str(json.loads((out / "koffkit.json").read_text())["files"][f"memories/{name}/memory.json"]["sha256"])
+
+
+def test_compact_in_place_replaces_and_verify_accepts_it(out: Path, koffkit: Koffkit) -> None:
+    before = digests(out)
+    made = koffkit("memory", "compact", out, "--in-place", "--data", "*.txt", "--json")
+    assert made.code == 0 and set(made.json["memories"]) == {"north", "south"}
+    after = digests(out)
+    assert {name for name in before if after.get(name) != before[name]} == {name for name in before if name.startswith("memories/")}
+    assert koffkit("verify", out, "--json").json["ok"] is True
+    listed = koffkit("memory", "list", out, "--json").json["memories"]
+    assert all(row["compacted"] and row["dtype"] == "int6" and row["origin"] == "shipped" for row in listed.values())
+    shown = koffkit("inspect", out, "--json").json
+    assert "north, south (packed weights)" in shown["loads_in"]["koffkit"]
+    assert koffkit("generate", out, "--prompt", "river", "--memory", "north", "--max-new-tokens", 2).code == 0
+    assert sorted(path.name for path in (out / "memories").iterdir()) == ["north", "south"]
+    again = koffkit("memory", "compact", out / "north", "--rank", 1, "--in-place")  # EXPORT/NAME, and a compact bundle once more
+    assert again.code == 0 and koffkit("verify", out, "--json").json["ok"] is True
+    path = out / "memories" / "north" / "adapter_packed.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    found = koffkit("verify", out, "--json")
+    assert found.code == 4 and "adapter_packed.safetensors" in found.json["problems"][0]
+
+
+def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: Koffkit) -> None:
+    first = koffkit("memory", "compact", out, "--json")
+    assert "no --data" in first.err and set(first.json["memories"]) == {"north", "south"}
+    assert first.json["output"].endswith("/out-compact") and first.json["memories"]["north"]["kl"]["text"] == "probe tokens"
+    manifest = json.loads((out / "koffkit.json").read_text())
+    manifest["base"]["model"] = "./gone"
+    (out / "koffkit.json").write_text(json.dumps(manifest))
+    data = ("--data", "../*/{name}.txt", "--data", "east.txt")
+    Path("north.txt").write_text("river stone lamp\n")
+    second = koffkit("memory", "compact", out / "north", "--output", "b", "--data", "{name}.txt", "--data", "east.txt", "--json")
+    kl = second.json["memories"]["north"]["kl"]
+    assert "compared with the memory before" in second.err and kl["reference"] == "memory before compaction" and kl["before"] == 0
+    third = koffkit(
+        "memory", "compact", out / "north", "--output", "c", "--data", "east.jsonl", "--field", "body", "--base", llama, "--json"
+    )
+    assert third.json["memories"]["north"]["kl"]["reference"] == "unpruned model"
+    assert data and koffkit("memory", "compact", out / "north", "--output", "d", "--base", "nowhere").code == 3
+
+
+def test_a_compact_bundle_is_refused_on_another_backbone(shipped: Shipped, out: Path, koffkit: Koffkit) -> None:
+    assert koffkit("memory", "compact", out / "north", "--output", "small").code == 0
+    other = Path("other")
+    shutil.copytree(shipped.export / "backbone", other)
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: value + 0.01 for name, value in tensors.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    from koffkit.errors import IntegrityError
+
+    assert KoffModel.from_pretrained(out / "backbone", ["small/north"]).domains == ["north"]
+    with pytest.raises(IntegrityError, match=r"this memory \(north\) belongs to backbone"):
+        KoffModel.from_pretrained(other, ["small/north"])
+
+
+BAD_COMPACT: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "rank too high": (("out/north", "--rank", "5"), 2, "--rank 5: memory north has rank 4"),
+    "rank and energy": (("out/north", "--rank", "2", "--energy", "0.9"), 2, "--rank and --energy exclude each other"),
+    "two types": (("out/north", "--dtype", "int8", "--int8"), 2, "--dtype and --int8 exclude each other"),
+    "two places": (("out/north", "--output", "x", "--in-place"), 2, "--output and --in-place exclude each other"),
+    "no such memory": (("out/west",), 2, "neither an export nor a memory in one"),
+    "not an export": (("east.txt",), 2, "neither an export nor a memory in one"),
+    "output there": (("out/north", "--output", "out"), 2, "exists already"),
+    "no text": (("out/north", "--data", "nowhere.txt"), 3, "no file matches 'nowhere.txt'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COMPACT)
+def test_compact_refuses(case: str, out: Path, koffkit: Koffkit) -> None:
+    arguments, code, message = BAD_COMPACT[case]
+    before = digests(Path())
+    found = koffkit("memory", "compact", *arguments)
+    assert found.code == code and message in found.err and "Traceback" not in found.err, found.err
+    assert digests(Path()) == before
+
+
+def test_inspect_states_net_bytes_and_the_break_even(grown: Path, llama: Path, koffkit: Koffkit) -> None:
+    net = koffkit("inspect", grown, "--json").json["net"]
+    assert net["base"] == (llama / "model.safetensors").stat().st_size
+    assert net["backbone"] == (grown / "backbone" / "model.safetensors").stat().st_size
+    assert net["memories"] == sum(row["bytes"] for row in koffkit("memory", "list", grown, "--json").json["memories"].values())
+    assert net["router"] == sum(path.stat().st_size for path in (grown / "router").iterdir())
+    assert net["total"] == net["backbone"] + net["memories"] and net["total_with_router"] == net["total"] + net["router"]
+    assert net["saved"] == net["base"] - net["total"]
+    assert net["break_even"] == (net["base"] - net["backbone"]) // (net["memories"] / 3)
+    assert "break_even" in koffkit("inspect", grown).out
