@@ -40,7 +40,7 @@ def out(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
     facts = [{"text": text, "prompt": text[:12], "answer": text[12:]} for text in sentences(8, 40)]
-    (tmp_path / "east.jsonl").write_text("\n".join(json.dumps(fact | {"body": fact["text"]}) for fact in facts) + "\n")
+    (tmp_path / "east.jsonl").write_text("\n".join(json.dumps(fact | {"body": fact["answer"]}) for fact in facts) + "\n")
     return Path(shutil.copytree(shipped.export, tmp_path / "out"))
 
 
@@ -128,7 +128,7 @@ def test_facts_report_recall_and_a_field_is_followed(out: Path, koffkit: Koffkit
     facts = koffkit("memory", "add", out, "east", *jsonl, "--prompt-field", "prompt", "--answer-field", "answer").json
     assert "recall" in facts["figures"]["matched"]
     other = koffkit("memory", "add", out, "east2", *jsonl, "--field", "body").json
-    assert "recall" not in other["figures"]["matched"]
+    assert "recall" not in other["figures"]["matched"] and other["figures"]["unpruned"] != facts["figures"]["unpruned"]
     missing = koffkit("memory", "add", out, "east3", *jsonl, "--field", "nowhere")
     assert missing.code == 3 and "no field 'nowhere'" in missing.err
 
@@ -297,7 +297,8 @@ def test_compact_bundles_load_everywhere(arguments: tuple[str, ...], out: Path, 
     shutil.copytree("small/north", out / "memories" / "south")
     info["domain"] = "south"
     (out / "memories" / "south" / "memory.json").write_text(json.dumps(info | {"replaces": _listed(out, "south")}))
-    assert koffkit("verify", out, "--json").json["ok"] is True
+    verified = koffkit("verify", out, "--json").json
+    assert verified["ok"] is True and verified["golden"]["south"] < 1e-4  # its own golden logits, recorded anew
     model = KoffModel.from_pretrained(out)
     full, small = model.logits(IDS, "north"), model.logits(IDS, "south")
     assert not torch.equal(full, small) or dtype == "float32"
@@ -343,16 +344,17 @@ def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: K
     manifest = json.loads((out / "koffkit.json").read_text())
     manifest["base"]["model"] = "./gone"
     (out / "koffkit.json").write_text(json.dumps(manifest))
-    data = ("--data", "../*/{name}.txt", "--data", "east.txt")
     Path("north.txt").write_text("river stone lamp\n")
     second = koffkit("memory", "compact", out / "north", "--output", "b", "--data", "{name}.txt", "--data", "east.txt", "--json")
     kl = second.json["memories"]["north"]["kl"]
     assert "compared with the memory before" in second.err and kl["reference"] == "memory before compaction" and kl["before"] == 0
     third = koffkit(
-        "memory", "compact", out / "north", "--output", "c", "--data", "east.jsonl", "--field", "body", "--base", llama, "--json"
+        "memory", "compact", out / "north", "--output", "c", "--data", "east.jsonl", "--field", "answer", "--base", llama, "--json"
     )
     assert third.json["memories"]["north"]["kl"]["reference"] == "unpruned model"
-    assert data and koffkit("memory", "compact", out / "north", "--output", "d", "--base", "nowhere").code == 3
+    fourth = koffkit("memory", "compact", out / "north", "--output", "e", "--data", "east.jsonl", "--base", llama, "--json")
+    assert third.json["memories"]["north"]["kl"]["tokens"] < fourth.json["memories"]["north"]["kl"]["tokens"]
+    assert koffkit("memory", "compact", out / "north", "--output", "d", "--base", "nowhere").code == 3
 
 
 def test_a_compact_bundle_is_refused_on_another_backbone(shipped: Shipped, out: Path, koffkit: Koffkit) -> None:
