@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .common import make_checkpoint, recipe_dict, write_recipe
+from .common import make_checkpoint, recipe_dict, sentences, write_recipe
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +73,13 @@ def shipped(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     compress(load_recipe(recipe), root / "run")
     find("hf").export(RunFolder(root / "run"), root / "export", {}, Silent())
     return Shipped(recipe, root / "run", root / "export")
+
+
+@pytest.fixture
+def out(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the export in the working folder, with text for a domain `east` beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
+    facts = [{"text": text, "prompt": text[:12], "answer": text[12:]} for text in sentences(8, 40)]
+    (tmp_path / "east.jsonl").write_text("\n".join(json.dumps(fact | {"body": fact["answer"]}) for fact in facts) + "\n")
+    return Path(shutil.copytree(shipped.export, tmp_path / "out"))

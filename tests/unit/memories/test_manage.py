@@ -18,7 +18,7 @@ from ...conftest import Shipped
 def test_a_bundle_that_is_just_being_written_is_not_seen(shipped: Shipped, tmp_path: Path) -> None:
     out = Path(shutil.copytree(shipped.export, tmp_path / "out"))
     shutil.copytree(out / "memories" / "north", out / "memories" / ".east.koffkit-partial-1")
-    assert list(list_memories(out)["memories"]) == ["north", "south"]
+    assert [bundle.path.name for bundle in open_export(out).bundles()] == ["north", "south"]
 
 
 def test_a_memory_is_renamed_away_before_it_is_deleted(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
