@@ -14,7 +14,7 @@ from .memories.bundle import is_packed
 from .memories.manage import removed_memories
 from .method.budget import count_parameters
 from .recipe.plan import VLLM_RANKS
-from .router.classifier import TextRouter
+from .router import load_router
 from .run.folder import RunFolder
 
 OWN_CLASS = "after `import koffkit.sliced`, or without koffkit with trust_remote_code=True (the code lies in the folder)"
@@ -62,7 +62,7 @@ def _export(path: Path) -> dict[str, Any]:
         "memories": memories,
         "removed": removed_memories(export),
         "net": _net(export),
-        "router": None if export.router is None else TextRouter.load(export.router).describe(),
+        "router": None if export.router is None else load_router(export.router).describe(),
         "loads_in": _loads_in(export.manifest, memories, config),
     }
 
@@ -74,7 +74,7 @@ def _net(export: Export) -> dict[str, Any]:
     """
     backbone = weight_bytes(export.backbone)
     sizes = [bundle.bytes for bundle in export.bundles()]
-    router = 0 if export.router is None else sum(path.stat().st_size for path in export.router.iterdir())
+    router = 0 if export.router is None else sum(path.stat().st_size for path in export.router.rglob("*") if path.is_file())
     recorded = export.manifest["base"].get("bytes")  # exports of older versions lack it: slicing keeps the type of the weights
     base = recorded or backbone * export.manifest["base"]["parameters"] // export.manifest["backbone"]["parameters"]
     found: dict[str, Any] = {"base": base, "backbone": backbone, "memories": sum(sizes), "router": router}

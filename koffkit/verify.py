@@ -12,7 +12,7 @@ from .base import read_config
 from .errors import KoffkitError
 from .memories.manage import removed_memories
 from .method.budget import weight_shapes
-from .router.classifier import TextRouter
+from .router import load_router
 from .tensors import CheckpointReader
 
 TOLERANCE = 1e-3
@@ -36,7 +36,7 @@ def verify_export(path: Path) -> dict[str, Any]:
             domains = [bundle.domain for bundle in bundles]
             problems += _check_backbone(export)
             if export.router is not None:
-                TextRouter.load(export.router)
+                load_router(export.router)
             problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
             if not problems:
                 golden, found = _check_golden(export, bundles)

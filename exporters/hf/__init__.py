@@ -18,7 +18,7 @@ from ...method.budget import weight_shapes
 from ...progress import Progress
 from ...publish import require_space, staged
 from ...recipe.schema import Base
-from ...router.classifier import TextRouter
+from ...router import load_router
 from ...run.folder import RunFolder
 from ...slicing import backbone_slices, zero_rows
 from ...structures import Masks, kept_counts, load_masks, masked_counts
@@ -65,7 +65,7 @@ class HfExporter:
             backbone.mkdir()
             skip = {f"{arch.head}.weight"} if new_config["tie_word_embeddings"] else set()
             if run.router_dir.is_dir():
-                TextRouter.load(run.router_dir).save(partial / ROUTER)
+                load_router(run.router_dir).save(partial / ROUTER)
             ready = time.perf_counter()
             cuts, zeros = backbone_slices(arch, shape, masks), zero_rows(arch, shape, masks)
             sliced = slice_checkpoint(reader, cuts, zeros, skip, backbone, progress)

@@ -75,7 +75,7 @@ def _print_plan(plan: Plan) -> None:
 
 def _print_results(run: Path, state: dict[str, Any]) -> None:
     console = stdout()
-    if state["results"]:
+    if "domains" in state["results"]:
         from ..report.table import results_table
 
         console.print(results_table(state["results"]))

@@ -27,7 +27,7 @@ def command(path: Path, task: str, memory: str, data: str | None, field: str, se
     run = RunFolder(path)
     if run.exists:
         results = run.require_finished()["results"]
-        if not results:
+        if "domains" not in results:
             raise UsageError(f"{path}: this run has no evaluate stage; export it and give --data.")
         if as_json:
             emit({"path": str(path), "results": results})

@@ -11,7 +11,7 @@ from ..artefact import MEMORIES, Bundle, Export, open_export
 from ..errors import UsageError
 from ..files import fsync_folder
 from ..publish import MARK
-from ..router.classifier import TextRouter
+from ..router import load_router
 
 
 def list_memories(path: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _row(bundle: Bundle, export: Export, labels: list[str]) -> dict[str, Any]:
 
 def router_labels(export: Export) -> list[str]:
     """The domains that `--memory auto` can choose."""
-    return [] if export.router is None else list(TextRouter.load(export.router).describe()["labels"])
+    return [] if export.router is None else list(load_router(export.router).describe()["labels"])
 
 
 def removed_memories(export: Export) -> list[str]:

@@ -64,6 +64,15 @@ class Student(nn.Module):
         hidden: Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         return hidden if self._divisor == 1.0 else hidden / self._divisor
 
+    def hidden_states(self, input_ids: Tensor, layer: int, gate_values: GateValues | None = None) -> Tensor:
+        """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory."""
+        if self.memories is not None:
+            self.memories.set_strength(None)
+            self.memories.attach(None)
+        self._values = gate_values
+        found: Tensor = self.model.model(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states[layer]
+        return found
+
     @property
     def head(self) -> Tensor:
         """The vocabulary projection [V, D]."""

@@ -222,13 +222,35 @@ class Recover(Training):
     """Mask fixed and hard, memories only."""
 
 
-class Route(Part):
-    """Train the router: a linear classifier on hashed character and word n-grams, of the domains and (as `none`) retention text."""
+ROUTER_OPTIONS = {
+    "num_buckets": ("ngrams",), "encoder": ("encoder",), "lr": ("encoder",), "epochs": ("ngrams", "encoder"),
+    "batch_size": ("encoder", "probe"), "max_tokens": ("encoder", "probe"), "layer": ("probe",),
+}  # fmt: skip
 
+
+class Route(Part):
+    """Train the router of the domains and (as `none`) retention text."""
+
+    kind: Literal["ngrams", "encoder", "probe"] = Field(
+        "ngrams", description="Hashed character and word n-grams, a fine-tuned encoder, or a probe on the backbone's hidden states."
+    )
+    encoder: str = Field("FacebookAI/roberta-base", description="Of kind encoder: a local folder or a hub id.")
+    lr: Rate = Field(2e-5, description="Of kind encoder: its learning rate.")
+    batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
+    max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
+    layer: Annotated[int, Field(ge=0)] | None = Field(None, description="Of kind probe: whose hidden states; by default the middle one.")
     num_buckets: Positive = Field(65536, description="Hash buckets; the router's size is this times the number of domains.")
     epochs: Positive = Field(4, description="Passes over the documents.")
     max_documents: Annotated[int, Field(ge=2)] = Field(20000, description="Documents per domain.")
     min_confidence: float = Field(0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory.")
+
+    @model_validator(mode="after")
+    def _options_of_the_kind(self) -> Route:
+        for name in sorted(self.model_fields_set & set(ROUTER_OPTIONS)):
+            if self.kind not in ROUTER_OPTIONS[name]:
+                kinds = " and ".join(ROUTER_OPTIONS[name])
+                raise ValueError(f"{name} is an option of kind {kinds}, and this router is of kind {self.kind}")
+        return self
 
 
 class Evaluate(Part):

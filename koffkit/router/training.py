@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .classifier import NONE, TextRouter
+from .base import NONE, Router
+from .classifier import TextRouter
 from .features import features
 
 BATCH = 64
@@ -36,7 +37,7 @@ def fit(texts: Mapping[str, Sequence[str]], *, num_buckets: int, epochs: int, mi
         draw.shuffle(documents)
         for start in range(0, len(documents), BATCH):
             part = documents[start : start + BATCH]
-            logits = _logits(weight, bias, [_beginning(text, draw) for text, _ in part])
+            logits = _logits(weight, bias, [beginning(text, draw) for text, _ in part])
             loss = F.cross_entropy(logits, torch.tensor([index for _, index in part]), weight=share)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -52,14 +53,15 @@ def _logits(weight: Tensor, bias: Tensor, texts: Sequence[str]) -> Tensor:
     return F.embedding_bag(flat, weight, offsets, mode="sum", per_sample_weights=scale) + bias
 
 
-def _beginning(text: str, draw: random.Random) -> str:
+def beginning(text: str, draw: random.Random) -> str:
+    """A text, every second time cut short."""
     words = text.split(" ")
     if len(words) <= LEAST_WORDS or draw.random() < 0.5:
         return text
     return " ".join(words[: draw.randint(LEAST_WORDS, len(words))])
 
 
-def assess(router: TextRouter, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def assess(router: Router, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Accuracy, confusion, calibration and latency on held-out documents.
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from ..base import load_tokenizer
 from ..errors import IntegrityError, UsageError
 from ..model.bundles import KVTensors, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
-from ..router.classifier import TextRouter
+from ..model.pooling import pooled_features
+from ..router import Router, load_router
+from ..router.probe import ProbeRouter
 
 Memory = str | Sequence[str | None] | None
 
@@ -43,7 +46,7 @@ class KoffModel:
         self._slots: dict[str, str | None] = {}
         self._kv: dict[str, KVTensors] = {}
         self._attached: str | None = None
-        self._router: TextRouter | None = None
+        self._router: Router | None = None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, memories: Sequence[str | Path] | None = None, **options: Any) -> KoffModel:
@@ -75,8 +78,21 @@ class KoffModel:
         for bundle in bundles:
             loaded.load_memory(bundle)
         if export is not None and export.router is not None:
-            loaded._router = TextRouter.load(export.router)
+            loaded._take_router(load_router(export.router))
         return loaded
+
+    def _take_router(self, router: Router) -> None:
+        if isinstance(router, ProbeRouter):
+            router.features = pooled_features(
+                partial(self._hidden, layer=router.layer), self.tokenizer, router.max_tokens, 16, self._plain.device
+            )
+        self._router = router
+
+    def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
+        """Hidden states of the bare backbone."""
+        with self._with([None] * len(input_ids)) as names:
+            found: Tensor = self.model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **names).hidden_states[layer]
+        return found
 
     @property
     def domains(self) -> list[str]:

@@ -128,11 +128,9 @@ class Embedder:
     def _hidden(self, rows: list[list[int]]) -> Array:
         import torch
 
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])  # padding on the right: a causal model does not look ahead
-        there = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+        from ..model.pooling import mean_over_tokens, pad
+
         with torch.no_grad():
-            states = self._model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[self._auto.layer].float()
-        mean = (states * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-        found: Array = mean.numpy()
+            states = self._model.model(input_ids=pad(rows), use_cache=False, output_hidden_states=True).hidden_states[self._auto.layer]
+        found: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
         return found

@@ -67,6 +67,7 @@ def _carry_out(loaded: LoadedRecipe, output: Path, backbone: Path | None, resume
     run = RunFolder(output)
     base = locate(loaded.recipe.base, loaded.root)
     _check_base(base)
+    _check_stages(loaded, base)
     fresh = not run.exists
     state = _open_run(run, loaded, base, backbone, resume)
     if state["state"] == "finished":
@@ -95,6 +96,15 @@ def _check_base(base: Path) -> None:
     config = read_config(base)
     arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
     CheckpointReader(base).require_all(weight_shapes(arch, shape, config))
+
+
+def _check_stages(loaded: LoadedRecipe, base: Path) -> None:
+    """A typing error in a late stage must not cost the hours of the early ones."""
+    from .route import check_route
+
+    for stage in loaded.recipe.stages:
+        if stage.route is not None:
+            check_route(stage.route, loaded.root, Shape.of(read_config(base)).num_layers)
 
 
 def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path | None, resume: bool) -> dict[str, Any]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from ..data.corpus import held_out
 from ..data.sources import documents
-from ..errors import DataError
+from ..errors import DataError, UsageError
+from ..model.pooling import pooled_features
 from ..recipe.schema import Route, Source
-from ..router.classifier import NONE
-from ..router.training import assess, fit
+from ..router import Router
+from ..router.base import NONE
+from ..router.encoder import find_encoder, fit_encoder
+from ..router.probe import fit_probe
+from ..router.training import assess, beginning, fit
 from .base import Context, stage_options
 from .checkpoint import Checkpoint
 
@@ -33,11 +39,42 @@ class RouteStage:
         for done, (label, source) in enumerate(sources.items(), 1):
             train[label], test[label] = _split(context, label, source, options.max_documents)
             context.progress.advance(self.name, done, {})
-        router = fit(train, num_buckets=options.num_buckets, epochs=options.epochs, min_confidence=options.min_confidence, seed=recipe.seed)
+        router = _fit(context, options, train)
         router.save(context.run.router_dir)
         figures = assess(router, test)
         context.results["router"] = figures
         context.progress.advance(self.name, len(sources) + 1, {"accuracy": figures["accuracy"]})
+
+
+def check_route(options: Route, root: Path, num_layers: int) -> None:
+    """What would fail only after everything else is learned.
+
+    Raises:
+        DataError: the encoder is nowhere to be found.
+        UsageError: the model has no such layer.
+    """
+    if options.kind == "encoder":
+        find_encoder(options.encoder, root)
+    if options.layer is not None and options.layer > num_layers:
+        raise UsageError(f"stages.route.layer: {options.layer} is not a layer of this model; use 0 (embeddings) to {num_layers}.")
+
+
+def _fit(context: Context, options: Route, texts: dict[str, list[str]]) -> Router:
+    seed, least = context.loaded.recipe.seed, options.min_confidence
+    if options.kind == "encoder":
+        device = context.accelerator.device
+        path = find_encoder(options.encoder, context.loaded.root)
+        return fit_encoder(
+            texts, path, epochs=options.epochs, rate=options.lr, batch_size=options.batch_size, max_tokens=options.max_tokens,
+            min_confidence=least, seed=seed, device=device, beginning=beginning,
+        )  # fmt: skip
+    if options.kind == "probe":
+        layer = context.student.shape.num_layers // 2 if options.layer is None else options.layer
+        student, masks = context.student, context.masks
+        hidden = partial(student.hidden_states, layer=layer, gate_values=masks)
+        features = pooled_features(hidden, context.tokenizer, options.max_tokens, options.batch_size, context.accelerator.device)
+        return fit_probe(texts, features, layer=layer, max_tokens=options.max_tokens, min_confidence=least)
+    return fit(texts, num_buckets=options.num_buckets, epochs=options.epochs, min_confidence=least, seed=seed)
 
 
 def _split(context: Context, label: str, source: Source, limit: int) -> tuple[list[str], list[str]]:

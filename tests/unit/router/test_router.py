@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from koffkit.errors import IntegrityError
+from koffkit.router import load_router
 from koffkit.router.classifier import TextRouter
 from koffkit.router.features import features
 from koffkit.router.training import assess, fit
@@ -84,7 +85,7 @@ def test_a_router_comes_back_as_written(router: TextRouter, tmp_path: Path) -> N
     ("change", "message"),
     [
         ({"koffkit": 9}, "format 9"),
-        ({"kind": "encoder"}, "kind 'encoder'"),
+        ({"kind": "oracle"}, "kind 'oracle' is not known here; this koffkit knows ngrams, encoder, probe"),
         ({"labels": ["sea"]}, "do not fit the 1 labels"),
         ({"labels": None}, "cannot be read"),
     ],
@@ -94,7 +95,7 @@ def test_damage_is_named(router: TextRouter, tmp_path: Path, change: dict, messa
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(IntegrityError, match=message):
-        TextRouter.load(tmp_path)
+        load_router(tmp_path)
 
 
 def test_truncated_weights_are_named(router: TextRouter, tmp_path: Path) -> None:

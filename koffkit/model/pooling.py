@@ -1,0 +1,47 @@
+"""Texts as the mean of a model's hidden states.
+
+Legend: N texts, T tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def mean_over_tokens(states: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[N, D] in float32 from [N, T, D], whose rows have so many tokens and then padding."""
+    there = torch.arange(states.shape[1], device=states.device) < torch.tensor(lengths, device=states.device)[:, None]
+    return (states.float() * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids [N, T], padded on the right: a causal model does not look ahead, so no mask is needed."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+
+
+def pooled_features(
+    hidden: Callable[[Tensor], Tensor], tokenizer: Any, max_tokens: int, batch_size: int, device: Any
+) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Texts -> [N, D].
+
+    Args:
+        hidden: token ids [N, T] -> hidden states [N, T, D].
+    """
+
+    @torch.no_grad()
+    def features(texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = [ids[:max_tokens] or [0] for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+        found = []
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            found.append(mean_over_tokens(hidden(pad(part).to(device)), [len(row) for row in part]).cpu())
+        return torch.cat(found).numpy()
+
+    return features

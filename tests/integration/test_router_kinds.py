@@ -1,0 +1,112 @@
+"""Routers that are not the default: an encoder made in this process, and a probe on the backbone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from koffkit import KoffModel, compress
+from koffkit.recipe.load import load_recipe
+from koffkit.router import load_router
+
+from ..common import make_tokenizer, recipe_dict, write_recipe
+from ..conftest import Koffkit
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), pad_token_id=2, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def recipe_with(llama: Path, root: Path, route: dict[str, Any]) -> Path:
+    recipe = recipe_dict(llama, root / "data")
+    for name, words in (("north", "river stone lamp"), ("south", "quiet house sings"), ("general", "seven green walks")):
+        lines = [" ".join((words.split() * 4)[k % 3 : k % 3 + 5]) for k in range(60)]
+        (root / "data" / f"{name}.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    recipe["stages"] = [{"learn_masks": {"max_steps": 2}}, {"route": route}]
+    return write_recipe(root / "recipe.yaml", recipe)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "probe"])
+def test_from_recipe_to_generation(kind: str, llama: Path, bert: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    route: dict[str, Any] = {"kind": kind, "max_tokens": 24, "batch_size": 8}
+    route |= {"encoder": str(bert), "lr": 3e-3, "epochs": 6} if kind == "encoder" else {"layer": 1}
+    path = recipe_with(llama, tmp_path, route)
+    done = koffkit("compress", path, "--output", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    figures = done.json["results"]["router"]
+    assert figures["accuracy"] >= 0.95 and set(figures["confusion"]) == {"north", "south", "none"} and figures["milliseconds"] > 0
+    assert koffkit("export", tmp_path / "run", "--output", tmp_path / "out").code == 0
+    assert koffkit("verify", tmp_path / "out").code == 0
+    described = koffkit("inspect", tmp_path / "out", "--json").json["router"]
+    assert described["kind"] == kind and described["max_tokens"] == 24
+    prompts = ("lamp river stone", "sings quiet house", "green walks seven")
+    arguments = [part for prompt in prompts for part in ("--prompt", prompt)]
+    rows = koffkit("generate", tmp_path / "out", *arguments, "--max-new-tokens", 2, "--json").json["completions"]
+    assert [row["memory"] for row in rows] == ["north", "south", None]
+    model = KoffModel.from_pretrained(tmp_path / "out")
+    model.attach("south")  # what is attached does not change what a probe sees
+    alone = [model.route([prompt])[0] for prompt in prompts]
+    together = model.route(prompts)  # padding neither
+    assert [name for name, _ in alone] == [name for name, _ in together] == ["north", "south", None]
+    np.testing.assert_allclose([odds for _, odds in alone], [odds for _, odds in together], atol=1e-5)
+
+
+def test_a_probe_reads_the_layer_it_is_told(llama: Path, tmp_path: Path) -> None:
+    found = {}
+    for layer in (None, 0, 3):
+        (tmp_path / str(layer)).mkdir()
+        route = {"kind": "probe"} | ({} if layer is None else {"layer": layer})
+        compress(load_recipe(recipe_with(llama, tmp_path / str(layer), route)), tmp_path / str(layer) / "run")
+        router = load_router(tmp_path / str(layer) / "run" / "router")
+        found[layer] = (router.describe()["layer"], router.weight)
+    assert [layer for layer, _ in found.values()] == [1, 0, 3]  # by default the middle of three
+    assert not np.allclose(found[0][1], found[3][1])
+
+
+def test_min_confidence_holds_for_every_kind(llama: Path, tmp_path: Path) -> None:
+    compress(load_recipe(recipe_with(llama, tmp_path, {"kind": "probe", "min_confidence": 0.9999999})), tmp_path / "run")
+    router = load_router(tmp_path / "run" / "router")
+    assert router.min_confidence == 0.9999999
+    router.features = lambda texts: np.zeros((len(texts), router.weight.shape[0]), dtype=np.float32)
+    assert router.route(["anything"])[0][0] is None
+
+
+@pytest.mark.parametrize(
+    ("route", "code", "message"),
+    [
+        ({"kind": "encoder", "encoder": "./nowhere"}, 3, "stages.route.encoder: no encoder in './nowhere'"),
+        ({"kind": "probe", "layer": 9}, 2, "stages.route.layer: 9 is not a layer of this model; use 0 (embeddings) to 3"),
+        ({"kind": "probe", "num_buckets": 8}, 2, "num_buckets is an option of kind ngrams, and this router is of kind probe"),
+        ({"layer": 1}, 2, "layer is an option of kind probe, and this router is of kind ngrams"),
+        ({"kind": "oracle"}, 2, "stages.1.route.kind: 'oracle': input should be"),
+    ],
+)
+def test_bad_routers_are_refused_before_anything_is_learned(
+    route: dict[str, Any], code: int, message: str, llama: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
+    found = koffkit("compress", recipe_with(llama, tmp_path, route), "--output", tmp_path / "run")
+    assert found.code == code and message in found.err and not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_lost_its_weights_is_named(llama: Path, bert: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    path = recipe_with(llama, tmp_path, {"kind": "encoder", "encoder": str(bert), "epochs": 1})
+    assert koffkit("compress", path, "--output", tmp_path / "run").code == 0
+    config = json.loads((tmp_path / "run" / "router" / "config.json").read_text())
+    assert config["kind"] == "encoder" and config["max_tokens"] == 256
+    (tmp_path / "run" / "router" / "encoder" / "model.safetensors").unlink()
+    found = koffkit("export", tmp_path / "run", "--output", tmp_path / "out")
+    assert found.code == 4 and "the router cannot be read" in found.err and not (tmp_path / "out").exists()
