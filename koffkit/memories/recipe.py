@@ -95,6 +95,7 @@ def memory_recipe(export: Export, name: str, source: Mapping[str, Any], base: Pa
     """
     original = export_recipe(export)
     tree = {key: original[key] for key in KEPT if key in original}
+    tree["distill"] = {key: value for key, value in tree.get("distill", {}).items() if key != "domain_weights"}  # of other domains
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"] = tree["memory"] | {"layers": _learned_layers(export)}
     tree["name"] = f"{export.manifest['name']}-{name}"

@@ -1,0 +1,114 @@
+"""Recipe fields: what is learned - masks, memories, and from which loss."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ..arch.structures import PAPER
+from .sources import Part, Positive
+
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+StructureName = Literal["mlp_neuron", "kv_group", "qk_pair", "v_channel", "mlp_output"]
+
+
+class Anneal(Part):
+    """A temperature that sinks geometrically over the steps of learn_masks."""
+
+    start: float = Field(gt=0)
+    end: float = Field(gt=0)
+
+
+class Mask(Part):
+    structures: Literal["paper"] | list[StructureName] = Field(
+        description="Kinds of unit that may go; paper: independent gates on the outputs of k, v, gate, up and down."
+    )
+    global_sparsity: float = Field(gt=0, lt=1, description="Fraction of all base parameters gone after slicing.")
+    layout: Literal["uniform", "ragged"] = Field(
+        "uniform", description="Equal keep counts in every layer: loads in stock software. ragged: free counts, koffkit's model class."
+    )
+    multiple_of: Positive = Field(1, description="Kept neurons of a layer are a multiple of this.")
+    init: Literal["cold", "taylor", "activation"] = Field(
+        "cold", description="Gates start equal, or ranked by a saliency: first-order Taylor, or activation norm."
+    )
+    init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
+    init_spread: float = Field(1.0, gt=0, description="Standard deviation of log_alpha in a warm start.")
+    init_open: float = Field(0.95, gt=0, lt=1, description="P(gate active) at the start; in a warm start, of the median gate.")
+    temperature: float | Anneal = Field(2 / 3, description="Temperature of the Hard Concrete distribution, or {start, end}.")
+    controller: Literal["hinge", "progressive", "lagrangian"] = Field("hinge", description="How the sparsity is brought to its target.")
+    lambda_init: float = Field(1.0, gt=0, description="Weight of the sparsity hinge at the start; it grows while needed.")
+    lambda_rate: float = Field(1.0, gt=0, description="Step size of the Lagrangian's multipliers.")
+    reach_by: float = Field(
+        0.5, gt=0, le=1, description="Share of the steps in which lambda may grow a thousandfold, or a moving target ends."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Mask:
+        if isinstance(self.structures, list) and not self.structures:
+            raise ValueError("structures is empty; name at least one kind of unit")
+        if len(set(self.structures)) != len(self.structures) and self.structures != "paper":
+            raise ValueError(f"structures lists one kind twice: {self.structures}")
+        if isinstance(self.temperature, float) and self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        return self
+
+    @property
+    def placement(self) -> str:
+        """Where gates act: at the consumer of a unit, or where the paper has them."""
+        return "paper" if self.structures == "paper" else "consumer"
+
+    @property
+    def start_temperature(self) -> float:
+        return self.temperature.start if isinstance(self.temperature, Anneal) else self.temperature
+
+    @property
+    def structure_names(self) -> list[str]:
+        return list(PAPER if self.structures == "paper" else self.structures)
+
+
+class Upper(Part):
+    upper: Positive = Field(description="The last N layers.")
+
+
+class Learned(Part):
+    """Which layers carry memory is learned: as many as the bytes allow."""
+
+    learned_bytes: Positive = Field(description="Most bytes that one memory may take (float32, at the widths of the backbone).")
+
+
+class Lora(Part):
+    rank: Positive
+    alpha: float = Field(gt=0, description="The adapter is scaled by alpha / rank.")
+    targets: list[Target] = Field(min_length=1)
+
+
+class KV(Part):
+    tokens: Positive = Field(description="Memory tokens per layer.")
+    init_std: float = Field(0.02, gt=0)
+
+
+class Memory(Part):
+    layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0)]] = Field(
+        "all", description="all, {upper: N}, a list, or {learned_bytes: B}."
+    )
+    lora: Lora | None
+    kv: KV | None
+
+
+class Coverage(Part):
+    coverage: float = Field(gt=0, lt=1, description="As few of the teacher's tokens as cover this much of its mass ...")
+    max: Positive = Field(1024, description="... but never more than this many.")
+
+
+class Distill(Part):
+    loss: Literal["top_k", "full", "cross_entropy", "blended"] = Field(
+        "top_k", description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended."
+    )
+    blend: float = Field(0.5, gt=0, lt=1, description="Share of cross-entropy in the blended loss.")
+    domain_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="How often each domain is drawn; a domain that is not named has weight 1."
+    )
+    top_k: Positive | Coverage = Field(100, description="Teacher tokens told apart; the rest is one more outcome.")
+    chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
+    retention_every: Positive = Field(20, description="Every so many steps one batch of retention text updates the mask only.")

@@ -1,0 +1,82 @@
+"""Recipe fields: the base, and where text comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+RESERVED = {"auto", "none", "attached"}
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Part):
+    model: str = Field(description="Hub id, local folder, or embedded:base for the model that ships with koffkit.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Type the frozen weights are held in.")
+    revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
+    trust_remote_code: bool = Field(False, description="Allow code from the model's repository. Off unless you say so.")
+
+
+class Source(Part):
+    """Where text comes from: exactly one of text, jsonl, hub."""
+
+    text: str | list[str] | None = Field(None, description="Text files or globs; a blank line separates documents.")
+    jsonl: str | list[str] | None = Field(None, description="JSON-lines files or globs, one document a line.")
+    hub: str | None = Field(None, description="Hub data set (needs koffkit[data]).")
+    field: str = Field("text", description="Field that holds the text of a jsonl or hub document.")
+    messages: str | None = Field(None, description="Field that holds a conversation, instead of field; goes through the chat template.")
+    loss_on: Literal["all", "assistant"] = Field("all", description="Of conversations: learn from all tokens, or the assistant's only.")
+    split: str = Field("train", description="Split of a hub data set.")
+    config_name: str | None = Field(None, description="Configuration of a hub data set.")
+    prompt_field: str | None = Field(None, description="With answer_field: evaluate reports recall, exact greedy completion.")
+    answer_field: str | None = Field(None, description="What the prompt must be completed with.")
+    max_documents: Positive | None = Field(None, description="Read at most this many documents.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        given = [name for name in ("text", "jsonl", "hub") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of text, jsonl, hub (found: {', '.join(given) or 'none'})")
+        if (self.prompt_field is None) != (self.answer_field is None):
+            raise ValueError("prompt_field and answer_field go together: give both or neither")
+        if self.messages is not None and (self.text or "field" in self.model_fields_set or self.prompt_field is not None):
+            raise ValueError("messages is a field of jsonl or hub records; leave out text, field, prompt_field and answer_field")
+        if self.loss_on == "assistant" and self.messages is None:
+            raise ValueError("loss_on: assistant needs messages, the field that holds the conversation")
+        return self
+
+    @property
+    def record_field(self) -> str:
+        """The field that every record must have."""
+        return self.messages or self.field
+
+
+class Auto(Source):
+    """Text without labels: its documents are grouped by the base's embeddings, and every group becomes a domain."""
+
+    count: Annotated[int, Field(ge=2)] = Field(description="Domains to make.")
+    layer: Annotated[int, Field(ge=0)] = Field(0, description="Compare means of this layer's hidden states; 0: of token embeddings.")
+    max_tokens: Positive = Field(1024, description="Tokens of a document that are looked at.")
+    fit_documents: Positive = Field(5000, description="Documents that the groups are made from; the others join the nearest.")
+
+
+class AutoDomains(Part):
+    auto: Auto
+
+
+def _kind_of_domains(value: Any) -> str:
+    """`domains: {auto: {..., count: N}}` or a mapping of names to sources."""
+    if isinstance(value, AutoDomains):
+        return "<auto>"
+    alone = isinstance(value, dict) and set(value) == {"auto"}
+    return "<auto>" if alone and isinstance(value["auto"], dict) and "count" in value["auto"] else "<given>"
+
+
+GivenDomains = Annotated[dict[Annotated[str, Field(pattern=DOMAIN_NAME)], Source], Field(min_length=1)]
+Domains = Annotated[Annotated[GivenDomains, Tag("<given>")] | Annotated[AutoDomains, Tag("<auto>")], Discriminator(_kind_of_domains)]
