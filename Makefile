@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint bench conformance clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	rm -rf build/typed && mkdir -p build/typed && cp -r koffkit build/typed && cp -r exporters recipes build/typed/koffkit
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml  # where the installed names are also the paths
+
+conformance: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity.conformance
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/export_speed.py
