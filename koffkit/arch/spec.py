@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UsageError
+
 NO_STOCK = "no stock class"
 TWO_NORMS = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
 
@@ -31,7 +33,14 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
-        """Read the sizes from a `config.json` object (defaults as transformers fills them in)."""
+        """Read the sizes from a `config.json` object (defaults as transformers fills them in).
+
+        Raises:
+            UsageError: a size is missing, or not a number above zero.
+        """
+        for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
+            if not isinstance(config.get(key), int) or config[key] < 1:
+                raise UsageError(f"config.json: {key}: {config.get(key)!r}; a positive whole number is needed. Is the file whole?")
         heads = int(config["num_attention_heads"])
         return cls(
             num_layers=int(config["num_hidden_layers"]),

@@ -53,6 +53,11 @@ def base_of(model_type: str) -> Change:
     return change
 
 
+def refused_structure(recipe: dict[str, Any], data: Path) -> None:
+    recipe["base"]["model"] = str(make_checkpoint(data / "base", "qwen3"))
+    recipe["mask"]["structures"] = ["mlp_neuron", "qk_pair"]
+
+
 def damaged_base(damage: Callable[[Path], None]) -> Change:
     def change(recipe: dict[str, Any], data: Path) -> None:
         base = make_checkpoint(data / "base", shard="60KB")
@@ -92,6 +97,9 @@ CASES: dict[str, tuple[Change, int, str]] = {
         2,
         "model_type 'gpt2' is not supported; koffkit knows gemma3_text, granite, llama",
     ),
+    "config without sizes": (base_of("llama"), 2, "config.json: num_hidden_layers: None; a positive whole number is needed"),
+    "structure the family refuses": (refused_structure, 2, "mask.structures: qk_pair cannot be removed from qwen3: its RMS norm"),
+    "structures that overlap": (set_mask(structures=["kv_group", "v_channel"]), 2, "kv_group and v_channel overlap"),
     "no such base": (lambda recipe, _: recipe["base"].update(model="./nowhere"), 3, "base.model: no folder './nowhere'"),
     "NaN loss": (loss_without_limit, 4, "learn_masks: the loss is nan at step 1"),
     "corrupt index": (damaged_base(lambda base: (base / INDEX).write_text("{")), 4, "not a valid checkpoint index"),

@@ -88,6 +88,14 @@ def test_a_value_channel_takes_the_output_columns_of_every_query_along() -> None
     assert cuts[f"{at}o_proj.weight"][1].tolist() == [0, 1, 8, 9, 16, 17, 24, 25]
 
 
+def test_a_channel_stays_when_everything_that_owns_it_keeps_it() -> None:
+    """Recipes do not combine these two; slicing does not rely on that."""
+    shape = Shape.of(WIDE)
+    masks = {(0, "kv_group"): np.array([False, True]), (0, "v_channel"): np.tile(np.arange(8) < 2, 2)}
+    assert backbone_slices(ARCH, shape, masks)["model.layers.0.self_attn.v_proj.weight"][0].tolist() == [8, 9]
+    assert kv_memory_keeps(ARCH, shape, masks)["layers.0.value"].sum(1).tolist() == [0, 2]
+
+
 def test_a_masked_output_row_is_zero_and_stays() -> None:
     keep = np.array([True] * 6 + [False] * 2)
     masks = {(0, "mlp_output"): keep}
