@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .arch import Shape, architecture_of
-from .arch.widths import SLICED_LAYERS
+from .arch.widths import SLICED_LAYERS, layer_widths
 from .artefact import Export, backbone_digest, is_bundle, is_export, open_bundle, open_export, weight_bytes
 from .base import read_config
 from .errors import KoffkitError, UsageError
@@ -60,7 +61,7 @@ def _export(path: Path) -> dict[str, Any]:
         **manifest,
         "widths": _widths(config),
         "memories": memories,
-        "removed": removed_memories(export),
+        "removed_memories": removed_memories(export),
         "net": _net(export),
         "router": None if export.router is None else load_router(export.router).describe(),
         "loads_in": _loads_in(export.manifest, memories, config),
@@ -113,8 +114,11 @@ def _loads_in(manifest: Any, memories: dict[str, Any], config: dict[str, Any]) -
 
 def _widths(config: dict[str, Any]) -> dict[str, Any]:
     keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
-    layers = {SLICED_LAYERS: config[SLICED_LAYERS]} if SLICED_LAYERS in config else {}
-    return {key: config.get(key) for key in keys} | layers
+    found: dict[str, Any] = {key: config.get(key) for key in keys}
+    if SLICED_LAYERS in config:
+        layers = [asdict(widths) for widths in layer_widths(config, Shape.of(config))]
+        found["layers"] = {key: [widths[key] for widths in layers] for key in layers[0]}
+    return found
 
 
 def _run(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 from .console import RichProgress, emit, json_option, quiet_libraries, stdout
 
 if TYPE_CHECKING:
+    from ..method.budget import Budget
     from ..recipe.plan import Plan
 
 
@@ -58,7 +59,7 @@ def _print_plan(plan: Plan) -> None:
     rows = [
         ("parameters of the base", f"{budget.base_params:,}"),
         ("parameters removed", f"{budget.removed_params:,} ({budget.global_sparsity:.2%}; target {budget.target_params:,})"),
-        *((f"{name} kept in every layer", f"{kept} of {budget.total_units[name]}") for name, kept in budget.keep.items()),
+        *((_kept(name, budget), f"{kept} of {budget.total_units[name]}") for name, kept in budget.keep.items()),
         ("backbone", f"{plan.backbone_params:,} parameters, {plan.backbone_bytes:,} bytes"),
         ("one memory", f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes, {len(plan.memory_layers)} layers"),
         ("training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())),
@@ -71,6 +72,11 @@ def _print_plan(plan: Plan) -> None:
     console.print(table)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def _kept(name: str, budget: Budget) -> str:
+    kept = "kept" if budget.params_per_unit[name] else "not masked"
+    return f"{name} {kept} in every layer" if budget.layout == "uniform" else f"{name} {kept}, mean of layers"
 
 
 def _print_results(run: Path, state: dict[str, Any]) -> None:

@@ -236,7 +236,7 @@ def test_a_removed_memory_is_gone_and_nothing_else_changes(out: Path, koffkit: K
     assert verified.code == 0 and verified.json["removed"] == ["south"] and "south" not in verified.json["golden"]
     assert "Removed since the export: south" in koffkit("verify", out).out
     assert koffkit("memory", "list", out, "--json").json["removed"] == ["south"]
-    assert koffkit("inspect", out, "--json").json["removed"] == ["south"]
+    assert koffkit("inspect", out, "--json").json["removed_memories"] == ["south"]
     text = sentences(2, 80)[-1]  # a text the router would give to it
     row = koffkit("generate", out, "--prompt", text, "--max-new-tokens", 2, "--json").json["completions"][0]
     assert row["memory"] in ("north", None)

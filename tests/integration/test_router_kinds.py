@@ -58,7 +58,9 @@ def test_from_recipe_to_generation(kind: str, llama: Path, bert: Path, tmp_path:
     rows = koffkit("generate", tmp_path / "out", *arguments, "--max-new-tokens", 2, "--json").json["completions"]
     assert [row["memory"] for row in rows] == ["north", "south", None]
     model = KoffModel.from_pretrained(tmp_path / "out")
+    detached = model.route(prompts)
     model.attach("south")  # what is attached does not change what a probe sees
+    np.testing.assert_allclose([odds for _, odds in model.route(prompts)], [odds for _, odds in detached], atol=1e-7)
     alone = [model.route([prompt])[0] for prompt in prompts]
     together = model.route(prompts)  # padding neither
     assert [name for name, _ in alone] == [name for name, _ in together] == ["north", "south", None]

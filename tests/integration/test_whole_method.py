@@ -75,6 +75,7 @@ def test_a_ragged_export_is_used_like_any_other(changes: dict[str, Any], llama: 
     shown = koffkit("inspect", tmp_path / "out", "--json").json
     assert "trust_remote_code" in shown["loads_in"]["transformers"] and "koffkit.sliced" in shown["loads_in"]["transformers"]
     assert "vllm" not in shown["loads_in"] or "not" in shown["loads_in"]["vllm"]
+    assert shown["removed"]["parameters"] == export["removed"]["parameters"] and len(set(shown["widths"]["layers"]["intermediate"])) > 1
     layers = json.loads((tmp_path / "out" / "backbone" / "config.json").read_text())["sliced_layers"]
     assert len({json.dumps(layer) for layer in layers}) > 1
     if changes is ALL_AT_ONCE:

@@ -43,6 +43,7 @@ def test_a_lagrangian_pushes_from_both_sides_and_waits_for_its_warm_up() -> None
     target = torch.tensor([0.5, 0.5])
     assert controller.penalty(torch.tensor([0.9, 0.1]), target).item() == 0.0  # nothing has been learned of the constraint yet
     controller.update(torch.tensor([0.9, 0.1]), target)
+    assert controller.linear == pytest.approx([0.4, -0.4])
     active = torch.tensor([0.9, 0.1], requires_grad=True)
     controller.penalty(active, target).backward()
     assert active.grad[0] > 0 > active.grad[1]  # gradient descent closes gates in the first and opens them in the second
