@@ -77,9 +77,10 @@ def register_gates(model: nn.Module, arch: Architecture, shape: Shape, current: 
         for name, point in structure.gate_points().items():
             units = torch.from_numpy(point.unit_of_channel(shape))
             same = len(units) == structure.num_units(shape) and bool((units == torch.arange(len(units))).all())
+            by_device = None if same else {units.device: units}  # copied to a device once, for all layers
             for index in range(shape.num_layers):
                 module = model.get_submodule(arch.layer(index) + point.module)
-                _hook(module, point, partial(_value, current, name, index, None if same else units))
+                _hook(module, point, partial(_value, current, name, index, by_device))
 
 
 def _hook(module: nn.Module, point: Cut, value: Callable[[], Tensor | None]) -> None:
@@ -97,10 +98,14 @@ def _hook(module: nn.Module, point: Cut, value: Callable[[], Tensor | None]) -> 
         module.register_forward_hook(after)
 
 
-def _value(current: Callable[[], GateValues | None], name: str, index: int, units: Tensor | None) -> Tensor | None:
-    """The gate of every channel; `units` is the unit of each, None when channels are units."""
+def _value(current: Callable[[], GateValues | None], name: str, index: int, units: dict[torch.device, Tensor] | None) -> Tensor | None:
+    """The gate of every channel; `units` is the unit of each, by device, None when channels are units."""
     values = current()
     if values is None or name not in values:
         return None
     gate = values[name][index]
-    return gate if units is None else gate[units.to(gate.device)]
+    if units is None:
+        return gate
+    if gate.device not in units:
+        units[gate.device] = next(iter(units.values())).to(gate.device)
+    return gate[units[gate.device]]

@@ -44,6 +44,7 @@ class SlicedAttention:
     """The forward pass of an attention layer whose heads lost rotary pairs or value channels. Mixed into the family's own class."""
 
     rope_channels: list[list[int]] | None
+    rope_index: torch.Tensor | None = None  # the same on the device in use
     key_channels: int
     value_channels: int
 
@@ -78,8 +79,9 @@ class SlicedAttention:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.rope_channels is None:
             return rotate(query, cos.unsqueeze(1), sin.unsqueeze(1)), rotate(key, cos.unsqueeze(1), sin.unsqueeze(1))
-        channels = torch.tensor(self.rope_channels, device=cos.device)
-        cos, sin = (angles[..., channels].transpose(1, 2) for angles in (cos, sin))  # [B, K, T, E]
+        if self.rope_index is None or self.rope_index.device != cos.device:
+            self.rope_index = torch.tensor(self.rope_channels, device=cos.device)
+        cos, sin = (angles[..., self.rope_index].transpose(1, 2) for angles in (cos, sin))  # [B, K, T, E]
         groups = query.shape[1] // key.shape[1]
         return rotate(query, cos.repeat_interleave(groups, 1), sin.repeat_interleave(groups, 1)), rotate(key, cos, sin)
 
