@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py --seeds 0,1,2
 
-Every row is the quickstart recipe with a few fields changed. Finished runs are kept and not repeated; `--only` picks rows.
+Every row is the quickstart recipe with cold gates and a few fields changed. Finished runs are kept and not repeated; `--only` picks rows.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ VARIANTS: dict[str, list[str]] = {
 def stages(overrides: list[str], recall: int) -> list[str]:
     """The quickstart's stages without router and swap matrix."""
     return [
+        "mask.init=cold",
         *(f"stages.{rest}" for rest in ("evaluate.swap=false", f"evaluate.recall_limit={recall}", "evaluate.max_tokens=2048")),
         *overrides,
     ]

@@ -30,7 +30,7 @@ class Mask(Part):
     )
     multiple_of: Positive = Field(1, description="Kept neurons of a layer are a multiple of this.")
     init: Literal["cold", "taylor", "activation"] = Field(
-        "cold", description="Gates start equal, or ranked by a saliency: first-order Taylor, or activation norm."
+        "activation", description="Gates start ranked by a saliency, activation norm or first-order Taylor, or (cold) equal."
     )
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
     init_spread: float = Field(1.0, gt=0, description="Standard deviation of log_alpha in a warm start.")

@@ -68,7 +68,7 @@ def test_a_warm_start_ranks_units_by_what_the_model_needs(llama: Path, tmp_path:
 
 def test_a_cold_start_leaves_gates_alike_and_more_batches_change_the_warm_one(llama: Path, tmp_path: Path) -> None:
     found = []
-    for changes in ({}, {"init": "taylor", "init_batches": 1}, {"init": "taylor", "init_batches": 3}):
+    for changes in ({"init": "cold"}, {"init": "taylor", "init_batches": 1}, {"init": "taylor", "init_batches": 3}):
         loop = loop_for(llama, tmp_path, mask=MASK | changes)
         warm_start(loop.context, loop.options)
         found.append(loop.student.gates.log_alpha["mlp_neuron"].detach().clone())
