@@ -83,7 +83,7 @@ def recipe_dict(base: Path, data: Path, **changes: Any) -> dict[str, Any]:
         "domains": {name: {"text": str(data / f"{name}.txt")} for name in ("north", "south")},
         "retention": {"text": str(data / "general.txt")},
         "sequence_length": 16,
-        "mask": {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4},
+        "mask": {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4, "init": "cold"},
         "memory": {
             "layers": "all",
             "lora": {"rank": 4, "alpha": 4, "targets": ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]},

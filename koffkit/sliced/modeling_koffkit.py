@@ -54,6 +54,7 @@ class SlicedAttention:
         position_embeddings: Any = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
+        cache: Any = None,  # what past_key_values is called from transformers 5.24 on
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         shape = hidden_states.shape[:-1]
@@ -65,8 +66,9 @@ class SlicedAttention:
         query, key = query.transpose(1, 2), key.transpose(1, 2)
         if getattr(self, "use_rope", True):
             query, key = self._rotate(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.attention_dropout if self.training else 0.0
         if getattr(self, "sliding_window", None) is not None:
