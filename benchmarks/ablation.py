@@ -41,8 +41,8 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
-def stages(overrides: list[str], recall: int) -> list[str]:
-    """The quickstart's stages without router and swap matrix."""
+def settings(overrides: list[str], recall: int) -> list[str]:
+    """What every row changes of the quickstart (cold gates, no swap matrix), then what this one does."""
     return [
         "mask.init=cold",
         *(f"stages.{rest}" for rest in ("evaluate.swap=false", f"evaluate.recall_limit={recall}", "evaluate.max_tokens=2048")),
@@ -59,7 +59,7 @@ def run(name: str, overrides: list[str], seed: int, folder: Path, recall: int) -
 
     slug = "".join(c if c.isalnum() else "-" for c in name).strip("-").lower()
     output = folder / f"{slug}-{seed}"
-    loaded = load_recipe("quickstart", [f"seed={seed}", *stages(overrides, recall)])
+    loaded = load_recipe("quickstart", [f"seed={seed}", *settings(overrides, recall)])
     state = compress(loaded, output, resume=RunFolder(output).exists, progress=Silent())
     return {"mean": state["results"]["mean"], "sparsity": state["budget"]["global_sparsity"], "layers": state["memory_layers"]}
 

@@ -36,7 +36,8 @@ def verify_export(path: Path) -> dict[str, Any]:
             domains = [bundle.domain for bundle in bundles]
             problems += _check_backbone(export)
             if export.router is not None:
-                load_router(export.router)
+                shape = Shape.of(read_config(export.backbone))
+                load_router(export.router).require_backbone(shape.num_layers, shape.hidden)
             problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
             if not problems:
                 golden, found = _check_golden(export, bundles)

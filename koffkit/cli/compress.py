@@ -61,7 +61,7 @@ def _print_plan(plan: Plan) -> None:
         ("parameters removed", f"{budget.removed_params:,} ({budget.global_sparsity:.2%}; target {budget.target_params:,})"),
         *((_kept(name, budget), f"{kept} of {budget.total_units[name]}") for name, kept in budget.keep.items()),
         ("backbone", f"{plan.backbone_params:,} parameters, {plan.backbone_bytes:,} bytes"),
-        ("one memory", f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes, {len(plan.memory_layers)} layers"),
+        ("one memory", f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes, {plan.num_memory_layers} layers"),
         ("training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())),
         ("peak memory, estimated", f"{plan.peak_memory_bytes / 1e9:.2f} GB"),
         *((f"time on {device}, estimated", f"{low:,.0f} to {high:,.0f} s") for device, (low, high) in plan.seconds.items()),

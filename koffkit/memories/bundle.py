@@ -98,9 +98,8 @@ def _slice_file(source: Path, target: Path, cut: Callable[[str, NDArray[Any]], N
 
 def bundle_summary(path: Path) -> dict[str, Any]:
     """What `koffkit.json` says of a bundle."""
-    info = open_bundle(path).info
-    size = sum(entry["size"] for entry in info["files"].values())
-    return {"path": f"{MEMORIES}/{path.name}", "parameters": info["parameters"], "bytes": size}
+    bundle = open_bundle(path)
+    return {"path": f"{MEMORIES}/{path.name}", "parameters": bundle.info["parameters"], "bytes": bundle.bytes}
 
 
 def is_packed(info: Mapping[str, Any]) -> bool:

@@ -99,7 +99,7 @@ def memory_recipe(export: Export, name: str, source: Mapping[str, Any], base: Pa
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"] = tree["memory"] | {"layers": _learned_layers(export)}
     tree["name"] = f"{export.manifest['name']}-{name}"
-    tree["base"] = tree["base"] | {"model": str(base)}
+    tree["base"] = tree["base"] | {"model": str(base), "trust_remote_code": False}  # whoever made the export is not whoever runs this
     tree["domains"] = {name: dict(source)}
     tree["stages"] = [{"recover": _training(original)}, {"evaluate": {**_stage(original, "evaluate"), "swap": False}}]
     for override in overrides:

@@ -22,7 +22,6 @@ class Placement(nn.Module):
         super().__init__()
         self.count, self.temperature = count, temperature
         self.log_alpha = nn.Parameter(torch.full((num_layers,), gates.initial_log_alpha(open_probability, temperature)))
-        self.fixed = False
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Relaxed gates, [L]."""

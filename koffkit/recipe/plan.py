@@ -29,6 +29,7 @@ class Plan:
 
     Args:
         base_bytes, backbone_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
+        memory_layers: that carry memory in training; num_memory_layers: that do in the end, fewer when the placement is learned.
         memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
         memory_params_training: the same at the base's full widths.
         peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients + activations + one chunk of
@@ -43,6 +44,7 @@ class Plan:
     backbone_params: int
     backbone_bytes: int
     memory_layers: list[int]
+    num_memory_layers: int
     memory_params: int
     memory_bytes: int
     memory_params_training: int
@@ -109,7 +111,8 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
     budget = budget_of(recipe, config, source)
     layers = check_layers(recipe, shape.num_layers)
     full = memory_parameters(recipe, arch, shape, len(layers), {})
-    sliced = memory_parameters(recipe, arch, shape, num_memory_layers(recipe, config), budget.keep)
+    carrying = num_memory_layers(recipe, config)
+    sliced = memory_parameters(recipe, arch, shape, carrying, budget.keep)
     stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), BYTES[recipe.base.dtype])
     tokens = {
         stage.name: stage.options.max_steps * stage.options.batch_size * recipe.sequence_length * recipe.train.gradient_accumulation
@@ -125,6 +128,7 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
         backbone_params=budget.base_params - budget.removed_params,
         backbone_bytes=(budget.base_params - budget.removed_params) * stored,
         memory_layers=layers,
+        num_memory_layers=carrying,
         memory_params=sliced,
         memory_bytes=sliced * 4,
         memory_params_training=full,

@@ -69,8 +69,8 @@ class Route(Part):
 
     @model_validator(mode="after")
     def _options_of_the_kind(self) -> Route:
-        for name in sorted(self.model_fields_set & set(ROUTER_OPTIONS)):
-            if self.kind not in ROUTER_OPTIONS[name]:
+        for name in sorted(ROUTER_OPTIONS):  # by value, so that a recipe written out in full can be read again
+            if self.kind not in ROUTER_OPTIONS[name] and getattr(self, name) != type(self).model_fields[name].default:
                 kinds = " and ".join(ROUTER_OPTIONS[name])
                 raise ValueError(f"{name} is an option of kind {kinds}, and this router is of kind {self.kind}")
         return self

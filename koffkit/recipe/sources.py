@@ -45,7 +45,7 @@ class Source(Part):
             raise ValueError(f"give exactly one of text, jsonl, hub (found: {', '.join(given) or 'none'})")
         if (self.prompt_field is None) != (self.answer_field is None):
             raise ValueError("prompt_field and answer_field go together: give both or neither")
-        if self.messages is not None and (self.text or "field" in self.model_fields_set or self.prompt_field is not None):
+        if self.messages is not None and (self.text or self.field != type(self).model_fields["field"].default or self.prompt_field):
             raise ValueError("messages is a field of jsonl or hub records; leave out text, field, prompt_field and answer_field")
         if self.loss_on == "assistant" and self.messages is None:
             raise ValueError("loss_on: assistant needs messages, the field that holds the conversation")

@@ -46,6 +46,13 @@ class Router(ABC):
     def save(self, folder: Path) -> None:
         """Write the router into a folder; `load_router` reads it."""
 
+    def require_backbone(self, num_layers: int, hidden: int) -> None:  # noqa: B027  # most kinds fit any backbone
+        """Refuse a backbone that this router cannot read; only routers that look at hidden states care.
+
+        Raises:
+            IntegrityError: it does not fit.
+        """
+
     def describe(self) -> dict[str, Any]:
         """What it is, as a JSON object."""
         return {"kind": self.kind, "labels": list(self.labels), "min_confidence": self.min_confidence}

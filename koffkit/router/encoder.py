@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..base import CHECKPOINT_PATTERNS, checkpoint_files
+from ..errors import DataError, KoffkitError
 from ..files import write_json
 from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
 
+WHERE = "stages.route.encoder"
 FOLDER = "encoder"
 """Beside our own `config.json`: a stock checkpoint with its tokenizer."""
 
@@ -65,58 +67,83 @@ class EncoderRouter(Router):
             raise unreadable(folder, error) from None
 
 
-def find_encoder(name: str, root: Path) -> str:
+def find_encoder(name: str, root: Path) -> Path:
     """A local folder (relative to the recipe, else the working folder), or the folder a hub model was fetched to.
 
     Raises:
-        DataError: it is nowhere to be found.
+        DataError: it is nowhere to be found, or has no safetensors weights.
     """
+    folder = _locate(name, root)
+    try:
+        checkpoint_files(folder)
+    except KoffkitError as error:
+        raise DataError(f"{WHERE}: {error}") from None
+    return folder
+
+
+def _locate(name: str, root: Path) -> Path:
     for folder in (root / name, Path(name)):
         if (folder / "config.json").is_file():
-            return str(folder.resolve())
-    where = "stages.route.encoder"
+            return folder.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise DataError(f"{where}: no encoder in {name!r}, looked for in {root} and {Path.cwd()}; a folder with config.json, or a hub id.")
+        raise DataError(f"{WHERE}: no encoder in {name!r}, looked for in {root} and {Path.cwd()}; a folder with config.json, or a hub id.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        return str(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=CHECKPOINT_PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{where}: {name!r} is no local folder and the hub did not give it: {reason} Use kind: ngrams, or a folder."
-        ) from None
+        remedy = "Name a folder, or use kind: ngrams."
+        raise DataError(f"{WHERE}: {name!r} is no local folder and the hub did not give it: {reason} {remedy}") from None
+
+
+def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, Any]:
+    """The encoder with a new classifier, and its tokenizer.
+
+    Raises:
+        DataError: it does not load, reads fewer tokens than asked for, or lacks weights: transformers would fill them in at random.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "dtype": torch.float32, "output_loading_info": True}
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=num_labels, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{WHERE}: {folder} does not load as a text classifier: {reason}") from None
+    body = f"{model.base_model_prefix}."
+    lost = sorted(name for name in found["missing_keys"] if name.startswith(body) and "pooler" not in name)
+    if lost:
+        raise DataError(f"{WHERE}: {folder} lacks {len(lost)} tensors of the encoder ({lost[0]}, ...); download it again.")
+    limit = min(getattr(model.config, "max_position_embeddings", max_tokens), tokenizer.model_max_length)
+    if max_tokens > limit:
+        raise DataError(f"stages.route.max_tokens: {max_tokens}, but {folder} reads at most {limit} tokens; lower it.")
+    return model, tokenizer
 
 
 def fit_encoder(
-    texts: Mapping[str, Sequence[str]], path: str, *, epochs: int, rate: float, batch_size: int, max_tokens: int,
-    min_confidence: float, seed: int, device: Any, beginning: Callable[[str, random.Random], str],
+    texts: Mapping[str, Sequence[str]], folder: Path, *, epochs: int, rate: float, batch_size: int, max_tokens: int,
+    min_confidence: float, seed: int, device: Any, beginning: Callable[[str, random.Random], str], pulse: Callable[[], None],
 ) -> EncoderRouter:  # fmt: skip
     """Fine-tune all of an encoder's weights.
 
     Args:
-        path: a checkpoint folder; its classifier is made anew. beginning: cuts a training text short, since prompts are beginnings.
+        folder: a checkpoint; its classifier is made anew. beginning: cuts a training text short, since prompts are beginnings.
+        pulse: called before every batch; it may raise.
 
     Raises:
-        DataError: the checkpoint does not load as a sequence classifier from safetensors.
+        DataError: the checkpoint does not load as a whole.
     """
     import torch
     from torch.nn import functional as F
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     labels = tuple(texts)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        try:
-            model = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=len(labels), use_safetensors=True, ignore_mismatched_sizes=True, dtype=torch.float32
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"stages.route.encoder: {path} does not load as a text classifier with safetensors weights: {reason}") from None
+        model, tokenizer = open_encoder(folder, len(labels), max_tokens)
     router = EncoderRouter(labels, model.to(device), tokenizer, max_tokens, min_confidence)
     documents = [(text, index) for index, label in enumerate(labels) for text in texts[label]]
     share = torch.tensor([len(documents) / (len(labels) * max(1, len(texts[label]))) for label in labels], device=device)
@@ -126,6 +153,7 @@ def fit_encoder(
     for _ in range(epochs):
         draw.shuffle(documents)
         for start in range(0, len(documents), batch_size):
+            pulse()
             part = documents[start : start + batch_size]
             logits = router.logits([beginning(text, draw) for text, _ in part])
             loss = F.cross_entropy(logits.float(), torch.tensor([index for _, index in part], device=device), weight=share)

@@ -1,38 +1,40 @@
 """A linear probe on the backbone's own hidden states: no model beside the one that answers anyway.
 
-Legend: N texts, C labels, D hidden.
+Legend: C labels, D hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import IntegrityError, UsageError
-from ..files import write_atomically, write_json
-from .base import CONFIG, FORMAT, Array, Features, Router, read_config, softmax, unreadable
+from .base import Array, Features, softmax
+from .linear import LinearRouter
 
-WEIGHTS = "model.safetensors"
 DECAY = 1e-3
 ROUNDS = 100
+AT_ONCE = 256  # documents between two looks at whether to stop
 
 
-class ProbeRouter(Router):
+class ProbeRouter(LinearRouter):
     """Multinomial logistic regression on mean-pooled hidden states of one layer, standardised.
 
     Args:
         layer: whose hidden states (0: the embeddings, i: after layer i - 1). max_tokens: of a text that count.
-        weight: [D, C]. bias: [C]. features: the backbone, without memory; who loads the router sets it.
+        weight: [D, C]. bias: [C].
+
+    Attributes:
+        features: the backbone, without memory; who loads the router sets it.
     """
 
     kind = "probe"
 
     def __init__(self, labels: Sequence[str], layer: int, max_tokens: int, weight: Array, bias: Array, min_confidence: float = 0.0) -> None:
-        super().__init__(labels, min_confidence)
-        self.layer, self.max_tokens, self.weight, self.bias = layer, max_tokens, weight, bias
+        super().__init__(labels, weight, bias, min_confidence)
+        self.layer, self.max_tokens = layer, max_tokens
         self.features: Features | None = None
 
     def probabilities(self, texts: Sequence[str]) -> Array:
@@ -40,43 +42,35 @@ class ProbeRouter(Router):
             raise UsageError("this router reads the backbone's hidden states: load it with its export (KoffModel.from_pretrained).")
         return softmax(self.features(texts) @ self.weight + self.bias)
 
-    def save(self, folder: Path) -> None:
-        from safetensors.numpy import save
-
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, save({"weight": self.weight, "bias": self.bias}))
-        write_json(folder / CONFIG, {"koffkit": FORMAT, **self.describe()})
+    def require_backbone(self, num_layers: int, hidden: int) -> None:
+        if self.layer > num_layers or len(self.weight) != hidden:
+            raise IntegrityError(
+                f"router: it reads layer {self.layer} of a model of width {len(self.weight)}, this backbone has {num_layers} layers of "
+                f"width {hidden}; use the router that was exported with it."
+            )
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"layer": self.layer, "max_tokens": self.max_tokens}
 
     @classmethod
-    def load(cls, folder: Path) -> ProbeRouter:
-        """Raises:
-        IntegrityError: a file is missing or damaged.
-        """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        config = read_config(folder)
-        try:
-            tensors = load_file(folder / WEIGHTS)
-            sizes = int(config["layer"]), int(config["max_tokens"])
-            router = cls(config["labels"], *sizes, tensors["weight"], tensors["bias"], float(config["min_confidence"]))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise unreadable(folder, error) from None
-        if router.weight.ndim != 2 or router.weight.shape[1:] != router.bias.shape or len(router.labels) != len(router.bias):
-            raise IntegrityError(f"{folder / WEIGHTS}: its shapes do not fit the {len(router.labels)} labels of {CONFIG}; export again.")
-        return router
+    def from_parts(cls, config: Mapping[str, Any], weight: Array, bias: Array) -> ProbeRouter:
+        return cls(config["labels"], int(config["layer"]), int(config["max_tokens"]), weight, bias, float(config["min_confidence"]))
 
 
-def fit_probe(texts: Mapping[str, Sequence[str]], features: Features, *, layer: int, max_tokens: int, min_confidence: float) -> ProbeRouter:
-    """Fit on whole documents; labels count alike however many documents they have."""
+def fit_probe(
+    texts: Mapping[str, Sequence[str]], features: Features, *, layer: int, max_tokens: int, min_confidence: float, pulse: Callable[[], None]
+) -> ProbeRouter:
+    """Fit on whole documents; labels count alike however many documents they have. `pulse` is called often and may raise."""
     import torch
     from torch.nn import functional as F
 
     labels = tuple(texts)
-    inputs = torch.from_numpy(np.concatenate([features(texts[label]) for label in labels]))
+    parts = []
+    for label in labels:
+        for start in range(0, len(texts[label]), AT_ONCE):
+            pulse()
+            parts.append(features(texts[label][start : start + AT_ONCE]))
+    inputs = torch.from_numpy(np.concatenate(parts))
     targets = torch.repeat_interleave(torch.arange(len(labels)), torch.tensor([len(texts[label]) for label in labels]))
     share = torch.tensor([len(targets) / (len(labels) * max(1, len(texts[label]))) for label in labels])
     mean, spread = inputs.mean(0), inputs.std(0) + 1e-6
@@ -85,6 +79,7 @@ def fit_probe(texts: Mapping[str, Sequence[str]], features: Features, *, layer: 
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=ROUNDS, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
+        pulse()
         optimizer.zero_grad()
         loss = F.cross_entropy(points @ weight + bias, targets, weight=share) + DECAY * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]

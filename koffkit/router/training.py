@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,20 @@ LEAST_WORDS = 3
 BINS = 10
 
 
-def fit(texts: Mapping[str, Sequence[str]], *, num_buckets: int, epochs: int, min_confidence: float, seed: int) -> TextRouter:
-    """Train on documents by label. Every epoch sees each document once, whole or (every second time) cut short."""
+def fit(
+    texts: Mapping[str, Sequence[str]],
+    *,
+    num_buckets: int,
+    epochs: int,
+    min_confidence: float,
+    seed: int,
+    pulse: Callable[[], None] = lambda: None,
+) -> TextRouter:
+    """Train on documents by label. Every epoch sees each document once, whole or (every second time) cut short.
+
+    Args:
+        pulse: called before every batch; it may raise.
+    """
     labels = tuple(texts)
     documents = [(text, index) for index, label in enumerate(labels) for text in texts[label]]
     # A label with few documents counts as much as one with many.
@@ -36,6 +48,7 @@ def fit(texts: Mapping[str, Sequence[str]], *, num_buckets: int, epochs: int, mi
     for _ in range(epochs):
         draw.shuffle(documents)
         for start in range(0, len(documents), BATCH):
+            pulse()
             part = documents[start : start + BATCH]
             logits = _logits(weight, bias, [beginning(text, draw) for text, _ in part])
             loss = F.cross_entropy(logits, torch.tensor([index for _, index in part]), weight=share)

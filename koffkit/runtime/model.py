@@ -24,6 +24,7 @@ from ..model.pooling import pooled_features
 from ..router import Router, load_router
 from ..router.probe import ProbeRouter
 
+AT_ONCE = 16  # prompts that a probe reads together
 Memory = str | Sequence[str | None] | None
 
 
@@ -82,9 +83,10 @@ class KoffModel:
         return loaded
 
     def _take_router(self, router: Router) -> None:
+        router.require_backbone(len(self._widths), self._plain.config.hidden_size)
         if isinstance(router, ProbeRouter):
             router.features = pooled_features(
-                partial(self._hidden, layer=router.layer), self.tokenizer, router.max_tokens, 16, self._plain.device
+                partial(self._hidden, layer=router.layer), self.tokenizer, router.max_tokens, AT_ONCE, self._plain.device
             )
         self._router = router
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ..data.corpus import held_out
 from ..data.sources import documents
-from ..errors import DataError, UsageError
+from ..errors import DataError, Interrupted, UsageError
 from ..model.pooling import pooled_features
 from ..recipe.schema import Route, Source
 from ..router import Router
 from ..router.base import NONE
-from ..router.encoder import find_encoder, fit_encoder
+from ..router.encoder import find_encoder, fit_encoder, open_encoder
 from ..router.probe import fit_probe
 from ..router.training import assess, beginning, fit
 from .base import Context, stage_options
@@ -50,31 +50,34 @@ def check_route(options: Route, root: Path, num_layers: int) -> None:
     """What would fail only after everything else is learned.
 
     Raises:
-        DataError: the encoder is nowhere to be found.
+        DataError: the encoder is nowhere to be found, or not what is asked of it.
         UsageError: the model has no such layer.
     """
     if options.kind == "encoder":
-        find_encoder(options.encoder, root)
+        open_encoder(find_encoder(options.encoder, root), 2, options.max_tokens)
     if options.layer is not None and options.layer > num_layers:
         raise UsageError(f"stages.route.layer: {options.layer} is not a layer of this model; use 0 (embeddings) to {num_layers}.")
 
 
 def _fit(context: Context, options: Route, texts: dict[str, list[str]]) -> Router:
     seed, least = context.loaded.recipe.seed, options.min_confidence
+
+    def pulse() -> None:
+        if context.stop():
+            raise Interrupted("interrupted in route; continue with the same command and --resume.")
+
     if options.kind == "encoder":
-        device = context.accelerator.device
-        path = find_encoder(options.encoder, context.loaded.root)
+        folder = find_encoder(options.encoder, context.loaded.root)
         return fit_encoder(
-            texts, path, epochs=options.epochs, rate=options.lr, batch_size=options.batch_size, max_tokens=options.max_tokens,
-            min_confidence=least, seed=seed, device=device, beginning=beginning,
+            texts, folder, epochs=options.epochs, rate=options.lr, batch_size=options.batch_size, max_tokens=options.max_tokens,
+            min_confidence=least, seed=seed, device=context.accelerator.device, beginning=beginning, pulse=pulse,
         )  # fmt: skip
     if options.kind == "probe":
         layer = context.student.shape.num_layers // 2 if options.layer is None else options.layer
-        student, masks = context.student, context.masks
-        hidden = partial(student.hidden_states, layer=layer, gate_values=masks)
+        hidden = partial(context.student.hidden_states, layer=layer, gate_values=context.masks)
         features = pooled_features(hidden, context.tokenizer, options.max_tokens, options.batch_size, context.accelerator.device)
-        return fit_probe(texts, features, layer=layer, max_tokens=options.max_tokens, min_confidence=least)
-    return fit(texts, num_buckets=options.num_buckets, epochs=options.epochs, min_confidence=least, seed=seed)
+        return fit_probe(texts, features, layer=layer, max_tokens=options.max_tokens, min_confidence=least, pulse=pulse)
+    return fit(texts, num_buckets=options.num_buckets, epochs=options.epochs, min_confidence=least, seed=seed, pulse=pulse)
 
 
 def _split(context: Context, label: str, source: Source, limit: int) -> tuple[list[str], list[str]]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from koffkit import KoffModel, compress
+from koffkit.errors import IntegrityError, Interrupted
+from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
+from koffkit.router.probe import ProbeRouter
 
 from ..common import make_tokenizer, recipe_dict, write_recipe
 from ..conftest import Koffkit
@@ -105,10 +112,72 @@ def test_bad_routers_are_refused_before_anything_is_learned(
 
 
 def test_an_encoder_that_lost_its_weights_is_named(llama: Path, bert: Path, tmp_path: Path, koffkit: Koffkit) -> None:
-    path = recipe_with(llama, tmp_path, {"kind": "encoder", "encoder": str(bert), "epochs": 1})
+    path = recipe_with(llama, tmp_path, {"kind": "encoder", "encoder": str(bert), "epochs": 1, "max_tokens": 40})
     assert koffkit("compress", path, "--output", tmp_path / "run").code == 0
     config = json.loads((tmp_path / "run" / "router" / "config.json").read_text())
-    assert config["kind"] == "encoder" and config["max_tokens"] == 256
+    assert config["kind"] == "encoder" and config["max_tokens"] == 40
     (tmp_path / "run" / "router" / "encoder" / "model.safetensors").unlink()
     found = koffkit("export", tmp_path / "run", "--output", tmp_path / "out")
     assert found.code == 4 and "the router cannot be read" in found.err and not (tmp_path / "out").exists()
+
+
+def pickled(bert: Path) -> None:
+    (bert / "model.safetensors").rename(bert / "pytorch_model.bin")
+
+
+def without_a_layer(bert: Path) -> None:
+    tensors = load_file(bert / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if ".layer.1." not in name}
+    save_file(kept, bert / "model.safetensors", metadata={"format": "pt"})
+
+
+def shorter_tokenizer(bert: Path) -> None:
+    config = json.loads((bert / "tokenizer_config.json").read_text())
+    (bert / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 32}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "more", "message"),
+    [
+        (pickled, {}, "only pickled weights"),
+        (without_a_layer, {}, "lacks 16 tensors of the encoder (bert.encoder.layer.1."),
+        (lambda bert: None, {"max_tokens": 65}, "stages.route.max_tokens: 65, but"),
+        (shorter_tokenizer, {"max_tokens": 40}, "reads at most 32 tokens"),  # as RoBERTa, whose position table is longer than its reach
+    ],
+)
+def test_an_encoder_that_cannot_work_is_refused_before_anything_is_learned(
+    damage: Callable[[Path], None], more: dict[str, Any], message: str, llama: Path, bert: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "bert"))
+    damage(folder)
+    path = recipe_with(llama, tmp_path, {"kind": "encoder", "encoder": str(folder), "max_tokens": 24} | more)
+    found = koffkit("compress", path, "--output", tmp_path / "run")
+    assert found.code == 3 and message in found.err and not (tmp_path / "run").exists()
+
+
+class StopInRoute(Silent):
+    """Ctrl-C once all sources were read."""
+
+    def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None:
+        if (stage, done) == ("route", 3):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("kind", ["ngrams", "encoder", "probe"])
+def test_fitting_a_router_can_be_interrupted(kind: str, llama: Path, bert: Path, tmp_path: Path) -> None:
+    route = {"kind": kind} | ({"encoder": str(bert), "max_tokens": 24} if kind == "encoder" else {})
+    loaded = load_recipe(recipe_with(llama, tmp_path, route))
+    with pytest.raises(Interrupted, match="interrupted in route"):
+        compress(loaded, tmp_path / "run", progress=StopInRoute())
+    assert not (tmp_path / "run" / "router").exists()
+    assert compress(loaded, tmp_path / "run", resume=True)["results"]["router"]["documents"] > 0
+
+
+def test_a_probe_of_another_backbone_is_refused(llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    assert koffkit("compress", recipe_with(llama, tmp_path, {"kind": "probe"}), "--output", tmp_path / "run").code == 0
+    assert koffkit("export", tmp_path / "run", "--output", tmp_path / "out").code == 0
+    router = load_router(tmp_path / "out" / "router")
+    for layer, width in ((9, 32), (1, 33)):
+        ProbeRouter(router.labels, layer, 8, np.zeros((width, 3), dtype=np.float32), router.bias).save(tmp_path / "out" / "router")
+        with pytest.raises(IntegrityError, match=f"reads layer {layer} of a model of width {width}, this backbone has 3 layers"):
+            KoffModel.from_pretrained(tmp_path / "out")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from koffkit.errors import UsageError
 
@@ -105,11 +106,12 @@ def test_a_ragged_cache_is_smaller(tmp_path: Path) -> None:
 def test_the_code_in_the_checkpoint_is_enough(tmp_path: Path) -> None:
     """Software without koffkit loads it with `trust_remote_code`, and not without."""
     context = build(Case("llama", "paper", "ragged", True), tmp_path)
-    torch.save(IDS, tmp_path / "ids.pt")
+    save_file({"ids": IDS}, tmp_path / "ids.safetensors")
     script = f"""
 import sys
 sys.modules["koffkit"] = None
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 try:
     AutoModelForCausalLM.from_pretrained({str(tmp_path / "out" / "backbone")!r}, trust_remote_code=False)
@@ -118,11 +120,11 @@ except ValueError as error:
 else:
     raise SystemExit("loaded without being trusted")
 model = AutoModelForCausalLM.from_pretrained({str(tmp_path / "out" / "backbone")!r}, trust_remote_code=True, dtype=torch.float32)
-ids = torch.load({str(tmp_path / "ids.pt")!r}, weights_only=True)
-torch.save(model.eval()(ids).logits.detach(), {str(tmp_path / "logits.pt")!r})
+ids = load_file({str(tmp_path / "ids.safetensors")!r})["ids"]
+save_file({{"logits": model.eval()(ids).logits.detach().contiguous()}}, {str(tmp_path / "logits.safetensors")!r})
 """
     environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    found = torch.load(tmp_path / "logits.pt", weights_only=True)
+    found = load_file(tmp_path / "logits.safetensors")["logits"]
     assert (found - masked(context, False, False)).abs().max() <= TOLERANCE

@@ -60,3 +60,9 @@ def test_names_that_cannot_be_domains(name: str) -> None:
 def test_what_is_fixed_cannot_be_set(override: str, shipped: Shipped, llama: Path) -> None:
     with pytest.raises(UsageError, match="fixed by the backbone"):
         memory_recipe(open_export(shipped.export), "east", SOURCE, llama, [override])
+
+
+def test_an_export_cannot_switch_remote_code_on(shipped: Shipped, llama: Path) -> None:
+    export = open_export(shipped.export)
+    export = with_recipe(export, base=export_recipe(export)["base"] | {"trust_remote_code": True})
+    assert memory_recipe(export, "east", SOURCE, llama).recipe.base.trust_remote_code is False

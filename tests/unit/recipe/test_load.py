@@ -7,6 +7,7 @@ import pytest
 from koffkit.errors import UsageError
 from koffkit.recipe.builtin import shipped
 from koffkit.recipe.load import load_recipe
+from koffkit.recipe.schema import Recipe
 
 GOOD = """\
 koffkit: 1
@@ -122,3 +123,11 @@ def test_memory_layers() -> None:
     assert load_recipe("quickstart", ["memory.lora=null", "memory.kv=null"]).recipe.memory_layers(6) == []
     with pytest.raises(ValueError, match="does not fit a model of 6 layers"):
         load_recipe("quickstart", ["memory.layers=[6]"]).recipe.memory_layers(6)
+
+
+@pytest.mark.parametrize("route", ["{}", "{kind: encoder, encoder: ./x}", "{kind: probe, layer: 1}"])
+@pytest.mark.parametrize("source", ["{text: a.txt}", "{jsonl: a.jsonl, messages: talk, loss_on: assistant}"])
+def test_a_recipe_written_out_in_full_can_be_read_again(tmp_path: Path, route: str, source: str) -> None:
+    text = GOOD.replace("  - evaluate: {}", f"  - route: {route}\n  - evaluate: {{}}").replace("{text: a.txt}", source)
+    recipe = load_recipe(write(tmp_path, text)).recipe
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

@@ -80,7 +80,7 @@ def test_learned_placement_has_as_many_layers_as_its_bytes_hold() -> None:
     one = whole.memory_bytes // 6
     for layers in (1, 4):
         plan = plan_for("quickstart", EMBEDDED, f"memory.layers={{learned_bytes: {one * layers + 5}}}")
-        assert plan.memory_bytes == one * layers and plan.memory_layers == list(range(6))
+        assert plan.memory_bytes == one * layers and plan.num_memory_layers == layers and plan.memory_layers == list(range(6))
     with pytest.raises(UsageError, match=r"learned_bytes: 9 do not hold the memory of one layer \("):
         plan_for("quickstart", EMBEDDED, "memory.layers={learned_bytes: 9}")
 

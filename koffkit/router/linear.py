@@ -1,0 +1,58 @@
+"""What linear routers share: a matrix and a bias, and how they lie on disk.
+
+Legend: C labels, D features.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import IntegrityError
+from ..files import write_atomically, write_json
+from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+WEIGHTS = "model.safetensors"
+
+
+class LinearRouter(Router):
+    """Args: weight: [D, C]. bias: [C]."""
+
+    def __init__(self, labels: Sequence[str], weight: Array, bias: Array, min_confidence: float = 0.0) -> None:
+        super().__init__(labels, min_confidence)
+        self.weight, self.bias = weight, bias
+
+    def save(self, folder: Path) -> None:
+        from safetensors.numpy import save
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, save({"weight": self.weight, "bias": self.bias}))
+        write_json(folder / CONFIG, {"koffkit": FORMAT, **self.describe()})
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, config: Mapping[str, Any], weight: Array, bias: Array) -> Self:
+        """From what `describe` gave and the weights."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises:
+        IntegrityError: a file is missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        config = read_config(folder)
+        try:
+            tensors = load_file(folder / WEIGHTS)
+            router = cls.from_parts(config, tensors["weight"], tensors["bias"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise unreadable(folder, error) from None
+        if router.weight.ndim != 2 or router.weight.shape[1:] != router.bias.shape or len(router.labels) != len(router.bias):
+            raise IntegrityError(f"{folder / WEIGHTS}: its shapes do not fit the {len(router.labels)} labels of {CONFIG}; export again.")
+        return router
