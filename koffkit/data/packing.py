@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ class PackedTokens:
 
     def __init__(self, path: Path, *, masked: bool = False) -> None:
         self.path = path
-        self.mask: NDArray[np.uint8] | None = np.fromfile(path.with_suffix(MASK_SUFFIX), dtype=np.uint8) if masked else None
-        self.tokens: NDArray[np.int32] = np.memmap(path, dtype=np.int32, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int32)
+        self.mask: NDArray[np.uint8] | None = _mapped(path.with_suffix(MASK_SUFFIX), np.uint8) if masked else None
+        self.tokens: NDArray[np.int32] = _mapped(path, np.int32)
         self._order: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -78,3 +78,8 @@ class PackedTokens:
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
             yield torch.from_numpy(grid[part]), None if counted is None else torch.from_numpy(counted[part])
+
+
+def _mapped(path: Path, dtype: type[Any]) -> NDArray[Any]:
+    """A file as an array that is not read before it is needed; an empty file cannot be mapped."""
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)

@@ -65,6 +65,12 @@ class Auto(Source):
     max_tokens: Positive = Field(1024, description="Tokens of a document that are looked at.")
     fit_documents: Positive = Field(5000, description="Documents that the groups are made from; the others join the nearest.")
 
+    @model_validator(mode="after")
+    def _plain_documents(self) -> Auto:
+        if self.messages is not None or self.prompt_field is not None:
+            raise ValueError("auto groups plain documents and keeps nothing but their text; leave out messages and prompt_field")
+        return self
+
 
 class AutoDomains(Part):
     auto: Auto

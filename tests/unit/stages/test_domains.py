@@ -100,6 +100,8 @@ def test_groups_are_made_from_the_first_documents_and_the_rest_joins(llama: Path
         ("domains.auto.count=1", r"domains\.auto\.count: 1: input should be greater than or equal to 2"),
         ("domains.auto.cuont=3", r"domains\.auto\.cuont: unknown key; did you mean 'count'"),
         ("domains.auto={text: a.txt}", "auto cannot be a domain"),
+        ("domains.auto={jsonl: a, messages: talk, count: 2}", "auto groups plain documents and keeps nothing but their text"),
+        ("domains.auto={jsonl: a, prompt_field: p, answer_field: q, count: 2}", "auto groups plain documents"),
     ],
 )
 def test_errors_of_the_recipe(llama: Path, tmp_path: Path, change: str, message: str) -> None:
