@@ -28,6 +28,7 @@ KV_MEMORY = "kv_memory.safetensors"
 ADAPTER_PACKED = "adapter_packed.safetensors"
 KV_MEMORY_PACKED = "kv_memory_packed.safetensors"
 MEMORY_FILE = "memory.json"
+ROUTER_COLUMN = "router_column.safetensors"
 CARD = "README.md"
 
 CHUNK = 1 << 22
@@ -53,6 +54,11 @@ class Bundle:
     def kv_file(self) -> Path | None:
         """The KV half."""
         return self._first(KV_MEMORY, KV_MEMORY_PACKED)
+
+    @property
+    def column_file(self) -> Path | None:
+        """What the router learned of it, for a memory that came after the router."""
+        return self._first(ROUTER_COLUMN)
 
     def _first(self, *names: str) -> Path | None:
         return next((self.path / name for name in names if (self.path / name).is_file()), None)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError
-from .recipe.schema import Source
 
 
 def perplexity(path: Path, data: str, memory: str | None, *, sequence_length: int, field: str = "text") -> dict[str, Any]:
@@ -45,13 +44,11 @@ def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None 
     Raises:
         DataError: the data hold less than two tokens.
     """
-    from .data.sources import documents
+    from .data.sources import documents, file_source
 
-    jsonl = ".jsonl" in Path(data).suffixes or ".json" in Path(data).suffixes
-    source = Source(jsonl=data, field=field) if jsonl else Source(text=data)
     end = tokenizer.eos_token_id
     ids: list[int] = []
-    for text in documents(source, Path.cwd(), "--data"):
+    for text in documents(file_source(data, field), Path.cwd(), "--data"):
         ids += [*tokenizer(text)["input_ids"], *([end] if end is not None else [])]
         if limit is not None and len(ids) >= limit:
             break

@@ -38,6 +38,12 @@ def source_files(source: Source, root: Path, where: str) -> list[Path]:
     return found
 
 
+def file_source(pattern: str, field: str = "text") -> Source:
+    """The source that a path or glob on the command line means; `field` is of JSON lines."""
+    lines = {".jsonl", ".json"} & set(Path(pattern).suffixes)
+    return Source(jsonl=pattern, field=field) if lines else Source(text=pattern)
+
+
 def _matches(pattern: str, root: Path) -> list[Path]:
     if pattern.startswith(PREFIX):
         try:

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artefact import BACKBONE, MEMORIES, Export, backbone_digest, open_export, replaces
+from ..artefact import BACKBONE, MEMORIES, ROUTER_COLUMN, Export, backbone_digest, open_export, replaces
 from ..errors import IntegrityError, UsageError
 from ..progress import Progress, Silent
 from ..publish import staged
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
 from .bundle import bundle_summary, record_golden, write_bundle, write_bundle_card
-from .manage import router_labels
 from .recipe import check_name, find_base, memory_recipe
+from .routing import require_files, routed, teach_router
 
 
 def add_memory(
@@ -28,6 +28,7 @@ def add_memory(
     source: Mapping[str, Any],
     *,
     base: Path | None = None,
+    against: Sequence[str] = (),
     overrides: Sequence[str] = (),
     resume: bool = False,
     progress: Progress | None = None,
@@ -38,17 +39,19 @@ def add_memory(
         path: an export.
         source: fields of the recipe's `Source`.
         base: the unpruned model, where it is not where the manifest says.
+        against: files of text that the router must not take for the new domain; by default the text of the other memories.
         resume: go on with an interrupted command.
 
     Raises:
         UsageError: the name is taken or cannot be one, a setting is not valid, or there is earlier work and no `resume`.
-        DataError: the base is not found, or the text is missing or too short.
+        DataError: the base is not found, or text is missing or too short.
         IntegrityError: base or backbone are not those of the export.
         Interrupted: SIGINT; everything up to the last step is saved.
     """
     progress = progress or Silent()
     export = open_export(path)
     target = _free_place(export, name)
+    require_files(against)
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
         raise IntegrityError(
@@ -58,13 +61,16 @@ def add_memory(
     work = work_folder(export, name)
     state = _learn(loaded, export, work, resume, progress)
     with staged(target) as partial:
+        routing = _teach(loaded, export, name, against, partial, progress)
         progress.message("recording golden logits")
-        _write(export, name, work, state, partial)
+        _write(export, name, work, state, partial, routing)
         record_golden(partial, export.backbone)
         write_bundle_card(partial, export.manifest["name"])
     shutil.rmtree(work.path)  # published; of no more use
     figures = state["results"]["domains"][name]
-    return {"memory": name, **bundle_summary(target), "figures": figures, "in_router": name in router_labels(export)}
+    router = routed(export)
+    known = router is not None and name in router.labels
+    return {"memory": name, **bundle_summary(target), "figures": figures, "in_router": known, "routing": routing or None}
 
 
 def work_folder(export: Export, name: str) -> RunFolder:
@@ -88,14 +94,23 @@ def _learn(loaded: LoadedRecipe, export: Export, work: RunFolder, resume: bool, 
     return learn_memory(loaded, export.backbone, work.path, resume=resume, progress=progress)
 
 
-def _write(export: Export, name: str, work: RunFolder, state: Mapping[str, Any], target: Path) -> None:
+def _teach(loaded: LoadedRecipe, export: Export, name: str, against: Sequence[str], target: Path, progress: Progress) -> dict[str, Any]:
+    """Let the router learn the new domain; the figures of that, empty where it cannot or need not."""
+    recipe = loaded.recipe
+    found = teach_router(export, name, recipe.sources[name], against, recipe.seed, recipe.holdout, progress)
+    if found is None:
+        return {}
+    column, figures = found
+    column.save(target / ROUTER_COLUMN)
+    return figures
+
+
+def _write(export: Export, name: str, work: RunFolder, state: Mapping[str, Any], target: Path, routing: Mapping[str, Any]) -> None:
     added: dict[str, Any] = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "base": state["base"]["digest"],
         "recipe": state["recipe"],
         "versions": state["versions"],
     }
-    figures = state["results"]["domains"][name]
-    write_bundle(
-        work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, {"added": added, **replaces(export, name)}
-    )
+    more = {"added": added, **replaces(export, name)} | ({"routing": dict(routing)} if routing else {})
+    write_bundle(work.memory_dir(name), target, name, None, export.backbone_digest, state["results"]["domains"][name], state, more)

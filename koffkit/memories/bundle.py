@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arch import Architecture, Shape
-from ..artefact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, FORMAT, KV_MEMORY, MEMORIES, MEMORY_FILE, file_entry, open_bundle
+from ..artefact import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CARD,
+    FORMAT,
+    KV_MEMORY,
+    MEMORIES,
+    MEMORY_FILE,
+    ROUTER_COLUMN,
+    file_entry,
+    open_bundle,
+)
 from ..errors import IntegrityError
 from ..files import write_atomically, write_json
 from ..slicing import adapter_slices, kv_memory_keeps, take, take_kv, zero_rows
@@ -51,7 +62,7 @@ def write_bundle(
         cuts: what stays of it; None: it was learned at the widths of the backbone.
         backbone: the digest of the backbone that it is for.
         figures: of this domain, from `evaluate`.
-        more: entries of `memory.json` beside those of every bundle.
+        more: entries of `memory.json` beside those of every bundle. A router column that lies in `target` already becomes part of it.
     """
     memory = state["recipe"]["memory"]
     parameters: dict[str, int] = {}
@@ -64,6 +75,8 @@ def write_bundle(
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
         files.append(KV_MEMORY)
+    if (target / ROUTER_COLUMN).is_file():
+        files.append(ROUTER_COLUMN)
     info = {
         "koffkit": FORMAT,
         "domain": domain,

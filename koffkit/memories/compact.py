@@ -6,6 +6,7 @@ A compacted memory is a bundle like any other, for the same backbone. What was d
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ..artefact import (
     KV_MEMORY,
     KV_MEMORY_PACKED,
     MEMORY_FILE,
+    ROUTER_COLUMN,
     Bundle,
     Export,
     file_entry,
@@ -75,6 +77,9 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
         tensors = load_tensors(bundle.kv_file)
         counts["kv"] = sum(values.numel() for values in tensors.values())
         files.append(_write(target, KV_MEMORY, KV_MEMORY_PACKED, tensors, options.dtype))
+    if bundle.column_file is not None:
+        shutil.copyfile(bundle.column_file, target / ROUTER_COLUMN)
+        files.append(ROUTER_COLUMN)
     done["from"] = {"parameters": info["parameters"], "bytes": bundle.bytes, "dtype": info.get("dtype", "float32")}
     info |= {"parameters": sum(counts.values()), "parameters_by_half": counts, "dtype": options.dtype, "compacted": done}
     info |= {"files": {name: file_entry(target / name) for name in files}, **replaces(export, bundle.domain)}

@@ -11,7 +11,7 @@ from ..artefact import MEMORIES, Bundle, Export, open_export
 from ..errors import UsageError
 from ..files import fsync_folder
 from ..publish import MARK
-from ..router import load_router
+from .routing import routed
 
 
 def list_memories(path: Path) -> dict[str, Any]:
@@ -22,7 +22,8 @@ def list_memories(path: Path) -> dict[str, Any]:
         IntegrityError: a `memory.json` or the router is damaged.
     """
     export = open_export(path)
-    labels = router_labels(export)
+    router = routed(export)
+    labels = [] if router is None else list(router.labels)
     memories = {bundle.domain: _row(bundle, export, labels) for bundle in export.bundles()}
     return {"path": str(path), "memories": memories, "removed": removed_memories(export), "router": labels or None}
 
@@ -38,15 +39,11 @@ def _row(bundle: Bundle, export: Export, labels: list[str]) -> dict[str, Any]:
         "kv_tokens": info["kv"]["tokens"] if info.get("kv") else None,
         "dtype": info.get("dtype", "float32"),
         "in_router": bundle.domain in labels,
+        "routing": info.get("routing"),
         "origin": "added" if "added" in info else "shipped" if bundle.domain in export.manifest["domains"] else "copied",
         "compacted": "compacted" in info,
         "figures": figures,
     }
-
-
-def router_labels(export: Export) -> list[str]:
-    """The domains that `--memory auto` can choose."""
-    return [] if export.router is None else list(load_router(export.router).describe()["labels"])
 
 
 def removed_memories(export: Export) -> list[str]:

@@ -139,7 +139,11 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     for part in parents:
         place = _step(place, part, override)
     if isinstance(place, list):
-        place[_index(place, last, override)] = value
+        entry = _named(place, last)
+        if entry is not None:
+            entry[last] = value
+        else:
+            place[_index(place, last, override)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
@@ -152,11 +156,18 @@ def _step(place: Any, part: str, override: str) -> Any:
             place[part] = {}
         return place[part]
     if isinstance(place, list):
-        for entry in place:  # stages can be named: stages.learn_masks.max_steps
-            if isinstance(entry, dict) and part in entry and not part.isdigit():
-                return entry if entry[part] is None and entry.update({part: {}}) else entry[part]
-        return place[_index(place, part, override)]
+        entry = _named(place, part)
+        if entry is None:
+            return place[_index(place, part, override)]
+        if entry[part] is None:
+            entry[part] = {}
+        return entry[part]
     raise UsageError(f"--set {override}: there is nothing below {part!r}.")
+
+
+def _named(place: list[Any], part: str) -> Any:
+    """The entry of a list that has this key: stages can be named, as in stages.learn_masks.max_steps."""
+    return next((entry for entry in place if isinstance(entry, dict) and part in entry and not part.isdigit()), None)
 
 
 def _index(place: list[Any], part: str, override: str) -> int:

@@ -19,10 +19,16 @@ class TextRouter(LinearRouter):
     """Args: weight: [F, C]. bias: [C]."""
 
     kind = "ngrams"
+    stored = np.float16
 
     def probabilities(self, texts: Sequence[str]) -> Array:
+        return softmax(self.logits(texts))
+
+    def logits(self, texts: Sequence[str]) -> Array:
+        """[N, C]."""
         rows = [features(text, len(self.weight)) for text in texts]
-        return softmax(np.stack([self.weight[row].sum(0) / np.sqrt(len(row)) for row in rows]) + self.bias)
+        found: Array = np.stack([self.weight[row].sum(0) / np.sqrt(len(row)) for row in rows]) + self.bias
+        return found
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"num_buckets": len(self.weight)}

@@ -8,7 +8,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from ..errors import IntegrityError
 from ..files import write_atomically, write_json
@@ -23,15 +25,18 @@ WEIGHTS = "model.safetensors"
 class LinearRouter(Router):
     """Args: weight: [D, C]. bias: [C]."""
 
+    stored: ClassVar[type[np.floating[Any]]] = np.float32
+    """How the weight lies on disk."""
+
     def __init__(self, labels: Sequence[str], weight: Array, bias: Array, min_confidence: float = 0.0) -> None:
         super().__init__(labels, min_confidence)
-        self.weight, self.bias = weight, bias
+        self.weight, self.bias = weight.astype(self.stored).astype(np.float32), bias  # what is measured is what ships
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save
 
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, save({"weight": self.weight, "bias": self.bias}))
+        write_atomically(folder / WEIGHTS, save({"weight": self.weight.astype(self.stored), "bias": self.bias}))
         write_json(folder / CONFIG, {"koffkit": FORMAT, **self.describe()})
 
     @classmethod

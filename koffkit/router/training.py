@@ -50,7 +50,7 @@ def fit(
         for start in range(0, len(documents), BATCH):
             pulse()
             part = documents[start : start + BATCH]
-            logits = _logits(weight, bias, [beginning(text, draw) for text, _ in part])
+            logits = bucket_logits(weight, bias, [beginning(text, draw) for text, _ in part])
             loss = F.cross_entropy(logits, torch.tensor([index for _, index in part]), weight=share)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -58,7 +58,8 @@ def fit(
     return TextRouter(labels, weight.detach().numpy(), bias.detach().numpy(), min_confidence)
 
 
-def _logits(weight: Tensor, bias: Tensor, texts: Sequence[str]) -> Tensor:
+def bucket_logits(weight: Tensor, bias: Tensor, texts: Sequence[str]) -> Tensor:
+    """[N, C] from [F, C] and [C], differentiable."""
     rows = [features(text, len(weight)) for text in texts]
     flat = torch.from_numpy(np.concatenate(rows))
     offsets = torch.tensor([0, *np.cumsum([len(row) for row in rows])[:-1]])

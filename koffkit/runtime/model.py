@@ -22,6 +22,7 @@ from ..model.bundles import KVTensors, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
 from ..model.pooling import pooled_features
 from ..router import Router, load_router
+from ..router.column import with_column
 from ..router.probe import ProbeRouter
 
 AT_ONCE = 16  # prompts that a probe reads together
@@ -48,6 +49,7 @@ class KoffModel:
         self._kv: dict[str, KVTensors] = {}
         self._attached: str | None = None
         self._router: Router | None = None
+        self._router_folder: Path | None = None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, memories: Sequence[str | Path] | None = None, **options: Any) -> KoffModel:
@@ -76,19 +78,19 @@ class KoffModel:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
         tokenizer = load_tokenizer(folder)
         loaded = cls(model, tokenizer, digest, folder)
+        if export is not None and export.router is not None:
+            loaded._take_router(load_router(export.router), export.router)
         for bundle in bundles:
             loaded.load_memory(bundle)
-        if export is not None and export.router is not None:
-            loaded._take_router(load_router(export.router))
         return loaded
 
-    def _take_router(self, router: Router) -> None:
+    def _take_router(self, router: Router, folder: Path) -> None:
         router.require_backbone(len(self._widths), self._plain.config.hidden_size)
         if isinstance(router, ProbeRouter):
             router.features = pooled_features(
                 partial(self._hidden, layer=router.layer), self.tokenizer, router.max_tokens, AT_ONCE, self._plain.device
             )
-        self._router = router
+        self._router, self._router_folder = router, folder
 
     def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
         """Hidden states of the bare backbone."""
@@ -118,6 +120,8 @@ class KoffModel:
         if slot is not None:
             self._load_adapter(bundle, slot)
         self._slots[bundle.domain] = slot
+        if self._router is not None and self._router_folder is not None:
+            self._router = with_column(self._router, bundle, self._router_folder)
         return bundle.domain
 
     def _load_adapter(self, bundle: Bundle, slot: str) -> None:

@@ -88,6 +88,8 @@ def test_set_changes_fields_stages_and_lists(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD), overrides).recipe
     assert (recipe.mask.global_sparsity, recipe.memory.lora, recipe.memory.kv.tokens) == (0.2, None, 4)
     assert recipe.stages[0].options.max_steps == 9 and recipe.stages[1].options.swap is False
+    whole = load_recipe(write(tmp_path, GOOD), ["stages.learn_masks={max_steps: 3, batch_size: 7}"]).recipe.stages[0].options
+    assert (whole.max_steps, whole.batch_size) == (3, 7)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""Teaching an export's router about a memory that came later, without touching the router's files.
+
+What is learned lies with the memory (`koffkit.router.column`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..artefact import Bundle, Export
+from ..data.corpus import held_out
+from ..data.sources import documents, file_source, source_files
+from ..errors import DataError
+from ..progress import Progress
+from ..recipe.schema import Route, Source
+from ..router import Router, load_router
+from ..router.classifier import TextRouter
+from ..router.column import Column, extended, fit_column, weights_digest, with_column
+from .recipe import export_recipe
+
+AGAINST = "--against"
+Texts = dict[str, list[str]]
+
+
+def routed(export: Export, bundles: Sequence[Bundle] | None = None) -> Router | None:
+    """The export's router with the columns that its memories brought along.
+
+    Raises:
+        IntegrityError: the router or a column is damaged.
+    """
+    if export.router is None:
+        return None
+    router = load_router(export.router)
+    for bundle in export.bundles() if bundles is None else bundles:
+        router = with_column(router, bundle, export.router)
+    return router
+
+
+def teach_router(
+    export: Export, name: str, source: Source, against: Sequence[str], seed: int, holdout: float, progress: Progress
+) -> tuple[Column, dict[str, Any]] | None:
+    """A column for the memory `name`, and how good it is on held-out text; None where the router cannot learn one, with a warning.
+
+    Args:
+        source: the memory's text. against: files of other text; without any, the sources of the other memories and of retention text
+            that are still where the recipes say.
+
+    Raises:
+        DataError: a file of `against` is missing or damaged.
+    """
+    router = routed(export)
+    if router is None or export.router is None or name in router.labels:
+        return None
+    if not isinstance(router, TextRouter):
+        progress.warn(f"a router of kind {router.kind} learns no label later: --memory auto will not pick {name}.")
+        return None
+    options = _route_options(export)
+    others, gone = (_given(against, options), []) if against else _known_sources(export, name, options)
+    if not others:
+        progress.warn(
+            f"the text of the other memories is not where the recipes say, so the router cannot learn {name} from it; give text of "
+            f"other kinds with {AGAINST} GLOB."
+        )
+        return None
+    if gone:
+        progress.warn(f"the router learns {name} without text of {', '.join(gone)}, which is not where the recipes say; see {AGAINST}.")
+    progress.message(f"teaching the router {name}, against {', '.join(others)}")
+    sides = {label: _split(texts, seed, holdout) for label, texts in {name: _read(source, options, f"memory {name}"), **others}.items()}
+    train = {label: train for label, (train, _) in sides.items()}
+    column = fit_column(router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed)
+    return column, _assess(extended(router, name, column, column.router), name, {label: test for label, (_, test) in sides.items()})
+
+
+def _route_options(export: Export) -> Route:
+    stages = export_recipe(export)["stages"]
+    return next((Route.model_validate(stage["route"]) for stage in stages if stage.get("route")), Route())
+
+
+def require_files(against: Sequence[str]) -> None:
+    """Before a memory is learned, not after.
+
+    Raises:
+        DataError: no file matches a pattern.
+    """
+    for pattern in against:
+        source_files(file_source(pattern), Path.cwd(), AGAINST)
+
+
+def _given(patterns: Sequence[str], options: Route) -> Texts:
+    return {pattern: _read(file_source(pattern), options, AGAINST) for pattern in patterns}
+
+
+def _known_sources(export: Export, name: str, options: Route) -> tuple[Texts, list[str]]:
+    """Text of the other memories and of retention, and those whose text is gone; a memory's later recipe goes before the export's."""
+    recipe = export_recipe(export)
+    sources = dict(recipe["domains"]) | ({"none": recipe["retention"]} if recipe.get("retention") else {})
+    for bundle in export.bundles():
+        sources |= bundle.info.get("added", {}).get("recipe", {}).get("domains", {})
+    found, gone = {}, []
+    for label, fields in sources.items():
+        if label == name:
+            continue
+        try:
+            found[label] = _read(Source.model_validate(fields), options, f"memory {label}")
+        except DataError:
+            gone.append(label)
+    return found, gone
+
+
+def _read(source: Source, options: Route, where: str) -> list[str]:
+    texts = list(islice(documents(source, Path.cwd(), where), options.max_documents))
+    if len(texts) < 2:
+        raise DataError(f"{where}: the router needs at least 2 documents, found {len(texts)}; add text.")
+    return texts
+
+
+def _split(texts: list[str], seed: int, holdout: float) -> tuple[list[str], list[str]]:
+    """Learned from, and held out: the documents that the stage `recover` held out too."""
+    out = [held_out(seed, number, holdout) for number in range(len(texts))]
+    train = [text for text, held in zip(texts, out, strict=True) if not held]
+    test = [text for text, held in zip(texts, out, strict=True) if held]
+    return (train, test) if train and test else (texts[:-1], texts[-1:])
+
+
+def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """`recognised`: share of its own held-out documents that get it. `mistaken`: share of the others' that do."""
+    taken = {label: [chosen == name for chosen, _ in router.route(found)] for label, found in texts.items()}
+    own, rest = taken.pop(name), [hit for hits in taken.values() for hit in hits]
+    return {
+        "recognised": sum(own) / len(own),
+        "mistaken": sum(rest) / len(rest),
+        "documents": len(own),
+        "other_documents": len(rest),
+        "against": list(taken),
+    }

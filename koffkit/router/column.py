@@ -1,0 +1,124 @@
+"""A label that a router learns later: one more column beside its matrix, in a file of its own that lies with the memory it is for.
+
+The router's own files stay as they are, byte for byte.
+
+Legend: C labels of the router, F buckets.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artefact import Bundle, file_entry
+from ..errors import IntegrityError
+from ..files import write_atomically
+from .base import Array, Router
+from .classifier import TextRouter
+from .linear import WEIGHTS
+
+FORMAT = "koffkit-router-column-1"
+
+
+@dataclass(frozen=True)
+class Column:
+    """Args: weight: [F]. bias: [1]. router: sha256 of the weights of the router that it was fitted beside."""
+
+    weight: Array
+    bias: Array
+    router: str
+
+    def save(self, path: Path) -> None:
+        from safetensors.numpy import save
+
+        tensors = {"weight": self.weight.astype(TextRouter.stored), "bias": self.bias.astype(np.float32)}
+        write_atomically(path, save(tensors, metadata={"format": FORMAT, "router": self.router}))
+
+    @classmethod
+    def load(cls, path: Path) -> Column:
+        """Raises:
+        IntegrityError: the file is damaged or of another format.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                found: dict[str, Any] = file.metadata() or {}
+                weight, bias = file.get_tensor("weight").astype(np.float32), file.get_tensor("bias")
+        except (OSError, SafetensorError) as error:
+            raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
+        if found.get("format") != FORMAT or weight.ndim != 1 or bias.shape != (1,):
+            raise IntegrityError(f"{path}: format {found.get('format')!r}; this koffkit reads {FORMAT!r}.")
+        return cls(weight, bias, str(found.get("router")))
+
+
+def weights_digest(folder: Path) -> str:
+    """What a column says of the router in `folder` that it belongs to."""
+    return str(file_entry(folder / WEIGHTS)["sha256"])
+
+
+def extended(router: Router, label: str, column: Column, digest: str) -> Router:
+    """The router with one label more; as it is where it has that label, or the column belongs to another router."""
+    if not isinstance(router, TextRouter) or label in router.labels or column.router != digest or len(column.weight) != len(router.weight):
+        return router
+    weight, bias = np.column_stack([router.weight, column.weight]), np.concatenate([router.bias, column.bias])
+    return TextRouter((*router.labels, label), weight, bias, router.min_confidence)
+
+
+def with_column(router: Router, bundle: Bundle, folder: Path) -> Router:
+    """The router that lies in `folder`, with the column of a bundle if that brings one for it.
+
+    Raises:
+        IntegrityError: the column is damaged.
+    """
+    if bundle.column_file is None or not isinstance(router, TextRouter):
+        return router
+    return extended(router, bundle.domain, Column.load(bundle.column_file), weights_digest(folder))
+
+
+def fit_column(
+    router: TextRouter,
+    digest: str,
+    own: Sequence[str],
+    others: Mapping[str, Sequence[str]],
+    *,
+    epochs: int,
+    seed: int,
+) -> Column:
+    """Learn the column from text of the new label and text of anything else; all other columns stay.
+
+    What is learned is P(new label | text) of the softmax over all labels, so that text of the others needs no labels: it must only not
+    be taken for the new one. Every source counts alike, however many documents it has.
+
+    Args:
+        own: documents of the new label. others: documents that are not, by source.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from .training import BATCH, DECAY, RATE, beginning, bucket_logits
+
+    sources = {True: [own], False: list(others.values())}
+    documents = [(text, float(new), 1 / len(texts)) for new, found in sources.items() for texts in found for text in texts]
+    scale = len(documents) / (1 + len(others))
+    draw = random.Random(seed)
+    weight, bias = torch.zeros(len(router.weight), 1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight, bias], lr=RATE, weight_decay=DECAY)
+    for _ in range(epochs):
+        draw.shuffle(documents)
+        for start in range(0, len(documents), BATCH):
+            part = documents[start : start + BATCH]
+            texts = [beginning(text, draw) for text, _, _ in part]
+            rest = torch.from_numpy(router.logits(texts)).logsumexp(-1)
+            odds = bucket_logits(weight, bias, texts)[:, 0] - rest
+            target, share = (torch.tensor([row[place] for row in part]) for place in (1, 2))
+            loss = F.binary_cross_entropy_with_logits(odds, target, weight=share * scale)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return Column(weight.detach().numpy()[:, 0], bias.detach().numpy(), digest)

@@ -1,0 +1,108 @@
+"""`--memory auto` and a memory that came after the router."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from koffkit import KoffModel
+from koffkit.artefact import ROUTER_COLUMN
+
+from ..common import digests, sentences
+from ..conftest import Koffkit
+
+FAST = ("--set", "stages.recover.max_steps=1", "--json")
+OTHERS = {"north": 1, "south": 2}
+COLUMN = Path("memories/east") / ROUTER_COLUMN
+
+
+def unseen(seed: int) -> list[str]:
+    return sentences(seed, 120)[80:]
+
+
+def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_theirs(out: Path, koffkit: Koffkit) -> None:
+    before = digests(out / "router")
+    added = koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST)
+    assert added.code == 0, added.err
+    routing = added.json["routing"]
+    assert added.json["in_router"] and routing["against"] == ["north", "south", "none"] and digests(out / "router") == before
+    assert routing["recognised"] > 0.5 and routing["mistaken"] < 0.4 and 0 < routing["documents"] < routing["other_documents"]
+    model = KoffModel.from_pretrained(out)
+    for name, seed in (OTHERS | {"east": 7}).items():
+        assert sum(found == name for found, _ in model.route(unseen(seed))) >= 32, name
+    prompts = [part for text in unseen(7)[:4] for part in ("--prompt", text)]
+    rows = koffkit("generate", out, *prompts, "--max-new-tokens", 1, "--json").json["completions"]
+    assert [row["memory"] for row in rows].count("east") >= 3
+    assert koffkit("verify", out, "--json").json["ok"]
+
+
+def test_the_column_is_part_of_the_bundle(out: Path, koffkit: Koffkit) -> None:
+    assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST).code == 0
+    column = (out / COLUMN).read_bytes()
+    assert koffkit("memory", "compact", out / "memories" / "east", "--in-place").code == 0
+    assert (out / COLUMN).read_bytes() == column and koffkit("verify", out, "--json").json["ok"]
+    assert sum(name == "east" for name, _ in KoffModel.from_pretrained(out).route(unseen(7))) >= 32
+    (out / COLUMN).write_bytes(column[:-4])
+    damaged = koffkit("verify", out, "--json")
+    assert damaged.code == 4 and ROUTER_COLUMN in damaged.json["problems"][0]
+    found = koffkit("generate", out, "--prompt", "river")
+    assert found.code == 4 and f"{ROUTER_COLUMN}: cannot be read" in found.err
+
+
+def test_a_bundle_beside_another_router_is_not_routed_to(out: Path, koffkit: Koffkit) -> None:
+    """Its column was fitted beside other columns: with these it would mean nothing."""
+    assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST).code == 0
+    weights = out / "router" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2] + b"\x01\x02")
+    row = koffkit("memory", "list", out, "--json").json["memories"]["east"]
+    assert row["in_router"] is False
+    shown = koffkit("memory", "list", out).out
+    assert "never picked by --memory auto: east" in " ".join(shown.split())
+    assert "east" not in {name for name, _ in KoffModel.from_pretrained(out).route(unseen(7))}
+
+
+def test_text_of_others_can_be_given(out: Path, koffkit: Koffkit) -> None:
+    manifest = json.loads((out / "koffkit.json").read_text())
+    for source in manifest["recipe"]["domains"].values():
+        source["text"] = "gone.txt"
+    manifest["recipe"]["retention"] = None
+    (out / "koffkit.json").write_text(json.dumps(manifest))
+    add = ("memory", "add", out, "east", "--text", "east.txt", *FAST)
+    found = koffkit(*add)
+    assert found.code == 0 and found.json["in_router"] is False and found.json["routing"] is None
+    assert "give text of other kinds with --against GLOB" in found.err and not (out / COLUMN).exists()
+    shutil.rmtree(out / "memories" / "east")
+    Path("other.txt").write_text("\n\n".join(sentences(1, 60)), encoding="utf-8")
+    found = koffkit(*add, "--against", "nowhere*.txt")
+    assert found.code == 3 and "--against: no file matches 'nowhere*.txt'" in found.err and not any(Path("runs").iterdir())
+    found = koffkit(*add, "--against", "other.txt")
+    assert found.code == 0 and found.json["in_router"] and found.json["routing"]["against"] == ["other.txt"]
+
+
+def test_what_is_missing_of_the_others_is_named(out: Path, koffkit: Koffkit) -> None:
+    manifest = json.loads((out / "koffkit.json").read_text())
+    manifest["recipe"]["domains"]["south"]["text"] = "gone.txt"
+    (out / "koffkit.json").write_text(json.dumps(manifest))
+    found = koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST)
+    assert found.json["routing"]["against"] == ["north", "none"] and "without text of south" in found.err
+
+
+def test_a_second_memory_is_learned_against_the_first(out: Path, koffkit: Koffkit) -> None:
+    Path("west.txt").write_text("\n\n".join(sentences(11, 80)), encoding="utf-8")
+    assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST).code == 0
+    added = koffkit("memory", "add", out, "west", "--text", "west.txt", *FAST).json
+    assert added["routing"]["against"] == ["north", "south", "none", "east"]
+    model = KoffModel.from_pretrained(out)
+    for name, seed in (("east", 7), ("west", 11)):
+        assert sum(found == name for found, _ in model.route(unseen(seed))) >= 30, name
+
+
+@pytest.mark.parametrize("kind", ["probe"])
+def test_other_kinds_of_router_say_that_they_cannot_learn_it(kind: str, out: Path, shipped, koffkit: Koffkit) -> None:  # type: ignore[no-untyped-def]
+    assert koffkit("compress", shipped.recipe, "--output", "run", "--set", "stages.route={kind: probe}").code == 0
+    assert koffkit("export", "run", "--output", "probed").code == 0
+    found = koffkit("memory", "add", "probed", "east", "--text", "east.txt", *FAST)
+    assert found.code == 0 and found.json["in_router"] is False and f"a router of kind {kind} learns no label later" in found.err
