@@ -122,8 +122,10 @@ class DistillationLoop:
             for key, value in found.items():
                 figures[key] = figures.get(key, 0.0) + value / accumulation
             self._require_finite(figures, step)
-            self.context.accelerator.backward(loss / accumulation)
-        self._update(step, retention)
+            with span("backward"):
+                self.context.accelerator.backward(loss / accumulation)
+        with span("update"):
+            self._update(step, retention)
         figures |= self._sparsity()
         seconds = time.perf_counter() - begin
         self._warn_coverage(figures)
@@ -155,16 +157,18 @@ class DistillationLoop:
         with accelerator.autocast():
             teacher = None
             if objective.needs_teacher:
-                with torch.no_grad():
+                with span("teacher"), torch.no_grad():
                     teacher = self.context.unpruned(batch)
-            hidden = student(batch, values, domain if self.with_memory else None, strength)
+            with span("student"):
+                hidden = student(batch, values, domain if self.with_memory else None, strength)
             positions = torch.ones_like(batch, dtype=torch.bool)
             if objective.needs_labels or counted is not None:  # a position counts for the token that follows it
                 positions = torch.nn.functional.pad(positions[:, 1:] if counted is None else counted[:, 1:], (0, 1), value=False)
             labels = batch.roll(-1, 1)[positions] if objective.needs_labels else None
             rows = None if teacher is None else teacher[positions]
             chunk = self.recipe.distill.chunk_tokens
-            loss, covered, terms = training_loss(hidden[positions], rows, labels, student.head, objective, chunk)
+            with span("loss"):
+                loss, covered, terms = training_loss(hidden[positions], rows, labels, student.head, objective, chunk)
         figures = {"loss": loss.item(), "covered_mass": covered.item()} | {name: value.item() for name, value in terms.items()}
         if self.train_gates and student.gates is not None:
             penalty = self.controller.penalty(*self._active_and_target())
@@ -256,6 +260,11 @@ class DistillationLoop:
                 f"the teacher tokens told apart cover {figures['covered_mass']:.0%} of its mass (below {LOW_COVERAGE:.0%}); the tail is "
                 f"hardly constrained. {remedy}"
             )
+
+
+def span(name: str) -> Any:
+    """A part of a step, by name, for torch's profiler; costs nothing when none is running."""
+    return torch.profiler.record_function(f"koffkit.{name}")
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -1,0 +1,212 @@
+"""How fast is `learn_masks` at the true shape of a model, how much memory does it take, and where does the time go?
+
+    python benchmarks/throughput.py                                       # Llama-3.2-3B and Qwen2.5-3B, the paper's recipes; a GPU
+    python benchmarks/throughput.py --model llama-3.2-3b --set train.gradient_checkpointing=false --peak-tflops 989
+    python benchmarks/throughput.py --layers 2 --width 256                # the same code at a toy's size, to try it without a GPU
+
+Weights and tokens are random: time and memory do not depend on them. Every row is a recipe as it ships, with and without gradient
+checkpointing. Model-FLOP utilisation counts what the method needs - a teacher's and a student's forward pass, and the gradients of
+activations, memories and gates, none of frozen weights - and not what checkpointing computes again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "max_position_embeddings": 131072,
+}  # fmt: skip
+QWEN = {
+    "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+    "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 32768,
+}  # fmt: skip
+SHAPES: dict[str, dict[str, Any]] = {"llama-3.2-3b": LLAMA, "qwen2.5-3b": QWEN}
+SPANS = ("teacher", "student", "loss", "backward", "update")
+WARM_UP = 3
+
+
+def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: Path) -> Any:
+    """A `learn_masks` loop on a random model and random tokens; nothing is read from disk but those."""
+    import torch
+    from accelerate import Accelerator
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from koffkit.arch import Shape, architecture_of
+    from koffkit.arch.widths import layer_widths
+    from koffkit.data.corpus import Corpus
+    from koffkit.data.packing import PackedTokens
+    from koffkit.method.gates import initial_log_alpha
+    from koffkit.model.gating import Gates, gate_points
+    from koffkit.model.kv_attention import use_koffkit_attention
+    from koffkit.model.memory import Memories
+    from koffkit.model.student import Student
+    from koffkit.progress import Silent
+    from koffkit.recipe.load import load_recipe
+    from koffkit.recipe.plan import budget_of, check_layers
+    from koffkit.run.folder import RunFolder
+    from koffkit.stages.base import Context, stage_options
+    from koffkit.stages.training import DistillationLoop
+
+    loaded = load_recipe(f"paper/{name}-topics", overrides)
+    recipe, arch, shape = loaded.recipe, architecture_of(config), Shape.of(config)
+    accelerator = Accelerator(mixed_precision=recipe.train.precision)
+    torch.manual_seed(0)
+    with accelerator.device:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, recipe.base.dtype))
+    model.requires_grad_(False)
+    use_koffkit_attention(model)
+    mask, memory = recipe.mask, recipe.memory
+    start = initial_log_alpha(mask.init_open, mask.start_temperature)
+    gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
+    layers = check_layers(recipe, shape.num_layers)
+    memories = Memories(model, layer_widths(config, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    student = accelerator.prepare_model(Student(model, arch, shape, gates, memories))
+    path = folder / "tokens.bin"
+    np.random.default_rng(0).integers(config["vocab_size"], size=1 << 20, dtype=np.int32).tofile(path)
+    tokens = PackedTokens(path)
+    corpus = Corpus(dict.fromkeys(recipe.domain_names, tokens), {}, tokens)
+    context = Context(loaded, RunFolder(folder), corpus, None, accelerator, student, budget_of(recipe, config), Silent())
+    return DistillationLoop(context, "learn_masks", stage_options(context, "learn_masks"), train_gates=True)
+
+
+def model_flops(config: dict[str, Any], loop: Any) -> float:
+    """Floating-point operations that one token of a step needs."""
+    from koffkit.arch import Shape
+    from koffkit.arch.widths import linear_shapes
+
+    shape, recipe = Shape.of(config), loop.recipe
+    sizes = linear_shapes(shape)
+    layer = sum(out * width for out, width in sizes.values())
+    dense = layer * shape.num_layers + config["vocab_size"] * shape.hidden
+    memory_layers = len(loop.student.memories.layers)
+    length, heads = recipe.sequence_length, shape.query_heads * shape.head_dim
+    text = 2 * length * heads * shape.num_layers  # scores and values, causal: half of T x T, a multiply and an add each
+    flops = 3 * (2 * dense + text)  # teacher; student forward; gradients of the student's activations
+    if recipe.memory.lora is not None:
+        targets = [size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets]
+        flops += 3 * 2 * recipe.memory.lora.rank * sum(map(sum, targets)) * memory_layers  # forward, gradients of inputs and of weights
+    if recipe.memory.kv is not None:
+        flops += 3 * 4 * recipe.memory.kv.tokens * heads * memory_layers
+    return float(flops)
+
+
+def measure(loop: Any, steps: int) -> dict[str, float]:
+    """Tokens a second over `steps` steps after a warm-up, and the peak memory of all of them."""
+    import torch
+
+    from koffkit.stages.training import _peak_memory
+
+    device = loop.context.accelerator.device
+    for step in range(WARM_UP):
+        loop._step(step)
+    _wait(device)
+    begin, tokens = time.perf_counter(), 0
+    for step in range(WARM_UP, WARM_UP + steps):
+        tokens += int(loop._step(step)["tokens"])
+    _wait(device)
+    seconds = time.perf_counter() - begin
+    reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+    return {"tokens_per_second": tokens / seconds, "peak_memory": _peak_memory(device), "reserved": reserved}
+
+
+def profile(loop: Any, first: int, steps: int = 2) -> tuple[dict[str, float], list[tuple[str, float]]]:
+    """Share of the time by part of a step, and the kernels (on a CPU: operators) that take the most."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as torch_profile
+
+    device = loop.context.accelerator.device
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with torch_profile(activities=kinds) as found:
+        for step in range(first, first + steps):
+            loop._step(step)
+        _wait(device)
+    rows = found.key_averages()
+    own, whole = ("self_device_time_total", "device_time_total") if device.type == "cuda" else ("self_cpu_time_total", "cpu_time_total")
+    spans = {row.key.removeprefix("koffkit."): getattr(row, whole) for row in rows if row.key.startswith("koffkit.")}
+    kernels = sorted(((row.key, getattr(row, own)) for row in rows if not row.key.startswith("koffkit.")), key=lambda row: -row[1])
+    total, all_kernels = sum(spans.values()) or 1.0, sum(value for _, value in kernels) or 1.0
+    return {name: spans.get(name, 0.0) / total for name in SPANS}, [(name, value / all_kernels) for name, value in kernels[:6]]
+
+
+def _wait(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def run(name: str, config: dict[str, Any], overrides: list[str], steps: int, peak: float | None) -> dict[str, Any]:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        loop = make_loop(config, name, overrides, Path(folder))
+        found: dict[str, Any] = {"model": name, "overrides": overrides, **measure(loop, steps)}
+        found["flops_per_token"] = model_flops(config, loop)
+        found["mfu"] = found["tokens_per_second"] * found["flops_per_token"] / (peak * 1e12) if peak else None
+        found["spans"], found["kernels"] = profile(loop, WARM_UP + steps)
+    return found
+
+
+def show(rows: list[dict[str, Any]], device: str) -> None:
+    console = Console(width=140)
+    table = Table(title=f"learn_masks on {device}")
+    for column in ("model", "checkpointing", "tokens/s", "MFU", "peak memory", *SPANS):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in rows:
+        checkpointing = "no" if "train.gradient_checkpointing=false" in row["overrides"] else "yes"
+        mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
+        shares = (f"{row['spans'][name]:.0%}" for name in SPANS)
+        table.add_row(row["model"], checkpointing, f"{row['tokens_per_second']:,.0f}", mfu, f"{row['peak_memory'] / 1e9:.1f} GB", *shares)
+    console.print(table)
+    for row in rows:
+        console.print(f"{row['model']}: " + ", ".join(f"{name} {share:.0%}" for name, share in row["kernels"]), markup=False)
+
+
+@click.command(help=__doc__)
+@click.option("--model", "models", multiple=True, type=click.Choice(list(SHAPES)), help="[default: all]")
+@click.option("--steps", default=10, show_default=True)
+@click.option("--set", "overrides", multiple=True, help="Change the recipe; naming gradient checkpointing runs that row only.")
+@click.option("--layers", type=int, help="Fewer layers than the model has.")
+@click.option("--width", type=int, help="Hidden size of a toy of the same form.")
+@click.option("--peak-tflops", type=float, help="Of the device, dense, in the type trained in: 989 for an H100 SXM in bfloat16.")
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    models: tuple[str, ...], steps: int, overrides: tuple[str, ...], layers: int | None, width: int | None, peak_tflops: float | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    import torch
+
+    from koffkit.cli.console import quiet_libraries
+
+    quiet_libraries()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    rows = []
+    for name in models or SHAPES:
+        config = SHAPES[name] | ({"num_hidden_layers": layers} if layers else {})
+        if width:
+            config |= {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": 4, "num_key_value_heads": 2}
+            config |= {"head_dim": width // 4, "vocab_size": 4096}
+        memory = [f"memory.layers={{upper: {min(16, config['num_hidden_layers'])}}}"]
+        both = [] if any("gradient_checkpointing" in one for one in overrides) else ["true", "false"]
+        for more in [[f"train.gradient_checkpointing={on}"] for on in both] or [[]]:
+            rows.append(run(name, config, [*memory, *overrides, *more], steps, peak_tflops))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+    click.echo(json.dumps(rows)) if as_json else show(rows, device)
+
+
+if __name__ == "__main__":
+    main()
