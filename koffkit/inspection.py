@@ -13,9 +13,9 @@ from .base import read_config
 from .errors import KoffkitError, UsageError
 from .memories.bundle import is_packed
 from .memories.manage import removed_memories
+from .memories.routing import routed
 from .method.budget import count_parameters
 from .recipe.plan import VLLM_RANKS
-from .router import load_router
 from .run.folder import RunFolder
 
 OWN_CLASS = "after `import koffkit.sliced`, or without koffkit with trust_remote_code=True (the code lies in the folder)"
@@ -52,7 +52,8 @@ def _export(path: Path) -> dict[str, Any]:
     export = open_export(path)
     manifest = {key: value for key, value in export.manifest.items() if key not in ("files", "golden", "results", "recipe")}
     config = read_config(export.backbone)
-    memories = {bundle.domain: dict(bundle.info) for bundle in export.bundles()}
+    bundles = export.bundles()
+    router, memories = routed(export, bundles), {bundle.domain: dict(bundle.info) for bundle in bundles}
     for info in memories.values():
         for key in ("golden", "files", "figures"):
             info.pop(key, None)
@@ -63,7 +64,7 @@ def _export(path: Path) -> dict[str, Any]:
         "memories": memories,
         "removed_memories": removed_memories(export),
         "net": _net(export),
-        "router": None if export.router is None else load_router(export.router).describe(),
+        "router": None if router is None else router.describe(),
         "loads_in": _loads_in(export.manifest, memories, config),
     }
 

@@ -11,8 +11,8 @@ from .artefact import MANIFEST, MEMORIES, MEMORY_FILE, Bundle, Export, backbone_
 from .base import read_config
 from .errors import KoffkitError
 from .memories.manage import removed_memories
+from .memories.routing import routed
 from .method.budget import weight_shapes
-from .router import load_router
 from .tensors import CheckpointReader
 
 TOLERANCE = 1e-3
@@ -35,9 +35,10 @@ def verify_export(path: Path) -> dict[str, Any]:
             bundles = export.bundles()
             domains = [bundle.domain for bundle in bundles]
             problems += _check_backbone(export)
-            if export.router is not None:
+            router = routed(export, bundles)
+            if router is not None:
                 shape = Shape.of(read_config(export.backbone))
-                load_router(export.router).require_backbone(shape.num_layers, shape.hidden)
+                router.require_backbone(shape.num_layers, shape.hidden)
             problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
             if not problems:
                 golden, found = _check_golden(export, bundles)

@@ -37,6 +37,7 @@ def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_their
     rows = koffkit("generate", out, *prompts, "--max-new-tokens", 1, "--json").json["completions"]
     assert [row["memory"] for row in rows].count("east") >= 3
     assert koffkit("verify", out, "--json").json["ok"]
+    assert koffkit("inspect", out, "--json").json["router"]["labels"][-1] == "east"
 
 
 def test_the_column_is_part_of_the_bundle(out: Path, koffkit: Koffkit) -> None:
