@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import RichProgress, emit, json_option, quiet_libraries, stdout
+from .console import RichProgress, emit, json_option, print_results, quiet_libraries, stdout
 
 if TYPE_CHECKING:
     from ..method.budget import Budget
@@ -80,9 +80,5 @@ def _kept(name: str, budget: Budget) -> str:
 
 
 def _print_results(run: Path, state: dict[str, Any]) -> None:
-    console = stdout()
-    if "domains" in state["results"]:
-        from ..report.table import results_table
-
-        console.print(results_table(state["results"]))
-    console.print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)
+    print_results(state["results"])
+    stdout().print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)

@@ -49,6 +49,18 @@ def emit(result: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str) + "\n")
 
 
+def print_results(results: Mapping[str, Any]) -> None:
+    """What the stages `evaluate` and `route` of a run found."""
+    from ..report.table import results_table, router_summary, router_table
+
+    console = stdout()
+    if "domains" in results:
+        console.print(results_table(results))
+    if "router" in results:
+        console.print(router_table(results["router"]))
+        console.print(router_summary(results["router"]))
+
+
 def quiet_libraries() -> None:
     """Keep the progress bars and notices of the libraries out of ours; call before they are imported."""
     import warnings

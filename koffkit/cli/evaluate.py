@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from .console import emit, json_option, quiet_libraries, stdout
+from .console import emit, json_option, print_results, quiet_libraries
 
 
 @click.command("evaluate")
@@ -29,12 +29,7 @@ def command(path: Path, task: str, memory: str, data: str | None, field: str, se
         results = run.require_finished()["results"]
         if "domains" not in results:
             raise UsageError(f"{path}: this run has no evaluate stage; export it and give --data.")
-        if as_json:
-            emit({"path": str(path), "results": results})
-            return
-        from ..report.table import results_table
-
-        stdout().print(results_table(results))
+        emit({"path": str(path), "results": results}) if as_json else print_results(results)
         return
     if data is None:
         raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")

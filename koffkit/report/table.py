@@ -15,7 +15,7 @@ CONDITIONS = ("unpruned", "backbone", "matched")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """One row a domain: recall (for facts) and perplexity of every condition."""
+    """One row a domain and one for their mean: recall (for facts) and perplexity of every condition."""
     domains = results["domains"]
     first = next(iter(domains.values()))
     conditions = [name for name in CONDITIONS if name in first]
@@ -27,7 +27,32 @@ def results_table(results: Mapping[str, Any]) -> Table:
             table.add_column(f"{figure}\n{condition}", justify="right")
     for domain, found in domains.items():
         table.add_row(domain, *(format_figure(figure, found[condition][figure]) for figure in figures for condition in conditions))
+    if len(domains) > 1:
+        mean = results["mean"]
+        table.add_section()
+        table.add_row("mean", *(format_figure(figure, mean[condition][figure]) for figure in figures for condition in conditions))
     return table
+
+
+def router_table(figures: Mapping[str, Any]) -> Table:
+    """The confusion matrix of a router, as stage `route` found it: one row a domain, one column a choice."""
+    confusion = figures["confusion"]
+    chosen = [*confusion, *sorted({name for row in confusion.values() for name in row} - set(confusion))]
+    table = Table(title="router: held-out texts")
+    table.add_column("text of \\ chosen")
+    for name in chosen:
+        table.add_column(name, justify="right")
+    for label, row in confusion.items():
+        table.add_row(label, *(str(row.get(name, "")) for name in chosen))
+    return table
+
+
+def router_summary(figures: Mapping[str, Any]) -> str:
+    """Accuracy, calibration and latency of a router."""
+    return (
+        f"The router is right on {figures['accuracy']:.1%} of {figures['documents']:,} held-out texts; calibration error "
+        f"{figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms a text."
+    )
 
 
 def swap_table(results: Mapping[str, Any], figure: str) -> Table:

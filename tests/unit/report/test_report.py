@@ -9,7 +9,7 @@ from rich.console import Console
 
 from koffkit.report.figure import draw_comparison
 from koffkit.report.swap import matched_best, swap_matrix
-from koffkit.report.table import results_table, swap_table
+from koffkit.report.table import results_table, router_summary, router_table, swap_table
 
 
 def figures(recall: float, perplexity: float) -> dict[str, float]:
@@ -30,8 +30,13 @@ RESULTS: dict[str, Any] = {
             "matched": figures(0.8, 2.2),
             "swap": {"de": figures(0.8, 2.0)},
         },
-    }
+    },
+    "mean": {"unpruned": figures(1.0, 2.0), "backbone": figures(0.55, 3.05), "matched": figures(0.85, 2.15)},
 }
+ROUTER = {
+    "accuracy": 0.975, "documents": 40, "calibration_error": 0.0123, "milliseconds": 0.05,
+    "confusion": {"de": {"de": 19, "fr": 1}, "fr": {"fr": 20}},
+}  # fmt: skip
 
 
 def text(table: Any) -> str:
@@ -54,6 +59,21 @@ def test_tables_hold_the_figures() -> None:
     assert "90.0%" in shown and "3.10" in shown and "recall" in shown
     shown = text(swap_table(RESULTS, "perplexity"))
     assert "2.10" in shown and "3.50" in shown
+
+
+def test_the_mean_stands_below_several_domains_only() -> None:
+    mean = next(line for line in text(results_table(RESULTS)).splitlines() if "mean" in line)
+    assert "85.0%" in mean and "2.15" in mean
+    alone = {"domains": {"de": RESULTS["domains"]["de"]}, "mean": {}}
+    assert "mean" not in text(results_table(alone))
+
+
+def test_a_router_is_shown_with_its_confusion_calibration_and_latency() -> None:
+    shown = text(router_table(ROUTER))
+    assert all(part in router_summary(ROUTER) for part in ("97.5% of 40", "calibration error 0.012", "0.05 ms a text"))
+    assert next(line for line in shown.splitlines() if " de " in line and "19" in line).replace("│", " ").split() == ["de", "19", "1"]
+    unsure = {**ROUTER, "confusion": {"de": {"de": 18, "none": 2}}}  # a choice that is no label of the table
+    assert "none" in text(router_table(unsure))
 
 
 @pytest.mark.parametrize("figure", ["recall", "perplexity"])
