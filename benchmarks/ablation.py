@@ -18,6 +18,7 @@ from rich.table import Table
 
 LORA, KV = "memory.lora=null", "memory.kv=null"
 UPPER = "memory.layers={upper: 4}"
+RAGGED, HALF = "mask.layout=ragged", "mask.global_sparsity=0.46"  # where ragged layers, too, lose what memories must bring back
 VARIANTS: dict[str, list[str]] = {
     "KOFF": [],
     "pruning only": [LORA, KV],
@@ -29,9 +30,13 @@ VARIANTS: dict[str, list[str]] = {
     "cross-entropy (SFT)": ["distill.loss=cross_entropy"],
     "blended KL and cross-entropy": ["distill.loss=blended"],
     "full KL": ["distill.loss=full"],
-    "ragged": ["mask.layout=ragged"],
-    "ragged, pruning only": ["mask.layout=ragged", LORA, KV],
-    "paper gates": ["mask.structures=paper", "mask.layout=ragged"],
+    "ragged": [RAGGED],
+    "ragged, pruning only": [RAGGED, LORA, KV],
+    "46 % gone: uniform": [HALF],
+    "46 % gone: uniform, pruning only": [HALF, LORA, KV],
+    "46 % gone: ragged": [HALF, RAGGED],
+    "46 % gone: ragged, pruning only": [HALF, RAGGED, LORA, KV],
+    "paper gates": ["mask.structures=paper", RAGGED],
     "warm gates (Taylor)": ["mask.init=taylor"],
     "warm gates (activation)": ["mask.init=activation"],
     "progressive": ["mask.controller=progressive"],

@@ -16,7 +16,6 @@ from ..arch import Architecture, Shape
 from .gating import Gates, GateValues, register_gates
 from .kv_attention import use_koffkit_attention
 from .memory import Memories
-from .placement import Placement
 
 
 class Student(nn.Module):
@@ -24,7 +23,6 @@ class Student(nn.Module):
 
     Args:
         model: a transformers causal LM; frozen here and switched to koffkit's attention.
-        placement: when the layers that carry memory are learned.
     """
 
     def __init__(
@@ -34,13 +32,11 @@ class Student(nn.Module):
         shape: Shape,
         gate_set: Gates | None,
         memories: Memories | None,
-        placement: Placement | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.gates = gate_set
         self.memories = memories
-        self.placement = placement
         self.arch, self.shape = arch, shape
         self._divisor = float(getattr(model.config, arch.logit_divisor)) if arch.logit_divisor else 1.0
         self._values: GateValues | None = None

@@ -72,7 +72,7 @@ class Upper(Part):
 
 
 class Learned(Part):
-    """Which layers carry memory is learned: as many as the bytes allow."""
+    """All layers carry memory in learn_masks; then those whose memory is missed least give it up, until the rest fits the bytes."""
 
     learned_bytes: Positive = Field(description="Most bytes that one memory may take (float32, at the widths of the backbone).")
 

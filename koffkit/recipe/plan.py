@@ -142,15 +142,19 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
 
 def memory_parameters(recipe: Recipe, arch: Architecture, shape: Shape, num_layers: int, keep: Mapping[str, int]) -> int:
     """Parameters of one domain's LoRA and KV memory; with `keep`, after the cut units are gone from both."""
+    return layer_memory_parameters(recipe, shape, _widths_kept(arch, shape, keep)) * num_layers
+
+
+def layer_memory_parameters(recipe: Recipe, shape: Shape, widths: LayerWidths) -> int:
+    """Parameters of one domain's memory in a layer of these widths."""
     total = 0
-    widths = _widths_kept(arch, shape, keep)
     if recipe.memory.lora is not None:
         sizes = linear_shapes(shape, widths)
         targets = [size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets]
         total += sum(recipe.memory.lora.rank * (out + width) for out, width in targets)
     if recipe.memory.kv is not None:
         total += widths.kv_heads * recipe.memory.kv.tokens * (widths.key_channels + widths.value_channels)
-    return total * num_layers
+    return total
 
 
 def _widths_kept(arch: Architecture, shape: Shape, keep: Mapping[str, int]) -> LayerWidths:
@@ -182,6 +186,8 @@ def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
         found.append(f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the adapters.")
     if budget.global_sparsity > COLLAPSE and not recipe.base.model.startswith("embedded:"):
         found.append(f"mask.global_sparsity: at {budget.global_sparsity:.0%} the paper's models collapse; 12 % is its setting.")
+    if isinstance(recipe.memory.layers, Learned) and all(stage.name != "recover" for stage in recipe.stages):
+        found.append("memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for those that go.")
     if not isinstance(top, Coverage) and top < 10:
         found.append(f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses 100.")
     return found

@@ -159,6 +159,16 @@ class Recipe(Part):
             raise ValueError(f"stages must be learn_masks, then any of recover, route, evaluate, in that order (found: {names})")
         return self
 
+    @model_validator(mode="after")
+    def _placement_has_memories(self) -> Recipe:
+        first = self.stages[0].learn_masks
+        if isinstance(self.memory.layers, Learned) and first is not None and not first.joint:
+            raise ValueError(
+                "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which has none with joint: false; "
+                "leave joint out, or name the layers"
+            )
+        return self
+
     @property
     def domain_names(self) -> list[str]:
         """The domains, or names that stand for them until they are found."""

@@ -18,8 +18,8 @@ from ..interrupts import interruptible
 from ..method.budget import weight_shapes
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
-from ..recipe.plan import Plan, budget_of, check_layers, make_plan, num_memory_layers
-from ..recipe.schema import Learned, Recipe
+from ..recipe.plan import Plan, budget_of, check_layers, make_plan
+from ..recipe.schema import Recipe
 from ..run.folder import FORMAT, RunFolder
 from ..tensors import CheckpointReader
 from .base import Context, stage_options
@@ -184,20 +184,9 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress,
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-    student = accelerator.prepare_model(Student(model, arch, shape, gates, memories, _placement(recipe, config)))
+    student = accelerator.prepare_model(Student(model, arch, shape, gates, memories))
     budget = budget_of(recipe, config)
     return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
-
-
-def _placement(recipe: Recipe, config: dict[str, Any]) -> Any:
-    """Gates on layers, when which of them carry memory is to be learned."""
-    from ..model.placement import Placement
-
-    if not isinstance(recipe.memory.layers, Learned):
-        return None
-    mask = recipe.mask
-    layers = Shape.of(config).num_layers
-    return Placement(layers, num_memory_layers(recipe, config), mask.init_open, mask.start_temperature)
 
 
 def _accelerator(recipe: Recipe, run: RunFolder) -> Any:
@@ -224,7 +213,7 @@ def _check_trackers(names: list[str]) -> None:
 
 
 def _run_stages(context: Context, state: dict[str, Any]) -> None:
-    from .runners import RUNNERS, set_masks
+    from .runners import RUNNERS, keep_layers, set_masks
     from .training import DistillationLoop
 
     names = [stage["name"] for stage in state["stages"]]
@@ -241,6 +230,7 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
             loop = DistillationLoop(context, checkpoint.stage, stage_options(context, checkpoint.stage), train_gates=False)
             restore(checkpoint, loop.trainables(), context.run.checkpoints_dir)
             set_masks(context)
+            keep_layers(context, state["memory_layers"])
         state["stages"][place]["state"] = "running"
         context.run.write(state | context.learned)
         RUNNERS[stage.name].run(context, resume)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..artefact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
 from ..files import write_atomically, write_json
-from ..structures import kept_counts, save_masks
+from ..recipe.schema import Learned
+from ..structures import Masks, kept_counts, save_masks
 from .base import Context, StageRunner, stage_options
 from .checkpoint import Checkpoint
 from .evaluate import evaluate_domains
+from .placement import layers_worth_keeping
 from .route import RouteStage
 from .training import DistillationLoop, flatten
 
@@ -25,8 +27,12 @@ class LearnMasks:
 
     def run(self, context: Context, resume: Checkpoint | None) -> None:
         options = stage_options(context, self.name)
-        DistillationLoop(context, self.name, options, train_gates=True).run(resume)
-        set_masks(context)
+        loop = DistillationLoop(context, self.name, options, train_gates=True)
+        loop.run(resume)
+        masks = set_masks(context)
+        placement = context.loaded.recipe.memory.layers
+        if isinstance(placement, Learned) and loop.with_memory:
+            keep_layers(context, layers_worth_keeping(loop, masks, placement.learned_bytes))
         save_memories(context)
 
 
@@ -54,17 +60,22 @@ class Evaluate:
 RUNNERS: dict[str, StageRunner] = {runner.name: runner for runner in (LearnMasks(), Recover(), RouteStage(), Evaluate())}
 
 
-def set_masks(context: Context) -> None:
-    """Project the learned scores onto the budget, settle which layers carry memory, and write `masks.safetensors`."""
+def set_masks(context: Context) -> Masks:
+    """Project the learned scores onto the budget and write `masks.safetensors`."""
     student = context.student
     assert student.gates is not None
     context.masks = student.gates.hard(context.budget)
     masks = {(index, name): row.bool().cpu().numpy() for index, name, row in flatten(context.masks)}
     save_masks(masks, context.run.masks_file)
     context.learned["budget"] = context.budget.realised(kept_counts(masks)).to_json()
-    if student.placement is not None and student.memories is not None:
-        student.memories.keep_layers(student.placement.layers())
-        context.learned["memory_layers"] = student.placement.layers()
+    return masks
+
+
+def keep_layers(context: Context, layers: list[int]) -> None:
+    """Settle which layers carry memory from now on."""
+    if context.student.memories is not None:
+        context.student.memories.keep_layers(layers)
+        context.learned["memory_layers"] = layers
 
 
 def save_memories(context: Context) -> None:

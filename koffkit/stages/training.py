@@ -64,8 +64,6 @@ class DistillationLoop:
             groups["lora"], groups["kv"] = list(memories.lora_parameters()), list(memories.kv_parameters())
         if self.train_gates and gates is not None:
             groups["gates"] = list(gates.parameters())
-            if self.with_memory and self.student.placement is not None:
-                groups["gates"] += self.student.placement.parameters()
         betas = {"gates": GATE_BETAS}
         return {name: {"params": params, "name": name, "betas": betas.get(name, BETAS)} for name, params in groups.items() if params}
 
@@ -75,8 +73,6 @@ class DistillationLoop:
         tensors = {} if memories is None else memories.tensors()
         if gates is not None:
             tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
-        if self.student.placement is not None:
-            tensors["placement"] = self.student.placement.log_alpha
         return tensors
 
     def run(self, resume: Checkpoint | None) -> None:
@@ -137,30 +133,54 @@ class DistillationLoop:
         }
 
     def _set_temperature(self, temperature: float) -> None:
-        for gates in (self.student.gates, self.student.placement):
-            if gates is not None and self.train_gates:
-                gates.temperature = temperature
+        if self.student.gates is not None and self.train_gates:
+            self.student.gates.temperature = temperature
 
     def _batch(self, step: int, part: int, domain: str, retention: bool) -> tuple[Tensor, Tensor | None]:
         """Token ids [B, T], and which of them the loss counts (None: all)."""
-        stream = self.context.corpus.retention if retention else self.context.corpus.train[domain]
-        assert stream is not None
         visit = self.schedule.visit(step, retention) * self.recipe.train.gradient_accumulation + part
+        return self.batch_of(None if retention else domain, visit)
+
+    def batch_of(self, domain: str | None, visit: int) -> tuple[Tensor, Tensor | None]:
+        """The `visit`-th batch of a domain, or (None) of retention text."""
+        stream = self.context.corpus.retention if domain is None else self.context.corpus.train[domain]
+        assert stream is not None
         offset = self.names.index(self.name)
         place = (visit, self.options.batch_size, self.recipe.sequence_length, self.recipe.seed + 1000 * offset)
         device, counted = self.context.accelerator.device, stream.counted(*place)
         return stream.batch(*place).to(device), None if counted is None else counted.to(device)
 
     def _loss(self, batch: Tensor, counted: Tensor | None, draw: int, domain: str) -> tuple[Tensor, dict[str, float]]:
+        """What is minimised, and its terms as numbers."""
+        loss, figures = self.distillation(batch, counted, domain if self.with_memory else None, self._gate_values(draw))
+        if self.train_gates and self.student.gates is not None:
+            penalty = self.controller.penalty(*self._active_and_target())
+            figures |= {"penalty": penalty.item(), "lambda": self.controller.strength}
+            loss = loss + penalty
+        return loss, figures
+
+    def distillation(
+        self,
+        batch: Tensor,
+        counted: Tensor | None,
+        memory: str | None,
+        values: Mapping[str, Tensor] | None,
+        strength: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the student with these gate values and this memory, without the sparsity penalty.
+
+        Args:
+            batch: token ids [B, T]. counted: which of them the loss counts, [B, T]; None: all.
+            strength: how strongly each layer's memory acts, [L]; None: fully.
+        """
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
-        values, strength = self._gate_values(draw)
         with accelerator.autocast():
             teacher = None
             if objective.needs_teacher:
                 with span("teacher"), torch.no_grad():
                     teacher = self.context.unpruned(batch)
             with span("student"):
-                hidden = student(batch, values, domain if self.with_memory else None, strength)
+                hidden = student(batch, values, memory, strength)
             positions = torch.ones_like(batch, dtype=torch.bool)
             if objective.needs_labels or counted is not None:  # a position counts for the token that follows it
                 positions = torch.nn.functional.pad(positions[:, 1:] if counted is None else counted[:, 1:], (0, 1), value=False)
@@ -169,25 +189,18 @@ class DistillationLoop:
             chunk = self.recipe.distill.chunk_tokens
             with span("loss"):
                 loss, covered, terms = training_loss(hidden[positions], rows, labels, student.head, objective, chunk)
-        figures = {"loss": loss.item(), "covered_mass": covered.item()} | {name: value.item() for name, value in terms.items()}
-        if self.train_gates and student.gates is not None:
-            penalty = self.controller.penalty(*self._active_and_target())
-            figures |= {"penalty": penalty.item(), "lambda": self.controller.strength}
-            loss = loss + penalty
-        return loss, figures
+        return loss, {"loss": loss.item(), "covered_mass": covered.item()} | {name: value.item() for name, value in terms.items()}
 
-    def _gate_values(self, draw: int) -> tuple[Mapping[str, Tensor] | None, Tensor | None]:
-        """Gates [L, U] by name, sampled or hard, and how strongly each layer's memory acts [L]."""
-        student = self.student
-        if not self.train_gates or student.gates is None:
-            return self.context.masks, None
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + draw)
-        values = student.gates.sample(generator)
-        return values, None if student.placement is None or not self.with_memory else student.placement.sample(generator)
+    def _gate_values(self, draw: int) -> Mapping[str, Tensor] | None:
+        """Gates [L, U] by name, sampled or hard."""
+        if not self.train_gates or self.student.gates is None:
+            return self.context.masks
+        values: Mapping[str, Tensor] = self.student.gates.sample(torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + draw))
+        return values
 
     def _active_and_target(self) -> tuple[Tensor, Tensor]:
         """Expected active fractions and their targets, one entry a constraint: for `uniform` every layer of a structure, for `ragged`
-        all removable parameters together; a masked-only structure and the placement of memories one each."""
+        all removable parameters together, and a masked-only structure one."""
         student, budget = self.student, self.context.budget
         assert student.gates is not None
         active, target = [], []
@@ -203,9 +216,6 @@ class DistillationLoop:
             active = [part for part in active if part.dim()] + [torch.stack(shares).sum().reshape(1)]
             share = budget.target_params / (total * student.shape.num_layers)
             target.append(torch.full_like(active[-1], 1 - share))
-        if student.placement is not None and self.with_memory:
-            active.append(student.placement.active_fraction())
-            target.append(torch.full_like(active[-1], student.placement.count / student.shape.num_layers))
         return torch.cat(active), torch.cat(target)
 
     def _require_finite(self, figures: Mapping[str, float], step: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jsonschema
 import pytest
@@ -9,9 +10,18 @@ import yaml
 from koffkit.recipe.builtin import describe, json_schema, shipped
 
 
+def plain(schema: Any) -> Any:
+    """Without the one-valued `enum` that older releases of pydantic write beside a `const`."""
+    if isinstance(schema, list):
+        return [plain(value) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: plain(value) for key, value in schema.items() if not (key == "enum" and "const" in schema)}
+
+
 def test_the_committed_schema_is_current() -> None:
-    committed = shipped()["quickstart"].with_name("recipe.schema.json")
-    assert json.loads(committed.read_text(encoding="utf-8")) == json_schema(), "run: koffkit recipe schema > recipes/recipe.schema.json"
+    committed = json.loads(shipped()["quickstart"].with_name("recipe.schema.json").read_text(encoding="utf-8"))
+    assert plain(committed) == plain(json_schema()), "run: koffkit recipe schema > recipes/recipe.schema.json"
 
 
 @pytest.mark.parametrize("name", shipped())

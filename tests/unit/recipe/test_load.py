@@ -71,6 +71,13 @@ def test_an_error_names_file_line_field_and_remedy(tmp_path: Path, old: str, new
     assert message in "\n".join(findings(tmp_path, GOOD.replace(old, new, 1)))
 
 
+def test_a_learned_placement_needs_memories_to_learn_from(tmp_path: Path) -> None:
+    text = GOOD.replace("memory:\n", "memory:\n  layers: {learned_bytes: 90000}\n")
+    assert load_recipe(write(tmp_path, text)).recipe.memory.layers
+    found = findings(tmp_path, text.replace("{max_steps: 5}", "{max_steps: 5, joint: false}"))
+    assert "learned_bytes chooses by the memories of stage learn_masks, which has none with joint: false" in found[0]
+
+
 def test_all_errors_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("rank: 8", "rank: 0").replace("structures:", "structure:").replace("koffkit: 1", "koffkit: 2")
     found = findings(tmp_path, text)

@@ -107,6 +107,13 @@ def test_warnings_and_refusals() -> None:
         plan_for("llama-3.2-3b-topics", LLAMA_3B, "memory.layers=[28]")
 
 
+def test_a_learned_placement_without_recover_is_warned_of() -> None:
+    placed = "memory.layers={learned_bytes: 1200000}"
+    assert not plan_for("quickstart", EMBEDDED, placed).warnings
+    alone = plan_for("quickstart", EMBEDDED, placed, "stages=[learn_masks: {max_steps: 3}]").warnings
+    assert len(alone) == 1 and "without stage recover" in alone[0]
+
+
 def test_more_memory_is_needed_without_gradient_checkpointing() -> None:
     less, more = (plan_for("llama-3.2-3b-topics", LLAMA_3B, f"train.gradient_checkpointing={on}") for on in ("true", "false"))
     assert less.peak_memory_bytes < more.peak_memory_bytes
