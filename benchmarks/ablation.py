@@ -92,6 +92,7 @@ def main(seeds: str, only: str | None, recall: int, runs: Path) -> None:
             figures = recovered(found[name][-1]["mean"])
             click.echo(f"seed {seed}, {name}: recall {figures['recall']:.1%}, KL {figures['kl']:.4f}", err=True)
     show(found, numbers)
+    draw(found, runs / "ablation.png")
     (runs / "ablation.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
@@ -107,6 +108,32 @@ def show(found: dict[str, list[dict[str, Any]]], seeds: list[int]) -> None:
         alone = statistics.fmean(row["mean"]["backbone"]["recall"] for row in rows)
         table.add_row(name, *cells([recovered(row["mean"]) for row in rows]), f"{alone:.1%}")
     Console(width=110).print(table)
+
+
+def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Recall and KL of every row, a dot a seed and a line at the mean."""
+    from matplotlib.figure import Figure
+
+    names = list(found)
+    canvas = Figure(figsize=(11, 0.32 * len(names) + 1.2), layout="constrained")
+    axes = canvas.subplots(1, 2, sharey=True)
+    for axis, key, title in zip(axes, ("recall", "kl"), ("fact recall", "KL to the unpruned model, nats a token"), strict=True):
+        for place, rows in enumerate(found.values()):
+            values = [recovered(row["mean"])[key] for row in rows]
+            colour = "#d98b5f" if "pruning only" in names[place] else "#1f5fa8"
+            axis.scatter(values, [place] * len(values), s=22, color=colour, alpha=0.75, zorder=3)
+            axis.vlines(statistics.fmean(values), place - 0.3, place + 0.3, color=colour, linewidth=2, zorder=2)
+        axis.set_title(title, fontsize=10)
+        axis.grid(axis="x", color="#dddddd")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes[1].set_xscale("log")
+    axes[1].set_xticks(ticks := [0.02, 0.05, 0.1, 0.2], [str(tick) for tick in ticks])
+    axes[1].minorticks_off()
+    canvas.savefig(path, dpi=130)
 
 
 def cells(rows: list[dict[str, float]]) -> list[str]:
