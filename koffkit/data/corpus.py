@@ -175,6 +175,23 @@ def held_out(seed: int, number: int, holdout: float) -> bool:
     return int.from_bytes(digest[:8], "big") < holdout * 2**64
 
 
+def split_documents(texts: Iterable[str], seed: int, share: float, where: str) -> tuple[list[str], list[str]]:
+    """Documents to learn from and held-out ones, the same that perplexity is measured on; at least one on either side.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    sides: tuple[list[str], list[str]] = ([], [])
+    for number, text in enumerate(texts):
+        sides[held_out(seed, number, share)].append(text)
+    for short, long in (sides, sides[::-1]):
+        if not short:
+            if len(long) < 2:
+                raise DataError(f"{where}: the router needs at least 2 documents, found {len(long)}; add text.")
+            short.append(long.pop())
+    return sides
+
+
 def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(items)
     while group := list(islice(iterator, size)):

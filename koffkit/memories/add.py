@@ -19,7 +19,7 @@ from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
 from .bundle import bundle_summary, record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
-from .routing import require_files, routed, teach_router
+from .routing import require_text, routed, teach_router
 
 
 def add_memory(
@@ -51,7 +51,7 @@ def add_memory(
     progress = progress or Silent()
     export = open_export(path)
     target = _free_place(export, name)
-    require_files(against)
+    require_text(against)
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
         raise IntegrityError(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import Bundle, Export
-from ..data.corpus import held_out
-from ..data.sources import documents, file_source, source_files
+from ..data.corpus import split_documents
+from ..data.sources import documents, file_source
 from ..errors import DataError
 from ..progress import Progress
 from ..recipe.schema import Route, Source
@@ -68,7 +68,8 @@ def teach_router(
     if gone:
         progress.warn(f"the router learns {name} without text of {', '.join(gone)}, which is not where the recipes say; see {AGAINST}.")
     progress.message(f"teaching the router {name}, against {', '.join(others)}")
-    sides = {label: _split(texts, seed, holdout) for label, texts in {name: _read(source, options, f"memory {name}"), **others}.items()}
+    texts = {name: _read(source, options, f"memory {name}"), **others}
+    sides = {label: split_documents(found, seed, holdout, label) for label, found in texts.items()}
     train = {label: train for label, (train, _) in sides.items()}
     column = fit_column(router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed)
     return column, _assess(extended(router, name, column, column.router), name, {label: test for label, (_, test) in sides.items()})
@@ -79,14 +80,14 @@ def _route_options(export: Export) -> Route:
     return next((Route.model_validate(stage["route"]) for stage in stages if stage.get("route")), Route())
 
 
-def require_files(against: Sequence[str]) -> None:
+def require_text(against: Sequence[str]) -> None:
     """Before a memory is learned, not after.
 
     Raises:
-        DataError: no file matches a pattern.
+        DataError: no file matches a pattern, or those that do hold less than two documents.
     """
     for pattern in against:
-        source_files(file_source(pattern), Path.cwd(), AGAINST)
+        split_documents(islice(documents(file_source(pattern), Path.cwd(), AGAINST), 2), 0, 0.5, f"{AGAINST} {pattern}")
 
 
 def _given(patterns: Sequence[str], options: Route) -> Texts:
@@ -104,25 +105,18 @@ def _known_sources(export: Export, name: str, options: Route) -> tuple[Texts, li
         if label == name:
             continue
         try:
-            found[label] = _read(Source.model_validate(fields), options, f"memory {label}")
+            texts = _read(Source.model_validate(fields), options, f"memory {label}")
         except DataError:
+            texts = []
+        if len(texts) < 2:
             gone.append(label)
+        else:
+            found[label] = texts
     return found, gone
 
 
 def _read(source: Source, options: Route, where: str) -> list[str]:
-    texts = list(islice(documents(source, Path.cwd(), where), options.max_documents))
-    if len(texts) < 2:
-        raise DataError(f"{where}: the router needs at least 2 documents, found {len(texts)}; add text.")
-    return texts
-
-
-def _split(texts: list[str], seed: int, holdout: float) -> tuple[list[str], list[str]]:
-    """Learned from, and held out: the documents that the stage `recover` held out too."""
-    out = [held_out(seed, number, holdout) for number in range(len(texts))]
-    train = [text for text, held in zip(texts, out, strict=True) if not held]
-    test = [text for text, held in zip(texts, out, strict=True) if held]
-    return (train, test) if train and test else (texts[:-1], texts[-1:])
+    return list(islice(documents(source, Path.cwd(), where), options.max_documents))
 
 
 def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:

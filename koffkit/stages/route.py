@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from ..data.corpus import held_out
+from ..data.corpus import split_documents
 from ..data.sources import documents
-from ..errors import DataError, Interrupted, UsageError
+from ..errors import Interrupted, UsageError
 from ..model.pooling import pooled_features
 from ..recipe.schema import Route, Source
 from ..router import Router
@@ -81,19 +80,6 @@ def _fit(context: Context, options: Route, texts: dict[str, list[str]]) -> Route
 
 
 def _split(context: Context, label: str, source: Source, limit: int) -> tuple[list[str], list[str]]:
-    """The same documents are held out as for perplexity; at least one on either side."""
     recipe = context.loaded.recipe
     where = "retention" if label == NONE else f"domains.{label}"
-    train: list[str] = []
-    test: list[str] = []
-    for number, text in enumerate(_texts(source, context, where, limit)):
-        (test if held_out(recipe.seed, number, recipe.holdout) else train).append(text)
-    if not test and len(train) > 1:
-        test.append(train.pop())
-    if not train or not test:
-        raise DataError(f"{where}: the router needs at least 2 documents, found {len(train) + len(test)}; add text or remove stage route.")
-    return train, test
-
-
-def _texts(source: Source, context: Context, where: str, limit: int) -> Iterator[str]:
-    return islice(documents(source, context.loaded.root, where), limit)
+    return split_documents(islice(documents(source, context.loaded.root, where), limit), recipe.seed, recipe.holdout, where)

@@ -79,6 +79,10 @@ def test_text_of_others_can_be_given(out: Path, koffkit: Koffkit) -> None:
     Path("other.txt").write_text("\n\n".join(sentences(1, 60)), encoding="utf-8")
     found = koffkit(*add, "--against", "nowhere*.txt")
     assert found.code == 3 and "--against: no file matches 'nowhere*.txt'" in found.err and not any(Path("runs").iterdir())
+    Path("short.txt").write_text("one line", encoding="utf-8")
+    found = koffkit(*add, "--against", "short.txt")
+    assert found.code == 3 and "--against short.txt: the router needs at least 2 documents, found 1" in found.err
+    assert not any(Path("runs").iterdir())
     found = koffkit(*add, "--against", "other.txt")
     assert found.code == 0 and found.json["in_router"] and found.json["routing"]["against"] == ["other.txt"]
 
