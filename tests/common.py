@@ -70,7 +70,7 @@ def make_checkpoint(folder: Path, model_type: str = "llama", *, seed: int = 0, s
     return folder
 
 
-def recipe_dict(base: Path, data: Path, **changes: Any) -> dict[str, Any]:
+def recipe_dict(base: Path, data: Path, /, **changes: Any) -> dict[str, Any]:
     """A recipe with two domains and retention text that runs in seconds; `changes` replace top-level fields."""
     data.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(("north", "south", "general"), 1):

@@ -33,7 +33,7 @@ def load_facts(source: Source, root: Path, where: str, tokenizer: Any, limit: in
     """Facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread subset.
 
     Raises:
-        DataError: a record lacks a field.
+        DataError: a record lacks a field, or no answer begins where a token does.
     """
     fields = (source.prompt_field or "", source.answer_field or "")
     pairs = []
@@ -45,7 +45,13 @@ def load_facts(source: Source, root: Path, where: str, tokenizer: Any, limit: in
     pairs = spread(pairs, limit)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
-    return [Fact(tuple(ids), len(prompt)) for prompt, ids in zip(prompts, whole, strict=True) if ids[: len(prompt)] == prompt]
+    facts = [Fact(tuple(ids), len(prompt)) for prompt, ids in zip(prompts, whole, strict=True) if ids[: len(prompt)] == prompt]
+    if not facts:
+        raise DataError(
+            f"{where}: no prompt is followed by its answer at a token's boundary, so recall cannot be told; end {fields[0]} with a whole "
+            f"word and let {fields[1]} begin with the space."
+        )
+    return facts
 
 
 def spread(items: list[Item], limit: int | None) -> list[Item]:

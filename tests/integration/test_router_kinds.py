@@ -86,6 +86,22 @@ def test_a_probe_reads_the_layer_it_is_told(llama: Path, tmp_path: Path) -> None
     assert not np.allclose(found[0][1], found[3][1])
 
 
+@pytest.mark.parametrize("kind", ["encoder", "probe"])
+def test_batches_hold_as_many_documents_as_asked(
+    kind: str, llama: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from koffkit.model import pooling
+    from koffkit.router.encoder import EncoderRouter
+
+    seen: list[int] = []
+    logits, pad = EncoderRouter.logits, pooling.pad
+    monkeypatch.setattr(EncoderRouter, "logits", lambda self, texts: seen.append(len(texts)) or logits(self, texts))
+    monkeypatch.setattr(pooling, "pad", lambda rows: seen.append(len(rows)) or pad(rows))
+    route = {"kind": kind, "batch_size": 5, "max_tokens": 24} | ({"encoder": str(bert), "epochs": 1} if kind == "encoder" else {})
+    compress(load_recipe(recipe_with(llama, tmp_path, route)), tmp_path / "run")
+    assert max(seen) == 5 and seen.count(5) > 20
+
+
 def test_min_confidence_holds_for_every_kind(llama: Path, tmp_path: Path) -> None:
     compress(load_recipe(recipe_with(llama, tmp_path, {"kind": "probe", "min_confidence": 0.9999999})), tmp_path / "run")
     router = load_router(tmp_path / "run" / "router")

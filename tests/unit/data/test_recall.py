@@ -45,6 +45,13 @@ def test_a_record_without_the_answer_is_named(base, tmp_path: Path) -> None:  # 
         load_facts(source, tmp_path, "domains.x", base[1])
 
 
+def test_answers_that_begin_inside_a_token_are_refused(base, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "f.jsonl").write_text(json.dumps({"text": "", "prompt": "The country with the co", "answer": "de"}) + "\n")
+    source = Source(jsonl="f.jsonl", prompt_field="prompt", answer_field="answer")
+    with pytest.raises(DataError, match=r"domains\.x: no prompt is followed by its answer at a token's boundary"):
+        load_facts(source, tmp_path, "domains.x", base[1])
+
+
 def test_spread_takes_evenly() -> None:
     assert spread(list(range(10)), 5) == [0, 2, 4, 6, 8]
     assert spread([1, 2], 5) == spread([1, 2], None) == [1, 2]

@@ -4,8 +4,11 @@ import bz2
 import gzip
 import json
 import lzma
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import zstandard
@@ -41,6 +44,21 @@ def test_jsonl_with_a_field_and_a_limit(tmp_path: Path) -> None:
     rows = [{"body": f"text {i}", "other": i} for i in range(5)]
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n\n" for row in rows).encode()))
     assert read(Source(jsonl="a.jsonl.gz", field="body", max_documents=3), tmp_path) == ["text 0", "text 1", "text 2"]
+
+
+def test_a_hub_data_set_is_asked_for_as_the_source_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load_dataset(*names: str, **options: Any) -> list[dict[str, str]]:
+        asked.append((names, options))
+        return [{"body": f"text {i}"} for i in range(5)]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    source = Source(hub="owner/set", config_name="small", split="validation", field="body", max_documents=2)
+    assert read(source, tmp_path) == ["text 0", "text 1"]
+    assert asked == [(("owner/set", "small"), {"split": "validation", "streaming": True})]
+    with pytest.raises(DataError, match="owner/set record 1: no field 'text'; found: body"):
+        read(Source(hub="owner/set"), tmp_path)
 
 
 @pytest.mark.parametrize(
