@@ -19,12 +19,13 @@ from rich.table import Table
 LORA, KV = "memory.lora=null", "memory.kv=null"
 UPPER = "memory.layers={upper: 4}"
 RAGGED, HALF = "mask.layout=ragged", "mask.global_sparsity=0.46"  # where ragged layers, too, lose what memories must bring back
+MASKS_FIRST = "stages.learn_masks.joint=false"
 VARIANTS: dict[str, list[str]] = {
     "KOFF": [],
     "pruning only": [LORA, KV],
     "+ KV": [LORA],
     "+ LoRA": [KV],
-    "prune -> recover": ["stages.learn_masks.joint=false"],
+    "prune -> recover": [MASKS_FIRST],
     "upper 4 of 6 layers": [UPPER],
     "no retention": ["retention=null"],
     "cross-entropy (SFT)": ["distill.loss=cross_entropy"],
@@ -34,8 +35,10 @@ VARIANTS: dict[str, list[str]] = {
     "ragged, pruning only": [RAGGED, LORA, KV],
     "46 % gone: uniform": [HALF],
     "46 % gone: uniform, pruning only": [HALF, LORA, KV],
+    "46 % gone: uniform, prune -> recover": [HALF, MASKS_FIRST],
     "46 % gone: ragged": [HALF, RAGGED],
     "46 % gone: ragged, pruning only": [HALF, RAGGED, LORA, KV],
+    "46 % gone: ragged, prune -> recover": [HALF, RAGGED, MASKS_FIRST],
     "paper gates": ["mask.structures=paper", RAGGED],
     "warm gates (Taylor)": ["mask.init=taylor"],
     "warm gates (activation)": ["mask.init=activation"],

@@ -45,6 +45,7 @@ def measure(run: Path, export_path: Path, scratch: Path, settings: dict[str, Any
     shutil.rmtree(scratch)
     kl = [fmean(row[key] for row in rows.values()) for key in ("before", "after")]
     size = sum(row["bytes"] for row in rows.values())
+    router = 0 if export.router is None else sum(path.stat().st_size for path in export.router.iterdir())
     return {
         "kl_before": kl[0],
         "kl_after": kl[1],
@@ -52,6 +53,7 @@ def measure(run: Path, export_path: Path, scratch: Path, settings: dict[str, Any
         "bytes": size,
         "ratio": size / sum(row["bytes_before"] for row in rows.values()),
         "with_backbone": size + export.manifest["backbone"]["bytes"],
+        "router": router,
         "base": export.manifest["base"]["bytes"],
         "domains": rows,
     }
@@ -70,7 +72,8 @@ def main(run: Path, export: Path, tokens: int) -> None:
         row = found[name] = measure(run, export, run.with_name(f"{run.name}-compact"), settings, tokens)
         click.echo(
             f"{name:18} KL {row['kl_before']:.5f} -> {row['kl_after']:.5f} ({row['kl_more']:+.2%}), {row['bytes']:,} bytes "
-            f"({row['ratio']:.1%}); with backbone {row['with_backbone']:,}, base {row['base']:,}"
+            f"({row['ratio']:.1%}); with backbone {row['with_backbone']:,}, and router "
+            f"{row['with_backbone'] + row['router']:,}, base {row['base']:,}"
         )
     run.with_name("memory-compact.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
