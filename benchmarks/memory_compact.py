@@ -40,7 +40,8 @@ def measure(run: Path, export_path: Path, scratch: Path, settings: dict[str, Any
         scratch.mkdir(parents=True)
         small = write_compact(bundle, export, Options(**settings), scratch)
         heldout = PackedTokens(run / "data" / f"{bundle.domain}.heldout.bin")
-        loss = kl_before_and_after(export, bundle, small, base, heldout.sequences(length, 16, tokens))
+        batches = (ids for ids, _ in heldout.sequences(length, 16, tokens))
+        loss = kl_before_and_after(export, bundle, small, base, batches)
         rows[bundle.domain] = {"bytes_before": bundle.bytes, "bytes": small.bytes, **loss}
     shutil.rmtree(scratch)
     kl = [fmean(row[key] for row in rows.values()) for key in ("before", "after")]
