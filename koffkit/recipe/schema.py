@@ -20,6 +20,11 @@ class Train(Part):
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
     trackers: list[str] = Field([], description="Trackers of accelerate: tensorboard, wandb, ...")
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # what YAML makes of a bare `no`
+
 
 class Rates(Part):
     lora: Rate = 1e-5

@@ -71,6 +71,11 @@ def test_an_error_names_file_line_field_and_remedy(tmp_path: Path, old: str, new
     assert message in "\n".join(findings(tmp_path, GOOD.replace(old, new, 1)))
 
 
+def test_a_bare_no_is_a_precision(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, GOOD + "train: {precision: no}\n")).recipe.train.precision == "no"
+    assert "train.precision: True: input should be 'no' or 'bf16'" in findings(tmp_path, GOOD + "train: {precision: yes}\n")[0]
+
+
 def test_a_learned_placement_needs_memories_to_learn_from(tmp_path: Path) -> None:
     text = GOOD.replace("memory:\n", "memory:\n  layers: {learned_bytes: 90000}\n")
     assert load_recipe(write(tmp_path, text)).recipe.memory.layers
