@@ -21,7 +21,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "koffkit"
 _SLOT = "koffkit_kv"
-LEAST_STRENGTH = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,11 @@ class KVMemory:
     Args:
         key, value: [K, P, H], shared by all rows of a batch, or [B, K, P, H], one for each row.
         visible: [B, P] boolean, False where a row of a mixed batch has no such memory token; None = all visible.
-        strength: a scalar in [0, 1] that scales the attention all memory tokens get before it is normalised; None = 1.
     """
 
     key: Tensor
     value: Tensor
     visible: Tensor | None = None
-    strength: Tensor | None = None
 
 
 def koffkit_attention(
@@ -65,8 +62,6 @@ def koffkit_attention(
         attention_mask = _widen(attention_mask[..., : key.shape[2]], num_memory)
     elif num_queries > 1:
         attention_mask = _causal_with_memory(num_queries, num_memory, query.device)
-    if memory.strength is not None:
-        attention_mask = _weaken(memory.strength, attention_mask, query, num_memory, num_memory + key.shape[2])
     if memory.visible is not None:
         attention_mask = _hide(memory.visible, attention_mask, query, num_memory + key.shape[2])
     key = torch.cat([_batched(memory.key, key), key], dim=2)
@@ -86,16 +81,6 @@ def _batched(memory: Tensor, like: Tensor) -> Tensor:
 def _widen(mask: Tensor, num_memory: int) -> Tensor:
     visible = mask.new_full((*mask.shape[:-1], num_memory), True if mask.dtype == torch.bool else 0.0)
     return torch.cat([visible, mask], dim=-1)
-
-
-def _weaken(strength: Tensor, mask: Tensor | None, query: Tensor, num_memory: int, width: int) -> Tensor:
-    """The additive mask [1 or B, 1, T, P + S] that multiplies the unnormalised attention to memory tokens by `strength`."""
-    if mask is None:
-        mask = torch.ones(1, 1, query.shape[2], width, dtype=torch.bool, device=query.device)
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
-    share = strength.to(query.dtype).clamp_min(LEAST_STRENGTH).log().expand(num_memory)
-    return mask + torch.cat([share, share.new_zeros(width - num_memory)])
 
 
 def _hide(visible: Tensor, mask: Tensor | None, query: Tensor, width: int) -> Tensor:

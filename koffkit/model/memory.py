@@ -76,7 +76,6 @@ class Memories(nn.Module):
             parameter.data = parameter.data.float()
         self._base_scaling = [dict(tuner.scaling) for tuner in self._tuners]
         self._tuner_layers = [_layer(name) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-        self._strength: Tensor | None = None
         self.layers = list(layers)
         self._attached: str | None = None
         self._changed = False  # what is attached no longer is what the model has
@@ -94,7 +93,7 @@ class Memories(nn.Module):
         """Attach the memory of `domain`, or none. Only the LoRA of the attached memory receives gradients."""
         if domain == self._attached and not self._changed:
             return
-        self._changed = self._strength is not None  # a strength is new at every step
+        self._changed = False
         if domain is not None:
             for tuner in self._tuners:
                 tuner.set_adapter(self.slot(domain))
@@ -106,21 +105,11 @@ class Memories(nn.Module):
         if not len(self.kv):
             return None
         pairs = ((int(index), pair) for index, pair in self.kv[self.slot(domain)].items())
-        strength = self._strength
-        return {i: KVMemory(pair[0], pair[1], strength=None if strength is None else strength[i]) for i, pair in pairs if i in self.layers}
-
-    def set_strength(self, strength: Tensor | None) -> None:
-        """How strongly each layer's memory acts, [L] of 0 to 1; None = all fully. Takes effect with the next `attach`."""
-        if strength is None and self._strength is None:
-            return
-        self._strength, self._changed = strength, True
-        for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
-            for slot, value in base.items():
-                tuner.scaling[slot] = value if strength is None else value * strength[layer]
+        return {index: KVMemory(pair[0], pair[1]) for index, pair in pairs if index in self.layers}
 
     def keep_layers(self, layers: list[int]) -> None:
-        """From now on only these layers carry memory; the others' is switched off and left out of what is saved."""
-        self.layers, self._strength, self._changed = list(layers), None, True
+        """From now on only these layers carry memory; that of others is switched off and left out of what is saved, but not lost."""
+        self.layers, self._changed = list(layers), True
         for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
             for slot, value in base.items():
                 tuner.scaling[slot] = value if layer in layers else 0.0

@@ -42,19 +42,15 @@ class Student(nn.Module):
         self._values: GateValues | None = None
         register_gates(model, arch, shape, lambda: self._values)
 
-    def forward(
-        self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None, strength: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None) -> Tensor:
         """Last hidden states [B, T, D], after the final norm; `head` makes logits of them.
 
         Args:
             input_ids: [B, T], packed, no padding.
             gate_values: [L, U] by gate; None switches all gates off.
             memory: the domain whose memory is attached, or None.
-            strength: how strongly each layer's memory acts, [L]; None = fully.
         """
         if self.memories is not None:
-            self.memories.set_strength(strength)
             self.memories.attach(memory)
         self._values = gate_values
         hidden: Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -63,7 +59,6 @@ class Student(nn.Module):
     def hidden_states(self, input_ids: Tensor, layer: int, gate_values: GateValues | None = None) -> Tensor:
         """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory."""
         if self.memories is not None:
-            self.memories.set_strength(None)
             self.memories.attach(None)
         self._values = gate_values
         found: Tensor = self.model.model(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states[layer]

@@ -3,14 +3,11 @@ open question; ours).
 
 All layers carry memory in `learn_masks`; the loss is then that of training, on training text, under the finished mask. Backward
 elimination sees what one gate a layer does not: that two layers can stand in for each other, so that either may go but not both.
-
-Legend: L layers.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ..errors import Interrupted
 from ..recipe.plan import BYTES, layer_memory_parameters
@@ -45,7 +42,8 @@ def layers_worth_keeping(loop: DistillationLoop, masks: Masks, most_bytes: int) 
 
 def losses_without(loop: DistillationLoop, kept: list[int]) -> dict[int, float]:
     """The loss, summed over batches, when one more of the `kept` layers has no memory, by that layer."""
-    context = loop.context
+    context, memories = loop.context, loop.context.student.memories
+    assert memories is not None
     losses = dict.fromkeys(kept, 0.0)
     for domain in context.corpus.domains:
         for visit in range(BATCHES):
@@ -53,13 +51,6 @@ def losses_without(loop: DistillationLoop, kept: list[int]) -> dict[int, float]:
             for layer in kept:
                 if context.stop():
                     raise Interrupted("interrupted while choosing layers for the memories; continue with the same command and --resume.")
-                strength = _strength(loop, [other for other in kept if other != layer])
-                losses[layer] += loop.distillation(batch, counted, domain, context.masks, strength)[1]["loss"]
+                memories.keep_layers([other for other in kept if other != layer])
+                losses[layer] += loop.distillation(batch, counted, domain, context.masks)[1]["loss"]
     return losses
-
-
-def _strength(loop: DistillationLoop, layers: list[int]) -> Tensor:
-    """[L]: 1 for layers with memory."""
-    found = torch.zeros(loop.context.student.shape.num_layers, device=loop.context.accelerator.device)
-    found[layers] = 1.0
-    return found

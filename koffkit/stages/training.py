@@ -160,18 +160,12 @@ class DistillationLoop:
         return loss, figures
 
     def distillation(
-        self,
-        batch: Tensor,
-        counted: Tensor | None,
-        memory: str | None,
-        values: Mapping[str, Tensor] | None,
-        strength: Tensor | None = None,
+        self, batch: Tensor, counted: Tensor | None, memory: str | None, values: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of the student with these gate values and this memory, without the sparsity penalty.
 
         Args:
             batch: token ids [B, T]. counted: which of them the loss counts, [B, T]; None: all.
-            strength: how strongly each layer's memory acts, [L]; None: fully.
         """
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
         with accelerator.autocast():
@@ -180,7 +174,7 @@ class DistillationLoop:
                 with span("teacher"), torch.no_grad():
                     teacher = self.context.unpruned(batch)
             with span("student"):
-                hidden = student(batch, values, memory, strength)
+                hidden = student(batch, values, memory)
             positions = torch.ones_like(batch, dtype=torch.bool)
             if objective.needs_labels or counted is not None:  # a position counts for the token that follows it
                 positions = torch.nn.functional.pad(positions[:, 1:] if counted is None else counted[:, 1:], (0, 1), value=False)
