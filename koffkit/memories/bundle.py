@@ -155,8 +155,11 @@ first text token).
 Weights are packed integers with float16 scales (`NAME.scale` beside `NAME`), which only koffkit reads. Where PEFT must load the LoRA half,
 compact the memory with `--dtype float16` instead.
 """  # fmt: skip
+    routing = "" if "routing" not in info else """
+`router_column.safetensors` is what the router of that export learned of this domain; beside another router it is left out.
+"""  # fmt: skip
     return f"""# {export}: memory of domain {info["domain"]}
 
 {info["parameters"]:,} parameters ({halves}) in layers {info["layers"][0]} to {info["layers"][-1]}, for backbone
 `{info["backbone_digest"]}` only; koffkit refuses any other. Standalone: copy this folder next to any copy of that backbone.
-{adapter}{kv}{small}"""
+{adapter}{kv}{small}{routing}"""

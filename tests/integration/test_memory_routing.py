@@ -43,6 +43,8 @@ def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_their
 def test_the_column_is_part_of_the_bundle(out: Path, koffkit: Koffkit) -> None:
     assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST).code == 0
     column = (out / COLUMN).read_bytes()
+    assert ROUTER_COLUMN in (out / COLUMN).with_name("README.md").read_text()
+    assert ROUTER_COLUMN not in (out / "memories" / "north" / "README.md").read_text()
     assert koffkit("memory", "compact", out / "memories" / "east", "--in-place").code == 0
     assert (out / COLUMN).read_bytes() == column and koffkit("verify", out, "--json").json["ok"]
     assert sum(name == "east" for name, _ in KoffModel.from_pretrained(out).route(unseen(7))) >= 32
