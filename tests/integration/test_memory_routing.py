@@ -33,6 +33,10 @@ def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_their
     model = KoffModel.from_pretrained(out)
     for name, seed in (OTHERS | {"east": 7}).items():
         assert sum(found == name for found, _ in model.route(unseen(seed))) >= 32, name
+    few = KoffModel.from_pretrained(out, memories=["north"])
+    assert "east" not in {found for found, _ in few.route(unseen(7))}
+    few.load_memory(out / "memories" / "east")
+    assert sum(found == "east" for found, _ in few.route(unseen(7))) >= 32
     prompts = [part for text in unseen(7)[:4] for part in ("--prompt", text)]
     rows = koffkit("generate", out, *prompts, "--max-new-tokens", 1, "--json").json["completions"]
     assert [row["memory"] for row in rows].count("east") >= 3
