@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
+from koffkit.artefact import ROUTER_COLUMN
 
 from ..common import digests, make_checkpoint, sentences
 from ..conftest import Koffkit, Shipped
@@ -250,7 +251,7 @@ def test_a_folder_with_files_missing_is_not_a_removed_one(out: Path, koffkit: Ko
 def test_a_removed_domain_can_be_learned_anew_and_then_the_router_knows_it(out: Path, koffkit: Koffkit) -> None:
     assert koffkit("memory", "remove", out, "south").code == 0
     added = koffkit("memory", "add", out, "south", "--text", "east.txt", *FAST, "--json").json
-    assert added["in_router"] is True
+    assert added["in_router"] is True and added["routing"] is None and not (out / "memories" / "south" / ROUTER_COLUMN).exists()
     assert koffkit("verify", out, "--json").json["ok"] is True
     assert koffkit("memory", "list", out, "--json").json["memories"]["south"]["origin"] == "added"
     (out / "memories" / "south" / "kv_memory.safetensors").unlink()

@@ -47,6 +47,9 @@ def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_their
 def test_the_column_is_part_of_the_bundle(out: Path, koffkit: Koffkit) -> None:
     assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST).code == 0
     column = (out / COLUMN).read_bytes()
+    (out / COLUMN).write_bytes(column[:-1] + b"\x55")
+    assert "its sha256 is not the one" in koffkit("verify", out, "--json").json["problems"][0]
+    (out / COLUMN).write_bytes(column)
     assert ROUTER_COLUMN in (out / COLUMN).with_name("README.md").read_text()
     assert ROUTER_COLUMN not in (out / "memories" / "north" / "README.md").read_text()
     assert koffkit("memory", "compact", out / "memories" / "east", "--in-place").code == 0

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from koffkit import KoffModel, compress
+from koffkit.artefact import file_entry
 from koffkit.errors import IntegrityError, Interrupted
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
@@ -84,6 +85,19 @@ def test_a_probe_reads_the_layer_it_is_told(llama: Path, tmp_path: Path) -> None
         found[layer] = (router.describe()["layer"], router.weight)
     assert [layer for layer, _ in found.values()] == [1, 0, 3]  # by default the middle of three
     assert not np.allclose(found[0][1], found[3][1])
+
+
+def test_verify_names_a_router_that_does_not_fit_the_backbone(llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    compress(load_recipe(recipe_with(llama, tmp_path, {"kind": "probe"})), tmp_path / "run")
+    out = tmp_path / "out"
+    assert koffkit("export", tmp_path / "run", "--output", out).code == 0
+    config = json.loads((out / "router" / "config.json").read_text())
+    (out / "router" / "config.json").write_text(json.dumps(config | {"layer": 9}))
+    manifest = json.loads((out / "koffkit.json").read_text())  # as whoever put it there would have done
+    manifest["files"]["router/config.json"] = file_entry(out / "router" / "config.json")
+    (out / "koffkit.json").write_text(json.dumps(manifest))
+    found = koffkit("verify", out, "--json")
+    assert found.code == 4 and "router: it reads layer 9" in found.json["problems"][0]
 
 
 @pytest.mark.parametrize("kind", ["encoder", "probe"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from koffkit.data.corpus import Corpus, prepare
+from koffkit.data.corpus import Corpus, held_out, prepare, split_documents
 from koffkit.errors import DataError
 from koffkit.recipe.load import LoadedRecipe
 from koffkit.recipe.schema import Recipe
@@ -72,3 +72,14 @@ def test_too_little_text_is_an_error_that_says_so(tmp_path: Path, text: str, mes
     with pytest.raises(DataError, match=message):
         prepare(job, make_tokenizer(), tmp_path / "tokens")
     assert not list((tmp_path / "tokens").glob("*partial*"))
+
+
+def test_documents_are_split_as_for_perplexity_with_one_on_either_side() -> None:
+    texts = [f"text {i}" for i in range(200)]
+    learned, held = split_documents(texts, 3, 0.25, "x")
+    assert [text for number, text in enumerate(texts) if held_out(3, number, 0.25)] == held and sorted(learned + held) == sorted(texts)
+    for share in (1e-9, 1 - 1e-9):
+        sides = split_documents(texts[:5], 0, share, "x")
+        assert sorted(map(len, sides)) == [1, 4]
+    with pytest.raises(DataError, match="x: the router needs at least 2 documents, found 1"):
+        split_documents(texts[:1], 0, 0.5, "x")

@@ -11,6 +11,7 @@ import pytest
 from koffkit.errors import IntegrityError
 from koffkit.router.classifier import TextRouter
 from koffkit.router.column import Column, extended, fit_column, weights_digest
+from koffkit.router.features import features
 from koffkit.router.training import fit
 
 from .test_router import TOPICS, documents
@@ -47,6 +48,9 @@ def test_the_columns_of_the_router_stay(router: TextRouter, column: Column) -> N
     grown = extended(router, "garden", column, "digest")
     texts = documents(2, 10)["sea"]
     np.testing.assert_array_equal(grown.logits(texts)[:, :3], router.logits(texts))
+    buckets = features(texts[0], 8192)
+    own = column.weight[buckets].sum() / len(buckets) ** 0.5 + column.bias[0]
+    assert column.bias[0] != 0 and grown.logits(texts)[0, 3] == pytest.approx(own, abs=1e-2)  # the weight is stored in float16
     before, after = router.probabilities(texts), grown.probabilities(texts)
     np.testing.assert_allclose(after[:, :3] / after[:, :3].sum(-1, keepdims=True), before, atol=1e-6)
 
