@@ -160,12 +160,14 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress,
     from ..model.gating import Gates, gate_points
     from ..model.memory import Memories
     from ..model.student import Student, load_frozen
+    from .evaluate import check_facts
 
     recipe = loaded.recipe
     config = read_config(base)
     arch, shape = architecture_of(config), Shape.of(config)
     mask, train, memory = recipe.mask, recipe.train, recipe.memory
     tokenizer = load_tokenizer(base, trust_remote_code=recipe.base.trust_remote_code)
+    check_facts(loaded, tokenizer)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
     accelerator = _accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")

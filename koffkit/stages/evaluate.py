@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..data.recall import Fact, load_facts, recall, spread
 from ..errors import DataError, Interrupted
+from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Evaluate
 from .base import Context
 
@@ -36,6 +37,18 @@ def evaluate_domains(context: Context, options: Evaluate) -> dict[str, Any]:
         results[domain] = _evaluate_domain(context, options, domain)
         context.progress.advance("evaluate", done, {})
     return {"domains": results, "mean": _mean(results)}
+
+
+def check_facts(loaded: LoadedRecipe, tokenizer: Any) -> None:
+    """Facts that recall cannot be told of are found before anything is learned.
+
+    Raises:
+        DataError: a record lacks a field, or no answer begins where a token does.
+    """
+    limit = next((stage.evaluate.recall_limit for stage in loaded.recipe.stages if stage.evaluate is not None), 0)
+    for domain, source in loaded.recipe.sources.items():
+        if source.prompt_field is not None and limit != 0:
+            load_facts(source, loaded.root, f"domains.{domain}", tokenizer, limit)
 
 
 def _conditions(context: Context, options: Evaluate, domain: str) -> Iterator[Condition]:

@@ -53,6 +53,12 @@ def base_of(model_type: str) -> Change:
     return change
 
 
+def facts_cut_inside_a_token(recipe: dict[str, Any], data: Path) -> None:
+    fact = {"text": "river stone", "prompt": "riv", "answer": "er stone"}
+    (data / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for _ in range(60)), encoding="utf-8")
+    recipe["domains"]["north"] = {"jsonl": str(data / "facts.jsonl"), "prompt_field": "prompt", "answer_field": "answer"}
+
+
 def refused_structure(recipe: dict[str, Any], data: Path) -> None:
     recipe["base"]["model"] = str(make_checkpoint(data / "base", "qwen3"))
     recipe["mask"]["structures"] = ["mlp_neuron", "qk_pair"]
@@ -91,6 +97,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "not text": (set_text(b"\xff\xfe\x00"), 3, "north.txt (domains.north): not UTF-8 text"),
     "unreachable sparsity": (set_mask(global_sparsity=0.9), 2, "mask.global_sparsity: 0.9 is unreachable"),
     "multiple_of too large": (set_mask(multiple_of=64), 2, "mask.multiple_of: 64 cannot be met"),
+    "facts cut inside a token": (facts_cut_inside_a_token, 3, "domains.north: no prompt is followed by its answer at a token's boundary"),
     "no such layer": (lambda recipe, _: recipe["memory"].update(layers=[7]), 2, "use layers 0 to 2"),
     "unsupported architecture": (
         base_of("gpt2"),
