@@ -62,6 +62,18 @@ def test_every_option_at_once_resumes_bit_identically(llama: Path, tmp_path: Pat
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
 
 
+def test_choosing_layers_can_be_interrupted(llama: Path, tmp_path: Path) -> None:
+    memory = {"layers": {"learned_bytes": 400}, "lora": None, "kv": {"tokens": 3}}  # one layer of three
+    loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data", memory=memory)))
+    whole = compress(loaded, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="interrupted while choosing layers"):
+        compress(loaded, tmp_path / "parts", progress=StopAt("placement", 1))
+    parts = compress(loaded, tmp_path / "parts", resume=True)
+    assert parts["memory_layers"] == whole["memory_layers"] and len(whole["memory_layers"]) == 1
+    kept = Path("memories") / "north" / "kv_memory.safetensors"
+    assert (tmp_path / "parts" / kept).read_bytes() == (tmp_path / "whole" / kept).read_bytes()
+
+
 @pytest.mark.parametrize("changes", [ALL_AT_ONCE, {"mask": {"structures": ["mlp_neuron"], "layout": "ragged", "global_sparsity": 0.3}}])
 def test_a_ragged_export_is_used_like_any_other(changes: dict[str, Any], llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
     path = write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data", **changes))
