@@ -41,39 +41,27 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     from accelerate import Accelerator
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from koffkit.arch import Shape, architecture_of
-    from koffkit.arch.widths import layer_widths
+    from koffkit.arch import architecture_of
     from koffkit.data.corpus import Corpus
     from koffkit.data.packing import PackedTokens
-    from koffkit.method.gates import initial_log_alpha
-    from koffkit.model.gating import Gates, gate_points
     from koffkit.model.kv_attention import use_koffkit_attention
-    from koffkit.model.memory import Memories
-    from koffkit.model.student import Student
     from koffkit.progress import Silent
     from koffkit.recipe.load import load_recipe
-    from koffkit.recipe.plan import budget_of, check_layers
+    from koffkit.recipe.plan import budget_of
     from koffkit.run.folder import RunFolder
     from koffkit.stages.base import Context, stage_options
+    from koffkit.stages.engine import make_student
     from koffkit.stages.training import DistillationLoop
 
     loaded = load_recipe(f"paper/{name}-topics", overrides)
-    recipe, arch, shape = loaded.recipe, architecture_of(config), Shape.of(config)
+    recipe, arch = loaded.recipe, architecture_of(config)
     accelerator = Accelerator(mixed_precision=recipe.train.precision)
     torch.manual_seed(0)
     with accelerator.device:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, recipe.base.dtype))
     model.requires_grad_(False)
     use_koffkit_attention(model)
-    mask, memory = recipe.mask, recipe.memory
-    start = initial_log_alpha(mask.init_open, mask.start_temperature)
-    gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
-    layers = check_layers(recipe, shape.num_layers)
-    memories = Memories(model, layer_widths(config, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
-    if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
-    student = accelerator.prepare_model(Student(model, arch, shape, gates, memories))
+    student = accelerator.prepare_model(make_student(recipe, arch, model, config, gated=True))
     path = folder / "tokens.bin"
     np.random.default_rng(0).integers(config["vocab_size"], size=1 << 20, dtype=np.int32).tofile(path)
     tokens = PackedTokens(path)
@@ -105,9 +93,7 @@ def model_flops(config: dict[str, Any], loop: Any) -> float:
 
 def measure(loop: Any, steps: int) -> dict[str, float]:
     """Tokens a second over `steps` steps after a warm-up, and the peak memory of all of them."""
-    import torch
-
-    from koffkit.stages.training import _peak_memory
+    from koffkit.stages.training import peak_memory
 
     device = loop.context.accelerator.device
     for step in range(WARM_UP):
@@ -118,8 +104,7 @@ def measure(loop: Any, steps: int) -> dict[str, float]:
         tokens += int(loop._step(step)["tokens"])
     _wait(device)
     seconds = time.perf_counter() - begin
-    reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
-    return {"tokens_per_second": tokens / seconds, "peak_memory": _peak_memory(device), "reserved": reserved}
+    return {"tokens_per_second": tokens / seconds, "peak_memory": peak_memory(device)}
 
 
 def profile(loop: Any, first: int, steps: int = 2) -> tuple[dict[str, float], list[tuple[str, float]]]:

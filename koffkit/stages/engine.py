@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..arch import Shape, architecture_of
+from ..arch import Architecture, Shape, architecture_of
 from ..arch.widths import layer_widths
 from ..artefact import backbone_digest
 from ..base import digest, load_tokenizer, locate, read_config
@@ -25,6 +26,9 @@ from ..tensors import CheckpointReader
 from .base import Context, stage_options
 from .checkpoint import Checkpoint, load_latest, restore
 from .domains import resolve_domains
+
+if TYPE_CHECKING:
+    from ..model.student import Student
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
@@ -156,39 +160,50 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path |
 
 def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, backbone: Path | None = None) -> Context:
     from ..data.corpus import prepare
-    from ..method.gates import initial_log_alpha
-    from ..model.gating import Gates, gate_points
-    from ..model.memory import Memories
     from ..model.student import Student, load_frozen
     from .evaluate import check_facts
 
     recipe = loaded.recipe
     config = read_config(base)
-    arch, shape = architecture_of(config), Shape.of(config)
-    mask, train, memory = recipe.mask, recipe.train, recipe.memory
+    arch = architecture_of(config)
     tokenizer = load_tokenizer(base, trust_remote_code=recipe.base.trust_remote_code)
     check_facts(loaded, tokenizer)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
     accelerator = _accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
-    sizes, gates = config, None
+    sizes = config
     teacher: Student | None = None
-    if backbone is None:
-        start = initial_log_alpha(mask.init_open, mask.start_temperature)
-        gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
-    else:
-        teacher = accelerator.prepare_model(Student(model, arch, shape, None, None))
+    if backbone is not None:
+        teacher = accelerator.prepare_model(Student(model, arch, Shape.of(config), None, None))
         model, sizes = load_frozen(str(backbone), recipe.base.dtype), read_config(backbone)
-        shape = Shape.of(sizes)
-    layers = check_layers(recipe, shape.num_layers)
-    memories = Memories(model, layer_widths(sizes, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
-    if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
-    student = accelerator.prepare_model(Student(model, arch, shape, gates, memories))
+    student = accelerator.prepare_model(make_student(recipe, arch, model, sizes, gated=backbone is None))
     budget = budget_of(recipe, config)
     return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
+
+
+def make_student(recipe: Recipe, arch: Architecture, model: Any, config: Mapping[str, Any], *, gated: bool) -> Student:
+    """A frozen model with the gates and memories of a recipe.
+
+    Args:
+        config: the `config.json` object of this model. gated: whether its masks are still to be learned.
+    """
+    from ..method.gates import initial_log_alpha
+    from ..model.gating import Gates, gate_points
+    from ..model.memory import Memories
+    from ..model.student import Student
+
+    shape, mask, memory = Shape.of(config), recipe.mask, recipe.memory
+    gates = None
+    if gated:
+        start = initial_log_alpha(mask.init_open, mask.start_temperature)
+        gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
+    layers = check_layers(recipe, shape.num_layers)
+    memories = Memories(model, layer_widths(config, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    return Student(model, arch, shape, gates, memories)
 
 
 def _accelerator(recipe: Recipe, run: RunFolder) -> Any:

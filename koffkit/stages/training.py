@@ -129,7 +129,7 @@ class DistillationLoop:
             "domain": "retention" if retention else domain or "",
             "tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1),
-            "peak_memory": _peak_memory(self.context.accelerator.device),
+            "peak_memory": peak_memory(self.context.accelerator.device),
         }
 
     def _set_temperature(self, temperature: float) -> None:
@@ -271,7 +271,7 @@ def span(name: str) -> Any:
     return torch.profiler.record_function(f"koffkit.{name}")
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: of the allocator on a GPU, of the process otherwise."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
