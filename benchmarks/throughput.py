@@ -38,7 +38,6 @@ WARM_UP = 3
 def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: Path) -> Any:
     """A `learn_masks` loop on a random model and random tokens; nothing is read from disk but those."""
     import torch
-    from accelerate import Accelerator
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from koffkit.arch import architecture_of
@@ -50,12 +49,13 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     from koffkit.recipe.plan import budget_of
     from koffkit.run.folder import RunFolder
     from koffkit.stages.base import Context, stage_options
-    from koffkit.stages.engine import make_student
+    from koffkit.stages.engine import make_accelerator, make_student
     from koffkit.stages.training import DistillationLoop
 
     loaded = load_recipe(f"paper/{name}-topics", overrides)
     recipe, arch = loaded.recipe, architecture_of(config)
-    accelerator = Accelerator(mixed_precision=recipe.train.precision)
+    run = RunFolder(folder)
+    accelerator = make_accelerator(recipe, run)
     torch.manual_seed(0)
     with accelerator.device:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, recipe.base.dtype))
@@ -66,7 +66,7 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     np.random.default_rng(0).integers(config["vocab_size"], size=1 << 20, dtype=np.int32).tofile(path)
     tokens = PackedTokens(path)
     corpus = Corpus(dict.fromkeys(recipe.domain_names, tokens), {}, tokens)
-    context = Context(loaded, RunFolder(folder), corpus, None, accelerator, student, budget_of(recipe, config), Silent())
+    context = Context(loaded, run, corpus, None, accelerator, student, budget_of(recipe, config), Silent())
     return DistillationLoop(context, "learn_masks", stage_options(context, "learn_masks"), train_gates=True)
 
 

@@ -169,7 +169,7 @@ def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress,
     tokenizer = load_tokenizer(base, trust_remote_code=recipe.base.trust_remote_code)
     check_facts(loaded, tokenizer)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
-    accelerator = _accelerator(recipe, run)
+    accelerator = make_accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
     sizes = config
@@ -206,7 +206,12 @@ def make_student(recipe: Recipe, arch: Architecture, model: Any, config: Mapping
     return Student(model, arch, shape, gates, memories)
 
 
-def _accelerator(recipe: Recipe, run: RunFolder) -> Any:
+def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:
+    """Device placement, precision and trackers as the recipe says.
+
+    Raises:
+        UsageError: a tracker is not installed.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
