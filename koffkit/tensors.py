@@ -22,7 +22,7 @@ from .base import INDEX, checkpoint_files
 from .errors import IntegrityError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 MAX_HEADER = 100_000_000
 AT_ONCE = 1 << 24
@@ -159,7 +159,9 @@ class CheckpointReader:
 
         Every piece is overwritten by the next one, of this tensor or another.
         """
-        info = self.tensors[name]
+        yield from self._rows(self.tensors[name], at_once)
+
+    def _rows(self, info: TensorInfo, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
         count = min(info.shape[0], max(1, at_once // max(1, info.row_bytes)))
         rows = self._room(count * info.row_bytes).view(_VIEWS[info.itemsize]).reshape(count, *info.shape[1:])
         with open(info.path, "rb") as file:
@@ -175,18 +177,20 @@ class CheckpointReader:
             self._buffer = np.empty(size, dtype=np.uint8)
         return self._buffer[:size]
 
-    def gather_rows(self, name: str, indices: list[int]) -> Tensor:
-        """Chosen rows of a floating-point tensor in float32, for example of an embedding."""
+    def gather_rows(self, name: str, indices: list[int], dtype: dtype | None = None) -> Tensor:
+        """Chosen rows of a floating-point tensor, for example of an embedding; in float32 unless told otherwise."""
+        import torch
+
         info = self.tensors[name]
         with open(info.path, "rb") as file:
             found: NDArray[Any] = np.empty((len(indices), *info.shape[1:]), dtype=_VIEWS[info.itemsize])
             for place, index in enumerate(indices):
                 file.seek(info.start + index * info.row_bytes)
                 _fill(found[place], file, info)
-        return as_tensor(found, info.dtype).float()
+        return as_tensor(found, info.dtype).to(dtype or torch.float32)
 
     def read(self, name: str, out: Tensor | None = None) -> Tensor:
-        """A whole floating-point tensor in float32, in `out` if given: whoever reads one weight after the other should reuse it."""
+        """A whole floating-point tensor in float32, or in `out` and its type: whoever reads one weight after the other should reuse it."""
         import torch
 
         out = torch.empty(self.tensors[name].shape) if out is None else out
@@ -194,13 +198,13 @@ class CheckpointReader:
             out[first : first + len(rows)] = as_tensor(rows, self.tensors[name].dtype)
         return out
 
-    def read_float_rows(self, name: str, at_once: int) -> Iterator[tuple[int, Tensor]]:
-        """`read_rows` in float32; here, too, every piece is overwritten by the next one."""
+    def read_float_rows(self, name: str, at_once: int, dtype: dtype | None = None) -> Iterator[tuple[int, Tensor]]:
+        """`read_rows` in float32 unless told otherwise; here, too, every piece is overwritten by the next one."""
         import torch
 
         floats = torch.empty(0)
         for first, rows in self.read_rows(name, at_once):
-            floats = floats if len(floats) >= len(rows) else torch.empty(rows.shape)
+            floats = floats if len(floats) >= len(rows) else torch.empty(rows.shape, dtype=dtype or torch.float32)
             yield first, floats[: len(rows)].copy_(as_tensor(rows, self.tensors[name].dtype))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ...arch import Architecture, Shape, architecture_of
 from ...artefact import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER, file_entry, list_files, weight_bytes
 from ...base import digest, locate
+from ...container import complete_config, sliced_config
 from ...errors import IntegrityError, UsageError
 from ...files import write_json
 from ...memories.bundle import MemoryCuts, bundle_summary, write_bundle, write_bundle_card
@@ -20,11 +21,11 @@ from ...publish import require_space, staged
 from ...recipe.schema import Base
 from ...router import load_router
 from ...run.folder import RunFolder
+from ...sliced_reader import SlicedReader
 from ...slicing import backbone_slices, zero_rows
 from ...structures import Masks, kept_counts, load_masks, masked_counts
 from ...tensors import CheckpointReader
 from . import card
-from .container import complete_config, sliced_config
 from .parity import check_parity
 from .stream import Sliced, slice_checkpoint
 
@@ -57,8 +58,7 @@ class HfExporter:
         arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
         masks = load_masks(run.masks_file, arch, shape)
         new_config = sliced_config(arch, shape, config, masks)
-        reader = CheckpointReader(base)
-        reader.require_all(weight_shapes(arch, shape, config))
+        CheckpointReader(base).require_all(weight_shapes(arch, shape, config))
         require_space(output, weight_bytes(base) + MARGIN)
         with staged(output) as partial:
             backbone = partial / BACKBONE
@@ -67,8 +67,8 @@ class HfExporter:
             if run.router_dir.is_dir():
                 load_router(run.router_dir).save(partial / ROUTER)
             ready = time.perf_counter()
-            cuts, zeros = backbone_slices(arch, shape, masks), zero_rows(arch, shape, masks)
-            sliced = slice_checkpoint(reader, cuts, zeros, skip, backbone, progress)
+            reader = SlicedReader(base, backbone_slices(arch, shape, masks), zero_rows(arch, shape, masks))
+            sliced = slice_checkpoint(reader, skip, backbone, progress)
             seconds = {"prepare": ready - began, "slice": time.perf_counter() - ready}
             write_json(backbone / "config.json", new_config)
             if "auto_map" in new_config:

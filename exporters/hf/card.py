@@ -25,7 +25,7 @@ def write_card(output: Path, manifest: Mapping[str, Any], state: Mapping[str, An
 
 
 def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    backbone, removed, base = manifest["backbone"], manifest["removed"], manifest["base"]
+    backbone, removed, base, parity = (manifest[key] for key in ("backbone", "removed", "base", "parity"))
     kept = ", ".join(f"{_range(counts)} {name} a layer" for name, counts in manifest["kept"].items() if name not in manifest["masked"])
     masked = "".join(f" {count:,} units of {name} are masked: zero, but still there." for name, count in manifest["masked"].items())
     how = "" if backbone["class"].startswith("Koff") else ", no koffkit, no remote code"
@@ -48,7 +48,9 @@ model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone["class"]}
 
 ## Figures
 {_results_table(manifest["results"])}
-Largest logit difference to the masked model in float32: {max(manifest["parity"]["max_abs"].values()):.1e}.
+Largest logit difference to the masked model in float64: {max(parity["max_abs"].values()):.1e}, where the largest logit is
+{max(parity["max_logit"].values()):.1f}. Computing the same backbone in float32 instead moves its logits by
+{max(parity["noise_floor"]["max_abs"].values()):.1e} (KL {max(parity["noise_floor"]["kl"].values()):.1e}).
 Backbone digest: `{backbone["digest"]}`.
 
 ## Recipe

@@ -50,9 +50,10 @@ def _jobs(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any
 
 
 def _print(result: dict[str, Any]) -> None:
-    backbone = result["backbone"]
+    backbone, parity = result["backbone"], result["parity"]
     stdout().print(
         f"{result['output']}: {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes ({backbone['class']}), "
-        f"{len(result['domains'])} memories; largest logit difference {max(result['parity']['max_abs'].values()):.1e}.",
+        f"{len(result['domains'])} memories; largest logit difference {max(parity['max_abs'].values()):.1e} "
+        f"(rounding to float32: {max(parity['noise_floor']['max_abs'].values()):.1e}).",
         markup=False,
     )

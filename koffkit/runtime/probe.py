@@ -1,7 +1,8 @@
 """Logits of a checkpoint on a few tokens, with every memory at once and one weight in memory at a time.
 
 This is what the parity gate and `koffkit verify` compare: the class is the stock class of the checkpoint, the weights are read
-back from its files, and neither a whole model nor a whole vocabulary projection ever exists.
+back from its files, and neither a whole model nor a whole vocabulary projection ever exists. Everything is computed in float64: in
+float32, rounding alone moves the logits of a real model by 1e-3, and a fault of that size would pass for it.
 
 Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 """
@@ -9,6 +10,7 @@ Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
 from ..arch import Shape, architecture_of
@@ -46,13 +49,24 @@ class Probe:
         folder: a checkpoint.
         bundles: memories that fit it.
         masks: gate this checkpoint (the unsliced base) as the student was gated; None for a sliced backbone.
+        dtype: of the whole computation; float64, or float32 to see what rounding does.
+        view: a config.json object and a reader that stand in for those of `folder`: the base as if it were sliced already.
     """
 
-    def __init__(self, folder: Path, bundles: Sequence[Bundle] = (), masks: Masks | None = None) -> None:
-        self.reader = CheckpointReader(folder)
+    def __init__(
+        self,
+        folder: Path,
+        bundles: Sequence[Bundle] = (),
+        masks: Masks | None = None,
+        dtype: torch.dtype = torch.float64,
+        view: tuple[Mapping[str, Any], CheckpointReader] | None = None,
+    ) -> None:
+        self.dtype = dtype
+        self.reader = CheckpointReader(folder) if view is None else view[1]
         self.domains = [bundle.domain for bundle in bundles]
         self._slots = {domain: f"m{index}" for index, domain in enumerate(self.domains)}
-        model = _empty_model(folder)
+        with self._arithmetic():
+            model = _empty_model(_config(folder, None if view is None else view[0]), dtype)
         config = model.config.to_dict()
         shape = Shape.of(config)
         use_koffkit_attention(model)
@@ -62,37 +76,67 @@ class Probe:
             register_gates(model, architecture_of(read_config(folder)), shape, lambda: values)
         self._kv = {bundle.domain: load_kv(bundle, layer_widths(config, shape)) for bundle in bundles}
         adapters = {slot: load_adapter(bundle) for slot, bundle in zip(self._slots.values(), bundles, strict=True)}
-        _read_on_demand(self._model, _Weights(self.reader, adapters))
+        self._weights = _Weights(self.reader, adapters, dtype)
+        _read_on_demand(self._model, self._weights)
         self._plain = model
 
     @property
     def vocabulary(self) -> int:
         return int(self._plain.config.vocab_size)
 
+    def _arithmetic(self) -> Any:
+        return _Float64() if self.dtype == torch.float64 else nullcontext()
+
     @torch.no_grad()
     def hidden(self, tokens: Sequence[int], rows: Sequence[str | None]) -> Tensor:
-        """Last hidden states [B, T, D] in float32; row b has the memory of domain `rows[b]`, or none."""
-        embedded = self.reader.gather_rows(EMBEDDINGS, list(tokens))
+        """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none."""
+        embedded = self.reader.gather_rows(EMBEDDINGS, list(tokens), self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
         names = {} if self._model is self._plain else {"adapter_names": [self._slots[r] if r else "__base__" for r in rows]}
         batch = embedded.expand(len(rows), -1, -1).contiguous()
-        output: Tensor = self._model(inputs_embeds=batch, use_cache=False, **names).logits
+        with self._arithmetic():
+            output: Tensor = self._model(inputs_embeds=batch, use_cache=False, **names).logits
+        self._weights.release()
         return output
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """`(first token id, logits [..., v])` for consecutive parts of the vocabulary."""
         name = HEAD if HEAD in self.reader.tensors and not self._plain.config.tie_word_embeddings else EMBEDDINGS
-        for first, rows in self.reader.read_float_rows(name, ROWS_AT_ONCE):
+        for first, rows in self.reader.read_float_rows(name, ROWS_AT_ONCE, self.dtype):
             yield first, F.linear(hidden, rows)
 
 
-def _empty_model(folder: Path) -> Any:
-    """The checkpoint's stock class without weights; its head is left out, so that `logits` are hidden states."""
+class _Float64(TorchFunctionMode):
+    """Runs what asks for float32 by name in float64.
+
+    Norms and rotary angles do so in every family. They would round what differs by 1e-16 to values that differ by 6e-8, a layer
+    later everywhere.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.float:
+            return args[0].double()
+        if func is torch.Tensor.view:  # weights are raw bytes when they are read
+            return func(*args, **(kwargs or {}))
+        args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+        return func(*args, **{key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()})
+
+
+def _config(folder: Path, given: Mapping[str, Any] | None) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if given is None:
+        return AutoConfig.from_pretrained(folder)
+    return CONFIG_MAPPING[given["model_type"]].from_dict(dict(given))
+
+
+def _empty_model(config: Any, dtype: torch.dtype) -> Any:
+    """The stock class without weights; its head is left out, so that `logits` are hidden states."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.lm_head = nn.Identity()
     return model.eval()
 
@@ -133,20 +177,24 @@ class _Weights(Mapping[str, Tensor]):
     fragment the heap to several times what is in use.
     """
 
-    def __init__(self, reader: CheckpointReader, adapters: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.reader, self.adapters = reader, adapters
-        self._buffer = torch.empty(0)
+    def __init__(self, reader: CheckpointReader, adapters: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> None:
+        self.reader, self.adapters, self.dtype = reader, adapters, dtype
+        self.release()
+
+    def release(self) -> None:
+        """Give the buffer back; whoever compares two models needs only one at a time."""
+        self._buffer = torch.empty(0, dtype=self.dtype)
 
     def __getitem__(self, name: str) -> Tensor:
         for slot, tensors in self.adapters.items():
             if name.endswith(f".{slot}.weight"):
-                return tensors[name.removesuffix(f".{slot}.weight") + ".weight"].float()
+                return tensors[name.removesuffix(f".{slot}.weight") + ".weight"].to(self.dtype)
         name = name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
         shape = self.reader.tensors[name].shape
         if len(shape) == 1:  # a bias is in use together with its matrix
-            return self.reader.read(name)
+            return self.reader.read(name, torch.empty(shape, dtype=self.dtype))
         if self._buffer.numel() < prod(shape):
-            self._buffer = torch.empty(prod(shape))
+            self._buffer = torch.empty(prod(shape), dtype=self.dtype)
         return self.reader.read(name, self._buffer[: prod(shape)].view(shape))
 
     def __iter__(self) -> Iterator[str]:
@@ -156,16 +204,8 @@ class _Weights(Mapping[str, Tensor]):
         return len(self.reader.tensors)
 
 
-def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[float]:
-    """max |logit difference| of each row, from the hidden states of two probes on the same tokens."""
-    worst = torch.zeros(len(first))
-    for (_, a), (_, b) in zip(one.logits(first), other.logits(second), strict=True):
-        worst = torch.maximum(worst, (a - b).abs().amax(dim=(1, 2)))
-    return [float(value) for value in worst]
-
-
 def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]:
-    """The `count` largest logits after the last token, for each row of hidden states: `{"ids": [...], "logits": [...]}`."""
+    """The `count` largest logits after the last token, for each row of hidden states: `{"ids", "logits", "dtype"}`."""
     last = hidden[:, -1]
     best: list[tuple[Tensor, Tensor]] = []
     for first, part in probe.logits(last):
@@ -174,8 +214,10 @@ def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]
     values = torch.cat([value for value, _ in best], dim=-1)
     ids = torch.cat([index for _, index in best], dim=-1)
     top = values.topk(min(count, values.shape[-1]), dim=-1)
+    dtype = str(probe.dtype).removeprefix("torch.")
     return [
-        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 6) for v in top.values[row].tolist()]} for row in range(len(last))
+        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 9) for v in top.values[row].tolist()], "dtype": dtype}
+        for row in range(len(last))
     ]
 
 

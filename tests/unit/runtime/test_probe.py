@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
 from koffkit.artefact import open_export
-from koffkit.runtime.probe import Probe, compare, distances_to_golden, golden, probe_tokens
+from koffkit.runtime.parity import compare
+from koffkit.runtime.probe import Probe, distances_to_golden, golden, probe_tokens
 
 from ...common import make_checkpoint
 from ...conftest import Shipped
@@ -21,7 +22,7 @@ def test_weights_read_one_by_one_give_the_logits_of_the_whole_model(tmp_path: Pa
     folder = make_checkpoint(tmp_path, model_type, **config)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     probe, tokens = Probe(folder), probe_tokens(300)
-    found = torch.cat([part for _, part in probe.logits(probe.hidden(tokens, [None]))], dim=-1)
+    found = torch.cat([part for _, part in probe.logits(probe.hidden(tokens, [None]))], dim=-1).float()
     torch.testing.assert_close(found, model(torch.tensor([tokens])).logits.detach(), atol=1e-5, rtol=1e-5)
 
 
@@ -29,7 +30,7 @@ def test_rows_have_their_own_memories(shipped: Shipped) -> None:
     export = open_export(shipped.export)
     probe, tokens = Probe(export.backbone, export.bundles()), probe_tokens(300)
     hidden = probe.hidden(tokens, [None, "south", "north"])
-    found = torch.cat([part for _, part in probe.logits(hidden)], dim=-1)
+    found = torch.cat([part for _, part in probe.logits(hidden)], dim=-1).float()
     model = KoffModel.from_pretrained(shipped.export, dtype=torch.float32)
     for row, memory in enumerate([None, "south", "north"]):
         expected = model.logits(torch.tensor([tokens]), memory)[0]
@@ -43,8 +44,8 @@ def test_a_changed_weight_is_a_distance(tmp_path: Path) -> None:
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     one, two, tokens = Probe(folder), Probe(other), probe_tokens(300)
     first, second = one.hidden(tokens, [None]), two.hidden(tokens, [None])
-    assert compare(one, first, one, first) == [0.0]
-    assert compare(one, first, two, second)[0] > 1e-3
+    assert compare(one, first, one, first)[0].max_abs == 0.0
+    assert compare(one, first, two, second)[0].max_abs > 1e-3
     recorded = golden(one, first)[0] | {"tokens": tokens}
     assert distances_to_golden(one, {None: recorded})[None] < 1e-5
     assert distances_to_golden(two, {None: recorded})[None] > 1e-3

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...arch import Architecture, Shape
-from ...arch.spec import NO_STOCK
-from ...arch.widths import SLICED_LAYERS, LayerWidths
-from ...slicing import needs_own_class, rope_pairs, widths_of
-from ...structures import Masks
+from .arch import Architecture, Shape
+from .arch.spec import NO_STOCK
+from .arch.widths import SLICED_LAYERS, LayerWidths
+from .slicing import needs_own_class, rope_pairs, widths_of
+from .structures import Masks
 
 CLASSES = {
     "gemma3_text": "Gemma3ForCausalLM",
@@ -71,7 +71,7 @@ def _stock_class(arch: Architecture, shape: Shape, config: dict[str, Any], width
 
 def _own_class(arch: Architecture, shape: Shape, config: dict[str, Any], masks: Masks) -> dict[str, Any]:
     """The family's config under koffkit's model type, with the widths of every layer and the code that reads them."""
-    from ...sliced import CODE, PREFIX, classes
+    from .sliced import CODE, PREFIX, classes
 
     config_class, model_class = (found.__name__ for found in classes(arch.model_type))
     layers = []

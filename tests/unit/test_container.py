@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from koffkit.exporters.hf.container import complete_config, sliced_config
+from koffkit.container import complete_config, sliced_config
 
 from koffkit.arch import Shape, architecture_of
 from koffkit.arch.widths import layer_widths
 
-from ...common import SIZES
+from ..common import SIZES
 
 
 def masks_of(arch, shape, counts):  # type: ignore[no-untyped-def]

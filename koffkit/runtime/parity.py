@@ -1,0 +1,81 @@
+"""Whether two probes compute the same: masked == sliced (method, invariant 1), for no memory and for every memory.
+
+Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import IntegrityError
+from .probe import Probe
+
+TOLERANCE = 1e-9
+"""Of the largest |logit|, in float64."""
+NO_MEMORY = "none"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between the logits of one row, as two probes see them.
+
+    Args:
+        max_abs: the largest |difference|. max_logit: the largest |logit| of either. kl: nats, from the first to the second, the
+            mean over the tokens.
+    """
+
+    max_abs: float
+    max_logit: float
+    kl: float
+
+    @property
+    def relative(self) -> float:
+        """The largest |difference| as a share of the largest |logit|."""
+        return self.max_abs / self.max_logit if self.max_abs else 0.0
+
+
+def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Difference]:
+    """What differs in each row, from the hidden states of two probes on the same tokens."""
+    worst, largest = torch.zeros(len(first), dtype=torch.float64), torch.zeros(len(first), dtype=torch.float64)
+    # The vocabulary comes in parts: both log partition functions, and the mean of the difference under the first, so far.
+    total = [torch.full(first.shape[:2], -torch.inf, dtype=torch.float64) for _ in range(2)]
+    mean = torch.zeros(first.shape[:2], dtype=torch.float64)
+    for (_, a), (_, b) in zip(one.logits(first), other.logits(second), strict=True):
+        a, b = a.double(), b.double()
+        gap = a - b
+        worst = torch.maximum(worst, gap.abs().amax(dim=(1, 2)))
+        largest = torch.maximum(largest, torch.maximum(a.abs(), b.abs()).amax(dim=(1, 2)))
+        share = a.logsumexp(-1)
+        before, total[0] = total[0], torch.logaddexp(total[0], share)
+        total[1] = torch.logaddexp(total[1], b.logsumexp(-1))
+        mean = mean * (before - total[0]).exp() + (share - total[0]).exp() * (a.softmax(-1) * gap).sum(-1)
+    kl = (mean - total[0] + total[1]).mean(-1).clamp_min(0)
+    return [Difference(*row) for row in zip(worst.tolist(), largest.tolist(), kl.tolist(), strict=True)]
+
+
+def require_same(sliced: Probe, hidden: Tensor, masked: Probe, expected: Tensor, domains: Sequence[str], then: str) -> dict[str, Difference]:
+    """Refuse a slice that computes something else than the masked model.
+
+    Args:
+        hidden, expected: of the probes on the same tokens, [B, T, D]: the first row without memory, the others with those of `domains`.
+        then: what it means that they differ, for the message.
+
+    Returns:
+        the differences by condition.
+
+    Raises:
+        IntegrityError: one is above `TOLERANCE`, or not a number.
+    """
+    found = dict(zip([NO_MEMORY, *domains], compare(sliced, hidden, masked, expected), strict=True))
+    for condition, value in found.items():
+        if not value.relative <= TOLERANCE:
+            raise IntegrityError(
+                f"parity: memory {condition}: the sliced backbone differs from the masked model by {value.max_abs:.3g}, "
+                f"{value.relative:.3g} of the largest logit (limit {TOLERANCE:g}, in float64); {then}. "
+                "Please report this with the recipe and the base's config.json."
+            )
+    return found
