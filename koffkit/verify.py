@@ -124,5 +124,5 @@ def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, floa
 
 def _golden_limit(golden: Mapping[str, Any]) -> float:
     """How far logits may be from those recorded; they are rounded to nine decimals."""
-    largest = max(1.0, *(abs(value) for value in golden["logits"]))
+    largest: float = max(1.0, *(abs(value) for value in golden["logits"]))
     return largest * (TOLERANCE if golden.get("dtype") == "float64" else OLD_TOLERANCE)

@@ -6,9 +6,11 @@ Legend: B batch, K KV heads, P memory tokens, H head dim.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -69,6 +71,33 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
 def load_adapter(bundle: Bundle) -> dict[str, Tensor]:
     """The adapter's tensors by PEFT's names; empty when the bundle has no LoRA."""
     return {} if bundle.adapter_file is None else load_tensors(bundle.adapter_file)
+
+
+@dataclass(frozen=True)
+class MemoryTensors:
+    """A memory in memory, for the model that it fits.
+
+    Args:
+        lora: the adapter's configuration; None: it has none. adapter: its tensors by PEFT's names. kv: by layer.
+    """
+
+    domain: str
+    lora: LoraConfig | None
+    adapter: Mapping[str, Tensor]
+    kv: KVTensors
+
+
+def load_memory(bundle: Bundle, layers: Sequence[LayerWidths]) -> MemoryTensors:
+    """A whole bundle.
+
+    Args:
+        layers: the widths of the backbone's layers.
+
+    Raises:
+        IntegrityError: a file is damaged, or does not fit the backbone.
+    """
+    lora = None if bundle.adapter_file is None else LoraConfig.from_pretrained(str(bundle.path))
+    return MemoryTensors(bundle.domain, lora, load_adapter(bundle), load_kv(bundle, layers))
 
 
 def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> dict[int, KVMemory] | None:

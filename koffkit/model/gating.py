@@ -19,6 +19,7 @@ from ..arch import Architecture, Cut, Shape
 from ..method import gates
 from ..method.budget import Budget
 from ..method.projection import project
+from ..structures import Masks
 
 GateValues = Mapping[str, Tensor]
 
@@ -66,6 +67,11 @@ class Gates(nn.Module):
     def hard(self, budget: Budget) -> dict[str, Tensor]:
         """The projection of the scores onto the budget, [L, U] of 0 and 1 by structure."""
         return {name: mask.float() for name, mask in project(self.scores(), budget, self.heads).items()}
+
+
+def as_masks(values: GateValues) -> Masks:
+    """Hard gates [L, U] by structure as masks."""
+    return {(index, name): row.bool().cpu().numpy() for name, table in values.items() for index, row in enumerate(table)}
 
 
 def register_gates(model: nn.Module, arch: Architecture, shape: Shape, current: Callable[[], GateValues | None]) -> None:

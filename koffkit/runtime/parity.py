@@ -5,7 +5,7 @@ Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,9 @@ def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Dif
     return [Difference(*row) for row in zip(worst.tolist(), largest.tolist(), kl.tolist(), strict=True)]
 
 
-def require_same(sliced: Probe, hidden: Tensor, masked: Probe, expected: Tensor, domains: Sequence[str], then: str) -> dict[str, Difference]:
+def require_same(
+    sliced: Probe, hidden: Tensor, masked: Probe, expected: Tensor, domains: Sequence[str], then: str
+) -> dict[str, Difference]:
     """Refuse a slice that computes something else than the masked model.
 
     Args:

@@ -25,7 +25,7 @@ from ..arch import Shape, architecture_of
 from ..arch.widths import layer_widths
 from ..artefact import Bundle
 from ..base import read_config
-from ..model.bundles import load_adapter, load_kv, mixed_kv
+from ..model.bundles import MemoryTensors, load_memory, mixed_kv
 from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
 from ..slicing import ADAPTER_PREFIX
@@ -47,7 +47,7 @@ class Probe:
 
     Args:
         folder: a checkpoint.
-        bundles: memories that fit it.
+        memories: those that fit it.
         masks: gate this checkpoint (the unsliced base) as the student was gated; None for a sliced backbone.
         dtype: of the whole computation; float64, or float32 to see what rounding does.
         view: a config.json object and a reader that stand in for those of `folder`: the base as if it were sliced already.
@@ -56,26 +56,27 @@ class Probe:
     def __init__(
         self,
         folder: Path,
-        bundles: Sequence[Bundle] = (),
+        memories: Sequence[Bundle | MemoryTensors] = (),
         masks: Masks | None = None,
         dtype: torch.dtype = torch.float64,
         view: tuple[Mapping[str, Any], CheckpointReader] | None = None,
     ) -> None:
         self.dtype = dtype
         self.reader = CheckpointReader(folder) if view is None else view[1]
-        self.domains = [bundle.domain for bundle in bundles]
-        self._slots = {domain: f"m{index}" for index, domain in enumerate(self.domains)}
         with self._arithmetic():
             model = _empty_model(_config(folder, None if view is None else view[0]), dtype)
         config = model.config.to_dict()
         shape = Shape.of(config)
         use_koffkit_attention(model)
-        self._model: Any = _with_adapters(model, bundles, list(self._slots.values()))
+        widths = layer_widths(config, shape)
+        loaded = [memory if isinstance(memory, MemoryTensors) else load_memory(memory, widths) for memory in memories]
+        self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(loaded)}
+        self._model: Any = _with_adapters(model, loaded, list(self._slots.values()))
         if masks is not None:
             values = _gate_values(masks)
             register_gates(model, architecture_of(read_config(folder)), shape, lambda: values)
-        self._kv = {bundle.domain: load_kv(bundle, layer_widths(config, shape)) for bundle in bundles}
-        adapters = {slot: load_adapter(bundle) for slot, bundle in zip(self._slots.values(), bundles, strict=True)}
+        self._kv = {memory.domain: memory.kv for memory in loaded}
+        adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), loaded, strict=True)}
         self._weights = _Weights(self.reader, adapters, dtype)
         _read_on_demand(self._model, self._weights)
         self._plain = model
@@ -141,18 +142,17 @@ def _empty_model(config: Any, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _with_adapters(model: Any, bundles: Sequence[Bundle], slots: list[str]) -> Any:
-    from peft import LoraConfig, get_peft_model
+def _with_adapters(model: Any, memories: Sequence[MemoryTensors], slots: list[str]) -> Any:
+    from peft import get_peft_model
 
     wrapped = model
-    for slot, bundle in zip(slots, bundles, strict=True):
-        if bundle.adapter_file is None:
+    for slot, memory in zip(slots, memories, strict=True):
+        if memory.lora is None:
             continue
-        config = LoraConfig.from_pretrained(str(bundle.path))
         if wrapped is model:
-            wrapped = get_peft_model(model, config, adapter_name=slot, low_cpu_mem_usage=True)
+            wrapped = get_peft_model(model, memory.lora, adapter_name=slot, low_cpu_mem_usage=True)
         else:
-            wrapped.add_adapter(slot, config, low_cpu_mem_usage=True)
+            wrapped.add_adapter(slot, memory.lora, low_cpu_mem_usage=True)
     return wrapped.eval()
 
 

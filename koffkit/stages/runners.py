@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..artefact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
 from ..files import write_atomically, write_json
+from ..model.gating import as_masks
 from ..recipe.schema import Learned
 from ..structures import Masks, kept_counts, save_masks
 from .base import Context, StageRunner, stage_options
@@ -17,7 +18,7 @@ from .checkpoint import Checkpoint
 from .evaluate import evaluate_domains
 from .placement import layers_worth_keeping
 from .route import RouteStage
-from .training import DistillationLoop, flatten
+from .training import DistillationLoop
 
 
 class LearnMasks:
@@ -65,7 +66,7 @@ def set_masks(context: Context) -> Masks:
     student = context.student
     assert student.gates is not None
     context.masks = student.gates.hard(context.budget)
-    masks = {(index, name): row.bool().cpu().numpy() for index, name, row in flatten(context.masks)}
+    masks = as_masks(context.masks)
     save_masks(masks, context.run.masks_file)
     context.learned["budget"] = context.budget.realised(kept_counts(masks)).to_json()
     return masks

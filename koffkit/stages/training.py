@@ -10,7 +10,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from ..method.losses import Objective, TopK, training_loss
 from ..recipe.schema import Coverage, LearnMasks, Training
 from .base import Context
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
+from .parity import check_first_masks
 from .saliency import warm_start
 from .schedule import Schedule
 
@@ -85,6 +86,7 @@ class DistillationLoop:
             self.controller.load(resume.extra["controller"])
         elif self.train_gates:
             warm_start(self.context, self.options)
+            check_first_masks(self.context)
         steps = self.options.max_steps if self.optimizer is not None else 0
         self.context.progress.start(self.name, steps, first)
         for step in range(first, steps):
@@ -277,10 +279,3 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def flatten(values: Mapping[str, Tensor]) -> Iterator[tuple[int, str, Tensor]]:
-    """`(layer, structure, row)` of gate tensors [L, U]."""
-    for structure, table in values.items():
-        for index, row in enumerate(table):
-            yield index, structure, row

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from koffkit.container import complete_config, sliced_config
 
 from koffkit.arch import Shape, architecture_of
 from koffkit.arch.widths import layer_widths
+from koffkit.container import complete_config, sliced_config
 
 from ..common import SIZES
 
