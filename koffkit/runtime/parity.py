@@ -70,8 +70,10 @@ def require_same(
         the differences by condition.
 
     Raises:
-        IntegrityError: one is above `TOLERANCE`, or not a number.
+        IntegrityError: one is above `TOLERANCE`, or the masked model computes no numbers.
     """
+    if not bool(expected.isfinite().all()):
+        raise IntegrityError(f"{masked.reader.folder}: the hidden states are not finite; a weight is NaN or infinite, download it again.")
     found = dict(zip([NO_MEMORY, *domains], compare(sliced, hidden, masked, expected), strict=True))
     for condition, value in found.items():
         if not value.relative <= TOLERANCE:

@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from koffkit.base import INDEX
+from koffkit.runtime.probe import probe_tokens
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 from ..conftest import Koffkit, Shipped
@@ -36,10 +37,18 @@ def point_at(name: str) -> Change:
 
 
 def loss_without_limit(recipe: dict[str, Any], data: Path) -> None:
-    """Weights that are not numbers make the loss one that is not."""
+    """Embeddings that are not numbers make the loss one that is not; those of the tokens tried before learning are sound."""
+    _set_nan(recipe, data, "model.embed_tokens.weight", [row for row in range(300) if row not in probe_tokens(300)])
+
+
+def weight_without_limit(recipe: dict[str, Any], data: Path) -> None:
+    _set_nan(recipe, data, "model.layers.0.mlp.down_proj.weight", [0])
+
+
+def _set_nan(recipe: dict[str, Any], data: Path, name: str, rows: list[int]) -> None:
     base = Path(shutil.copytree(recipe["base"]["model"], data / "base"))
     tensors = load_file(base / "model.safetensors")
-    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = float("nan")
+    tensors[name][rows] = float("nan")
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     recipe["base"]["model"] = str(base)
 
@@ -109,6 +118,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "structures that overlap": (set_mask(structures=["kv_group", "v_channel"]), 2, "kv_group and v_channel overlap"),
     "no such base": (lambda recipe, _: recipe["base"].update(model="./nowhere"), 3, "base.model: no folder './nowhere'"),
     "NaN loss": (loss_without_limit, 4, "learn_masks: the loss is nan at step 1"),
+    "NaN weight": (weight_without_limit, 4, "the hidden states are not finite; a weight is NaN or infinite"),
     "corrupt index": (damaged_base(lambda base: (base / INDEX).write_text("{")), 4, "not a valid checkpoint index"),
     "truncated shard": (damaged_base(truncate), 4, "truncated or damaged"),
     "escaping index": (damaged_base(escape), 4, "'../outside.safetensors' leads out of the folder; refused"),
@@ -128,7 +138,7 @@ def test_compress_refuses(case: str, llama: Path, tmp_path: Path, koffkit: Koffk
     assert message in found.err and "Traceback" not in found.err
     assert found.json["exit_code"] == code and message in found.json["error"]
     run = tmp_path / "run"
-    assert run.exists() == (case == "NaN loss")  # only a run that has begun is kept
+    assert run.exists() == case.startswith("NaN")  # only a run that has begun is kept
     assert not list(run.rglob("*.safetensors")) and not list(run.rglob("*partial*"))
 
 
