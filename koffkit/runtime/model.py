@@ -19,7 +19,9 @@ from ..artefact import ADAPTER_CONFIG, BACKBONE, Bundle, backbone_digest, is_exp
 from ..base import load_tokenizer
 from ..errors import IntegrityError, UsageError
 from ..model.bundles import KVTensors, load_adapter, load_kv, mixed_kv
-from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
+from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attention
+from ..model.lora_rows import RowAdapters
+from ..model.per_call import for_this_call
 from ..model.pooling import pooled_features
 from ..router import Router, load_router
 from ..router.column import with_column
@@ -31,6 +33,8 @@ Memory = str | Sequence[str | None] | None
 
 class KoffModel:
     """A backbone with memories. Make one with `from_pretrained`.
+
+    Threads may call it at the same time, each with its own memories. Load all memories before you share it.
 
     Attributes:
         model: the transformers model (wrapped by peft once a memory with LoRA is loaded).
@@ -47,6 +51,7 @@ class KoffModel:
         self._widths = layer_widths(config, Shape.of(config))
         self._slots: dict[str, str | None] = {}
         self._kv: dict[str, KVTensors] = {}
+        self._adapters = RowAdapters()
         self._attached: str | None = None
         self._router: Router | None = None
         self._router_folder: Path | None = None
@@ -94,8 +99,8 @@ class KoffModel:
 
     def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
         """Hidden states of the bare backbone."""
-        with self._with([None] * len(input_ids)) as names:
-            found: Tensor = self.model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **names).hidden_states[layer]
+        with self._with([None] * len(input_ids)):
+            found: Tensor = self._plain(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states[layer]
         return found
 
     @property
@@ -135,6 +140,7 @@ class KoffModel:
                 self.model = get_peft_model(self._plain, config, adapter_name=slot).eval()
             else:
                 self.model.add_adapter(slot, config)
+        self._adapters.take(self._plain)
         found = set_peft_model_state_dict(self.model, load_adapter(bundle), adapter_name=slot)
         missing = [name for name in found.missing_keys if f".{slot}." in name]
         if missing or found.unexpected_keys:
@@ -188,22 +194,17 @@ class KoffModel:
         return domain
 
     @contextmanager
-    def _with(self, rows: Sequence[str | None]) -> Iterator[dict[str, Any]]:
-        """Attach each row's memory; yields what peft must be told in the call."""
-        set_kv_memory(self._plain, mixed_kv(self._kv, rows))
-        try:
-            if self.model is self._plain:
-                yield {}
-            else:
-                yield {"adapter_names": [(self._slots[name] if name is not None else None) or "__base__" for name in rows]}
-        finally:
-            set_kv_memory(self._plain, None)
+    def _with(self, rows: Sequence[str | None]) -> Iterator[None]:
+        """Give each row its memory, in the calls of this thread until the block ends."""
+        adapters = self._adapters.state([None if name is None else self._slots[name] for name in rows], self._plain.device)
+        with for_this_call({**adapters, **kv_of_call(self._plain, mixed_kv(self._kv, rows))}):
+            yield
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, memory: Memory = "attached", attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of token ids [B, T]."""
-        with self._with(self.rows(memory, input_ids.shape[0])) as names:
-            output: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **names).logits
+        with self._with(self.rows(memory, input_ids.shape[0])):
+            output: Tensor = self._plain(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
         return output
 
     @torch.no_grad()
@@ -227,8 +228,8 @@ class KoffModel:
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
         batch = batch.to(self._plain.device)
         settings = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id} | options
-        with self._with(rows) as names:
-            ids = self.model.generate(**batch, max_new_tokens=max_new_tokens, **settings, **names)
+        with self._with(rows):
+            ids = self._plain.generate(**batch, max_new_tokens=max_new_tokens, **settings)
         texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return texts
 

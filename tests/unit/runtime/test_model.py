@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from koffkit import KoffModel
 from koffkit.errors import UsageError
@@ -72,3 +76,64 @@ def test_a_plain_checkpoint_is_a_backbone_without_memories(llama: Path) -> None:
     assert model.domains == [] and len(model.generate("river", max_new_tokens=3)) == 1
     with pytest.raises(UsageError, match="there is none"):
         model.attach("north")
+
+
+@pytest.fixture
+def four(model: KoffModel, shipped: Shipped, tmp_path: Path) -> KoffModel:
+    """Two more memories: LoRA and KV tensors of those there are, turned around."""
+    for domain in ("north", "south"):
+        folder = shutil.copytree(shipped.export / "memories" / domain, tmp_path / domain)
+        for name in ("adapter_model", "kv_memory"):
+            path = folder / f"{name}.safetensors"
+            save_file({key: -2 * value for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+        info = json.loads((folder / "memory.json").read_text())
+        (folder / "memory.json").write_text(json.dumps(info | {"domain": f"un{domain}"}))
+        model.load_memory(folder)
+    return model
+
+
+def test_threads_do_not_see_each_others_memories(four: KoffModel) -> None:
+    jobs: list[str | None | list[str | None]] = [*four.domains, None, [None, "unsouth", "north", "south"]] * 3
+    alone = [four.generate(PROMPTS, memory=memory, max_new_tokens=8) for memory in jobs]
+    assert len({tuple(texts) for texts in alone}) == 6
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda memory: four.generate(PROMPTS, memory=memory, max_new_tokens=8), jobs))
+    assert together == alone
+
+
+def test_a_batch_is_what_peft_computes(four: KoffModel) -> None:
+    """Of one memory and of several, without the hooks that PEFT puts on the model."""
+    ids = torch.arange(40).reshape(4, 10) + 4
+    four._kv = dict.fromkeys(four._kv, {})
+    for row, domain in enumerate(four.domains):
+        four.model.set_adapter(f"m{row}")
+        expected = four.model(ids, use_cache=False).logits
+        assert torch.equal(four.logits(ids, domain), expected)
+        torch.testing.assert_close(four.logits(ids, four.domains)[row], expected[row], atol=2e-5, rtol=1e-5)
+
+
+def test_calls_put_no_hooks_on_the_model(four: KoffModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("PEFT was asked to choose")
+
+    monkeypatch.setattr("peft.tuners.lora.layer.Linear._mixed_batch_forward", refuse)
+    monkeypatch.setattr("peft.tuners.lora.model.LoraModel._enable_peft_forward_hooks", refuse)
+    ids = torch.arange(40).reshape(4, 10) + 4
+    assert not torch.allclose(four.logits(ids, "north"), four.logits(ids, ["north", None, "south", "unsouth"]), atol=1e-3)
+    assert len(four.generate(PROMPTS, memory="south", max_new_tokens=2)) == 4
+
+
+def test_beams_keep_the_memory_of_their_row(four: KoffModel) -> None:
+    rows = ["north", "unsouth", None, "south"]
+    together = four.generate(PROMPTS, memory=rows, max_new_tokens=6, num_beams=3)
+    assert together == [four.generate(p, memory=m, max_new_tokens=6, num_beams=3)[0] for p, m in zip(PROMPTS, rows, strict=True)]
+
+
+def test_an_adapter_merged_into_the_weights_is_refused(model: KoffModel) -> None:
+    ids = torch.arange(10).reshape(1, 10) + 4
+    north = model.logits(ids, "north")
+    model.model.merge_adapter()
+    with pytest.raises(UsageError, match="unmerge_adapter"):
+        model.logits(ids, "south")
+    model.model.unmerge_adapter()
+    torch.testing.assert_close(model.logits(ids, "north"), north, atol=1e-5, rtol=1e-4)
