@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class KoffModel:
         self._slots: dict[str, str | None] = {}
         self._kv: dict[str, KVTensors] = {}
         self._adapters = RowAdapters()
+        self._texts = RLock()  # a fast tokenizer keeps padding and truncation of the call in itself
         self._attached: str | None = None
         self._router: Router | None = None
         self._router_folder: Path | None = None
@@ -66,11 +68,12 @@ class KoffModel:
             options: for `AutoModelForCausalLM.from_pretrained`, for example `dtype` and `device_map`.
 
         Raises:
-            UsageError: there is no export or backbone at `path`, or no such memory.
+            UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for attention without KV memories.
             IntegrityError: a memory belongs to another backbone, or does not fit this one.
         """
         from transformers import AutoModelForCausalLM
 
+        _require_attention(options)
         path = Path(path)
         export = open_export(path) if is_export(path) else None
         folder = path / BACKBONE if export is not None else path
@@ -170,7 +173,8 @@ class KoffModel:
                 f"{self._path}: there is no router (stage route was not in the recipe); name the memory: one of "
                 f"{', '.join(self.domains) or 'none'}, or None."
             )
-        return self._router.route(prompts, allowed=self.domains)
+        with self._texts:
+            return self._router.route(prompts, allowed=self.domains)
 
     def rows(self, memory: Memory, count: int) -> list[str | None]:
         """The memory of each of `count` prompts.
@@ -202,9 +206,25 @@ class KoffModel:
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, memory: Memory = "attached", attention_mask: Tensor | None = None) -> Tensor:
-        """Logits [B, T, V] of token ids [B, T]."""
+        """Logits [B, T, V] of token ids [B, T].
+
+        Args:
+            memory: see `rows`.
+            attention_mask: [B, T], 0 = padding, on either side; None = no padding.
+
+        Raises:
+            UsageError: the mask has another shape than the ids.
+        """
+        positions = None
+        if attention_mask is not None:
+            if attention_mask.shape != input_ids.shape:
+                raise UsageError(
+                    f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, {list(input_ids.shape)}."
+                )
+            # Memory keys are not rotated, so the text must start at position 0, whatever padding comes before it.
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
         with self._with(self.rows(memory, input_ids.shape[0])):
-            output: Tensor = self._plain(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            output: Tensor = self._plain(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False).logits
         return output
 
     @torch.no_grad()
@@ -223,15 +243,27 @@ class KoffModel:
         if not prompts:
             return []
         rows = self.rows([name for name, _ in self.route(prompts)] if memory == "auto" else memory, len(prompts))
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+        with self._texts:
+            if self.tokenizer.pad_token_id is None:
+                self.tokenizer.pad_token = self.tokenizer.eos_token
+            batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
         batch = batch.to(self._plain.device)
         settings = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id} | options
         with self._with(rows):
             ids = self._plain.generate(**batch, max_new_tokens=max_new_tokens, **settings)
-        texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        with self._texts:
+            texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return texts
+
+
+def _require_attention(options: Mapping[str, Any]) -> None:
+    """Refuse attention other than ours, which is stock `sdpa` wherever there is no KV memory."""
+    found = options.get("attn_implementation") or getattr(options.get("config"), "_attn_implementation", None)
+    if found not in (None, "sdpa", NAME):
+        raise UsageError(
+            f"attn_implementation {found!r}: KV memories need koffkit's attention, which computes as sdpa does; leave the option out or "
+            'say "sdpa". For other attention load the backbone folder with transformers, without KV memories.'
+        )
 
 
 def _bundles(shipped: list[Bundle], wanted: Sequence[str | Path] | None) -> list[Bundle]:
