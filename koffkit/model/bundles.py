@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -64,6 +65,15 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
             pair.append(tensor)
         memory[index] = KVMemory(*pair)
     return memory
+
+
+def adapter_config(bundle: Bundle) -> Any:
+    """PEFT's configuration of a bundle with LoRA, for whatever copy of the backbone is in memory."""
+    from peft import LoraConfig
+
+    config = LoraConfig.from_pretrained(str(bundle.path))
+    config.base_model_name_or_path = None  # PEFT warns when the copy in memory came from elsewhere; the digest has been compared
+    return config
 
 
 def load_adapter(bundle: Bundle) -> dict[str, Tensor]:

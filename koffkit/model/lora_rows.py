@@ -90,4 +90,5 @@ def _forward(layer: Any, without_state: Any, x: Tensor, *args: Any, **kwargs: An
 def _adapted(layer: Any, adapter: str, x: Tensor, result: Tensor) -> Tensor:
     """`result` + x A^T B^T alpha / rank, as PEFT computes it for an active adapter."""
     down, up = layer.lora_A[adapter], layer.lora_B[adapter]
-    return (result + up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]).to(result.dtype)
+    change: Tensor = up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
+    return (result + change).to(result.dtype)

@@ -19,7 +19,7 @@ from ..arch.widths import layer_widths
 from ..artefact import ADAPTER_CONFIG, BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
 from ..base import load_tokenizer
 from ..errors import IntegrityError, UsageError
-from ..model.bundles import KVTensors, load_adapter, load_kv, mixed_kv
+from ..model.bundles import KVTensors, adapter_config, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attention
 from ..model.lora_rows import RowAdapters
 from ..model.per_call import for_this_call
@@ -134,9 +134,9 @@ class KoffModel:
 
     def _load_adapter(self, bundle: Bundle, slot: str) -> None:
         """Not with peft's own `load_adapter`: it knows no packed weights, and opens more than safetensors."""
-        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+        from peft import get_peft_model, set_peft_model_state_dict
 
-        config = LoraConfig.from_pretrained(str(bundle.path))
+        config = adapter_config(bundle)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             if self.model is self._plain:

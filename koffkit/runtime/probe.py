@@ -22,7 +22,7 @@ from ..arch import Shape, architecture_of
 from ..arch.widths import layer_widths
 from ..artefact import Bundle
 from ..base import read_config
-from ..model.bundles import load_adapter, load_kv, mixed_kv
+from ..model.bundles import adapter_config, load_adapter, load_kv, mixed_kv
 from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
 from ..slicing import ADAPTER_PREFIX
@@ -98,13 +98,13 @@ def _empty_model(folder: Path) -> Any:
 
 
 def _with_adapters(model: Any, bundles: Sequence[Bundle], slots: list[str]) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     wrapped = model
     for slot, bundle in zip(slots, bundles, strict=True):
         if bundle.adapter_file is None:
             continue
-        config = LoraConfig.from_pretrained(str(bundle.path))
+        config = adapter_config(bundle)
         if wrapped is model:
             wrapped = get_peft_model(model, config, adapter_name=slot, low_cpu_mem_usage=True)
         else:
