@@ -20,6 +20,9 @@ FORMAT = 1
 MANIFEST = "koffkit.json"
 BACKBONE = "backbone"
 MEMORIES = "memories"
+# What a bundle's PEFT configuration calls its base model: where an export has it, seen from the bundle, and never the name of a
+# repository on a hub. PEFT looks from the working folder: `AutoPeftModelForCausalLM.from_pretrained(".")` works inside the bundle.
+BACKBONE_OF_BUNDLE = f"../../{BACKBONE}"
 ROUTER = "router"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

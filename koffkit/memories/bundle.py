@@ -14,6 +14,7 @@ from ..arch import Architecture, Shape
 from ..artefact import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    BACKBONE_OF_BUNDLE,
     CARD,
     FORMAT,
     KV_MEMORY,
@@ -70,7 +71,7 @@ def write_bundle(
     if memory["lora"] is not None:
         parameters["lora"] = _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
         config = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": None})
+        write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
         files += [ADAPTER_WEIGHTS, ADAPTER_CONFIG]
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)

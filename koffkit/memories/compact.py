@@ -21,6 +21,7 @@ from ..artefact import (
     ADAPTER_CONFIG,
     ADAPTER_PACKED,
     ADAPTER_WEIGHTS,
+    BACKBONE_OF_BUNDLE,
     KV_MEMORY,
     KV_MEMORY_PACKED,
     MEMORY_FILE,
@@ -128,7 +129,7 @@ def _adapter_config(bundle: Bundle) -> dict[str, Any]:
     path = bundle.path / ADAPTER_CONFIG
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"rank_pattern": {}, "alpha_pattern": {}} | config
+        return {"rank_pattern": {}, "alpha_pattern": {}} | config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
 

@@ -68,6 +68,13 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
     return memory
 
 
+def adapter_config(bundle: Bundle) -> LoraConfig:
+    """PEFT's configuration of a bundle with LoRA, for whatever copy of the backbone is in memory."""
+    config = LoraConfig.from_pretrained(str(bundle.path))
+    config.base_model_name_or_path = None  # PEFT warns when the copy in memory came from elsewhere; the digest has been compared
+    return config
+
+
 def load_adapter(bundle: Bundle) -> dict[str, Tensor]:
     """The adapter's tensors by PEFT's names; empty when the bundle has no LoRA."""
     return {} if bundle.adapter_file is None else load_tensors(bundle.adapter_file)
@@ -96,7 +103,7 @@ def load_memory(bundle: Bundle, layers: Sequence[LayerWidths]) -> MemoryTensors:
     Raises:
         IntegrityError: a file is damaged, or does not fit the backbone.
     """
-    lora = None if bundle.adapter_file is None else LoraConfig.from_pretrained(str(bundle.path))
+    lora = None if bundle.adapter_file is None else adapter_config(bundle)
     return MemoryTensors(bundle.domain, lora, load_adapter(bundle), load_kv(bundle, layers))
 
 

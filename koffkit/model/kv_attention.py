@@ -19,6 +19,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from .per_call import of_this_call
+
 NAME = "koffkit"
 _SLOT = "koffkit_kv"
 
@@ -49,7 +51,7 @@ def koffkit_attention(
     Returns:
         [B, T, N, H] and None, as transformers expects.
     """
-    memory: KVMemory | None = getattr(module, _SLOT, None)
+    memory: KVMemory | None = of_this_call(module) or getattr(module, _SLOT, None)
     if memory is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return output, None
@@ -113,9 +115,17 @@ def use_koffkit_attention(model: nn.Module) -> None:
 
 
 def set_kv_memory(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> None:
-    """Attach `{layer: memory}`, or detach with None. Gradients flow to the tensors given."""
+    """Attach `{layer: memory}`, or detach with None, for all threads. Gradients flow to the tensors given.
+
+    For training, and for a model that nothing else uses; `kv_of_call` is for the rest.
+    """
     for index, module in attention_modules(model):
         setattr(module, _SLOT, None if memory is None else memory.get(index))
+
+
+def kv_of_call(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> dict[nn.Module, KVMemory]:
+    """`{layer: memory}` as the state of a call (`for_this_call`)."""
+    return {module: memory[index] for index, module in attention_modules(model) if memory is not None and index in memory}
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:

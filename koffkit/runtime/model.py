@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from ..arch.widths import layer_widths
 from ..artefact import ADAPTER_CONFIG, BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
 from ..base import load_tokenizer
 from ..errors import IntegrityError, UsageError
-from ..model.bundles import KVTensors, load_adapter, load_kv, mixed_kv
-from ..model.kv_attention import KVMemory, set_kv_memory, use_koffkit_attention
+from ..model.bundles import KVTensors, adapter_config, load_adapter, load_kv, mixed_kv
+from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attention
+from ..model.lora_rows import RowAdapters
+from ..model.per_call import for_this_call
 from ..model.pooling import pooled_features
 from ..router import Router, load_router
 from ..router.column import with_column
@@ -31,6 +34,8 @@ Memory = str | Sequence[str | None] | None
 
 class KoffModel:
     """A backbone with memories. Make one with `from_pretrained`.
+
+    Threads may call it at the same time, each with its own memories. Load all memories before you share it.
 
     Attributes:
         model: the transformers model (wrapped by peft once a memory with LoRA is loaded).
@@ -47,6 +52,8 @@ class KoffModel:
         self._widths = layer_widths(config, Shape.of(config))
         self._slots: dict[str, str | None] = {}
         self._kv: dict[str, KVTensors] = {}
+        self._adapters = RowAdapters()
+        self._texts = RLock()  # a fast tokenizer keeps padding and truncation of the call in itself
         self._attached: str | None = None
         self._router: Router | None = None
         self._router_folder: Path | None = None
@@ -61,11 +68,12 @@ class KoffModel:
             options: for `AutoModelForCausalLM.from_pretrained`, for example `dtype` and `device_map`.
 
         Raises:
-            UsageError: there is no export or backbone at `path`, or no such memory.
+            UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for attention without KV memories.
             IntegrityError: a memory belongs to another backbone, or does not fit this one.
         """
         from transformers import AutoModelForCausalLM
 
+        _require_attention(options)
         path = Path(path)
         export = open_export(path) if is_export(path) else None
         folder = path / BACKBONE if export is not None else path
@@ -94,8 +102,8 @@ class KoffModel:
 
     def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
         """Hidden states of the bare backbone."""
-        with self._with([None] * len(input_ids)) as names:
-            found: Tensor = self.model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **names).hidden_states[layer]
+        with self._with([None] * len(input_ids)):
+            found: Tensor = self._plain(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states[layer]
         return found
 
     @property
@@ -126,15 +134,16 @@ class KoffModel:
 
     def _load_adapter(self, bundle: Bundle, slot: str) -> None:
         """Not with peft's own `load_adapter`: it knows no packed weights, and opens more than safetensors."""
-        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+        from peft import get_peft_model, set_peft_model_state_dict
 
-        config = LoraConfig.from_pretrained(str(bundle.path))
+        config = adapter_config(bundle)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             if self.model is self._plain:
                 self.model = get_peft_model(self._plain, config, adapter_name=slot).eval()
             else:
                 self.model.add_adapter(slot, config)
+        self._adapters.take(self._plain)
         found = set_peft_model_state_dict(self.model, load_adapter(bundle), adapter_name=slot)
         missing = [name for name in found.missing_keys if f".{slot}." in name]
         if missing or found.unexpected_keys:
@@ -164,7 +173,8 @@ class KoffModel:
                 f"{self._path}: there is no router (stage route was not in the recipe); name the memory: one of "
                 f"{', '.join(self.domains) or 'none'}, or None."
             )
-        return self._router.route(prompts, allowed=self.domains)
+        with self._texts:
+            return self._router.route(prompts, allowed=self.domains)
 
     def rows(self, memory: Memory, count: int) -> list[str | None]:
         """The memory of each of `count` prompts.
@@ -188,22 +198,33 @@ class KoffModel:
         return domain
 
     @contextmanager
-    def _with(self, rows: Sequence[str | None]) -> Iterator[dict[str, Any]]:
-        """Attach each row's memory; yields what peft must be told in the call."""
-        set_kv_memory(self._plain, mixed_kv(self._kv, rows))
-        try:
-            if self.model is self._plain:
-                yield {}
-            else:
-                yield {"adapter_names": [(self._slots[name] if name is not None else None) or "__base__" for name in rows]}
-        finally:
-            set_kv_memory(self._plain, None)
+    def _with(self, rows: Sequence[str | None]) -> Iterator[None]:
+        """Give each row its memory, in the calls of this thread until the block ends."""
+        adapters = self._adapters.state([None if name is None else self._slots[name] for name in rows], self._plain.device)
+        with for_this_call({**adapters, **kv_of_call(self._plain, mixed_kv(self._kv, rows))}):
+            yield
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, memory: Memory = "attached", attention_mask: Tensor | None = None) -> Tensor:
-        """Logits [B, T, V] of token ids [B, T]."""
-        with self._with(self.rows(memory, input_ids.shape[0])) as names:
-            output: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **names).logits
+        """Logits [B, T, V] of token ids [B, T].
+
+        Args:
+            memory: see `rows`.
+            attention_mask: [B, T], 0 = padding, on either side; None = no padding.
+
+        Raises:
+            UsageError: the mask has another shape than the ids.
+        """
+        positions = None
+        if attention_mask is not None:
+            if attention_mask.shape != input_ids.shape:
+                raise UsageError(
+                    f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, {list(input_ids.shape)}."
+                )
+            # Memory keys are not rotated, so the text must start at position 0, whatever padding comes before it.
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+        with self._with(self.rows(memory, input_ids.shape[0])):
+            output: Tensor = self._plain(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False).logits
         return output
 
     @torch.no_grad()
@@ -222,15 +243,27 @@ class KoffModel:
         if not prompts:
             return []
         rows = self.rows([name for name, _ in self.route(prompts)] if memory == "auto" else memory, len(prompts))
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+        with self._texts:
+            if self.tokenizer.pad_token_id is None:
+                self.tokenizer.pad_token = self.tokenizer.eos_token
+            batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
         batch = batch.to(self._plain.device)
         settings = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id} | options
-        with self._with(rows) as names:
-            ids = self.model.generate(**batch, max_new_tokens=max_new_tokens, **settings, **names)
-        texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        with self._with(rows):
+            ids = self._plain.generate(**batch, max_new_tokens=max_new_tokens, **settings)
+        with self._texts:
+            texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return texts
+
+
+def _require_attention(options: Mapping[str, Any]) -> None:
+    """Refuse attention other than ours, which is stock `sdpa` wherever there is no KV memory."""
+    found = options.get("attn_implementation") or getattr(options.get("config"), "_attn_implementation", None)
+    if found not in (None, "sdpa", NAME):
+        raise UsageError(
+            f"attn_implementation {found!r}: KV memories need koffkit's attention, which computes as sdpa does; leave the option out or "
+            'say "sdpa". For other attention load the backbone folder with transformers, without KV memories.'
+        )
 
 
 def _bundles(shipped: list[Bundle], wanted: Sequence[str | Path] | None) -> list[Bundle]:

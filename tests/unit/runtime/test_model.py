@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from koffkit import KoffModel
 from koffkit.errors import UsageError
+from koffkit.router.probe import ProbeRouter
 
 from ...common import sentences
 from ...conftest import Shipped
@@ -72,3 +80,103 @@ def test_a_plain_checkpoint_is_a_backbone_without_memories(llama: Path) -> None:
     assert model.domains == [] and len(model.generate("river", max_new_tokens=3)) == 1
     with pytest.raises(UsageError, match="there is none"):
         model.attach("north")
+
+
+@pytest.fixture
+def four(model: KoffModel, shipped: Shipped, tmp_path: Path) -> KoffModel:
+    """Two more memories: LoRA and KV tensors of those there are, turned around."""
+    for domain in ("north", "south"):
+        folder = shutil.copytree(shipped.export / "memories" / domain, tmp_path / domain)
+        for name in ("adapter_model", "kv_memory"):
+            path = folder / f"{name}.safetensors"
+            save_file({key: -2 * value for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+        info = json.loads((folder / "memory.json").read_text())
+        (folder / "memory.json").write_text(json.dumps(info | {"domain": f"un{domain}"}))
+        model.load_memory(folder)
+    return model
+
+
+def test_threads_do_not_see_each_others_memories(four: KoffModel) -> None:
+    jobs: list[str | list[str | None] | None] = [*four.domains, None, [None, "unsouth", "north", "south"]] * 3
+    alone = [four.generate(PROMPTS, memory=memory, max_new_tokens=8) for memory in jobs]
+    assert len({tuple(texts) for texts in alone}) == 6
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda memory: four.generate(PROMPTS, memory=memory, max_new_tokens=8), jobs))
+    assert together == alone
+
+
+def test_a_batch_is_what_peft_computes(four: KoffModel) -> None:
+    """Of one memory and of several, without the hooks that PEFT puts on the model."""
+    ids = torch.arange(40).reshape(4, 10) + 4
+    four._kv = {domain: {} for domain in four.domains}
+    for row, domain in enumerate(four.domains):
+        four.model.set_adapter(f"m{row}")
+        expected = four.model(ids, use_cache=False).logits
+        assert torch.equal(four.logits(ids, domain), expected)
+        torch.testing.assert_close(four.logits(ids, four.domains)[row], expected[row], atol=2e-5, rtol=1e-5)
+
+
+def test_calls_put_no_hooks_on_the_model(four: KoffModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("PEFT was asked to choose")
+
+    monkeypatch.setattr("peft.tuners.lora.layer.Linear._mixed_batch_forward", refuse)
+    monkeypatch.setattr("peft.tuners.lora.model.LoraModel._enable_peft_forward_hooks", refuse)
+    ids = torch.arange(40).reshape(4, 10) + 4
+    assert not torch.allclose(four.logits(ids, "north"), four.logits(ids, ["north", None, "south", "unsouth"]), atol=1e-3)
+    assert len(four.generate(PROMPTS, memory="south", max_new_tokens=2)) == 4
+
+
+def test_beams_keep_the_memory_of_their_row(four: KoffModel) -> None:
+    rows = ["north", "unsouth", None, "south"]
+    together = four.generate(PROMPTS, memory=rows, max_new_tokens=6, num_beams=3)
+    assert together == [four.generate(p, memory=m, max_new_tokens=6, num_beams=3)[0] for p, m in zip(PROMPTS, rows, strict=True)]
+
+
+def test_an_adapter_merged_into_the_weights_is_refused(model: KoffModel) -> None:
+    ids = torch.arange(10).reshape(1, 10) + 4
+    north = model.logits(ids, "north")
+    model.model.merge_adapter()
+    with pytest.raises(UsageError, match="unmerge_adapter"):
+        model.logits(ids, "south")
+    model.model.unmerge_adapter()
+    torch.testing.assert_close(model.logits(ids, "north"), north, atol=1e-5, rtol=1e-4)
+
+
+def test_a_probe_reads_while_other_threads_write(four: KoffModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both use the backbone's tokenizer, which keeps in itself whether it pads: here long enough for another thread to change it."""
+    set_padding = type(four.tokenizer).set_truncation_and_padding
+
+    def slow(*arguments: object, **options: object) -> None:
+        set_padding(*arguments, **options)
+        time.sleep(0.002)
+
+    monkeypatch.setattr(type(four.tokenizer), "set_truncation_and_padding", slow)
+    weight = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    four._take_router(ProbeRouter(four.domains, 2, 16, weight, np.zeros(4, np.float32)), tmp_path)
+    texts = sentences(1, 24)
+    chosen, written = four.route(texts), four.generate(texts, memory="north", max_new_tokens=2)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(pool.submit(four.route, texts), pool.submit(four.generate, texts, memory="north", max_new_tokens=2)) for _ in range(8)]
+    assert [(route.result(), text.result()) for route, text in jobs] == [(chosen, written)] * 8
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_no_logits(model: KoffModel, side: str) -> None:
+    ids, filler = torch.arange(6).reshape(1, 6) + 7, torch.full((1, 3), 2)
+    there, none = torch.ones_like(ids), torch.zeros_like(filler)
+    padded, mask = (torch.cat(pair if side == "right" else pair[::-1], dim=1) for pair in ((ids, filler), (there, none)))
+    for memory in ("north", "south", None):
+        found = model.logits(padded, memory, attention_mask=mask)[mask.bool()]
+        torch.testing.assert_close(found, model.logits(ids, memory)[0], atol=2e-5, rtol=1e-4)
+    with pytest.raises(UsageError, match=r"shape \[1, 6\]; it must be that of input_ids, \[1, 9\]"):
+        model.logits(padded, "north", attention_mask=there)
+
+
+def test_attention_that_knows_no_kv_memory_is_refused(shipped: Shipped) -> None:
+    config = AutoConfig.from_pretrained(shipped.export / "backbone", attn_implementation="eager")
+    for options in ({"attn_implementation": "eager"}, {"attn_implementation": {"": "flex_attention"}}, {"config": config}):
+        with pytest.raises(UsageError, match=r"attn_implementation .*(eager|flex).*leave the option out or say .sdpa."):
+            KoffModel.from_pretrained(shipped.export, **options)
+    for name in ("sdpa", "koffkit", None):
+        assert KoffModel.from_pretrained(shipped.export, attn_implementation=name).domains == ["north", "south"]
