@@ -2,7 +2,8 @@
 
     python benchmarks/ablation.py --seeds 0,1,2
 
-Every row is the quickstart recipe with cold gates and a few fields changed. Finished runs are kept and not repeated; `--only` picks rows.
+Every row is the quickstart recipe with cold gates and a few fields changed. Finished runs are kept and not
+repeated; `--only` picks rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from rich.table import Table
 
 LORA, KV = "memory.lora=null", "memory.kv=null"
 UPPER = "memory.layers={upper: 4}"
-RAGGED, HALF = "mask.layout=ragged", "mask.global_sparsity=0.46"  # where ragged layers, too, lose what memories must bring back
+RAGGED, HALF = (
+    "mask.layout=ragged",
+    "mask.global_sparsity=0.46",
+)  # where ragged layers, too, lose what memories must bring back
 MASKS_FIRST = "stages.learn_masks.joint=false"
 VARIANTS: dict[str, list[str]] = {
     "KOFF": [],
@@ -53,7 +57,10 @@ def settings(overrides: list[str], recall: int) -> list[str]:
     """What every row changes of the quickstart (cold gates, no swap matrix), then what this one does."""
     return [
         "mask.init=cold",
-        *(f"stages.{rest}" for rest in ("evaluate.swap=false", f"evaluate.recall_limit={recall}", "evaluate.max_tokens=2048")),
+        *(
+            f"stages.{rest}"
+            for rest in ("evaluate.swap=false", f"evaluate.recall_limit={recall}", "evaluate.max_tokens=2048")
+        ),
         *overrides,
     ]
 
@@ -69,7 +76,11 @@ def run(name: str, overrides: list[str], seed: int, folder: Path, recall: int) -
     output = folder / f"{slug}-{seed}"
     loaded = load_recipe("quickstart", [f"seed={seed}", *settings(overrides, recall)])
     state = compress(loaded, output, resume=RunFolder(output).exists, progress=Silent())
-    return {"mean": state["results"]["mean"], "sparsity": state["budget"]["global_sparsity"], "layers": state["memory_layers"]}
+    return {
+        "mean": state["results"]["mean"],
+        "sparsity": state["budget"]["global_sparsity"],
+        "layers": state["memory_layers"],
+    }
 
 
 def recovered(mean: dict[str, Any]) -> dict[str, float]:
@@ -86,14 +97,20 @@ def main(seeds: str, only: str | None, recall: int, runs: Path) -> None:
     from koffkit.cli.console import quiet_libraries
 
     quiet_libraries()
-    chosen = {name: sets for name, sets in VARIANTS.items() if only is None or any(part in name for part in only.split(","))}
+    chosen = {
+        name: sets
+        for name, sets in VARIANTS.items()
+        if only is None or any(part in name for part in only.split(","))
+    }
     numbers = [int(seed) for seed in seeds.split(",")]
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in numbers:
         for name, overrides in chosen.items():
             found.setdefault(name, []).append(run(name, overrides, seed, runs, recall))
             figures = recovered(found[name][-1]["mean"])
-            click.echo(f"seed {seed}, {name}: recall {figures['recall']:.1%}, KL {figures['kl']:.4f}", err=True)
+            click.echo(
+                f"seed {seed}, {name}: recall {figures['recall']:.1%}, KL {figures['kl']:.4f}", err=True
+            )
     show(found, numbers)
     draw(found, runs / "ablation.png")
     (runs / "ablation.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -102,7 +119,9 @@ def main(seeds: str, only: str | None, recall: int, runs: Path) -> None:
 def show(found: dict[str, list[dict[str, Any]]], seeds: list[int]) -> None:
     first = next(iter(found.values()))
     sparsity = statistics.fmean(row["sparsity"] for row in first)
-    table = Table(title=f"quickstart at {sparsity:.1%} of all parameters removed, seeds {', '.join(map(str, seeds))}")
+    table = Table(
+        title=f"quickstart at {sparsity:.1%} of all parameters removed, seeds {', '.join(map(str, seeds))}"
+    )
     for column in ("", "recall", "+-", "KL", "perplexity", "backbone alone"):
         table.add_column(column, justify="left" if not column else "right")
     unpruned = [row["mean"]["unpruned"] for row in first]
@@ -120,12 +139,16 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     names = list(found)
     canvas = Figure(figsize=(11, 0.32 * len(names) + 1.2), layout="constrained")
     axes = canvas.subplots(1, 2, sharey=True)
-    for axis, key, title in zip(axes, ("recall", "kl"), ("fact recall", "KL to the unpruned model, nats a token"), strict=True):
+    for axis, key, title in zip(
+        axes, ("recall", "kl"), ("fact recall", "KL to the unpruned model, nats a token"), strict=True
+    ):
         for place, rows in enumerate(found.values()):
             values = [recovered(row["mean"])[key] for row in rows]
             colour = "#d98b5f" if "pruning only" in names[place] else "#1f5fa8"
             axis.scatter(values, [place] * len(values), s=22, color=colour, alpha=0.75, zorder=3)
-            axis.vlines(statistics.fmean(values), place - 0.3, place + 0.3, color=colour, linewidth=2, zorder=2)
+            axis.vlines(
+                statistics.fmean(values), place - 0.3, place + 0.3, color=colour, linewidth=2, zorder=2
+            )
         axis.set_title(title, fontsize=10)
         axis.grid(axis="x", color="#dddddd")
         axis.spines[["top", "right", "left"]].set_visible(False)

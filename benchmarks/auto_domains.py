@@ -1,7 +1,9 @@
-"""Domains without labels: how pure are the groups that `domains: {auto: ...}` makes of shuffled, labelled text?
+"""Domains without labels: how pure are the groups that `domains: {auto: ...}` makes of shuffled, labelled
+text?
 
 python benchmarks/auto_domains.py                       # the embedded facts in six languages
-python benchmarks/auto_domains.py --data FOLDER         # one text file a label, documents separated by blank lines
+python benchmarks/auto_domains.py --data FOLDER         # one text file a label, documents separated by blank
+lines
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ def labelled(data: Path | None, limit: int | None) -> list[tuple[str, str]]:
     if data is None:
         sources = {name: Source(jsonl=f"embedded:facts/{name}.jsonl") for name in FACTS}
     else:
-        sources = {path.name.split(".")[0]: Source(text=str(path.resolve())) for path in sorted(data.iterdir()) if path.is_file()}
+        sources = {
+            path.name.split(".")[0]: Source(text=str(path.resolve()))
+            for path in sorted(data.iterdir())
+            if path.is_file()
+        }
     rows = []
     for name, source in sources.items():
         texts = list(documents(source, Path.cwd(), name))
@@ -45,12 +51,12 @@ def labelled(data: Path | None, limit: int | None) -> list[tuple[str, str]]:
 @click.option("--limit", type=int, help="Documents per label.")
 @click.option("--seed", default=0, show_default=True)
 def main(data: Path | None, base: str, layer: int, limit: int | None, seed: int) -> None:
-    from koffkit.base import locate
     from koffkit.cli.console import quiet_libraries
+    from koffkit.data.domains import resolve_domains
+    from koffkit.hub import locate
     from koffkit.progress import Silent
     from koffkit.recipe.load import load_recipe
     from koffkit.run.folder import RunFolder
-    from koffkit.stages.domains import resolve_domains
 
     quiet_libraries()
     rows = labelled(data, limit)
@@ -66,7 +72,10 @@ def main(data: Path | None, base: str, layer: int, limit: int | None, seed: int)
         found = resolve_domains(loaded, run, locate(loaded.recipe.base, loaded.root), Silent())
         seconds = time.perf_counter() - begin
         groups = {
-            name: Counter(label_of[json.loads(line)["text"]] for line in run.domain_text(name).read_text(encoding="utf-8").splitlines())
+            name: Counter(
+                label_of[json.loads(line)["text"]]
+                for line in run.domain_text(name).read_text(encoding="utf-8").splitlines()
+            )
             for name in found.recipe.domain_names
         }
     labels = sorted(set(label_of.values()))
@@ -77,7 +86,17 @@ def main(data: Path | None, base: str, layer: int, limit: int | None, seed: int)
         table.add_row(name, *(str(counts[label] or "") for label in labels))
     Console(width=120).print(table)
     purity = sum(max(counts.values()) for counts in groups.values()) / len(rows)
-    click.echo(json.dumps({"purity": round(purity, 4), "documents": len(rows), "groups": count, "layer": layer, "seed": seed}))
+    click.echo(
+        json.dumps(
+            {
+                "purity": round(purity, 4),
+                "documents": len(rows),
+                "groups": count,
+                "layer": layer,
+                "seed": seed,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

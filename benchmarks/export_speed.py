@@ -1,8 +1,10 @@
-"""Export of a random Llama of about 2 GB in 4 shards, against `cp -r` and `sync` of the same checkpoint, in turns.
+"""Export of a random Llama of about 2 GB in 4 shards, against `cp -r` and `sync` of the same checkpoint, in
+turns.
 
     python benchmarks/export_speed.py [--folder build/export_speed] [--layers 14] [--repeats 3]
 
-Prints the median seconds of both, their ratio, and the peak RSS of the whole export process (imports, slicing, parity gate).
+Prints the median seconds of both, their ratio, and the peak RSS of the whole export process (imports,
+slicing, parity gate).
 """
 
 from __future__ import annotations
@@ -22,11 +24,23 @@ import yaml
 
 SHARDS = 4
 CONFIG: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": 32000, "hidden_size": 2048,
-    "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "dtype": "bfloat16",
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-}  # fmt: skip
+}
 TARGETS = ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
@@ -37,8 +51,8 @@ def make_base(folder: Path, num_layers: int) -> None:
     from safetensors.torch import save_file
 
     from koffkit.arch import Shape, architecture_of
+    from koffkit.arch.weights import weight_shapes
     from koffkit.embedded import path as embedded
-    from koffkit.method.budget import weight_shapes
 
     folder.mkdir(parents=True)
     config = CONFIG | {"num_hidden_layers": num_layers}
@@ -51,21 +65,30 @@ def make_base(folder: Path, num_layers: int) -> None:
     for shard in range(SHARDS):
         file = f"model-{shard + 1:05d}-of-{SHARDS:05d}.safetensors"
         part = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]
-        save_file({name: (torch.randn(size, generator=generator) * 0.02).bfloat16() for name, size in part}, folder / file)
+        save_file(
+            {name: (torch.randn(size, generator=generator) * 0.02).bfloat16() for name, size in part},
+            folder / file,
+        )
         weight_map |= {name: file for name, _ in part}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
 
 
 def make_run(base: Path, run: Path) -> None:
-    """One training step on 8 tokens: enough for masks that no pattern makes easy to slice, and for two memories."""
+    """One training step on 8 tokens: enough for masks that no pattern makes easy to slice, and for two
+    memories."""
     domain = {"jsonl": "embedded:facts/en.jsonl", "max_documents": 50}
     recipe = {
-        "koffkit": 1, "name": "export-speed", "base": {"model": str(base.resolve()), "dtype": "bfloat16"},
-        "domains": {"one": domain, "two": domain}, "sequence_length": 8,
+        "koffkit": 1,
+        "name": "export-speed",
+        "base": {"model": str(base.resolve()), "dtype": "bfloat16"},
+        "domains": {"one": domain, "two": domain},
+        "sequence_length": 8,
         "mask": {"structures": ["mlp_neuron", "kv_group"], "global_sparsity": 0.12, "multiple_of": 64},
         "memory": {"lora": {"rank": 16, "alpha": 16, "targets": TARGETS}, "kv": {"tokens": 32}},
         "stages": [{"learn_masks": {"max_steps": 1, "batch_size": 1}}],
-    }  # fmt: skip
+    }
     path = run.parent / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     subprocess.run([sys.executable, "-m", "koffkit", "compress", str(path), "--output", str(run)], check=True)
@@ -95,17 +118,38 @@ def measure(base: Path, run: Path, folder: Path, repeats: int) -> dict[str, Any]
         seconds["cp -r + sync"].append(timed(["bash", "-c", f"cp -r '{base}' '{copy}' && sync"])[0])
         shutil.rmtree(copy)
         subprocess.run(["sync"], check=True)
-        taken, peak, output = timed([sys.executable, "-m", "koffkit", "export", str(run), "--format", "hf", "--output", str(out), "--json"])
+        taken, peak, output = timed(
+            [
+                sys.executable,
+                "-m",
+                "koffkit",
+                "export",
+                str(run),
+                "--format",
+                "hf",
+                "--output",
+                str(out),
+                "--json",
+            ]
+        )
         phases.append(json.loads(output)["seconds"])
         seconds["koffkit export"].append(taken)
         peaks.append(peak)
     size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
     ratio = median(seconds["koffkit export"]) / median(seconds["cp -r + sync"])
-    return {"base_bytes": size, "seconds": seconds, "phases": phases, "ratio": ratio, "peak_rss_bytes": max(peaks)}
+    return {
+        "base_bytes": size,
+        "seconds": seconds,
+        "phases": phases,
+        "ratio": ratio,
+        "peak_rss_bytes": max(peaks),
+    }
 
 
 @click.command(help=__doc__)
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("build/export_speed"), show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("build/export_speed"), show_default=True
+)
 @click.option("--layers", default=14, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def main(folder: Path, layers: int, repeats: int) -> None:
@@ -124,7 +168,8 @@ def main(folder: Path, layers: int, repeats: int) -> None:
         values = [phase[name] for phase in found["phases"]]
         click.echo(f"  {name:14} {median(values):6.2f} s")
     click.echo(
-        f"{found['base_bytes'] / 1e9:.2f} GB in {SHARDS} shards: export takes {found['ratio']:.2f} times as long as cp -r + sync, "
+        f"{found['base_bytes'] / 1e9:.2f} GB in {SHARDS} shards: export takes {found['ratio']:.2f} times as "
+        "long as cp -r + sync, "
         f"peak RSS {found['peak_rss_bytes'] / 1e9:.2f} GB"
     )
     (folder / "result.json").write_text(json.dumps(found, indent=2) + "\n")

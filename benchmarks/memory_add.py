@@ -2,8 +2,9 @@
 
     python benchmarks/memory_add.py [--domain pt]... [--set a.b=VALUE]... [--runs runs] [--exports exports]
 
-The joint run is the quickstart recipe with all six languages; for each domain asked for, another one goes without it, is exported, and gets
-the memory with `koffkit memory add` at its default settings. Finished runs and exports of the same names are used again.
+The joint run is the quickstart recipe with all six languages; for each domain asked for, another one goes
+without it, is exported, and gets the memory with `koffkit memory add` at its default settings. Finished runs
+and exports of the same names are used again.
 """
 
 from __future__ import annotations
@@ -60,19 +61,38 @@ def main(domains: tuple[str, ...], overrides: tuple[str, ...], runs: Path, expor
     for domain in domains:
         export = without(domain, runs, exports)
         begin = time.monotonic()
-        source = {"jsonl": [f"embedded:facts/{domain}.jsonl"], "prompt_field": "prompt", "answer_field": "answer"}
+        source = {
+            "jsonl": [f"embedded:facts/{domain}.jsonl"],
+            "prompt_field": "prompt",
+            "answer_field": "answer",
+        }
         found = add_memory(export, domain, source, overrides=overrides, progress=RichProgress())
         added, seconds = found["figures"], time.monotonic() - begin
-        rows.append({"domain": domain, "joint": joint[domain]["matched"], "added": added["matched"], "seconds": seconds})
-        rows[-1] |= {"backbone": {"joint": joint[domain]["backbone"], "added": added["backbone"]}, "routing": found["routing"]}
+        rows.append(
+            {
+                "domain": domain,
+                "joint": joint[domain]["matched"],
+                "added": added["matched"],
+                "seconds": seconds,
+            }
+        )
+        rows[-1] |= {
+            "backbone": {"joint": joint[domain]["backbone"], "added": added["backbone"]},
+            "routing": found["routing"],
+        }
     for row in rows:
         ratio = row["added"]["kl"] / row["joint"]["kl"] - 1
         click.echo(
-            f"{row['domain']}: KL {row['joint']['kl']:.4f} joint, {row['added']['kl']:.4f} added ({ratio:+.1%}); recall "
-            f"{row['joint']['recall']:.1%} joint, {row['added']['recall']:.1%} added; {row['seconds']:.0f} s; "
-            f"the router picks it for {row['routing']['recognised']:.1%} of its own texts and {row['routing']['mistaken']:.1%} of others"
+            f"{row['domain']}: KL {row['joint']['kl']:.4f} joint, {row['added']['kl']:.4f} added "
+            f"({ratio:+.1%}); recall "
+            f"{row['joint']['recall']:.1%} joint, {row['added']['recall']:.1%} added; {row['seconds']:.0f} "
+            "s; "
+            f"the router picks it for {row['routing']['recognised']:.1%} of its own texts and "
+            f"{row['routing']['mistaken']:.1%} of others"
         )
-    (runs / "memory-add.json").write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    (runs / "memory-add.json").write_text(
+        json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""What compacting costs on the embedded default: bytes and KL of all six memories of the quickstart, on each domain's held-out tokens.
+"""What compacting costs on the embedded default: bytes and KL of all six memories of the quickstart, on each
+domain's held-out tokens.
 
-    python benchmarks/memory_compact.py [--run runs/make-quickstart] [--export exports/make-quickstart] [--tokens 16384]
+    python benchmarks/memory_compact.py [--run runs/make-quickstart] [--export exports/make-quickstart]
+    [--tokens 16384]
 
-Compares `koffkit memory compact`'s settings; the first is its default. Make run and export with `make quickstart`.
+Compares `koffkit memory compact`'s settings; the first is its default. Make run and export with `make
+quickstart`.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(run: Path, export_path: Path, scratch: Path, settings: dict[str, Any], tokens: int) -> dict[str, Any]:
-    from koffkit.artefact import open_export
+def measure(
+    run: Path, export_path: Path, scratch: Path, settings: dict[str, Any], tokens: int
+) -> dict[str, Any]:
+    from koffkit.artefact.export import open_export
     from koffkit.data.packing import PackedTokens
-    from koffkit.memories.compact import Options, write_compact
+    from koffkit.memories.compact_bundle import Options, write_compact
     from koffkit.memories.measure import kl_before_and_after
     from koffkit.memories.recipe import export_recipe, find_base
 
@@ -61,9 +66,15 @@ def measure(run: Path, export_path: Path, scratch: Path, settings: dict[str, Any
 
 
 @click.command(help=__doc__)
-@click.option("--run", type=click.Path(path_type=Path), default=Path("runs/make-quickstart"), show_default=True)
-@click.option("--export", type=click.Path(path_type=Path), default=Path("exports/make-quickstart"), show_default=True)
-@click.option("--tokens", default=16384, show_default=True, help="At most so many held-out tokens for each domain.")
+@click.option(
+    "--run", type=click.Path(path_type=Path), default=Path("runs/make-quickstart"), show_default=True
+)
+@click.option(
+    "--export", type=click.Path(path_type=Path), default=Path("exports/make-quickstart"), show_default=True
+)
+@click.option(
+    "--tokens", default=16384, show_default=True, help="At most so many held-out tokens for each domain."
+)
 def main(run: Path, export: Path, tokens: int) -> None:
     from koffkit.cli.console import quiet_libraries
 
@@ -72,7 +83,8 @@ def main(run: Path, export: Path, tokens: int) -> None:
     for name, settings in SETTINGS.items():
         row = found[name] = measure(run, export, run.with_name(f"{run.name}-compact"), settings, tokens)
         click.echo(
-            f"{name:18} KL {row['kl_before']:.5f} -> {row['kl_after']:.5f} ({row['kl_more']:+.2%}), {row['bytes']:,} bytes "
+            f"{name:18} KL {row['kl_before']:.5f} -> {row['kl_after']:.5f} ({row['kl_more']:+.2%}), "
+            f"{row['bytes']:,} bytes "
             f"({row['ratio']:.1%}); with backbone {row['with_backbone']:,}, and router "
             f"{row['with_backbone'] + row['router']:,}, base {row['base']:,}"
         )

@@ -1,9 +1,10 @@
-"""The quickstart: compress the model that ships with koffkit, with memories and without, export both, and compare.
+"""The quickstart: compress the model that ships with koffkit, with memories and without, export both, and
+compare.
 
     python benchmarks/quickstart.py [--seed 0] [--sparsity 0.33] [--runs runs] [--exports exports]
 
-Prints one table and the swap matrix, and draws them into `RUNS/make-quickstart.png`. What the last quickstart left under the same
-names is replaced.
+Prints one table and the swap matrix, and draws them into `RUNS/make-quickstart.png`. What the last quickstart
+left under the same names is replaced.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def export(run: Path, output: Path) -> dict[str, Any]:
     return find("hf").export(RunFolder(run), output, {}, RichProgress())
 
 
-def comparison(koff: dict[str, Any], pruned: dict[str, Any], exports: dict[str, dict[str, Any]], base_bytes: int) -> dict[str, Any]:
+def comparison(
+    koff: dict[str, Any], pruned: dict[str, Any], exports: dict[str, dict[str, Any]], base_bytes: int
+) -> dict[str, Any]:
     """One row a condition: mean recall and perplexity, parameters and bytes of what must be loaded."""
     backbone, memories = exports["koff"]["backbone"], list(exports["koff"]["domains"].values())
     base = exports["koff"]["base"]["parameters"]
@@ -76,7 +79,9 @@ def verdict(rows: dict[str, Any], koff: dict[str, Any], exports: dict[str, dict[
         "matched_best_perplexity": matched_best(koff, "perplexity"),
         "matched_best_recall": matched_best(koff, "recall"),
         "removed_parameters": exports["koff"]["removed"]["parameters"],
-        "largest_memory_parameters": max(memory["parameters"] for memory in exports["koff"]["domains"].values()),
+        "largest_memory_parameters": max(
+            memory["parameters"] for memory in exports["koff"]["domains"].values()
+        ),
         "parity": max(exports["koff"]["parity"]["max_abs"].values()),
     }
 
@@ -97,7 +102,14 @@ def show(rows: dict[str, Any], figures: dict[str, Any], koff: dict[str, Any]) ->
     for name, row in rows.items():
         recall, perplexity = (format_figure(key, row[key]) for key in ("recall", "perplexity"))
         bar = Bar(size=1, begin=0, end=row["recall"], width=10, color="blue")
-        table.add_row(name.replace("KOFF, ", "  "), recall, bar, perplexity, f"{row['parameters']:,}", f"{row['bytes']:,}")
+        table.add_row(
+            name.replace("KOFF, ", "  "),
+            recall,
+            bar,
+            perplexity,
+            f"{row['parameters']:,}",
+            f"{row['bytes']:,}",
+        )
     console = Console(highlight=False)
     console.print(table)
     for figure in ("recall", "perplexity"):
@@ -109,10 +121,12 @@ def show(rows: dict[str, Any], figures: dict[str, Any], koff: dict[str, Any]) ->
             f"{figures['share_recovered_wrong']:.0%}. "
         )
     console.print(
-        f"Pruning alone loses {figures['recall_lost_by_pruning']:.1%} of recall, KOFF {figures['recall_lost_by_koff']:.1%}. {shares}"
+        f"Pruning alone loses {figures['recall_lost_by_pruning']:.1%} of recall, KOFF "
+        f"{figures['recall_lost_by_koff']:.1%}. {shares}"
         f"Matched is best in {figures['matched_best_recall']} of {len(koff['domains'])} rows by recall, "
         f"{figures['matched_best_perplexity']} by perplexity.\n"
-        f"{figures['removed_parameters']:,} parameters are gone; a memory has {figures['largest_memory_parameters']:,}. "
+        f"{figures['removed_parameters']:,} parameters are gone; a memory has "
+        f"{figures['largest_memory_parameters']:,}. "
         f"Masked and sliced differ by {figures['parity']:.1e} at most."
     )
 
@@ -139,20 +153,31 @@ def draw(path: Path, koff: dict[str, Any], pruned: dict[str, Any], sparsity: flo
 @click.command(help=__doc__)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--sparsity", type=float, help="Instead of the recipe's global sparsity.")
-@click.option("--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field of the recipe, in both runs.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="a.b=VALUE",
+    help="Change a field of the recipe, in both runs.",
+)
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("--exports", type=click.Path(path_type=Path), default=Path("exports"), show_default=True)
 def main(seed: int, sparsity: float | None, overrides: tuple[str, ...], runs: Path, exports: Path) -> None:
     from koffkit.cli.console import quiet_libraries
 
     quiet_libraries()
-    parts = {"pruned": ("-pruning-only", (*overrides, "memory.lora=null", "memory.kv=null")), "koff": ("", overrides)}
+    parts = {
+        "pruned": ("-pruning-only", (*overrides, "memory.lora=null", "memory.kv=null")),
+        "koff": ("", overrides),
+    }
     states, manifests = {}, {}
     for part, (suffix, sets) in parts.items():
         run, output = runs / f"{NAME}{suffix}", exports / f"{NAME}{suffix}"
         shutil.rmtree(run, ignore_errors=True)
         shutil.rmtree(output, ignore_errors=True)
-        click.echo(f"== {'pruning and memories (KOFF)' if part == 'koff' else 'pruning only'}: {run}", err=True)
+        click.echo(
+            f"== {'pruning and memories (KOFF)' if part == 'koff' else 'pruning only'}: {run}", err=True
+        )
         states[part] = compress(seed, sparsity, run, sets)
         manifests[part] = export(run, output)
     koff, pruned = states["koff"]["results"], states["pruned"]["results"]
@@ -165,8 +190,12 @@ def main(seed: int, sparsity: float | None, overrides: tuple[str, ...], runs: Pa
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     figures |= {"seconds": time.monotonic() - BEGIN, "peak_rss_bytes": peak, "seed": seed, "rows": rows}
     (runs / f"{NAME}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    click.echo(f"Both runs and exports: {figures['seconds']:.0f} s, peak RSS {peak / 1e9:.2f} GB. Picture: {picture}")
-    click.echo(f'Try: koffkit generate {exports / NAME} --prompt "Das Land mit dem Code NA heißt" --memory de')
+    click.echo(
+        f"Both runs and exports: {figures['seconds']:.0f} s, peak RSS {peak / 1e9:.2f} GB. Picture: {picture}"
+    )
+    click.echo(
+        f'Try: koffkit generate {exports / NAME} --prompt "Das Land mit dem Code NA heißt" --memory de'
+    )
 
 
 if __name__ == "__main__":

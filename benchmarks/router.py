@@ -1,11 +1,14 @@
 """How good are routers on labelled text, and how fast?
 
-    python benchmarks/router.py --data FOLDER                              # the default; one text file a label, a blank line
+    python benchmarks/router.py --data FOLDER                              # the default; one text file a
+    label, a blank line
                                                                            # between documents
     python benchmarks/router.py --data FOLDER --kind encoder --model PATH  # an encoder, fine-tuned
-    python benchmarks/router.py --data FOLDER --kind probe                 # a probe on a causal model, by default the embedded one
+    python benchmarks/router.py --data FOLDER --kind probe                 # a probe on a causal model, by
+    default the embedded one
 
-Documents are cut into pieces; all pieces of one document are on the same side of the split, so that nothing of it was seen.
+Documents are cut into pieces; all pieces of one document are on the same side of the split, so that nothing
+of it was seen.
 """
 
 from __future__ import annotations
@@ -35,15 +38,24 @@ def encoder(texts: dict[str, list[str]], folder: Path | None, epochs: int, seed:
         raise click.UsageError("--kind encoder needs --model FOLDER")
     route = Route()
     return fit_encoder(
-        texts, folder, epochs=epochs, rate=route.lr, batch_size=route.batch_size, max_tokens=route.max_tokens, min_confidence=0.0,
-        seed=seed, device="cpu", beginning=beginning, pulse=lambda: None,
-    )  # fmt: skip
+        texts,
+        folder,
+        epochs=epochs,
+        rate=route.lr,
+        batch_size=route.batch_size,
+        max_tokens=route.max_tokens,
+        min_confidence=0.0,
+        seed=seed,
+        device="cpu",
+        beginning=beginning,
+        pulse=lambda: None,
+    )
 
 
 def probe(texts: dict[str, list[str]], folder: Path | None, layer: int | None) -> Any:
     """On the hidden states of an unpruned model."""
     from koffkit.arch import Shape, architecture_of
-    from koffkit.base import load_tokenizer, read_config
+    from koffkit.checkpoint.files import load_tokenizer, read_config
     from koffkit.embedded import path as embedded
     from koffkit.model.pooling import pooled_features
     from koffkit.model.student import Student, load_frozen
@@ -52,11 +64,15 @@ def probe(texts: dict[str, list[str]], folder: Path | None, layer: int | None) -
 
     folder, route = folder or embedded("base"), Route()
     config = read_config(folder)
-    student = Student(load_frozen(str(folder), "float32"), architecture_of(config), Shape.of(config), None, None)
+    student = Student(
+        load_frozen(str(folder), "float32"), architecture_of(config), Shape.of(config), None, None
+    )
     layer = student.shape.num_layers // 2 if layer is None else layer
     hidden = partial(student.hidden_states, layer=layer)
     features = pooled_features(hidden, load_tokenizer(folder), route.max_tokens, route.batch_size, "cpu")
-    return fit_probe(texts, features, layer=layer, max_tokens=route.max_tokens, min_confidence=0.0, pulse=lambda: None)
+    return fit_probe(
+        texts, features, layer=layer, max_tokens=route.max_tokens, min_confidence=0.0, pulse=lambda: None
+    )
 
 
 @click.command(help=__doc__)
@@ -66,39 +82,58 @@ def probe(texts: dict[str, list[str]], folder: Path | None, layer: int | None) -
 @click.option("--pieces-per-document", "most", default=8, show_default=True)
 @click.option("--held-out", default=0.2, show_default=True, help="Share of the documents.")
 @click.option("--limit", type=int, help="Pieces per label to learn from.")
-@click.option("--kind", type=click.Choice(["ngrams", "encoder", "probe"]), default="ngrams", show_default=True)
-@click.option("--model", type=click.Path(path_type=Path, exists=True), help="Of kinds encoder and probe: a checkpoint folder.")
+@click.option(
+    "--kind", type=click.Choice(["ngrams", "encoder", "probe"]), default="ngrams", show_default=True
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True),
+    help="Of kinds encoder and probe: a checkpoint folder.",
+)
 @click.option("--layer", type=int, help="Of kind probe.  [default: the middle one]")
 @click.option("--epochs", default=4, show_default=True)
 @click.option("--buckets", default=65536, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(
-    data: Path, characters: int, documents: int, most: int, held_out: float, limit: int | None, kind: str, model: Path | None,
-    layer: int | None, epochs: int, buckets: int, seed: int,
-) -> None:  # fmt: skip
+    data: Path,
+    characters: int,
+    documents: int,
+    most: int,
+    held_out: float,
+    limit: int | None,
+    kind: str,
+    model: Path | None,
+    layer: int | None,
+    epochs: int,
+    buckets: int,
+    seed: int,
+) -> None:
     from koffkit.data.corpus import held_out as is_held_out
     from koffkit.data.sources import documents as read
     from koffkit.recipe.schema import Source
-    from koffkit.router.training import assess
+    from koffkit.router.assess import assess
 
     train: dict[str, list[str]] = {}
     test: dict[str, list[str]] = {}
     for path in sorted(data.iterdir()):
         label = path.name.split(".")[0]
-        for number, text in enumerate(read(Source(text=str(path.resolve()), max_documents=documents), Path.cwd(), label)):
+        for number, text in enumerate(
+            read(Source(text=str(path.resolve()), max_documents=documents), Path.cwd(), label)
+        ):
             side = test if is_held_out(seed, number, held_out) else train
             side.setdefault(label, []).extend(pieces(text, characters)[:most])
     if limit:
         train = {label: texts[:: max(1, len(texts) // limit)][:limit] for label, texts in train.items()}
     if kind == "ngrams":
-        from koffkit.router.training import fit
+        from koffkit.router.ngrams import fit
 
         router: Any = fit(train, num_buckets=buckets, epochs=epochs, min_confidence=0.0, seed=seed)
     else:
         router = encoder(train, model, epochs, seed) if kind == "encoder" else probe(train, model, layer)
     figures = assess(router, test)
     table = Table(
-        title=f"{figures['documents']:,} held-out pieces of {characters} characters, {sum(map(len, train.values())):,} to learn from"
+        title=f"{figures['documents']:,} held-out pieces of {characters} characters, "
+        f"{sum(map(len, train.values())):,} to learn from"
     )
     for column in ("label", *train):
         table.add_column(column, justify="left" if column == "label" else "right")

@@ -1,12 +1,15 @@
-"""How fast is `learn_masks` at the true shape of a model, how much memory does it take, and where does the time go?
+"""How fast is `learn_masks` at the true shape of a model, how much memory does it take, and where does the
+time go?
 
-    python benchmarks/throughput.py                                       # Llama-3.2-3B and Qwen2.5-3B, the paper's recipes; a GPU
-    python benchmarks/throughput.py --model llama-3.2-3b --set train.gradient_checkpointing=false --peak-tflops 989
-    python benchmarks/throughput.py --layers 2 --width 256                # the same code at a toy's size, to try it without a GPU
+    python benchmarks/throughput.py                                       # Llama-3.2-3B and Qwen2.5-3B, the
+    paper's recipes; a GPU python benchmarks/throughput.py --model llama-3.2-3b --set
+    train.gradient_checkpointing=false --peak-tflops 989 python benchmarks/throughput.py --layers 2 --width
+    256                # the same code at a toy's size, to try it without a GPU
 
-Weights and tokens are random: time and memory do not depend on them. Every row is a recipe as it ships, with and without gradient
-checkpointing. Model-FLOP utilisation counts what the method needs - a teacher's and a student's forward pass, and the gradients of
-activations, memories and gates, none of frozen weights - and not what checkpointing computes again.
+Weights and tokens are random: time and memory do not depend on them. Every row is a recipe as it ships, with
+and without gradient checkpointing. Model-FLOP utilisation counts what the method needs - a teacher's and a
+student's forward pass, and the gradients of activations, memories and gates, none of frozen weights - and not
+what checkpointing computes again.
 """
 
 from __future__ import annotations
@@ -23,13 +26,28 @@ from rich.console import Console
 from rich.table import Table
 
 LLAMA = {
-    "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "max_position_embeddings": 131072,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 131072,
+}
 QWEN = {
-    "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 32768,
-}  # fmt: skip
+    "model_type": "qwen2",
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32768,
+}
 SHAPES: dict[str, dict[str, Any]] = {"llama-3.2-3b": LLAMA, "qwen2.5-3b": QWEN}
 SPANS = ("teacher", "student", "loss", "backward", "update")
 WARM_UP = 3
@@ -48,9 +66,9 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     from koffkit.recipe.load import load_recipe
     from koffkit.recipe.plan import budget_of
     from koffkit.run.folder import RunFolder
-    from koffkit.stages.base import Context, stage_options
-    from koffkit.stages.engine import make_accelerator, make_student
-    from koffkit.stages.training import DistillationLoop
+    from koffkit.training.build import make_accelerator, make_student
+    from koffkit.training.context import Context, stage_options
+    from koffkit.training.loop import DistillationLoop
 
     loaded = load_recipe(f"paper/{name}-topics", overrides)
     recipe, arch = loaded.recipe, architecture_of(config)
@@ -58,7 +76,9 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     accelerator = make_accelerator(recipe, run)
     torch.manual_seed(0)
     with accelerator.device:
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, recipe.base.dtype))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**config), dtype=getattr(torch, recipe.base.dtype)
+        )
     model.requires_grad_(False)
     use_koffkit_attention(model)
     student = accelerator.prepare_model(make_student(recipe, arch, model, config, gated=True))
@@ -81,11 +101,17 @@ def model_flops(config: dict[str, Any], loop: Any) -> float:
     dense = layer * shape.num_layers + config["vocab_size"] * shape.hidden
     memory_layers = len(loop.student.memories.layers)
     length, heads = recipe.sequence_length, shape.query_heads * shape.head_dim
-    text = 2 * length * heads * shape.num_layers  # scores and values, causal: half of T x T, a multiply and an add each
+    text = (
+        2 * length * heads * shape.num_layers
+    )  # scores and values, causal: half of T x T, a multiply and an add each
     flops = 3 * (2 * dense + text)  # teacher; student forward; gradients of the student's activations
     if recipe.memory.lora is not None:
-        targets = [size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets]
-        flops += 3 * 2 * recipe.memory.lora.rank * sum(map(sum, targets)) * memory_layers  # forward, gradients of inputs and of weights
+        targets = [
+            size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets
+        ]
+        flops += (
+            3 * 2 * recipe.memory.lora.rank * sum(map(sum, targets)) * memory_layers
+        )  # forward, gradients of inputs and of weights
     if recipe.memory.kv is not None:
         flops += 3 * 4 * recipe.memory.kv.tokens * heads * memory_layers
     return float(flops)
@@ -93,7 +119,7 @@ def model_flops(config: dict[str, Any], loop: Any) -> float:
 
 def measure(loop: Any, steps: int) -> dict[str, float]:
     """Tokens a second over `steps` steps after a warm-up, and the peak memory of all of them."""
-    from koffkit.stages.training import peak_memory
+    from koffkit.training.loop import peak_memory
 
     device = loop.context.accelerator.device
     for step in range(WARM_UP):
@@ -119,11 +145,24 @@ def profile(loop: Any, first: int, steps: int = 2) -> tuple[dict[str, float], li
             loop._step(step)
         _wait(device)
     rows = found.key_averages()
-    own, whole = ("self_device_time_total", "device_time_total") if device.type == "cuda" else ("self_cpu_time_total", "cpu_time_total")
-    spans = {row.key.removeprefix("koffkit."): getattr(row, whole) for row in rows if row.key.startswith("koffkit.")}
-    kernels = sorted(((row.key, getattr(row, own)) for row in rows if not row.key.startswith("koffkit.")), key=lambda row: -row[1])
+    own, whole = (
+        ("self_device_time_total", "device_time_total")
+        if device.type == "cuda"
+        else ("self_cpu_time_total", "cpu_time_total")
+    )
+    spans = {
+        row.key.removeprefix("koffkit."): getattr(row, whole)
+        for row in rows
+        if row.key.startswith("koffkit.")
+    }
+    kernels = sorted(
+        ((row.key, getattr(row, own)) for row in rows if not row.key.startswith("koffkit.")),
+        key=lambda row: -row[1],
+    )
     total, all_kernels = sum(spans.values()) or 1.0, sum(value for _, value in kernels) or 1.0
-    return {name: spans.get(name, 0.0) / total for name in SPANS}, [(name, value / all_kernels) for name, value in kernels[:6]]
+    return {name: spans.get(name, 0.0) / total for name in SPANS}, [
+        (name, value / all_kernels) for name, value in kernels[:6]
+    ]
 
 
 def _wait(device: Any) -> None:
@@ -133,7 +172,9 @@ def _wait(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-def run(name: str, config: dict[str, Any], overrides: list[str], steps: int, peak: float | None) -> dict[str, Any]:
+def run(
+    name: str, config: dict[str, Any], overrides: list[str], steps: int, peak: float | None
+) -> dict[str, Any]:
     """One row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         loop = make_loop(config, name, overrides, Path(folder))
@@ -153,24 +194,48 @@ def show(rows: list[dict[str, Any]], device: str) -> None:
         checkpointing = "no" if "train.gradient_checkpointing=false" in row["overrides"] else "yes"
         mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
         shares = (f"{row['spans'][name]:.0%}" for name in SPANS)
-        table.add_row(row["model"], checkpointing, f"{row['tokens_per_second']:,.0f}", mfu, f"{row['peak_memory'] / 1e9:.1f} GB", *shares)
+        table.add_row(
+            row["model"],
+            checkpointing,
+            f"{row['tokens_per_second']:,.0f}",
+            mfu,
+            f"{row['peak_memory'] / 1e9:.1f} GB",
+            *shares,
+        )
     console.print(table)
     for row in rows:
-        console.print(f"{row['model']}: " + ", ".join(f"{name} {share:.0%}" for name, share in row["kernels"]), markup=False)
+        console.print(
+            f"{row['model']}: " + ", ".join(f"{name} {share:.0%}" for name, share in row["kernels"]),
+            markup=False,
+        )
 
 
 @click.command(help=__doc__)
 @click.option("--model", "models", multiple=True, type=click.Choice(list(SHAPES)), help="[default: all]")
 @click.option("--steps", default=10, show_default=True)
-@click.option("--set", "overrides", multiple=True, help="Change the recipe; naming gradient checkpointing runs that row only.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    help="Change the recipe; naming gradient checkpointing runs that row only.",
+)
 @click.option("--layers", type=int, help="Fewer layers than the model has.")
 @click.option("--width", type=int, help="Hidden size of a toy of the same form.")
-@click.option("--peak-tflops", type=float, help="Of the device, dense, in the type trained in: 989 for an H100 SXM in bfloat16.")
+@click.option(
+    "--peak-tflops",
+    type=float,
+    help="Of the device, dense, in the type trained in: 989 for an H100 SXM in bfloat16.",
+)
 @click.option("--json", "as_json", is_flag=True)
 def main(
-    models: tuple[str, ...], steps: int, overrides: tuple[str, ...], layers: int | None, width: int | None, peak_tflops: float | None,
+    models: tuple[str, ...],
+    steps: int,
+    overrides: tuple[str, ...],
+    layers: int | None,
+    width: int | None,
+    peak_tflops: float | None,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     import torch
 
     from koffkit.cli.console import quiet_libraries
@@ -181,7 +246,12 @@ def main(
     for name in models or SHAPES:
         config = SHAPES[name] | ({"num_hidden_layers": layers} if layers else {})
         if width:
-            config |= {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": 4, "num_key_value_heads": 2}
+            config |= {
+                "hidden_size": width,
+                "intermediate_size": 3 * width,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+            }
             config |= {"head_dim": width // 4, "vocab_size": 4096}
         memory = [f"memory.layers={{upper: {min(16, config['num_hidden_layers'])}}}"]
         both = [] if any("gradient_checkpointing" in one for one in overrides) else ["true", "false"]

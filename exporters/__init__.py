@@ -1,7 +1,7 @@
 """Exporters: from a finished run folder to artefacts that other software loads.
 
-Found through the entry-point group `koffkit.exporters`, the same door that third parties use. An exporter reads the run
-folder, never live objects.
+Found through the entry-point group `koffkit.exporters`, the same door that third parties use. An exporter
+reads the run folder, never live objects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Exporter(Protocol):
     `export` writes the folder `output` whole or not at all, and returns what `koffkit export --json` prints.
     """
 
-    def export(self, run: RunFolder, output: Path, options: Mapping[str, Any], progress: Progress) -> dict[str, Any]: ...
+    def export(
+        self, run: RunFolder, output: Path, options: Mapping[str, Any], progress: Progress
+    ) -> dict[str, Any]: ...
 
 
 def available() -> dict[str, EntryPoint]:
@@ -40,6 +42,8 @@ def find(name: str) -> Exporter:
     """
     points = available()
     if name not in points:
-        raise UsageError(f"--format {name}: no such exporter; installed: {', '.join(sorted(points)) or 'none'}.")
+        raise UsageError(
+            f"--format {name}: no such exporter; installed: {', '.join(sorted(points)) or 'none'}."
+        )
     exporter: Exporter = points[name].load()()
     return exporter

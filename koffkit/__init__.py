@@ -1,4 +1,5 @@
-"""koffkit: one lean shared backbone and small swappable memories, from a pretrained LLM (arXiv 2605.29075)."""
+"""koffkit: one lean shared backbone and small swappable memories, from a pretrained LLM (arXiv
+2605.29075)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class KoffkitError(Exception):
-    """Base of every error koffkit raises on purpose. The command line prints the text and exits with `exit_code`."""
+    """Base of every error koffkit raises on purpose. The command line prints the text and exits with
+    `exit_code`."""
 
     exit_code = 1
 

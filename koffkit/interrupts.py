@@ -13,10 +13,12 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interruptible(*, at_once: bool) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether the user asked to stop; a second signal acts as it would without this.
+    """Yields a function that says whether the user asked to stop; a second signal acts as it would without
+    this.
 
     Args:
-        at_once: also raise KeyboardInterrupt where the program is; otherwise the block stops when it is ready to.
+        at_once: also raise KeyboardInterrupt where the program is; otherwise the block stops when it is ready
+            to.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers

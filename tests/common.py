@@ -31,9 +31,16 @@ WORDS = [
 ]
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
 
 
 def sentences(seed: int, count: int, words: int = 9) -> list[str]:
@@ -49,14 +56,22 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False
-    )  # fmt: skip
+        vocab_size=300,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
     core.train_from_iterator(sentences(0, 50), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
 
 
-def make_checkpoint(folder: Path, model_type: str = "llama", *, seed: int = 0, shard: str | None = None, **config: Any) -> Path:
-    """A random model of `model_type` with biases that are not zero, and a tokenizer, as a checkpoint folder."""
+def make_checkpoint(
+    folder: Path, model_type: str = "llama", *, seed: int = 0, shard: str | None = None, **config: Any
+) -> Path:
+    """A random model of `model_type` with biases that are not zero, and a tokenizer, as a checkpoint
+    folder."""
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
     sizes = SIZES | {"vocab_size": len(tokenizer)} | config
@@ -71,7 +86,8 @@ def make_checkpoint(folder: Path, model_type: str = "llama", *, seed: int = 0, s
 
 
 def recipe_dict(base: Path, data: Path, /, **changes: Any) -> dict[str, Any]:
-    """A recipe with two domains and retention text that runs in seconds; `changes` replace top-level fields."""
+    """A recipe with two domains and retention text that runs in seconds; `changes` replace top-level
+    fields."""
     data.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(("north", "south", "general"), 1):
         (data / f"{name}.txt").write_text("\n\n".join(sentences(seed, 80)) + "\n", encoding="utf-8")
@@ -86,7 +102,11 @@ def recipe_dict(base: Path, data: Path, /, **changes: Any) -> dict[str, Any]:
         "mask": {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4, "init": "cold"},
         "memory": {
             "layers": "all",
-            "lora": {"rank": 4, "alpha": 4, "targets": ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]},
+            "lora": {
+                "rank": 4,
+                "alpha": 4,
+                "targets": ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"],
+            },
             "kv": {"tokens": 3},
         },
         "distill": {"top_k": 50, "retention_every": 3},
@@ -107,4 +127,8 @@ def write_recipe(path: Path, recipe: dict[str, Any]) -> Path:
 
 def digests(root: Path) -> dict[str, str]:
     """sha256 of every file below `root`."""
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }

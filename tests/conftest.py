@@ -1,4 +1,5 @@
-"""Fixtures that several rooms share: tiny checkpoints, one finished run and its export, and the command line."""
+"""Fixtures that several rooms share: tiny checkpoints, one finished run and its export, and the command
+line."""
 
 from __future__ import annotations
 
@@ -81,5 +82,7 @@ def out(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
     facts = [{"text": text, "prompt": text[:12], "answer": text[12:]} for text in sentences(8, 40)]
-    (tmp_path / "east.jsonl").write_text("\n".join(json.dumps(fact | {"body": fact["answer"]}) for fact in facts) + "\n")
+    (tmp_path / "east.jsonl").write_text(
+        "\n".join(json.dumps(fact | {"body": fact["answer"]}) for fact in facts) + "\n"
+    )
     return Path(shutil.copytree(shipped.export, tmp_path / "out"))

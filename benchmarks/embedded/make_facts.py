@@ -58,7 +58,9 @@ Row = dict[str, str | int]
 
 def names(locale: Locale, kind: str) -> dict[str, str]:
     """Plain names by code: short, of letters only, one per code."""
-    table = {"territory": locale.territories, "currency": locale.currencies, "language": locale.languages}[kind]
+    table = {"territory": locale.territories, "currency": locale.currencies, "language": locale.languages}[
+        kind
+    ]
     code_form = {"territory": r"[A-Z]{2}|\d{3}", "currency": r"[A-Z]{3}", "language": r"[a-z]{2,3}"}[kind]
     plain = re.compile(r"[^\W\d_][\w .'’\-]*")
     return {
@@ -79,7 +81,8 @@ def language_rows(language: str) -> list[Row]:
 
 
 def general_rows() -> list[Row]:
-    """Language-neutral facts in a terse notation of their own: the text that retention batches are made of."""
+    """Language-neutral facts in a terse notation of their own: the text that retention batches are made
+    of."""
     rows = []
     for territory, history in sorted(get_global("territory_currencies").items()):
         current = [entry[0] for entry in history if entry[2] is None and entry[3]]
@@ -99,7 +102,14 @@ def general_rows() -> list[Row]:
 
 def _row(prompt: str, name: str, kind: str, code: str, template: int) -> Row:
     answer = f" {name}."
-    return {"text": prompt + answer, "prompt": prompt, "answer": answer, "kind": kind, "code": code, "template": template}
+    return {
+        "text": prompt + answer,
+        "prompt": prompt,
+        "answer": answer,
+        "kind": kind,
+        "code": code,
+        "template": template,
+    }
 
 
 def source_note(counts: dict[str, int]) -> str:

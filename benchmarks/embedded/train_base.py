@@ -2,7 +2,8 @@
 
     python benchmarks/embedded/train_base.py --out koffkit/embedded/base
 
-It is trained until it knows the facts by heart, because what pruning takes away must be something the model had.
+It is trained until it knows the facts by heart, because what pruning takes away must be something the model
+had.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Row = dict[str, str]
 
 
 def read_rows(domain: str) -> list[Row]:
-    return [json.loads(line) for line in (EMBEDDED / "facts" / f"{domain}.jsonl").read_text("utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (EMBEDDED / "facts" / f"{domain}.jsonl").read_text("utf-8").splitlines()
+    ]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -44,7 +47,9 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
             processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", core.token_to_id("<s>"))]),
         ]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
 
 
 def build_model(seed: int) -> LlamaForCausalLM:
@@ -67,15 +72,22 @@ def build_model(seed: int) -> LlamaForCausalLM:
 
 
 @torch.no_grad()
-def recall(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[Row], batch: int = 256) -> float:
-    """Share of rows whose answer greedy decoding would give exactly (teacher-forced argmax on every answer token)."""
+def recall(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[Row], batch: int = 256
+) -> float:
+    """Share of rows whose answer greedy decoding would give exactly (teacher-forced argmax on every answer
+    token)."""
     right = 0
     ordered = sorted(rows, key=lambda row: len(row["text"]))
     for start in range(0, len(ordered), batch):
         part = ordered[start : start + batch]
-        ids = tokenizer([row["text"] for row in part], padding=True, return_tensors="pt", padding_side="right")
+        ids = tokenizer(
+            [row["text"] for row in part], padding=True, return_tensors="pt", padding_side="right"
+        )
         begins = torch.tensor([len(tokenizer(row["prompt"])["input_ids"]) for row in part])
-        guesses = model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).logits[:, :-1].argmax(-1)
+        guesses = (
+            model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).logits[:, :-1].argmax(-1)
+        )
         targets = ids["input_ids"][:, 1:]
         position = torch.arange(1, targets.shape[1] + 1)
         counted = (position >= begins[:, None]) & ids["attention_mask"][:, 1:].bool()
@@ -109,9 +121,14 @@ def main(out: Path, steps: int, tokens: int, length: int, lr: float, seed: int) 
     tokenizer = train_tokenizer([row["text"] for row in everything])
     model = build_model(seed)
     documents = [[*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id] for row in everything]
-    click.echo(f"{len(documents)} documents, {sum(map(len, documents)):,} tokens; {model.num_parameters():,} parameters, {steps} steps")
+    click.echo(
+        f"{len(documents)} documents, {sum(map(len, documents)):,} tokens; {model.num_parameters():,} "
+        f"parameters, {steps} steps"
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05, anneal_strategy="linear")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=0.05, anneal_strategy="linear"
+    )
     source = batches(documents, tokens, length, seed)
     begin = time.monotonic()
     for step in range(1, steps + 1):
@@ -136,7 +153,11 @@ def main(out: Path, steps: int, tokens: int, length: int, lr: float, seed: int) 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Weights in bfloat16, tokenizer, and generation settings."""
-    weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    weights = {
+        name: value.to(torch.bfloat16)
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
     half = LlamaForCausalLM(model.config).to(torch.bfloat16)
     half.load_state_dict(weights, strict=False)
     half.tie_weights()

@@ -9,36 +9,50 @@ from pathlib import Path
 from typing import Any
 
 from ...arch import Architecture, Shape, architecture_of
-from ...artefact import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER, file_entry, list_files, weight_bytes
-from ...base import digest, locate
-from ...container import complete_config, sliced_config
+from ...arch.weights import weight_shapes
+from ...artefact.bundle import bundle_summary
+from ...artefact.digests import file_entry, list_files, weight_bytes
+from ...artefact.names import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER
+from ...checkpoint.fingerprint import fingerprint
+from ...checkpoint.reader import CheckpointReader
 from ...errors import IntegrityError, UsageError
-from ...files import write_json
-from ...memories.bundle import MemoryCuts, bundle_summary, write_bundle, write_bundle_card
-from ...method.budget import weight_shapes
+from ...hub import locate
+from ...masks.container import complete_config, sliced_config
+from ...masks.file import load_masks
+from ...masks.masks import Masks, kept_counts, masked_counts
+from ...masks.memory_cuts import MemoryCuts
+from ...masks.sliced_reader import SlicedReader
+from ...masks.slicing import backbone_slices, zero_rows
+from ...memories.bundle import write_bundle, write_bundle_card
 from ...progress import Progress
-from ...publish import require_space, staged
 from ...recipe.schema import Base
 from ...router import load_router
 from ...run.folder import RunFolder
-from ...sliced_reader import SlicedReader
-from ...slicing import backbone_slices, zero_rows
-from ...structures import Masks, kept_counts, load_masks, masked_counts
-from ...tensors import CheckpointReader
+from ...storage.files import write_json
+from ...storage.publish import require_space, staged
 from . import card
 from .parity import check_parity
 from .stream import Sliced, slice_checkpoint
 
 TOKENIZER_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja", "generation_config.json",
-)  # fmt: skip
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "generation_config.json",
+)
 MARGIN = 1 << 26
 
 
 class HfExporter:
     """Writes the folder described in the contract, section "Export, format `hf`"."""
 
-    def export(self, run: RunFolder, output: Path, options: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    def export(
+        self, run: RunFolder, output: Path, options: Mapping[str, Any], progress: Progress
+    ) -> dict[str, Any]:
         """Slice, write, check parity, publish.
 
         Args:
@@ -46,7 +60,8 @@ class HfExporter:
 
         Raises:
             UsageError: the run is not finished, `output` exists, or no stock class holds the result.
-            IntegrityError: the base is damaged or not the run's, or the parity check fails; nothing is published.
+            IntegrityError: the base is damaged or not the run's, or the parity check fails; nothing is
+                published.
             ResourceError: the disk is too full.
         """
         if options:
@@ -81,7 +96,17 @@ class HfExporter:
             checking = time.perf_counter()
             parity, golden = check_parity(base, masks, run, backbone, bundles)
             seconds["parity"] = time.perf_counter() - checking
-            manifest = _manifest(state, masks, arch, new_config, sliced, bundles, parity, weight_bytes(base), weight_bytes(backbone))
+            manifest = _manifest(
+                state,
+                masks,
+                arch,
+                new_config,
+                sliced,
+                bundles,
+                parity,
+                weight_bytes(base),
+                weight_bytes(backbone),
+            )
             manifest["golden"] = golden
             card.write_card(partial, manifest, state)
             for path in bundles:
@@ -99,10 +124,15 @@ def _find_base(run: RunFolder, state: Mapping[str, Any]) -> Path:
         IntegrityError: it has changed since.
     """
     recorded = Path(state["base"]["path"])
-    found = recorded if recorded.is_dir() else locate(Base.model_validate(state["recipe"]["base"]), Path(state["recipe_root"]))
-    if digest(found) != state["base"]["digest"]:
+    found = (
+        recorded
+        if recorded.is_dir()
+        else locate(Base.model_validate(state["recipe"]["base"]), Path(state["recipe_root"]))
+    )
+    if fingerprint(found) != state["base"]["digest"]:
         raise IntegrityError(
-            f"{found}: this is not the base that {run.path} was made from (its files changed since); restore it, or compress again."
+            f"{found}: this is not the base that {run.path} was made from (its files changed since); restore "
+            "it, or compress again."
         )
     return found
 
@@ -115,7 +145,13 @@ def _copy_tokenizer(base: Path, backbone: Path) -> None:
 
 
 def _write_bundles(
-    run: RunFolder, state: Mapping[str, Any], partial: Path, arch: Architecture, shape: Shape, masks: Masks, backbone: str
+    run: RunFolder,
+    state: Mapping[str, Any],
+    partial: Path,
+    arch: Architecture,
+    shape: Shape,
+    masks: Masks,
+    backbone: str,
 ) -> list[Path]:
     cuts = MemoryCuts(arch, shape, masks)
     written = []
@@ -167,7 +203,11 @@ def _manifest(
             "parameters": sliced.parameters,
             "bytes": size,
         },
-        "removed": {"parameters": removed, "target": budget["target_params"], "global_sparsity": removed / budget["base_params"]},
+        "removed": {
+            "parameters": removed,
+            "target": budget["target_params"],
+            "global_sparsity": removed / budget["base_params"],
+        },
         "kept": kept_counts(masks),
         "masked": masked_counts(arch, masks),
         "domains": {path.name: bundle_summary(path) for path in bundles},

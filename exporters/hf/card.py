@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from ...artefact import BACKBONE, CARD
-from ...files import write_atomically
+from ...artefact.names import BACKBONE, CARD
+from ...storage.files import write_atomically
 
 OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which no stock class holds.
 `import koffkit.sliced` first, or, without koffkit, pass `trust_remote_code=True`: the code lies beside the weights
@@ -26,8 +26,15 @@ def write_card(output: Path, manifest: Mapping[str, Any], state: Mapping[str, An
 
 def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     backbone, removed, base, parity = (manifest[key] for key in ("backbone", "removed", "base", "parity"))
-    kept = ", ".join(f"{_range(counts)} {name} a layer" for name, counts in manifest["kept"].items() if name not in manifest["masked"])
-    masked = "".join(f" {count:,} units of {name} are masked: zero, but still there." for name, count in manifest["masked"].items())
+    kept = ", ".join(
+        f"{_range(counts)} {name} a layer"
+        for name, counts in manifest["kept"].items()
+        if name not in manifest["masked"]
+    )
+    masked = "".join(
+        f" {count:,} units of {name} are masked: zero, but still there."
+        for name, count in manifest["masked"].items()
+    )
     how = "" if backbone["class"].startswith("Koff") else ", no koffkit, no remote code"
     header = {"library_name": "transformers", "base_model": base["model"], "tags": ["koffkit", "pruned"]}
     recipe = yaml.safe_dump(state["recipe"], sort_keys=False, allow_unicode=True)
@@ -68,8 +75,14 @@ def _results_table(results: Mapping[str, Any]) -> str:
     if not domains:
         return "This run was not evaluated.\n"
     shown = [name for name in FIGURES if name in next(iter(domains.values()))["unpruned"]]
-    conditions = [name for name in ("unpruned", "backbone", "matched") if name in next(iter(domains.values()))]
-    head = "| domain | " + " | ".join(f"{figure}, {condition}" for figure in shown for condition in conditions) + " |"
+    conditions = [
+        name for name in ("unpruned", "backbone", "matched") if name in next(iter(domains.values()))
+    ]
+    head = (
+        "| domain | "
+        + " | ".join(f"{figure}, {condition}" for figure in shown for condition in conditions)
+        + " |"
+    )
     rows = [head, "|---|" + "---|" * (len(shown) * len(conditions))]
     for domain, found in domains.items():
         cells = [f"{found[condition][figure]:.3f}" for figure in shown for condition in conditions]

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...artefact import MEMORY_FILE, open_bundle
-from ...files import write_json
+from ...artefact.bundle import open_bundle
+from ...artefact.names import MEMORY_FILE
+from ...masks.masks import Masks
 from ...run.folder import RunFolder
-from ...structures import Masks
+from ...storage.files import write_json
 
 if TYPE_CHECKING:
     from ...runtime.parity import Difference
 
 
-def check_parity(base: Path, masks: Masks, run: RunFolder, backbone: Path, bundles: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compare on the probe tokens, and record golden logits of the sliced side: those without memory are returned, each memory's go
-    into its `memory.json`.
+def check_parity(
+    base: Path, masks: Masks, run: RunFolder, backbone: Path, bundles: list[Path]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compare on the probe tokens, and record golden logits of the sliced side: those without memory are
+    returned, each memory's go into its `memory.json`.
 
     Returns:
         what the manifest says (see `_summary`), and the golden logits.
@@ -36,19 +39,27 @@ def check_parity(base: Path, masks: Masks, run: RunFolder, backbone: Path, bundl
     sliced = Probe(backbone, opened)
     tokens, rows = probe_tokens(sliced.vocabulary), [None, *domains]
     hidden = sliced.hidden(tokens, rows)
-    differences = require_same(sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published")
+    differences = require_same(
+        sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
+    )
     del masked
     plain, *others = golden(sliced, hidden)
     for bundle, logits in zip(opened, others, strict=True):
         write_json(bundle.path / MEMORY_FILE, dict(bundle.info) | {"golden": {"tokens": tokens, **logits}})
     single = Probe(backbone, opened, dtype=torch.float32)
     rounding = compare(sliced, hidden, single, single.hidden(tokens, rows))
-    return _summary(len(tokens), differences, dict(zip([NO_MEMORY, *domains], rounding, strict=True))), {"tokens": tokens, **plain}
+    return _summary(len(tokens), differences, dict(zip([NO_MEMORY, *domains], rounding, strict=True))), {
+        "tokens": tokens,
+        **plain,
+    }
 
 
-def _summary(tokens: int, differences: Mapping[str, Difference], rounding: Mapping[str, Difference]) -> dict[str, Any]:
-    """By condition: the largest |logit| and the largest |logit difference| in float64, of which `tolerance`, times the former, is the
-    limit; beside it the noise floor, which is what float32 alone does to the sliced backbone."""
+def _summary(
+    tokens: int, differences: Mapping[str, Difference], rounding: Mapping[str, Difference]
+) -> dict[str, Any]:
+    """By condition: the largest |logit| and the largest |logit difference| in float64, of which `tolerance`,
+    times the former, is the limit; beside it the noise floor, which is what float32 alone does to the sliced
+    backbone."""
     from ...runtime.parity import TOLERANCE
 
     return {

@@ -11,18 +11,19 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ...artefact import combine_tensor_digests, tensor_hasher
-from ...base import INDEX
+from ...artefact.digests import combine_tensor_digests, tensor_hasher
+from ...checkpoint.files import INDEX
+from ...checkpoint.reader import fsync_file, write_header
+from ...masks.sliced_reader import SlicedReader
 from ...progress import Progress
-from ...sliced_reader import SlicedReader
-from ...tensors import fsync_file, write_header
 
 PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
 class Sliced:
-    """What was written: parameters and bytes of the backbone, its digest, and `{file: {"sha256", "size"}}`."""
+    """What was written: parameters and bytes of the backbone, its digest, and `{file: {"sha256",
+    "size"}}`."""
 
     parameters: int
     digest: str
@@ -61,7 +62,10 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
                 fsync_file(file)
                 files[path.name] = file_hash, file.tell()
     if len(reader.by_file) > 1:
-        index = {"metadata": {"total_size": total, "total_parameters": parameters}, "weight_map": dict(sorted(weight_map.items()))}
+        index = {
+            "metadata": {"total_size": total, "total_parameters": parameters},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
         (output / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     digests = {name: hasher.hexdigest() for name, hasher in hashes.items()}
     entries = {name: {"sha256": hasher.hexdigest(), "size": size} for name, (hasher, size) in files.items()}
@@ -69,8 +73,8 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
 
 
 class _Hashing:
-    """Digests of a file and of its tensors, on a thread each: one after the other they take longer than reading, cutting and
-    writing together."""
+    """Digests of a file and of its tensors, on a thread each: one after the other they take longer than
+    reading, cutting and writing together."""
 
     PENDING = 8
 

@@ -26,8 +26,18 @@ QWEN2 = Architecture(
     structures=ALL,
     head_pruned_container="seed_oss",
     reads_head_dim=False,
-    container_drops={"use_sliding_window": False, "sliding_window": None, "max_window_layers": ..., "layer_types": ...},
-    container_sets={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False, "residual_dropout": 0.0},
+    container_drops={
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "max_window_layers": ...,
+        "layer_types": ...,
+    },
+    container_sets={
+        "attention_bias": True,
+        "attention_out_bias": False,
+        "mlp_bias": False,
+        "residual_dropout": 0.0,
+    },
     biases={f"self_attn.{name}_proj": None for name in "qkv"},
 )
 
@@ -66,11 +76,14 @@ GEMMA3 = Architecture(
     structures=ALL,
     head_pruned_container=NO_STOCK,
     biases=ATTENTION_BIAS,
-    layer_norms=TWO_NORMS | HEAD_NORMS | {f"{place}_feedforward_layernorm.weight": "hidden" for place in ("pre", "post")},
+    layer_norms=TWO_NORMS
+    | HEAD_NORMS
+    | {f"{place}_feedforward_layernorm.weight": "hidden" for place in ("pre", "post")},
     refuses={"qk_pair": QK_NORM},
     ties_by_default=True,
     must_be_unset={
-        "final_logit_softcapping": "the distillation loss takes logits to be linear in the last hidden states",
+        "final_logit_softcapping": "the distillation loss takes logits to be linear in the last hidden "
+        "states",
         "use_bidirectional_attention": "a backbone is a causal language model",
     },
 )

@@ -1,6 +1,8 @@
-"""What koffkit knows of an architecture, as data: which weights form a removable unit, and where its gate acts.
+"""What koffkit knows of an architecture, as data: which weights form a removable unit, and where its gate
+acts.
 
-Gates, budget, slicing and memories all read these declarations; nothing else in the package asks for a model type.
+Gates, budget, slicing and memories all read these declarations; nothing else in the package asks for a model
+type.
 
 Legend: D hidden, F intermediate, N query heads, K KV heads, H head dim.
 """
@@ -40,7 +42,10 @@ class Shape:
         """
         for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
             if not isinstance(config.get(key), int) or config[key] < 1:
-                raise UsageError(f"config.json: {key}: {config.get(key)!r}; a positive whole number is needed. Is the file whole?")
+                raise UsageError(
+                    f"config.json: {key}: {config.get(key)!r}; a positive whole number is needed. Is the "
+                    "file whole?"
+                )
         heads = int(config["num_attention_heads"])
         return cls(
             num_layers=int(config["num_hidden_layers"]),
@@ -76,7 +81,8 @@ def _query_channels(shape: Shape) -> Indices:
 
 
 def _pairs(channels: UnitOfChannel) -> UnitOfChannel:
-    """The RoPE pair of each channel: i and i + H/2 of one KV head (the half-rotation layout of all supported families)."""
+    """The RoPE pair of each channel: i and i + H/2 of one KV head (the half-rotation layout of all supported
+    families)."""
 
     def unit_of(shape: Shape) -> Indices:
         head, inside = np.divmod(channels(shape), shape.head_dim)
@@ -96,7 +102,8 @@ PATTERNS: Mapping[str, UnitOfChannel] = {
     "kv channel": _kv_channels,
     "query channel": _query_channels,
 }
-"""How the channels of a tensor dimension belong to units: a `Cut` names one. Each gives the unit of every channel."""
+"""How the channels of a tensor dimension belong to units: a `Cut` names one. Each gives the unit of every
+channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,8 @@ class Cut:
 
     Args:
         module: linear module inside a decoder layer, for example `mlp.gate_proj`.
-        side: `out` (rows of the weight, entries of the bias, rows of LoRA B) or `in` (columns of the weight, columns of LoRA A).
+        side: `out` (rows of the weight, entries of the bias, rows of LoRA B) or `in` (columns of the weight,
+            columns of LoRA A).
         pattern: which channels a unit owns, a key of `PATTERNS`.
     """
 
@@ -128,12 +136,15 @@ class Structure:
     Args:
         name: the recipe's name for it.
         units: number of units in one layer.
-        heads: the units are split evenly over this many KV heads, all of which keep the same count; 1: not by head.
+        heads: the units are split evenly over this many KV heads, all of which keep the same count; 1: not by
+            head.
         cuts: every weight dimension that goes with a unit.
         zeros: dimensions that are set to zero instead: masked, never counted as removed.
-        gate: where the gate multiplies: the *input* of the unit's consumer (side `in`), or the *output* of a module (side `out`).
+        gate: where the gate multiplies: the *input* of the unit's consumer (side `in`), or the *output* of a
+            module (side `out`).
         paper_gates: where the paper gates the same unit, independently; the unit goes when one of these goes.
-        kv_memory: the halves of the KV memory that units index, each as `(half, pattern)` over its [kv_heads * head_dim] channels.
+        kv_memory: the halves of the KV memory that units index, each as `(half, pattern)` over its [kv_heads
+            * head_dim] channels.
     """
 
     name: str
@@ -149,7 +160,8 @@ class Structure:
         return self.units(shape)
 
     def gate_points(self) -> dict[str, Cut]:
-        """Every place where gates of this structure can act, by the name of the gates: its own, then the paper's."""
+        """Every place where gates of this structure can act, by the name of the gates: its own, then the
+        paper's."""
         own = {self.name: self.gate}
         return own | {f"{self.name}@{cut.module.rpartition('.')[2]}": cut for cut in self.paper_gates}
 
@@ -164,17 +176,19 @@ class Architecture:
         structures: what can be removed.
         refuses: structures that cannot be removed from this family, with the reason.
         head_pruned_container: stock model type that takes the sliced weights bit for bit when
-            `hidden_size` is no longer `heads * head_dim`, because the family's own class refuses or misreads it; None: it does not;
+            `hidden_size` is no longer `heads * head_dim`, because the family's own class refuses or misreads
+            it; None: it does not;
             `NO_STOCK`: no stock class computes the same.
         reads_head_dim: whether stock software takes `head_dim` from this family's config; where it divides
             `hidden_size` by the heads instead, any head pruning needs the container.
-        container_drops: config keys that the container does not know, with the only value that may be dropped; a model with another
-            value needs koffkit's class.
+        container_drops: config keys that the container does not know, with the only value that may be
+            dropped; a model with another value needs koffkit's class.
         container_sets: config keys the container needs to behave like the original.
         biases: modules with a bias, each with the config key that switches it on (None: always there).
         layer_norms: norms of a decoder layer, each with the `Shape` attribute that is its size.
         logit_divisor: the config key that the family divides its logits by.
-        must_be_unset: config keys for which the method is not exact, with the reason; a model that sets one is refused.
+        must_be_unset: config keys for which the method is not exact, with the reason; a model that sets one
+            is refused.
         ties_by_default: what a config without `tie_word_embeddings` means.
     """
 

@@ -32,7 +32,8 @@ KV_GROUP = Structure(
     kv_memory=(("key", "kv head"), ("value", "kv head")),
 )
 
-# A pair is gated at the queries: q * (g k) = (g q) * k, which covers the keys of text and of the KV memory alike.
+# A pair is gated at the queries: q * (g k) = (g q) * k, which covers the keys of text and of the KV memory
+# alike.
 QK_PAIR = Structure(
     name="qk_pair",
     units=lambda shape: shape.kv_heads * shape.head_dim // 2,
@@ -66,4 +67,5 @@ MLP_OUTPUT = Structure(
 
 ALL: Mapping[str, Structure] = {s.name: s for s in (MLP_NEURON, KV_GROUP, QK_PAIR, V_CHANNEL, MLP_OUTPUT)}
 PAPER = ("mlp_neuron", "qk_pair", "v_channel", "mlp_output")
-"""The paper gates the outputs of k, v, gate, up and down (section 3): these structures, neurons through their `paper_gates`."""
+"""The paper gates the outputs of k, v, gate, up and down (section 3): these structures, neurons through their
+`paper_gates`."""

@@ -1,4 +1,5 @@
-"""The widths of every layer after slicing, as masks give them and as the `config.json` of a backbone records them.
+"""The widths of every layer after slicing, as masks give them and as the `config.json` of a backbone records
+them.
 
 Legend: K KV heads, H head dim.
 """
@@ -32,7 +33,12 @@ class LayerWidths:
 
 def full_widths(shape: Shape) -> LayerWidths:
     """A layer of which nothing was cut."""
-    return LayerWidths(intermediate=shape.intermediate, kv_heads=shape.kv_heads, key_channels=shape.head_dim, value_channels=shape.head_dim)
+    return LayerWidths(
+        intermediate=shape.intermediate,
+        kv_heads=shape.kv_heads,
+        key_channels=shape.head_dim,
+        value_channels=shape.head_dim,
+    )
 
 
 def layer_widths(config: Mapping[str, Any], shape: Shape) -> list[LayerWidths]:

@@ -1,4 +1,5 @@
-"""The command line: parses, calls, prints. Every command lives in a module of its own, imported when it is used."""
+"""The command line: parses, calls, prints. Every command lives in a module of its own, imported when it is
+used."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from ..errors import KoffkitError, ResourceError
 from .console import _JSON_KEY, emit
 
 OUT_OF_MEMORY = (
-    "out of memory; lower batch_size, sequence_length or distill.chunk_tokens, or set train.gradient_checkpointing: true; "
+    "out of memory; lower batch_size, sequence_length or distill.chunk_tokens, or set "
+    "train.gradient_checkpointing: true; "
     "compress and memory add go on with --resume from its last checkpoint."
 )
 COMMANDS = {
@@ -78,7 +80,11 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        _fail(f"{error.filename or 'disk'}: {error.strerror}; choose another --output.", ResourceError.exit_code, context)
+        _fail(
+            f"{error.filename or 'disk'}: {error.strerror}; choose another --output.",
+            ResourceError.exit_code,
+            context,
+        )
     sys.exit(0)
 
 

@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 @click.command("compress")
 @click.argument("recipe")
 @click.option("--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
-@click.option("--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field of the recipe; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field of the recipe; repeatable."
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Only state the plan: exact parameters, bytes, memory, time.")
 @json_option
-def command(recipe: str, output: Path | None, overrides: tuple[str, ...], resume: bool, dry_run: bool, as_json: bool) -> None:
+def command(
+    recipe: str, output: Path | None, overrides: tuple[str, ...], resume: bool, dry_run: bool, as_json: bool
+) -> None:
     """Learn masks and memories as RECIPE says: a file, or the name of a shipped recipe."""
     from ..recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     if dry_run:
-        from ..base import locate, read_config
+        from ..checkpoint.files import read_config
+        from ..hub import locate
         from ..recipe.plan import make_plan
 
         folder = locate(loaded.recipe.base, loaded.root, config_only=True)
@@ -46,7 +51,9 @@ def command(recipe: str, output: Path | None, overrides: tuple[str, ...], resume
     with progress.live():
         state = compress(loaded, run, resume=resume, progress=progress)
     if as_json:
-        emit({"run": str(run), "state": state["state"], "plan": stated.to_json(), "results": state["results"]})
+        emit(
+            {"run": str(run), "state": state["state"], "plan": stated.to_json(), "results": state["results"]}
+        )
     else:
         _print_results(run, state)
 
@@ -58,13 +65,28 @@ def _print_plan(plan: Plan) -> None:
     table = Table(show_header=False, box=None)
     rows = [
         ("parameters of the base", f"{budget.base_params:,}"),
-        ("parameters removed", f"{budget.removed_params:,} ({budget.global_sparsity:.2%}; target {budget.target_params:,})"),
-        *((_kept(name, budget), f"{kept} of {budget.total_units[name]}") for name, kept in budget.keep.items()),
+        (
+            "parameters removed",
+            f"{budget.removed_params:,} ({budget.global_sparsity:.2%}; target {budget.target_params:,})",
+        ),
+        *(
+            (_kept(name, budget), f"{kept} of {budget.total_units[name]}")
+            for name, kept in budget.keep.items()
+        ),
         ("backbone", f"{plan.backbone_params:,} parameters, {plan.backbone_bytes:,} bytes"),
-        ("one memory", f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes, {plan.num_memory_layers} layers"),
+        (
+            "one memory",
+            (
+                f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes, {plan.num_memory_layers} "
+                "layers"
+            ),
+        ),
         ("training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())),
         ("peak memory, estimated", f"{plan.peak_memory_bytes / 1e9:.2f} GB"),
-        *((f"time on {device}, estimated", f"{low:,.0f} to {high:,.0f} s") for device, (low, high) in plan.seconds.items()),
+        *(
+            (f"time on {device}, estimated", f"{low:,.0f} to {high:,.0f} s")
+            for device, (low, high) in plan.seconds.items()
+        ),
     ]
     for row in rows:
         table.add_row(*row)

@@ -1,4 +1,5 @@
-"""What the user sees: progress and messages on stderr, results on stdout, and with `--json` one JSON object there."""
+"""What the user sees: progress and messages on stderr, results on stdout, and with `--json` one JSON object
+there."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
             context.find_root().meta[_JSON_KEY] = True
         return value
 
-    option = click.option("--json", "as_json", is_flag=True, is_eager=True, callback=remember, help="One JSON object on stdout.")
+    option = click.option(
+        "--json", "as_json", is_flag=True, is_eager=True, callback=remember, help="One JSON object on stdout."
+    )
     return option(command)
 
 
@@ -92,12 +95,23 @@ class RichProgress:
         if not self._console.is_terminal:
             yield self
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
-            TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
-        )  # fmt: skip
+        )
         with Progress(*columns, console=self._console) as self._bar:
             yield self
         self._bar = None
@@ -114,7 +128,11 @@ class RichProgress:
             self._tasks[stage] = self._bar.add_task(stage, total=total, completed=done, figures="")
 
     def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None:
-        shown = "  ".join(_figure(name, figures[name]) for name in ("kl", "expected_sparsity", "tokens_per_second") if name in figures)
+        shown = "  ".join(
+            _figure(name, figures[name])
+            for name in ("kl", "expected_sparsity", "tokens_per_second")
+            if name in figures
+        )
         if self._bar is not None:
             self._bar.update(self._tasks[stage], completed=done, figures=shown)
         elif time.monotonic() - self._said > self.LINE_EVERY or (figures and done == self._totals[stage]):

@@ -13,13 +13,18 @@ from .console import emit, json_option, print_results, quiet_libraries
 @click.command("evaluate")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--task", type=click.Choice(["perplexity"]), default="perplexity", show_default=True)
-@click.option("--memory", default="none", show_default=True, help="auto (the router decides), none, or a domain.")
+@click.option(
+    "--memory", default="none", show_default=True, help="auto (the router decides), none, or a domain."
+)
 @click.option("--data", help="Text or jsonl file, or a glob. A run needs none: it has its held-out text.")
 @click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
 @click.option("--sequence-length", default=512, show_default=True, type=click.IntRange(min=2))
 @json_option
-def command(path: Path, task: str, memory: str, data: str | None, field: str, sequence_length: int, as_json: bool) -> None:
-    """Figures of a run (from its evaluate stage), or the perplexity of an export or a plain model on --data."""
+def command(
+    path: Path, task: str, memory: str, data: str | None, field: str, sequence_length: int, as_json: bool
+) -> None:
+    """Figures of a run (from its evaluate stage), or the perplexity of an export or a plain model on
+    --data."""
     from ..run.folder import RunFolder
 
     if not path.is_dir():
@@ -34,9 +39,11 @@ def command(path: Path, task: str, memory: str, data: str | None, field: str, se
     if data is None:
         raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")
     quiet_libraries()
-    from ..evaluation import perplexity
+    from ..runtime.perplexity import perplexity
 
     chosen = None if memory == "none" else memory
     figures = perplexity(path, data, chosen, sequence_length=sequence_length, field=field)
     result = {"path": str(path), "task": task, "memory": memory, **figures}
-    emit(result) if as_json else click.echo(f"perplexity {figures['perplexity']:.3f} on {figures['tokens']:,} tokens (memory {memory})")
+    emit(result) if as_json else click.echo(
+        f"perplexity {figures['perplexity']:.3f} on {figures['tokens']:,} tokens (memory {memory})"
+    )

@@ -13,17 +13,27 @@ from .console import RichProgress, emit, json_option, quiet_libraries, stdout
 
 @click.command("export")
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--format", "format_", help="Exporter, as installed.  [default: those under `export` in the recipe, else hf]")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder to make.  [default: exports/RUN-FORMAT]")
+@click.option(
+    "--format",
+    "format_",
+    help="Exporter, as installed.  [default: those under `export` in the recipe, else hf]",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: exports/RUN-FORMAT]"
+)
 @json_option
 def command(run: Path | None, format_: str | None, output: Path | None, as_json: bool) -> None:
-    """Slice the finished RUN (by default the newest under ./runs) into artefacts that other software loads."""
+    """Slice the finished RUN (by default the newest under ./runs) into artefacts that other software
+    loads."""
     from ..run.folder import RunFolder, newest_finished
 
     folder = RunFolder(run) if run is not None else newest_finished()
     jobs = _jobs(folder.require_finished()["recipe"], format_)
     if output is not None and len(jobs) > 1:
-        raise UsageError(f"--output names one folder, but the recipe asks for {', '.join(jobs)}; name one of them with --format.")
+        raise UsageError(
+            f"--output names one folder, but the recipe asks for {', '.join(jobs)}; name one of them with "
+            "--format."
+        )
     from ..exporters import find
 
     exporters = {name: find(name) for name in jobs}
@@ -43,7 +53,10 @@ def command(run: Path | None, format_: str | None, output: Path | None, as_json:
 
 def _jobs(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any]]:
     """Format -> options: all that the recipe lists, or the wanted one with the recipe's options for it."""
-    listed = {spec["format"]: {key: value for key, value in spec.items() if key != "format"} for spec in recipe["export"]}
+    listed = {
+        spec["format"]: {key: value for key, value in spec.items() if key != "format"}
+        for spec in recipe["export"]
+    }
     if wanted is not None:
         return {wanted: listed.get(wanted, {})}
     return listed or {"hf": {}}
@@ -52,7 +65,8 @@ def _jobs(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any
 def _print(result: dict[str, Any]) -> None:
     backbone, parity = result["backbone"], result["parity"]
     stdout().print(
-        f"{result['output']}: {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes ({backbone['class']}), "
+        f"{result['output']}: {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes "
+        f"({backbone['class']}), "
         f"{len(result['domains'])} memories; largest logit difference {max(parity['max_abs'].values()):.1e} "
         f"(rounding to float32: {max(parity['noise_floor']['max_abs'].values()):.1e}).",
         markup=False,

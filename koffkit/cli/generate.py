@@ -13,7 +13,9 @@ from .console import emit, json_option, quiet_libraries
 @click.command("generate")
 @click.argument("export", type=click.Path(path_type=Path))
 @click.option("--prompt", required=True, multiple=True, help="Text to complete; repeatable.")
-@click.option("--memory", default="auto", show_default=True, help="auto (the router decides), none, or a domain.")
+@click.option(
+    "--memory", default="auto", show_default=True, help="auto (the router decides), none, or a domain."
+)
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
 @json_option
 def command(export: Path, prompt: tuple[str, ...], memory: str, max_new_tokens: int, as_json: bool) -> None:
@@ -24,11 +26,22 @@ def command(export: Path, prompt: tuple[str, ...], memory: str, max_new_tokens: 
     from ..runtime.model import KoffModel
 
     model = KoffModel.from_pretrained(export)
-    chosen = model.route(prompt) if memory == "auto" else [(None if memory == "none" else memory, None)] * len(prompt)
+    chosen = (
+        model.route(prompt)
+        if memory == "auto"
+        else [(None if memory == "none" else memory, None)] * len(prompt)
+    )
     texts = model.generate(list(prompt), memory=[name for name, _ in chosen], max_new_tokens=max_new_tokens)
     if as_json:
         rows = zip(prompt, texts, chosen, strict=True)
-        emit({"completions": [{"prompt": p, "completion": text, "memory": m, "probability": odds} for p, text, (m, odds) in rows]})
+        emit(
+            {
+                "completions": [
+                    {"prompt": p, "completion": text, "memory": m, "probability": odds}
+                    for p, text, (m, odds) in rows
+                ]
+            }
+        )
         return
     for p, text in zip(prompt, texts, strict=True):
         click.echo(p + text)

@@ -15,7 +15,7 @@ from .console import emit, json_option, stdout
 @json_option
 def command(path: Path, as_json: bool) -> None:
     """Say what PATH is: a run, an export, a memory bundle or a checkpoint."""
-    from ..inspection import describe
+    from ..runtime.inspect import describe
 
     found = describe(path)
     if as_json:

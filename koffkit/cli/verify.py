@@ -15,19 +15,22 @@ from .console import emit, json_option, quiet_libraries
 @click.argument("export", type=click.Path(path_type=Path))
 @json_option
 def command(export: Path, as_json: bool) -> None:
-    """Check digests, shapes and golden logits of EXPORT; exit code 4 and the file's name when something is off."""
-    from ..artefact import open_export
+    """Check digests, shapes and golden logits of EXPORT; exit code 4 and the file's name when something is
+    off."""
+    from ..artefact.export import open_export
 
     open_export(export)
     quiet_libraries()
-    from ..verify import verify_export
+    from ..runtime.verify import verify_export
 
     result = verify_export(export)
     if as_json:
         emit(result)
     elif result["ok"]:
         removed = f" Removed since the export: {', '.join(result['removed'])}." if result["removed"] else ""
-        click.echo(f"{export}: ok; {result['files']} files, golden logits of {', '.join(result['golden'])}.{removed}")
+        click.echo(
+            f"{export}: ok; {result['files']} files, golden logits of {', '.join(result['golden'])}.{removed}"
+        )
     for problem in result["problems"]:
         click.echo(f"Error: {problem}", err=True)
     if not result["ok"]:

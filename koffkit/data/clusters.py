@@ -35,7 +35,9 @@ class Clustering:
 
     def assign(self, embeddings: Array) -> NDArray[np.int64]:
         """The cluster of each document, [N]."""
-        found: NDArray[np.int64] = (_standardised(embeddings, self.mean, self.spread) @ self.centres.T).argmax(-1)
+        found: NDArray[np.int64] = (
+            _standardised(embeddings, self.mean, self.spread) @ self.centres.T
+        ).argmax(-1)
         return found
 
 

@@ -15,9 +15,9 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import DataError
-from ..files import write_json
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Source
+from ..storage.files import write_json
 from .chat import conversation_ids, require_template
 from .packing import MASK_SUFFIX, PackedTokens
 from .sources import conversations, documents, source_files
@@ -94,17 +94,28 @@ class _Job:
         return PackedTokens(paths[0], masked=masked), PackedTokens(paths[1], masked=masked)
 
     def _digest(self, holdout: float) -> str:
-        """Everything the token files depend on. Hub data sets are identified by name and revision of the recipe only."""
+        """Everything the token files depend on. Hub data sets are identified by name and revision of the
+        recipe only."""
         files = [] if self.source.hub else source_files(self.source, self.loaded.root, self.where)
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        vocabulary = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
+        vocabulary = hashlib.sha256(
+            json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
+        ).hexdigest()
         text = json.dumps(
-            [facts, self.source.model_dump(), holdout, self.loaded.recipe.seed, vocabulary, getattr(self.tokenizer, "chat_template", None)]
+            [
+                facts,
+                self.source.model_dump(),
+                holdout,
+                self.loaded.recipe.seed,
+                vocabulary,
+                getattr(self.tokenizer, "chat_template", None),
+            ]
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _write(self, train: Path, heldout: Path, holdout: float) -> dict[str, int]:
-        """Split by a hash of the document's number; when that holds out nothing, the last document is held out."""
+        """Split by a hash of the document's number; when that holds out nothing, the last document is held
+        out."""
         finals = [path.with_suffix(suffix) for path in (train, heldout) for suffix in self._suffixes]
         partial = [path.with_suffix(f"{path.suffix}.partial-{os.getpid()}") for path in finals]
         counts = {"documents": 0, "heldout_documents": 0}
@@ -136,10 +147,13 @@ class _Job:
 
     def _check(self, counts: dict[str, int], holdout: float) -> None:
         if counts["documents"] == 0:
-            raise DataError(f"{self.where}: the source holds no documents; give it text, or remove the domain.")
+            raise DataError(
+                f"{self.where}: the source holds no documents; give it text, or remove the domain."
+            )
         if holdout and counts["documents"] < 2:
             raise DataError(
-                f"{self.where}: 1 document; at least 2 are needed, one of them held out. In a text file a blank line separates documents."
+                f"{self.where}: 1 document; at least 2 are needed, one of them held out. In a text file a "
+                "blank line separates documents."
             )
 
     @property
@@ -153,8 +167,13 @@ class _Job:
             yield from ([np.asarray(ids, dtype=np.int32).tobytes()] for ids in self._texts())
             return
         for number, messages in enumerate(conversations(self.source, self.loaded.root, self.where), 1):
-            ids, assistant = conversation_ids(self.tokenizer, messages, f"{self.where}: record {number}", mask=len(self._suffixes) > 1)
-            data = [np.asarray(ids, dtype=np.int32).tobytes(), np.asarray(assistant, dtype=np.uint8).tobytes()]
+            ids, assistant = conversation_ids(
+                self.tokenizer, messages, f"{self.where}: record {number}", mask=len(self._suffixes) > 1
+            )
+            data = [
+                np.asarray(ids, dtype=np.int32).tobytes(),
+                np.asarray(assistant, dtype=np.uint8).tobytes(),
+            ]
             yield data[: len(self._suffixes)]
 
     def _texts(self) -> Iterator[list[int]]:
@@ -176,7 +195,8 @@ def held_out(seed: int, number: int, holdout: float) -> bool:
 
 
 def split_documents(texts: Iterable[str], seed: int, share: float, where: str) -> tuple[list[str], list[str]]:
-    """Documents to learn from and held-out ones, the same that perplexity is measured on; at least one on either side.
+    """Documents to learn from and held-out ones, the same that perplexity is measured on; at least one on
+    either side.
 
     Raises:
         DataError: there are fewer than two.
@@ -187,7 +207,9 @@ def split_documents(texts: Iterable[str], seed: int, share: float, where: str) -
     for short, long in (sides, sides[::-1]):
         if not short:
             if len(long) < 2:
-                raise DataError(f"{where}: the router needs at least 2 documents, found {len(long)}; add text.")
+                raise DataError(
+                    f"{where}: the router needs at least 2 documents, found {len(long)}; add text."
+                )
             short.append(long.pop())
     return sides
 

@@ -1,4 +1,5 @@
-"""A stream of tokens on disk, cut into sequences. Batches are pure functions of (visit, seed): nothing to save or restore.
+"""A stream of tokens on disk, cut into sequences. Batches are pure functions of (visit, seed): nothing to
+save or restore.
 
 Legend: B batch, T sequence length.
 """
@@ -28,7 +29,9 @@ class PackedTokens:
 
     def __init__(self, path: Path, *, masked: bool = False) -> None:
         self.path = path
-        self.mask: NDArray[np.uint8] | None = _mapped(path.with_suffix(MASK_SUFFIX), np.uint8) if masked else None
+        self.mask: NDArray[np.uint8] | None = (
+            _mapped(path.with_suffix(MASK_SUFFIX), np.uint8) if masked else None
+        )
         self.tokens: NDArray[np.int32] = _mapped(path, np.int32)
         self._order: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
@@ -43,7 +46,9 @@ class PackedTokens:
         import torch
 
         starts = [self._start(visit * batch_size + row, length, seed) for row in range(batch_size)]
-        return torch.from_numpy(np.stack([self.tokens[start : start + length] for start in starts]).astype(np.int64))
+        return torch.from_numpy(
+            np.stack([self.tokens[start : start + length] for start in starts]).astype(np.int64)
+        )
 
     def counted(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor | None:
         """Which tokens of `batch` the loss counts, [B, T]; None: all."""
@@ -52,7 +57,9 @@ class PackedTokens:
         if self.mask is None:
             return None
         starts = [self._start(visit * batch_size + row, length, seed) for row in range(batch_size)]
-        return torch.from_numpy(np.stack([self.mask[start : start + length] for start in starts]).astype(bool))
+        return torch.from_numpy(
+            np.stack([self.mask[start : start + length] for start in starts]).astype(bool)
+        )
 
     def _start(self, number: int, length: int, seed: int) -> int:
         per_epoch = max(1, (len(self.tokens) - length) // length)
@@ -65,16 +72,20 @@ class PackedTokens:
             self._order = (key, generator.permutation(per_epoch) * length + offset)
         return int(self._order[1][position])
 
-    def sequences(self, length: int, batch_size: int, max_tokens: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Batches [B, T] in order for evaluation, each with the tokens that count (None: all). The incomplete last sequence is
-        dropped unless it is the only one."""
+    def sequences(
+        self, length: int, batch_size: int, max_tokens: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Batches [B, T] in order for evaluation, each with the tokens that count (None: all). The incomplete
+        last sequence is dropped unless it is the only one."""
         import torch
 
         total = min(len(self.tokens), max_tokens or len(self.tokens))
         length = min(length, total)
         count = total // length
         grid = np.asarray(self.tokens[: count * length], dtype=np.int64).reshape(count, length)
-        counted = None if self.mask is None else self.mask[: count * length].reshape(count, length).astype(bool)
+        counted = (
+            None if self.mask is None else self.mask[: count * length].reshape(count, length).astype(bool)
+        )
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
             yield torch.from_numpy(grid[part]), None if counted is None else torch.from_numpy(counted[part])

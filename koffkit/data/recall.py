@@ -1,7 +1,7 @@
 """Recall of facts: is the prompt completed exactly, by greedy decoding?
 
-Greedy decoding gives the answer exactly when, with the answer fed in, every answer token is the most likely one: one forward
-pass instead of a decoding loop (a test holds the two against each other).
+Greedy decoding gives the answer exactly when, with the answer fed in, every answer token is the most likely
+one: one forward pass instead of a decoding loop (a test holds the two against each other).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Fact:
     answer_start: int
 
 
-def load_facts(source: Source, root: Path, where: str, tokenizer: Any, limit: int | None = None) -> list[Fact]:
+def load_facts(
+    source: Source, root: Path, where: str, tokenizer: Any, limit: int | None = None
+) -> list[Fact]:
     """Facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread subset.
 
     Raises:
@@ -40,15 +42,22 @@ def load_facts(source: Source, root: Path, where: str, tokenizer: Any, limit: in
     for number, record in enumerate(records(source, root, where), 1):
         missing = [name for name in fields if name not in record]
         if missing:
-            raise DataError(f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)}.")
+            raise DataError(
+                f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)}."
+            )
         pairs.append((str(record[fields[0]]), str(record[fields[1]])))
     pairs = spread(pairs, limit)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
-    facts = [Fact(tuple(ids), len(prompt)) for prompt, ids in zip(prompts, whole, strict=True) if ids[: len(prompt)] == prompt]
+    facts = [
+        Fact(tuple(ids), len(prompt))
+        for prompt, ids in zip(prompts, whole, strict=True)
+        if ids[: len(prompt)] == prompt
+    ]
     if not facts:
         raise DataError(
-            f"{where}: no prompt is followed by its answer at a token's boundary, so recall cannot be told; end {fields[0]} with a whole "
+            f"{where}: no prompt is followed by its answer at a token's boundary, so recall cannot be told; "
+            f"end {fields[0]} with a whole "
             f"word and let {fields[1]} begin with the space."
         )
     return facts

@@ -20,7 +20,8 @@ from .chat import Message, check_messages, user_text
 
 
 def source_files(source: Source, root: Path, where: str) -> list[Path]:
-    """The files of a text or jsonl source, sorted within each pattern; relative to the recipe, else to the working folder.
+    """The files of a text or jsonl source, sorted within each pattern; relative to the recipe, else to the
+    working folder.
 
     Raises:
         DataError: a pattern matches no file.
@@ -59,7 +60,8 @@ def _matches(pattern: str, root: Path) -> list[Path]:
 
 
 def documents(source: Source, root: Path, where: str) -> Iterator[str]:
-    """Yield documents in order, of conversations what the user said; `where` names the recipe field in errors.
+    """Yield documents in order, of conversations what the user said; `where` names the recipe field in
+    errors.
 
     Raises:
         DataError: a file is missing, damaged, not UTF-8, or a record lacks the field.
@@ -81,7 +83,10 @@ def conversations(source: Source, root: Path, where: str) -> Iterator[list[Messa
     """
     assert source.messages is not None
     found = enumerate(records(source, root, where), 1)
-    return (check_messages(record[source.messages], f"{where}: record {number}") for number, record in islice(found, source.max_documents))
+    return (
+        check_messages(record[source.messages], f"{where}: record {number}")
+        for number, record in islice(found, source.max_documents)
+    )
 
 
 def records(source: Source, root: Path, where: str) -> Iterator[dict[str, Any]]:
@@ -96,14 +101,18 @@ def records(source: Source, root: Path, where: str) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON ({error.msg}); one object a line is expected.") from None
+                raise DataError(
+                    f"{path}:{number}: not valid JSON ({error.msg}); one object a line is expected."
+                ) from None
             yield _checked(record, source.record_field, f"{path}:{number}")
 
 
 def _checked(record: Any, field: str, place: str) -> dict[str, Any]:
     if not isinstance(record, dict) or field not in record:
         there = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise DataError(f"{place}: no field {field!r}; found: {there}. Name the field that holds the text with `field:`.")
+        raise DataError(
+            f"{place}: no field {field!r}; found: {there}. Name the field that holds the text with `field:`."
+        )
     return record
 
 
@@ -127,7 +136,9 @@ def _lines(path: Path, where: str) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} ({where}): not UTF-8 text ({error.reason}); convert it to UTF-8.") from None
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"{path} ({where}): cannot be read: {error or type(error).__name__}; is the file whole?") from None
+        raise DataError(
+            f"{path} ({where}): cannot be read: {error or type(error).__name__}; is the file whole?"
+        ) from None
 
 
 def _open(path: Path) -> IO[str]:

@@ -17,6 +17,8 @@ def path(name: str) -> Path:
     root = Path(str(files(__name__)))
     found = (root / name).resolve()
     if not found.is_relative_to(root.resolve()) or not found.exists() or found.suffix == ".py":
-        known = ", ".join(["base", *sorted(f"facts/{entry.name}" for entry in (root / "facts").glob("*.jsonl"))])
+        known = ", ".join(
+            ["base", *sorted(f"facts/{entry.name}" for entry in (root / "facts").glob("*.jsonl"))]
+        )
         raise FileNotFoundError(f"{PREFIX}{name}: not part of the embedded default; there is {known}")
     return found

@@ -1,6 +1,8 @@
-"""A new domain on an existing backbone: its memory is learned from the unpruned base and published beside the others.
+"""A new domain on an existing backbone: its memory is learned from the unpruned base and published beside the
+others.
 
-No other byte of the export changes. What is learned on the way lies in a run folder, so that an interrupted command can go on.
+No other byte of the export changes. What is learned on the way lies in a run folder, so that an interrupted
+command can go on.
 """
 
 from __future__ import annotations
@@ -11,15 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artefact import BACKBONE, MEMORIES, ROUTER_COLUMN, Export, backbone_digest, open_export, replaces
+from ..artefact.bundle import bundle_summary
+from ..artefact.digests import backbone_digest
+from ..artefact.export import Export, open_export, replaces
+from ..artefact.names import BACKBONE, MEMORIES, ROUTER_COLUMN
 from ..errors import IntegrityError, UsageError
 from ..progress import Progress, Silent
-from ..publish import staged
 from ..recipe.load import LoadedRecipe
+from ..router.routed import routed
 from ..run.folder import RunFolder
-from .bundle import bundle_summary, record_golden, write_bundle, write_bundle_card
+from ..storage.publish import staged
+from .bundle import record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
-from .routing import require_text, routed, teach_router
+from .routing import require_text, teach_router
 
 
 def add_memory(
@@ -39,11 +45,13 @@ def add_memory(
         path: an export.
         source: fields of the recipe's `Source`.
         base: the unpruned model, where it is not where the manifest says.
-        against: files of text that the router must not take for the new domain; by default the text of the other memories.
+        against: files of text that the router must not take for the new domain; by default the text of the
+            other memories.
         resume: go on with an interrupted command.
 
     Raises:
-        UsageError: the name is taken or cannot be one, a setting is not valid, or there is earlier work and no `resume`.
+        UsageError: the name is taken or cannot be one, a setting is not valid, or there is earlier work and
+            no `resume`.
         DataError: the base is not found, or text is missing or too short.
         IntegrityError: base or backbone are not those of the export.
         Interrupted: SIGINT; everything up to the last step is saved.
@@ -55,7 +63,8 @@ def add_memory(
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
         raise IntegrityError(
-            f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which file changed."
+            f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which "
+            "file changed."
         )
     loaded = memory_recipe(export, name, source, base, overrides)
     work = work_folder(export, name)
@@ -70,7 +79,13 @@ def add_memory(
     figures = state["results"]["domains"][name]
     router = routed(export)
     known = router is not None and name in router.labels
-    return {"memory": name, **bundle_summary(target), "figures": figures, "in_router": known, "routing": routing or None}
+    return {
+        "memory": name,
+        **bundle_summary(target),
+        "figures": figures,
+        "in_router": known,
+        "routing": routing or None,
+    }
 
 
 def work_folder(export: Export, name: str) -> RunFolder:
@@ -82,19 +97,29 @@ def _free_place(export: Export, name: str) -> Path:
     check_name(name)
     target = export.path / MEMORIES / name
     if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
-        raise UsageError(f"{target}: there is a memory {name!r} already; choose another name, or `koffkit memory remove` it first.")
+        raise UsageError(
+            f"{target}: there is a memory {name!r} already; choose another name, or `koffkit memory remove` "
+            "it first."
+        )
     return target
 
 
-def _learn(loaded: LoadedRecipe, export: Export, work: RunFolder, resume: bool, progress: Progress) -> dict[str, Any]:
+def _learn(
+    loaded: LoadedRecipe, export: Export, work: RunFolder, resume: bool, progress: Progress
+) -> dict[str, Any]:
     from ..stages.engine import learn_memory
 
     if work.exists and not resume:
-        raise UsageError(f"{work.path}: an interrupted `memory add` of this name; go on with --resume, or remove the folder.")
+        raise UsageError(
+            f"{work.path}: an interrupted `memory add` of this name; go on with --resume, or remove the "
+            "folder."
+        )
     return learn_memory(loaded, export.backbone, work.path, resume=resume, progress=progress)
 
 
-def _teach(loaded: LoadedRecipe, export: Export, name: str, against: Sequence[str], target: Path, progress: Progress) -> dict[str, Any]:
+def _teach(
+    loaded: LoadedRecipe, export: Export, name: str, against: Sequence[str], target: Path, progress: Progress
+) -> dict[str, Any]:
     """Let the router learn the new domain; the figures of that, empty where it cannot or need not."""
     recipe = loaded.recipe
     found = teach_router(export, name, recipe.sources[name], against, recipe.seed, recipe.holdout, progress)
@@ -105,7 +130,14 @@ def _teach(loaded: LoadedRecipe, export: Export, name: str, against: Sequence[st
     return figures
 
 
-def _write(export: Export, name: str, work: RunFolder, state: Mapping[str, Any], target: Path, routing: Mapping[str, Any]) -> None:
+def _write(
+    export: Export,
+    name: str,
+    work: RunFolder,
+    state: Mapping[str, Any],
+    target: Path,
+    routing: Mapping[str, Any],
+) -> None:
     added: dict[str, Any] = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "base": state["base"]["digest"],
@@ -113,4 +145,13 @@ def _write(export: Export, name: str, work: RunFolder, state: Mapping[str, Any],
         "versions": state["versions"],
     }
     more = {"added": added, **replaces(export, name)} | ({"routing": dict(routing)} if routing else {})
-    write_bundle(work.memory_dir(name), target, name, None, export.backbone_digest, state["results"]["domains"][name], state, more)
+    write_bundle(
+        work.memory_dir(name),
+        target,
+        name,
+        None,
+        export.backbone_digest,
+        state["results"]["domains"][name],
+        state,
+        more,
+    )

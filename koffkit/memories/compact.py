@@ -1,144 +1,147 @@
-"""Shrinking bundles: LoRA of a lower rank, packed or float16 weights, and what that costs.
-
-A compacted memory is a bundle like any other, for the same backbone. What was done and lost is in its `memory.json`, `compacted`.
-"""
+"""The command behind `koffkit memory compact`: which bundles, where to, and how much it cost on which
+text."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from ..artefact import (
-    ADAPTER_CONFIG,
-    ADAPTER_PACKED,
-    ADAPTER_WEIGHTS,
-    BACKBONE_OF_BUNDLE,
-    KV_MEMORY,
-    KV_MEMORY_PACKED,
-    MEMORY_FILE,
-    ROUTER_COLUMN,
-    Bundle,
-    Export,
-    file_entry,
-    open_bundle,
-    replaces,
-)  # fmt: skip
-from ..errors import IntegrityError, UsageError
-from ..files import write_atomically, write_json
-from ..model.bundles import load_adapter, load_tensors
-from ..model.quantise import LEVELS, Factors, pack
-from ..slicing import ADAPTER_PREFIX
-from .bundle import record_golden, write_bundle_card
+from ..artefact.bundle import Bundle, is_bundle, open_bundle
+from ..artefact.export import Export, is_export, open_export
+from ..artefact.names import MEMORIES
+from ..checkpoint.files import load_tokenizer
+from ..errors import DataError, UsageError
+from ..progress import Progress, Silent
+from ..runtime.perplexity import token_ids
+from ..runtime.probe import probe_tokens
+from ..storage.publish import replacing, staged
+from .compact_bundle import Options, record_loss, write_compact
+from .measure import kl_before_and_after
+from .recipe import export_recipe, find_base
 
-DTYPES = ("int6", "int8", "float16", "float32")
+MOST_TOKENS = 1 << 15
+AT_ONCE = 1 << 11  # tokens whose logits exist at one time
+FIELD = "text"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to shrink.
+def compact(
+    path: Path,
+    options: Options,
+    *,
+    output: Path | None = None,
+    in_place: bool = False,
+    data: Sequence[str] = (),
+    field: str = FIELD,
+    base: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compact one memory, or all of an export; returns what `koffkit memory compact --json` prints.
 
     Args:
-        rank: of every module; None: the least that keeps `energy` of the squared norm, module by module.
-        energy: in (0, 1].
-        dtype: one of `DTYPES`; the packed ones only koffkit reads.
-    """
-
-    rank: int | None = None
-    energy: float = 1.0
-    dtype: str = "int6"
-
-
-def write_compact(bundle: Bundle, export: Export, options: Options, target: Path) -> Bundle:
-    """Write the compacted bundle, with golden logits of its own, into the folder `target`.
+        path: an export, one of its bundles, or EXPORT/NAME.
+        output: folder that gets a folder NAME for each bundle; by default EXPORT-compact beside the export.
+        in_place: replace the bundles instead, each in one step.
+        data: text or jsonl files; `{name}` stands for the memory's name. Without any, only the probe tokens
+            are compared.
+        base: the unpruned model, where it is not where the manifest says.
 
     Raises:
-        UsageError: the rank asked for is higher than the memory's.
-        IntegrityError: the bundle is damaged.
+        UsageError: there is no such memory, the output exists, or the rank is too high.
+        DataError: no text in `data`, or no base at `base`.
+        IntegrityError: a bundle is damaged, or the base is not the export's.
     """
-    info = dict(bundle.info)
-    files, counts = [], {}
-    done: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    if bundle.adapter_file is not None:
-        tensors, config, cut = _cut(bundle, options)
-        done |= cut
-        counts["lora"] = sum(values.numel() for values in tensors.values())
-        files += [_write(target, ADAPTER_WEIGHTS, ADAPTER_PACKED, tensors, options.dtype), ADAPTER_CONFIG]
-        write_json(target / ADAPTER_CONFIG, config)
-        info["lora"] = {**info["lora"], "rank": config["r"], "alpha": config["lora_alpha"]}
-    if bundle.kv_file is not None:
-        tensors = load_tensors(bundle.kv_file)
-        counts["kv"] = sum(values.numel() for values in tensors.values())
-        files.append(_write(target, KV_MEMORY, KV_MEMORY_PACKED, tensors, options.dtype))
-    if bundle.column_file is not None:
-        shutil.copyfile(bundle.column_file, target / ROUTER_COLUMN)
-        files.append(ROUTER_COLUMN)
-    done["from"] = {"parameters": info["parameters"], "bytes": bundle.bytes, "dtype": info.get("dtype", "float32")}
-    info |= {"parameters": sum(counts.values()), "parameters_by_half": counts, "dtype": options.dtype, "compacted": done}
-    info |= {"files": {name: file_entry(target / name) for name in files}, **replaces(export, bundle.domain)}
-    info.pop("golden", None)
-    write_json(target / MEMORY_FILE, info)
-    record_golden(target, export.backbone)
-    write_bundle_card(target, export.manifest["name"])
-    return open_bundle(target)
+    progress = progress or Silent()
+    export, bundles = find_bundles(path)
+    for bundle in bundles:
+        bundle.require_backbone(export.backbone_digest, export.backbone)
+    teacher = _teacher(export, base, progress)
+    if not data:
+        progress.warn(
+            "no --data: the loss is measured on a few fixed tokens only, which says little about text."
+        )
+    batches = {bundle.domain: list(_batches(export, bundle.domain, data, field)) for bundle in bundles}
+    found: dict[str, Any] = {}
 
+    def one(bundle: Bundle, target: Path) -> None:
+        small = write_compact(bundle, export, options, target)
+        loss = kl_before_and_after(export, bundle, small, teacher, batches[bundle.domain])
+        small = record_loss(small, loss | {"text": list(data) or "probe tokens"})
+        found[bundle.domain] = {
+            "bytes_before": bundle.bytes,
+            "bytes": small.bytes,
+            "ratio": small.bytes / bundle.bytes,
+            **{
+                key: small.info["compacted"][key]
+                for key in ("ranks", "energy", "kl")
+                if key in small.info["compacted"]
+            },
+        }
+        progress.advance("compact", len(found), {})
 
-def record_loss(bundle: Bundle, loss: Mapping[str, Any]) -> Bundle:
-    """Add what compacting cost to `memory.json`; its `figures` are those of the memory before."""
-    compacted = {**bundle.info["compacted"], "kl": dict(loss)}
-    write_json(bundle.path / MEMORY_FILE, {**bundle.info, "compacted": compacted})
-    return open_bundle(bundle.path)
-
-
-def _cut(bundle: Bundle, options: Options) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """Tensors, PEFT configuration and a summary of the adapter at its new ranks; every module keeps its scaling alpha / rank."""
-    tensors, config = load_adapter(bundle), _adapter_config(bundle)
-    before = config["r"]
-    if options.rank is not None and options.rank > before:
-        raise UsageError(f"--rank {options.rank}: memory {bundle.domain} has rank {before}; give a lower one.")
-    cut: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
-    kept = []
-    for name in (name for name in tensors if ".lora_A." in name):
-        module = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
-        other = name.replace(".lora_A.", ".lora_B.")
-        factors = Factors(tensors[name].float(), tensors[other].float())
-        full = len(factors.singular)
-        rank = factors.rank_for(options.energy) if options.rank is None else min(options.rank, full)
-        cut[name], cut[other] = factors.cut(rank)
-        alphas[module] = config["alpha_pattern"].get(module, config["lora_alpha"]) / full * rank
-        ranks[module] = rank
-        kept.append(factors.energy_at(rank))
-    most = max(ranks, key=lambda module: ranks[module])
-    config |= {"r": ranks[most], "lora_alpha": alphas[most]}
-    config["rank_pattern"] = {module: rank for module, rank in ranks.items() if rank != config["r"]}
-    config["alpha_pattern"] = {module: alphas[module] for module in config["rank_pattern"]}
-    return cut, config, {"rank_before": before, "ranks": [min(ranks.values()), max(ranks.values())], "energy": min(kept)}
-
-
-def _adapter_config(bundle: Bundle) -> dict[str, Any]:
-    path = bundle.path / ADAPTER_CONFIG
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"rank_pattern": {}, "alpha_pattern": {}} | config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE}
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
-
-
-def _write(target: Path, plain: str, packed: str, tensors: Mapping[str, Tensor], dtype: str) -> str:
-    """Write one half; returns the file's name."""
-    if dtype in LEVELS:
-        name, stored = packed, pack(tensors, dtype)
+    progress.start("compact", len(bundles), 0)
+    if in_place:
+        for bundle in bundles:
+            with replacing(bundle.path) as partial:
+                one(bundle, partial)
+        written = export.path / MEMORIES
     else:
-        name, stored = plain, {key: values.to(getattr(torch, dtype)) for key, values in tensors.items()}
-    write_atomically(target / name, save(stored, metadata={"format": "pt"}))
-    return name
+        written = output or export.path.resolve().with_name(f"{export.path.resolve().name}-compact")
+        with staged(written) as partial:
+            for bundle in bundles:
+                (partial / bundle.domain).mkdir()
+                one(bundle, partial / bundle.domain)
+    return {"output": str(written), "dtype": options.dtype, "memories": found}
+
+
+def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
+    """The export and its bundles that a path means: EXPORT, EXPORT/memories/NAME or EXPORT/NAME.
+
+    Raises:
+        UsageError: there is nothing to compact there.
+    """
+    if is_export(path):
+        export = open_export(path)
+        if not export.bundles():
+            raise UsageError(f"{path}: this export has no memories.")
+        return export, export.bundles()
+    place = path if is_bundle(path) else path.parent / MEMORIES / path.name
+    if not is_bundle(place) or not is_export(place.resolve().parent.parent):
+        raise UsageError(
+            f"{path}: neither an export nor a memory in one; give EXPORT, EXPORT/NAME or "
+            f"EXPORT/{MEMORIES}/NAME "
+            "(golden logits need the backbone)."
+        )
+    return open_export(place.resolve().parent.parent), [open_bundle(place)]
+
+
+def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | None:
+    try:
+        return find_base(export, given)
+    except DataError:
+        if given is not None:
+            raise
+        progress.warn(
+            "the unpruned model is not where the manifest says (--base names it): compared with the memory "
+            "before instead."
+        )
+        return None
+
+
+def _batches(export: Export, name: str, data: Sequence[str], field: str) -> Iterator[Tensor]:
+    """Token ids [B, T] of the text, or of the probe."""
+    tokenizer = load_tokenizer(export.backbone)
+    if not data:
+        yield torch.tensor([probe_tokens(len(tokenizer))])
+        return
+    ids: list[int] = []
+    for pattern in data:
+        ids += token_ids(tokenizer, pattern.replace("{name}", name), field, MOST_TOKENS)
+    ids = ids[:MOST_TOKENS]
+    length = min(len(ids), int(export_recipe(export)["sequence_length"]))
+    rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+    at_once = max(1, AT_ONCE // length)
+    yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))

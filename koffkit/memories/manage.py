@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from ..artefact import MEMORIES, Bundle, Export, open_export
+from ..artefact.bundle import Bundle
+from ..artefact.export import Export, open_export, removed_memories
 from ..errors import UsageError
-from ..files import fsync_folder
-from ..publish import MARK
-from .routing import routed
+from ..router.routed import routed
+from ..storage.publish import discard
 
 
 def list_memories(path: Path) -> dict[str, Any]:
@@ -25,7 +23,12 @@ def list_memories(path: Path) -> dict[str, Any]:
     router = routed(export)
     labels = [] if router is None else list(router.labels)
     memories = {bundle.domain: _row(bundle, export, labels) for bundle in export.bundles()}
-    return {"path": str(path), "memories": memories, "removed": removed_memories(export), "router": labels or None}
+    return {
+        "path": str(path),
+        "memories": memories,
+        "removed": removed_memories(export),
+        "router": labels or None,
+    }
 
 
 def _row(bundle: Bundle, export: Export, labels: list[str]) -> dict[str, Any]:
@@ -40,15 +43,14 @@ def _row(bundle: Bundle, export: Export, labels: list[str]) -> dict[str, Any]:
         "dtype": info.get("dtype", "float32"),
         "in_router": bundle.domain in labels,
         "routing": info.get("routing"),
-        "origin": "added" if "added" in info else "shipped" if bundle.domain in export.manifest["domains"] else "copied",
+        "origin": "added"
+        if "added" in info
+        else "shipped"
+        if bundle.domain in export.manifest["domains"]
+        else "copied",
         "compacted": "compacted" in info,
         "figures": figures,
     }
-
-
-def removed_memories(export: Export) -> list[str]:
-    """Domains that shipped with the export and whose folder is gone as a whole, as `remove_memory` leaves it."""
-    return [name for name in export.manifest["domains"] if not (export.path / MEMORIES / name).exists()]
 
 
 def remove_memory(path: Path, name: str) -> dict[str, Any]:
@@ -64,13 +66,9 @@ def remove_memory(path: Path, name: str) -> dict[str, Any]:
     folder = names[name]
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     discard(folder)
-    return {"path": str(path), "removed": name, "bytes": size, "memories": [other for other in names if other != name]}
-
-
-def discard(folder: Path) -> None:
-    """Delete a folder so that it is whole under its name until it is gone: renamed to a name that nobody reads, then deleted."""
-    grave = folder.with_name(f".{folder.name}{MARK}-{os.getpid()}")
-    shutil.rmtree(grave, ignore_errors=True)
-    os.rename(folder, grave)
-    fsync_folder(folder.parent)
-    shutil.rmtree(grave)
+    return {
+        "path": str(path),
+        "removed": name,
+        "bytes": size,
+        "memories": [other for other in names if other != name],
+    }

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..artefact import Bundle, Export
+from ..artefact.bundle import Bundle
+from ..artefact.export import Export
 from ..runtime.model import KoffModel
 
 LogProbabilities = Callable[[Tensor], Tensor]
 BEFORE, AFTER = "before", "after"
 
 
-def kl_before_and_after(export: Export, before: Bundle, after: Bundle, base: Path | None, batches: Iterable[Tensor]) -> dict[str, Any]:
+def kl_before_and_after(
+    export: Export, before: Bundle, after: Bundle, base: Path | None, batches: Iterable[Tensor]
+) -> dict[str, Any]:
     """`{"reference", "before", "after", "tokens"}`: KL(reference || backbone with the memory).
 
     Args:
@@ -29,7 +32,10 @@ def kl_before_and_after(export: Export, before: Bundle, after: Bundle, base: Pat
         batches: token ids [B, T].
     """
     model = KoffModel.from_pretrained(export.backbone, dtype=torch.float32)
-    for bundle, alias in ((before, BEFORE), (after, AFTER)):  # of the same domain, so under names of their own
+    for bundle, alias in (
+        (before, BEFORE),
+        (after, AFTER),
+    ):  # of the same domain, so under names of their own
         model.load_memory(replace(bundle, info={**bundle.info, "domain": alias}))
     reference = _memory(model, BEFORE) if base is None else _base(base)
     sums = {BEFORE: 0.0, AFTER: 0.0}
@@ -38,7 +44,9 @@ def kl_before_and_after(export: Export, before: Bundle, after: Bundle, base: Pat
         expected = reference(ids)
         tokens += ids.numel()
         for alias in sums:
-            sums[alias] += F.kl_div(_memory(model, alias)(ids), expected, reduction="sum", log_target=True).item()
+            sums[alias] += F.kl_div(
+                _memory(model, alias)(ids), expected, reduction="sum", log_target=True
+            ).item()
     named = "memory before compaction" if base is None else "unpruned model"
     return {"reference": named, **{alias: total / tokens for alias, total in sums.items()}, "tokens": tokens}
 

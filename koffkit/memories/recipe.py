@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from pydantic import model_validator
 
-from ..artefact import CARD, MANIFEST, Export
-from ..base import digest, locate
+from ..artefact.export import Export
+from ..artefact.names import CARD, MANIFEST
+from ..checkpoint.fingerprint import fingerprint
 from ..errors import DataError, IntegrityError, UsageError
+from ..hub import locate
 from ..recipe.load import LoadedRecipe, apply_override, validated
 from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
 
@@ -39,13 +41,18 @@ def check_name(name: str) -> None:
         UsageError: with the reason.
     """
     if name in RESERVED:
-        raise UsageError(f"{name}: cannot be a domain: --memory gives the name a meaning of its own; choose another name.")
+        raise UsageError(
+            f"{name}: cannot be a domain: --memory gives the name a meaning of its own; choose another name."
+        )
     if not re.fullmatch(DOMAIN_NAME, name):
-        raise UsageError(f"{name!r}: not a domain's name; use letters, digits, - and _, a letter or digit first.")
+        raise UsageError(
+            f"{name!r}: not a domain's name; use letters, digits, - and _, a letter or digit first."
+        )
 
 
 def export_recipe(export: Export) -> dict[str, Any]:
-    """The resolved recipe that an export was made with; exports of older versions have it in the backbone's card only.
+    """The resolved recipe that an export was made with; exports of older versions have it in the backbone's
+    card only.
 
     Raises:
         UsageError: it is nowhere to be found.
@@ -57,7 +64,10 @@ def export_recipe(export: Export) -> dict[str, Any]:
     found = re.search(r"^## Recipe\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     tree = yaml.safe_load(found[1]) if found else None
     if not isinstance(tree, dict):
-        raise UsageError(f"{export.path / MANIFEST}: does not say which recipe the export was made with; export the run again.")
+        raise UsageError(
+            f"{export.path / MANIFEST}: does not say which recipe the export was made with; export the run "
+            "again."
+        )
     return tree
 
 
@@ -69,21 +79,28 @@ def find_base(export: Export, given: Path | None) -> Path:
         IntegrityError: it is not the model that the export was made from.
     """
     recorded = export.manifest["base"]
-    settings = {key: value for key, value in export_recipe(export)["base"].items() if key in Base.model_fields}
+    settings = {
+        key: value for key, value in export_recipe(export)["base"].items() if key in Base.model_fields
+    }
     base = Base.model_validate(settings | {"model": recorded["model"] if given is None else str(given)})
     try:
         found = locate(base, export.path.resolve().parent if given is None else Path.cwd())
     except DataError as error:
-        raise DataError(f"{error} The unpruned model teaches and is compared with; say where it is with --base PATH.") from None
-    if digest(found) != recorded["digest"]:
+        raise DataError(
+            f"{error} The unpruned model teaches and is compared with; say where it is with --base PATH."
+        ) from None
+    if fingerprint(found) != recorded["digest"]:
         raise IntegrityError(
-            f"{found}: not the base that {export.path} was made from ({recorded['model']}, digest {recorded['digest'][:12]}); "
+            f"{found}: not the base that {export.path} was made from ({recorded['model']}, digest "
+            f"{recorded['digest'][:12]}); "
             "give that one with --base."
         )
     return found
 
 
-def memory_recipe(export: Export, name: str, source: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def memory_recipe(
+    export: Export, name: str, source: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()
+) -> LoadedRecipe:
     """Settings of the export's recipe, changed by `--set`; relative paths start at the working folder.
 
     Args:
@@ -95,20 +112,29 @@ def memory_recipe(export: Export, name: str, source: Mapping[str, Any], base: Pa
     """
     original = export_recipe(export)
     tree = {key: original[key] for key in KEPT if key in original}
-    tree["distill"] = {key: value for key, value in tree.get("distill", {}).items() if key != "domain_weights"}  # of other domains
+    tree["distill"] = {
+        key: value for key, value in tree.get("distill", {}).items() if key != "domain_weights"
+    }  # of other domains
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"] = tree["memory"] | {"layers": _learned_layers(export)}
     tree["name"] = f"{export.manifest['name']}-{name}"
-    tree["base"] = tree["base"] | {"model": str(base), "trust_remote_code": False}  # whoever made the export is not whoever runs this
+    tree["base"] = tree["base"] | {
+        "model": str(base),
+        "trust_remote_code": False,
+    }  # whoever made the export is not whoever runs this
     tree["domains"] = {name: dict(source)}
-    tree["stages"] = [{"recover": _training(original)}, {"evaluate": {**_stage(original, "evaluate"), "swap": False}}]
+    tree["stages"] = [
+        {"recover": _training(original)},
+        {"evaluate": {**_stage(original, "evaluate"), "swap": False}},
+    ]
     for override in overrides:
         _require_settable(override)
         apply_override(tree, override)
     recipe = validated(tree, "memory add", {}, MemoryRecipe)
     if recipe.memory.lora is None and recipe.memory.kv is None:
         raise UsageError(
-            "memory: both halves are off, as in the recipe of this export; set one, for example --set memory.kv.tokens=32, "
+            "memory: both halves are off, as in the recipe of this export; set one, for example --set "
+            "memory.kv.tokens=32, "
             "or --set 'memory.lora={rank: 32, alpha: 32, targets: [gate_proj, up_proj, down_proj]}'."
         )
     return LoadedRecipe(recipe=recipe, path=export.path / MANIFEST, root=Path.cwd())
@@ -123,7 +149,8 @@ def _learned_layers(export: Export) -> list[int]:
     for bundle in export.bundles():
         return list(bundle.info["layers"])
     raise UsageError(
-        "memory.layers: which layers carry memory was learned, and no memory is left to tell; name them: --set memory.layers=[...]."
+        "memory.layers: which layers carry memory was learned, and no memory is left to tell; name them: "
+        "--set memory.layers=[...]."
     )
 
 
@@ -131,14 +158,16 @@ def _require_settable(override: str) -> None:
     field = override.partition("=")[0]
     if not any(field == allowed or field.startswith(f"{allowed}.") for allowed in SETTABLE):
         raise UsageError(
-            f"--set {override}: fixed by the backbone, or of no use to one memory; what can be set is under {', '.join(SETTABLE)}."
+            f"--set {override}: fixed by the backbone, or of no use to one memory; what can be set is under "
+            f"{', '.join(SETTABLE)}."
         )
 
 
 def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `recover`: those of the recipe, with the steps that its stages gave each domain.
 
-    All of them go to one memory under a hard mask, which makes up for a mask learned without the domain (benchmarks/memory_add.py).
+    All of them go to one memory under a hard mask, which makes up for a mask learned without the domain
+    (benchmarks/memory_add.py).
     """
     joint, recover = _stage(recipe, "learn_masks"), _stage(recipe, "recover")
     joint.pop("joint", None)

@@ -10,43 +10,37 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..artefact import Bundle, Export
+from ..artefact.export import Export
 from ..data.corpus import split_documents
 from ..data.sources import documents, file_source
 from ..errors import DataError
 from ..progress import Progress
 from ..recipe.schema import Route, Source
-from ..router import Router, load_router
-from ..router.classifier import TextRouter
-from ..router.column import Column, extended, fit_column, weights_digest, with_column
+from ..router import Router
+from ..router.column import Column, extended, fit_column, weights_digest
+from ..router.ngrams import TextRouter
+from ..router.routed import routed
 from .recipe import export_recipe
 
 AGAINST = "--against"
 Texts = dict[str, list[str]]
 
 
-def routed(export: Export, bundles: Sequence[Bundle] | None = None) -> Router | None:
-    """The export's router with the columns that its memories brought along.
-
-    Raises:
-        IntegrityError: the router or a column is damaged.
-    """
-    if export.router is None:
-        return None
-    router = load_router(export.router)
-    for bundle in export.bundles() if bundles is None else bundles:
-        router = with_column(router, bundle, export.router)
-    return router
-
-
 def teach_router(
-    export: Export, name: str, source: Source, against: Sequence[str], seed: int, holdout: float, progress: Progress
+    export: Export,
+    name: str,
+    source: Source,
+    against: Sequence[str],
+    seed: int,
+    holdout: float,
+    progress: Progress,
 ) -> tuple[Column, dict[str, Any]] | None:
-    """A column for the memory `name`, and how good it is on held-out text; None where the router cannot learn one, with a warning.
+    """A column for the memory `name`, and how good it is on held-out text; None where the router cannot learn
+    one, with a warning.
 
     Args:
-        source: the memory's text. against: files of other text; without any, the sources of the other memories and of retention text
-            that are still where the recipes say.
+        source: the memory's text. against: files of other text; without any, the sources of the other
+            memories and of retention text that are still where the recipes say.
 
     Raises:
         DataError: a file of `against` is missing or damaged.
@@ -55,24 +49,36 @@ def teach_router(
     if router is None or export.router is None or name in router.labels:
         return None
     if not isinstance(router, TextRouter):
-        progress.warn(f"a router of kind {router.kind} learns no label later: --memory auto will not pick {name}.")
+        progress.warn(
+            f"a router of kind {router.kind} learns no label later: --memory auto will not pick {name}."
+        )
         return None
     options = _route_options(export)
     others, gone = (_given(against, options), []) if against else _known_sources(export, name, options)
     if not others:
         progress.warn(
-            f"the text of the other memories is not where the recipes say, so the router cannot learn {name} from it; give text of "
+            f"the text of the other memories is not where the recipes say, so the router cannot learn {name} "
+            "from it; give text of "
             f"other kinds with {AGAINST} GLOB."
         )
         return None
     if gone:
-        progress.warn(f"the router learns {name} without text of {', '.join(gone)}, which is not where the recipes say; see {AGAINST}.")
+        progress.warn(
+            f"the router learns {name} without text of {', '.join(gone)}, which is not where the recipes "
+            f"say; see {AGAINST}."
+        )
     progress.message(f"teaching the router {name}, against {', '.join(others)}")
     texts = {name: _read(source, options, f"memory {name}"), **others}
     sides = {label: split_documents(found, seed, holdout, label) for label, found in texts.items()}
     train = {label: train for label, (train, _) in sides.items()}
-    column = fit_column(router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed)
-    return column, _assess(extended(router, name, column, column.router), name, {label: test for label, (_, test) in sides.items()})
+    column = fit_column(
+        router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed
+    )
+    return column, _assess(
+        extended(router, name, column, column.router),
+        name,
+        {label: test for label, (_, test) in sides.items()},
+    )
 
 
 def _route_options(export: Export) -> Route:
@@ -87,7 +93,9 @@ def require_text(against: Sequence[str]) -> None:
         DataError: no file matches a pattern, or those that do hold less than two documents.
     """
     for pattern in against:
-        split_documents(islice(documents(file_source(pattern), Path.cwd(), AGAINST), 2), 0, 0.5, f"{AGAINST} {pattern}")
+        split_documents(
+            islice(documents(file_source(pattern), Path.cwd(), AGAINST), 2), 0, 0.5, f"{AGAINST} {pattern}"
+        )
 
 
 def _given(patterns: Sequence[str], options: Route) -> Texts:
@@ -95,7 +103,8 @@ def _given(patterns: Sequence[str], options: Route) -> Texts:
 
 
 def _known_sources(export: Export, name: str, options: Route) -> tuple[Texts, list[str]]:
-    """Text of the other memories and of retention, and those whose text is gone; a memory's later recipe goes before the export's."""
+    """Text of the other memories and of retention, and those whose text is gone; a memory's later recipe goes
+    before the export's."""
     recipe = export_recipe(export)
     sources = dict(recipe["domains"]) | ({"none": recipe["retention"]} if recipe.get("retention") else {})
     for bundle in export.bundles():
@@ -120,7 +129,8 @@ def _read(source: Source, options: Route, where: str) -> list[str]:
 
 
 def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """`recognised`: share of its own held-out documents that get it. `mistaken`: share of the others' that do."""
+    """`recognised`: share of its own held-out documents that get it. `mistaken`: share of the others' that
+    do."""
     taken = {label: [chosen == name for chosen, _ in router.route(found)] for label, found in texts.items()}
     own, rest = taken.pop(name), [hit for hits in taken.values() for hit in hits]
     return {

@@ -1,1 +1,2 @@
-"""Pure arithmetic of the method: gates, budget, losses, sparsity control. Touches neither disk nor device settings."""
+"""Pure arithmetic of the method: gates, budget, losses, sparsity control. Touches neither disk nor device
+settings."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import ceil, prod
+from math import ceil
 from typing import Any, Literal
 
 from ..arch import Architecture, Shape, Structure
-from ..arch.widths import layer_widths, linear_shapes
+from ..arch.weights import count_parameters
+from ..arch.widths import linear_shapes
 from ..errors import UsageError
 
 Layout = Literal["uniform", "ragged"]
@@ -22,15 +23,17 @@ class Budget:
     """What a layout keeps and removes.
 
     Args:
-        layout: `uniform` (every layer keeps `keep`) or `ragged` (layers differ; `keep` is what an even share would be).
+        layout: `uniform` (every layer keeps `keep`) or `ragged` (layers differ; `keep` is what an even share
+            would be).
         keep: units kept in every layer, by structure; masked-only structures included.
         total_units: units in every layer before.
-        step_units: units of a layer that go together: `multiple_of` neurons, one unit of every KV head, one KV group.
+        step_units: units of a layer that go together: `multiple_of` neurons, one unit of every KV head, one
+            KV group.
         params_per_unit: base parameters that go with one unit; 0 for a masked-only structure.
         base_params: parameters of the whole base, embeddings included, tied weights counted once.
         target_params: `ceil(global_sparsity * base_params)`.
-        removed_params: parameters physically gone; `target_params <= removed_params < target_params + step_params`. For `ragged` it is
-            the target until the masks are learned.
+        removed_params: parameters physically gone; `target_params <= removed_params < target_params +
+            step_params`. For `ragged` it is the target until the masks are learned.
         step_params: one step of the layout, in every layer (`uniform`) or in one (`ragged`).
     """
 
@@ -55,7 +58,11 @@ class Budget:
 
     def removed_by(self, kept: Mapping[str, Sequence[int]]) -> int:
         """Parameters gone with these counts of kept units per layer, by structure."""
-        return sum((self.total_units[name] - count) * self.params_per_unit[name] for name, counts in kept.items() for count in counts)
+        return sum(
+            (self.total_units[name] - count) * self.params_per_unit[name]
+            for name, counts in kept.items()
+            for count in counts
+        )
 
     def realised(self, kept: Mapping[str, Sequence[int]]) -> Budget:
         """The budget once the masks are known."""
@@ -65,29 +72,9 @@ class Budget:
         return asdict(self) | {"global_sparsity": self.global_sparsity}
 
 
-def count_parameters(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -> int:
-    """Parameters of the base: embeddings (tied counted once), layers with their biases and norms, final norm."""
-    return sum(prod(size) for size in weight_shapes(arch, shape, config).values())
-
-
-def weight_shapes(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a checkpoint of this config must hold, with its shape."""
-    vocabulary = (int(config["vocab_size"]), shape.hidden)
-    found: dict[str, tuple[int, ...]] = {f"{arch.embeddings}.weight": vocabulary, arch.final_norm: (shape.hidden,)}
-    if not config.get("tie_word_embeddings", arch.ties_by_default):
-        found[f"{arch.head}.weight"] = vocabulary
-    for index, widths in enumerate(layer_widths(config, shape)):
-        prefix = arch.layer(index)
-        found |= {f"{prefix}{norm}": (int(getattr(shape, size)),) for norm, size in arch.layer_norms.items()}
-        for module, (out, width) in linear_shapes(shape, widths).items():
-            found[f"{prefix}{module}.weight"] = (out, width)
-            if arch.has_bias(module, config):
-                found[f"{prefix}{module}.bias"] = (out,)
-    return found
-
-
 def unit_parameters(arch: Architecture, structure: Structure, shape: Shape, config: Mapping[str, Any]) -> int:
-    """Base parameters that are cut when one unit goes: weights by row or column, and the biases of cut rows."""
+    """Base parameters that are cut when one unit goes: weights by row or column, and the biases of cut
+    rows."""
     sizes = linear_shapes(shape)
     total = 0
     for cut in structure.cuts:
@@ -107,12 +94,20 @@ def check_structures(arch: Architecture, structures: Sequence[str]) -> None:
     """
     for name in structures:
         if name in arch.refuses:
-            raise UsageError(f"mask.structures: {name} cannot be removed from {arch.model_type}: {arch.refuses[name]}.")
+            raise UsageError(
+                f"mask.structures: {name} cannot be removed from {arch.model_type}: {arch.refuses[name]}."
+            )
     parts = [name for name in ("qk_pair", "v_channel") if name in structures]
     if "kv_group" in structures and parts:
-        raise UsageError(f"mask.structures: kv_group and {parts[0]} overlap (a group is made of its channels); choose one of the two.")
+        raise UsageError(
+            f"mask.structures: kv_group and {parts[0]} overlap (a group is made of its channels); choose one "
+            "of the two."
+        )
     if all(not arch.structures[name].cuts for name in structures):
-        raise UsageError(f"mask.structures: {', '.join(structures)} is masked only and removes no parameters; add mlp_neuron.")
+        raise UsageError(
+            f"mask.structures: {', '.join(structures)} is masked only and removes no parameters; add "
+            "mlp_neuron."
+        )
 
 
 def plan_budget(
@@ -126,12 +121,13 @@ def plan_budget(
 ) -> Budget:
     """Choose the keep counts of a uniform layout: at least the target, at most one layout step more.
 
-    Coarse structures give up the whole steps that an even share amounts to (rounded down, never the last one); the
-    structure with the most steps then makes up the exact rest. Masked-only structures lose the same share of their units.
+    Coarse structures give up the whole steps that an even share amounts to (rounded down, never the last
+    one); the structure with the most steps then makes up the exact rest. Masked-only structures lose the same
+    share of their units.
 
     Raises:
-        UsageError: the structures do not go together, the sparsity cannot be reached, or `multiple_of` leaves no keep count; the
-            text names the largest value that works.
+        UsageError: the structures do not go together, the sparsity cannot be reached, or `multiple_of` leaves
+            no keep count; the text names the largest value that works.
     """
     check_structures(arch, structures)
     base = count_parameters(arch, shape, config)
@@ -139,21 +135,29 @@ def plan_budget(
     known = {name: arch.structures[name] for name in structures}
     units = {name: structure.num_units(shape) for name, structure in known.items()}
     params = {name: unit_parameters(arch, structure, shape, config) for name, structure in known.items()}
-    step = {name: multiple_of if name == "mlp_neuron" else structure.heads(shape) for name, structure in known.items()}
+    step = {
+        name: multiple_of if name == "mlp_neuron" else structure.heads(shape)
+        for name, structure in known.items()
+    }
     if multiple_of > units.get("mlp_neuron", multiple_of):
         raise UsageError(
-            f"mask.multiple_of: {multiple_of} cannot be met: a layer has {units['mlp_neuron']} units of mlp_neuron; "
+            f"mask.multiple_of: {multiple_of} cannot be met: a layer has {units['mlp_neuron']} units of "
+            "mlp_neuron; "
             f"use a value of at most {units['mlp_neuron']}."
         )
     removable = [name for name in structures if params[name]]
     reachable = shape.num_layers * sum((units[name] - step[name]) * params[name] for name in removable)
     if target > reachable:
         raise UsageError(
-            f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)} and multiple_of "
-            f"{multiple_of} at most {reachable / base:.4f} of the {base:,} parameters can go; lower it or add a structure."
+            f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)} "
+            "and multiple_of "
+            f"{multiple_of} at most {reachable / base:.4f} of the {base:,} parameters can go; lower it or "
+            "add a structure."
         )
     finest = max(removable, key=lambda name: units[name] // step[name])
-    keep = _keep_counts({name: units[name] for name in removable}, params, step, finest, target / shape.num_layers)
+    keep = _keep_counts(
+        {name: units[name] for name in removable}, params, step, finest, target / shape.num_layers
+    )
     removed = shape.num_layers * sum((units[name] - keep[name]) * params[name] for name in removable)
     share = removed / shape.num_layers / sum(units[name] * params[name] for name in removable)
     keep |= {name: units[name] - int(units[name] * share) for name in structures if not params[name]}
@@ -171,10 +175,14 @@ def plan_budget(
     )
 
 
-def _keep_counts(units: dict[str, int], params: dict[str, int], step: dict[str, int], finest: str, per_layer: float) -> dict[str, int]:
+def _keep_counts(
+    units: dict[str, int], params: dict[str, int], step: dict[str, int], finest: str, per_layer: float
+) -> dict[str, int]:
     share = per_layer / sum(units[name] * params[name] for name in units)
     steps = {name: units[name] // step[name] for name in units}
-    keep = {name: max(1, steps[name] - int(steps[name] * share)) * step[name] for name in units if name != finest}
+    keep = {
+        name: max(1, steps[name] - int(steps[name] * share)) * step[name] for name in units if name != finest
+    }
     while True:
         rest = per_layer - sum((units[name] - keep[name]) * params[name] for name in keep)
         widest = units[finest] if rest <= 0 else units[finest] - ceil(rest / params[finest] - 1e-9)

@@ -1,8 +1,8 @@
-"""How the expected active fraction is brought to its target (method, section 3): hinge with a weight that scales itself, the same on a
-target that moves, and a Lagrangian.
+"""How the expected active fraction is brought to its target (method, section 3): hinge with a weight that
+scales itself, the same on a target that moves, and a Lagrangian.
 
-A controller sees the expected active fractions and their targets as vectors: one entry a constraint (a structure in a layer for
-`uniform`, the whole model for `ragged`).
+A controller sees the expected active fractions and their targets as vectors: one entry a constraint (a
+structure in a layer for `uniform`, the whole model for `ragged`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ LEAST = 1e-3
 
 
 class Controller(Protocol):
-    """`penalty` before the gates move, `update` after; `state` and `load` for checkpoints (JSON); `strength` is lambda, for the log."""
+    """`penalty` before the gates move, `update` after; `state` and `load` for checkpoints (JSON); `strength`
+    is lambda, for the log."""
 
     @property
     def strength(self) -> float: ...
@@ -39,9 +40,9 @@ class HingeController:
 
     Args:
         weight: lambda now.
-        rise_steps: steps in which lambda may grow a thousandfold. It grows at that rate while some constraint is above its target by
-            more than `tolerance`, and shrinks at the same rate while every one is below: a lambda that stays at its peak throws
-            the gates far past the target at the next touch.
+        rise_steps: steps in which lambda may grow a thousandfold. It grows at that rate while some constraint
+            is above its target by more than `tolerance`, and shrinks at the same rate while every one is
+            below: a lambda that stays at its peak throws the gates far past the target at the next touch.
     """
 
     weight: float
@@ -107,11 +108,13 @@ class ProgressiveController:
 
 @dataclass
 class LagrangianController:
-    """`mean(l1 * d + l2 * d^2)`, d = active - target, one pair of multipliers a constraint (as in Wang et al. 2020, arXiv 1910.04732).
+    """`mean(l1 * d + l2 * d^2)`, d = active - target, one pair of multipliers a constraint (as in Wang et al.
+    2020, arXiv 1910.04732).
 
-    The multipliers ascend: l1 rises while too much is active and falls, below zero if need be, while too little is, so that the
-    constraint holds from both sides; l2 only rises. The target sinks from fully active in `warmup_steps` steps: a Lagrangian that
-    starts at the real one piles up multipliers that then throw the gates far past it (the paper saw 98 % sparsity).
+    The multipliers ascend: l1 rises while too much is active and falls, below zero if need be, while too
+    little is, so that the constraint holds from both sides; l2 only rises. The target sinks from fully active
+    in `warmup_steps` steps: a Lagrangian that starts at the real one piles up multipliers that then throw the
+    gates far past it (the paper saw 98 % sparsity).
 
     Args:
         rate: step size of the ascent.
@@ -134,7 +137,9 @@ class LagrangianController:
         if not self.linear:
             return active.sum() * 0.0
         distance = self._distance(active, target)
-        return (distance.new_tensor(self.linear) * distance + distance.new_tensor(self.quadratic) * distance**2).mean()
+        return (
+            distance.new_tensor(self.linear) * distance + distance.new_tensor(self.quadratic) * distance**2
+        ).mean()
 
     def update(self, active: Tensor, target: Tensor) -> None:
         distances = self._distance(active, target).tolist()
@@ -147,7 +152,11 @@ class LagrangianController:
         return {"step": self.step, "linear": self.linear, "quadratic": self.quadratic}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.step, self.linear, self.quadratic = int(state["step"]), list(state["linear"]), list(state["quadratic"])
+        self.step, self.linear, self.quadratic = (
+            int(state["step"]),
+            list(state["linear"]),
+            list(state["quadratic"]),
+        )
 
 
 def make_controller(kind: str, *, lambda_init: float, lambda_rate: float, rise_steps: int) -> Controller:

@@ -1,6 +1,7 @@
 """Hard Concrete gates (Louizos et al. 2018, arXiv 1712.01312, section 3): one `log_alpha` per removable unit.
 
-Noise is a pure function of `(seed, step)`, drawn on the CPU: a resumed run, or one on another device, sees the same noise.
+Noise is a pure function of `(seed, step)`, drawn on the CPU: a resumed run, or one on another device, sees
+the same noise.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1
 
 def initial_log_alpha(open_probability: float, temperature: float) -> float:
     """The `log_alpha` at which a gate is active (not exactly zero) with the given probability."""
-    return math.log(open_probability / (1 - open_probability)) + temperature * math.log(-STRETCH_LOW / STRETCH_HIGH)
+    return math.log(open_probability / (1 - open_probability)) + temperature * math.log(
+        -STRETCH_LOW / STRETCH_HIGH
+    )
 
 
 def sample(log_alpha: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,10 @@
-"""What the student is trained on, token by token (method, section 4): KL(teacher || student) on the teacher's top tokens with the rest
-as one more outcome; for ablations the full KL, cross-entropy on the text, or a blend.
+"""What the student is trained on, token by token (method, section 4): KL(teacher || student) on the teacher's
+top tokens with the rest as one more outcome; for ablations the full KL, cross-entropy on the text, or a
+blend.
 
-The vocabulary projection and the loss go in chunks of tokens, so that no float32 [B, T, V] tensor ever exists: each chunk is
-projected, scored and differentiated at once, and only the gradient of the hidden states is kept.
+The vocabulary projection and the loss go in chunks of tokens, so that no float32 [B, T, V] tensor ever
+exists: each chunk is projected, scored and differentiated at once, and only the gradient of the hidden states
+is kept.
 
 Legend: C tokens of a chunk, D hidden, V vocabulary, k top tokens.
 """
@@ -24,7 +26,8 @@ Scored = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TopK:
-    """How many of the teacher's tokens are told apart: `count`, or as few as cover `coverage` of its mass (at most `count`)."""
+    """How many of the teacher's tokens are told apart: `count`, or as few as cover `coverage` of its mass (at
+    most `count`)."""
 
     count: int
     coverage: float | None = None
@@ -35,7 +38,8 @@ class Objective:
     """What is minimised.
 
     Args:
-        kind: `top_k` (coarsened KL), `full` (KL over the whole vocabulary), `cross_entropy` (the text itself, no teacher), `blended`.
+        kind: `top_k` (coarsened KL), `full` (KL over the whole vocabulary), `cross_entropy` (the text itself,
+            no teacher), `blended`.
         top: for `top_k` and `blended`.
         blend: share of cross-entropy in `blended`; the rest is the coarsened KL.
     """
@@ -47,7 +51,9 @@ class Objective:
     @property
     def weights(self) -> dict[str, float]:
         """The terms of the loss and their weights."""
-        return {"cross_entropy": {"ce": 1.0}, "blended": {"kl": 1 - self.blend, "ce": self.blend}}.get(self.kind, {"kl": 1.0})
+        return {"cross_entropy": {"ce": 1.0}, "blended": {"kl": 1 - self.blend, "ce": self.blend}}.get(
+            self.kind, {"kl": 1.0}
+        )
 
     @property
     def needs_teacher(self) -> bool:
@@ -61,14 +67,15 @@ class Objective:
 def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tuple[Tensor, Tensor, Tensor]:
     """KL of the coarsened distributions, and its gradient in closed form.
 
-    With p, q the coarsened teacher and student, d KL / d logit is q - p for a token told apart; the tail shares its part of the
-    gradient in proportion to q.
+    With p, q the coarsened teacher and student, d KL / d logit is q - p for a token told apart; the tail
+    shares its part of the gradient in proportion to q.
 
     Args:
         student_logits, teacher_logits: [C, V] over the full vocabulary.
 
     Returns:
-        KL per token [C], the teacher's mass covered by the tokens told apart [C], d KL / d student_logits [C, V].
+        KL per token [C], the teacher's mass covered by the tokens told apart [C], d KL / d student_logits [C,
+        V].
     """
     student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
     tiny = torch.finfo(torch.float32).tiny
@@ -90,7 +97,8 @@ def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tupl
 
 
 def _kept(top_p: Tensor, coverage: float | None) -> Tensor:
-    """True for the leading tokens until their mass reaches `coverage` (the token that crosses it included)."""
+    """True for the leading tokens until their mass reaches `coverage` (the token that crosses it
+    included)."""
     if coverage is None:
         return torch.ones_like(top_p, dtype=torch.bool)
     return top_p.cumsum(-1) - top_p < coverage
@@ -108,13 +116,21 @@ def cross_entropy(student_logits: Tensor, labels: Tensor) -> Scored:
     log_q = student_logits.float().log_softmax(-1)
     index = labels.unsqueeze(-1)
     gradient = log_q.exp()
-    return -log_q.gather(-1, index).squeeze(-1), gradient.scatter_add(-1, index, -torch.ones_like(index, dtype=gradient.dtype))
+    return -log_q.gather(-1, index).squeeze(-1), gradient.scatter_add(
+        -1, index, -torch.ones_like(index, dtype=gradient.dtype)
+    )
 
 
-def score(student: Tensor, teacher: Tensor | None, labels: Tensor | None, objective: Objective) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The terms of the loss per token [C], the covered mass [C] and the gradient of their weighted sum [C, V], from logits [C, V]."""
+def score(
+    student: Tensor, teacher: Tensor | None, labels: Tensor | None, objective: Objective
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The terms of the loss per token [C], the covered mass [C] and the gradient of their weighted sum [C,
+    V], from logits [C, V]."""
     terms: dict[str, Tensor] = {}
-    covered, gradient = torch.ones(len(student), device=student.device), torch.zeros((), device=student.device)
+    covered, gradient = (
+        torch.ones(len(student), device=student.device),
+        torch.zeros((), device=student.device),
+    )
     for name, weight in objective.weights.items():
         if name == "ce":
             assert labels is not None
@@ -130,11 +146,18 @@ def score(student: Tensor, teacher: Tensor | None, labels: Tensor | None, object
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Scores chunk by chunk in `forward` and keeps the gradient of the student's hidden states for `backward`."""
+    """Scores chunk by chunk in `forward` and keeps the gradient of the student's hidden states for
+    `backward`."""
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor | None, labels: Tensor | None, weight: Tensor, objective: Objective, chunk: int
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor | None,
+        labels: Tensor | None,
+        weight: Tensor,
+        objective: Objective,
+        chunk: int,
     ) -> tuple[Tensor, ...]:
         count = max(1, student.shape[0])  # a batch in which no token counts has no loss
         sums = {name: torch.zeros((), device=student.device) for name in objective.weights}
@@ -143,7 +166,9 @@ class _ChunkedLoss(torch.autograd.Function):
         for first in range(0, student.shape[0], chunk):
             rows = slice(first, first + chunk)
             target = None if teacher is None else F.linear(teacher[rows], weight)
-            terms, covered, gradient = score(F.linear(student[rows], weight), target, None if labels is None else labels[rows], objective)
+            terms, covered, gradient = score(
+                F.linear(student[rows], weight), target, None if labels is None else labels[rows], objective
+            )
             for name, values in terms.items():
                 sums[name] += values.sum()
             covered_total += covered.sum()
@@ -164,15 +189,23 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def training_loss(
-    student_hidden: Tensor, teacher_hidden: Tensor | None, labels: Tensor | None, head: Tensor, objective: Objective, chunk_tokens: int
+    student_hidden: Tensor,
+    teacher_hidden: Tensor | None,
+    labels: Tensor | None,
+    head: Tensor,
+    objective: Objective,
+    chunk_tokens: int,
 ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
     """Mean loss per token, the mean teacher mass that the told-apart tokens cover, and the mean of each term.
 
     Args:
-        student_hidden, teacher_hidden: last hidden states [tokens, D], after the final norm; the teacher's if the objective needs it.
+        student_hidden, teacher_hidden: last hidden states [tokens, D], after the final norm; the teacher's if
+            the objective needs it.
         labels: the token that follows each position, [tokens], if the objective needs it.
         head: the frozen vocabulary projection [V, D].
         chunk_tokens: tokens whose logits exist at one time.
     """
-    loss, covered, *means = _ChunkedLoss.apply(student_hidden, teacher_hidden, labels, head, objective, chunk_tokens)  # type: ignore[no-untyped-call]
+    loss, covered, *means = _ChunkedLoss.apply(
+        student_hidden, teacher_hidden, labels, head, objective, chunk_tokens
+    )  # type: ignore[no-untyped-call]
     return loss, covered, dict(zip(objective.weights, means, strict=True))

@@ -17,8 +17,9 @@ from .budget import Budget
 def project(scores: Mapping[str, Tensor], budget: Budget, heads: Mapping[str, int]) -> dict[str, Tensor]:
     """Boolean masks [L, U] by structure, True = keep: the units with the highest scores.
 
-    In `uniform` every layer keeps `budget.keep`. In `ragged` the lowest-scored steps go first, wherever they are, until the
-    target is met; a step that would overshoot by more than a finer one is passed over. KV heads of one layer keep equal counts.
+    In `uniform` every layer keeps `budget.keep`. In `ragged` the lowest-scored steps go first, wherever they
+    are, until the target is met; a step that would overshoot by more than a finer one is passed over. KV
+    heads of one layer keep equal counts.
 
     Args:
         scores: [L, U] by structure. heads: KV heads that a structure's units are split over (1: not split).
@@ -36,16 +37,21 @@ def _mask(scores: Tensor, counts: list[int], heads: int) -> Tensor:
 
 
 def top_units(scores: Tensor, count: int) -> Tensor:
-    """Boolean mask over the last dimension: True for the `count` highest scores; ties go to the lower index."""
+    """Boolean mask over the last dimension: True for the `count` highest scores; ties go to the lower
+    index."""
     order = torch.argsort(scores, dim=-1, descending=True, stable=True)
     keep = torch.zeros_like(scores, dtype=torch.bool)
     return keep.scatter(-1, order[..., :count], True)
 
 
-def _ragged_counts(scores: Mapping[str, Tensor], budget: Budget, heads: Mapping[str, int]) -> dict[str, list[int]]:
+def _ragged_counts(
+    scores: Mapping[str, Tensor], budget: Budget, heads: Mapping[str, int]
+) -> dict[str, list[int]]:
     steps = []
     for name, table in scores.items():
-        for layer, (values, sizes) in enumerate(_steps(row, heads[name], budget.step_units[name]) for row in table):
+        for layer, (values, sizes) in enumerate(
+            _steps(row, heads[name], budget.step_units[name]) for row in table
+        ):
             steps += [(value, name, layer, size) for value, size in zip(values, sizes, strict=True)]
     finest = min(budget.params_per_unit[name] * budget.step_units[name] for name in scores)
     keep = {name: [budget.total_units[name]] * len(table) for name, table in scores.items()}

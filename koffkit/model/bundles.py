@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..arch.widths import LayerWidths
-from ..artefact import Bundle
+from ..artefact.bundle import Bundle
+from ..artefact.quantise import unpack
 from ..errors import IntegrityError
 from .kv_attention import KVMemory
-from .quantise import unpack
 
 KVTensors = Mapping[int, KVMemory]
 
@@ -58,10 +58,16 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
         pair = []
         for half, width in (("key", widths.key_channels), ("value", widths.value_channels)):
             tensor = tensors.get(f"layers.{index}.{half}")
-            if tensor is None or tensor.dim() != 3 or tensor.shape[0] != widths.kv_heads or tensor.shape[2] != width:
+            if (
+                tensor is None
+                or tensor.dim() != 3
+                or tensor.shape[0] != widths.kv_heads
+                or tensor.shape[2] != width
+            ):
                 found = None if tensor is None else list(tensor.shape)
                 raise IntegrityError(
-                    f"{path}: layers.{index}.{half}: shape {found}; this backbone needs [{widths.kv_heads}, tokens, {width}]."
+                    f"{path}: layers.{index}.{half}: shape {found}; this backbone needs [{widths.kv_heads}, "
+                    f"tokens, {width}]."
                 )
             pair.append(tensor)
         memory[index] = KVMemory(*pair)
@@ -71,7 +77,9 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
 def adapter_config(bundle: Bundle) -> LoraConfig:
     """PEFT's configuration of a bundle with LoRA, for whatever copy of the backbone is in memory."""
     config = LoraConfig.from_pretrained(str(bundle.path))
-    config.base_model_name_or_path = None  # PEFT warns when the copy in memory came from elsewhere; the digest has been compared
+    config.base_model_name_or_path = (
+        None  # PEFT warns when the copy in memory came from elsewhere; the digest has been compared
+    )
     return config
 
 
@@ -85,7 +93,8 @@ class MemoryTensors:
     """A memory in memory, for the model that it fits.
 
     Args:
-        lora: the adapter's configuration; None: it has none. adapter: its tensors by PEFT's names. kv: by layer.
+        lora: the adapter's configuration; None: it has none. adapter: its tensors by PEFT's names. kv: by
+            layer.
     """
 
     domain: str
@@ -120,7 +129,10 @@ def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> d
     layers = sorted({layer for name in wanted for layer in memories[name]})
     if len(set(rows)) == 1:
         return dict(memories[next(iter(wanted))])
-    return {layer: _stack([memories[name].get(layer) if name in wanted else None for name in rows]) for layer in layers}
+    return {
+        layer: _stack([memories[name].get(layer) if name in wanted else None for name in rows])
+        for layer in layers
+    }
 
 
 def _stack(parts: Sequence[KVMemory | None]) -> KVMemory:

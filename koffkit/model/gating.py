@@ -1,7 +1,8 @@
-"""Gates in a model: one `log_alpha` per removable unit, and the hooks through which gate values act (method, sections 2 and 3).
+"""Gates in a model: one `log_alpha` per removable unit, and the hooks through which gate values act (method,
+sections 2 and 3).
 
-A gate multiplies after the LoRA sum: the input of the module that consumes its unit, or the output of the module that makes it.
-Where, each structure's declaration says; nothing else decides.
+A gate multiplies after the LoRA sum: the input of the module that consumes its unit, or the output of the
+module that makes it. Where, each structure's declaration says; nothing else decides.
 
 Legend: L layers, U units of a structure in one layer.
 """
@@ -16,16 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import Architecture, Cut, Shape
+from ..masks.masks import Masks
 from ..method import gates
 from ..method.budget import Budget
 from ..method.projection import project
-from ..structures import Masks
 
 GateValues = Mapping[str, Tensor]
 
 
 def gate_points(arch: Architecture, structures: Sequence[str], placement: str) -> dict[str, list[str]]:
-    """Names of the gates of each structure: one at its consumer, or, with placement `paper`, those the paper has for it."""
+    """Names of the gates of each structure: one at its consumer, or, with placement `paper`, those the paper
+    has for it."""
     found = {}
     for name in structures:
         own, *paper = arch.structures[name].gate_points()
@@ -41,16 +43,29 @@ class Gates(nn.Module):
         start: the first `log_alpha`, a number for all or [L, U] by structure.
     """
 
-    def __init__(self, arch: Architecture, shape: Shape, points: Mapping[str, list[str]], start: float, temperature: float) -> None:
+    def __init__(
+        self,
+        arch: Architecture,
+        shape: Shape,
+        points: Mapping[str, list[str]],
+        start: float,
+        temperature: float,
+    ) -> None:
         super().__init__()
         self.points, self.temperature = points, temperature
         self.heads = {name: arch.structures[name].heads(shape) for name in points}
-        sizes = {gate: arch.structures[name].num_units(shape) for name, names in points.items() for gate in names}
-        self.log_alpha = nn.ParameterDict({gate: torch.full((shape.num_layers, size), start) for gate, size in sizes.items()})
+        sizes = {
+            gate: arch.structures[name].num_units(shape) for name, names in points.items() for gate in names
+        }
+        self.log_alpha = nn.ParameterDict(
+            {gate: torch.full((shape.num_layers, size), start) for gate, size in sizes.items()}
+        )
 
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Relaxed gates, [L, U] by gate."""
-        return {name: gates.sample(alpha, self.temperature, generator) for name, alpha in self.log_alpha.items()}
+        return {
+            name: gates.sample(alpha, self.temperature, generator) for name, alpha in self.log_alpha.items()
+        }
 
     def active_fraction(self) -> dict[str, Tensor]:
         """Expected active fraction of every layer, [L] by structure."""
@@ -62,7 +77,10 @@ class Gates(nn.Module):
 
     def scores(self) -> dict[str, Tensor]:
         """How much a unit wants to stay, [L, U] by structure."""
-        return {name: torch.stack([self.log_alpha[gate].detach() for gate in names]).amin(0) for name, names in self.points.items()}
+        return {
+            name: torch.stack([self.log_alpha[gate].detach() for gate in names]).amin(0)
+            for name, names in self.points.items()
+        }
 
     def hard(self, budget: Budget) -> dict[str, Tensor]:
         """The projection of the scores onto the budget, [L, U] of 0 and 1 by structure."""
@@ -71,10 +89,16 @@ class Gates(nn.Module):
 
 def as_masks(values: GateValues) -> Masks:
     """Hard gates [L, U] by structure as masks."""
-    return {(index, name): row.bool().cpu().numpy() for name, table in values.items() for index, row in enumerate(table)}
+    return {
+        (index, name): row.bool().cpu().numpy()
+        for name, table in values.items()
+        for index, row in enumerate(table)
+    }
 
 
-def register_gates(model: nn.Module, arch: Architecture, shape: Shape, current: Callable[[], GateValues | None]) -> None:
+def register_gates(
+    model: nn.Module, arch: Architecture, shape: Shape, current: Callable[[], GateValues | None]
+) -> None:
     """Make every gate point scale by `current()`; None, or a gate left out, leaves it alone.
 
     Call it after LoRA was injected: the hook belongs around the LoRA sum.
@@ -82,7 +106,9 @@ def register_gates(model: nn.Module, arch: Architecture, shape: Shape, current: 
     for structure in arch.structures.values():
         for name, point in structure.gate_points().items():
             units = torch.from_numpy(point.unit_of_channel(shape))
-            same = len(units) == structure.num_units(shape) and bool((units == torch.arange(len(units))).all())
+            same = len(units) == structure.num_units(shape) and bool(
+                (units == torch.arange(len(units))).all()
+            )
             by_device = None if same else {units.device: units}  # copied to a device once, for all layers
             for index in range(shape.num_layers):
                 module = model.get_submodule(arch.layer(index) + point.module)
@@ -104,7 +130,9 @@ def _hook(module: nn.Module, point: Cut, value: Callable[[], Tensor | None]) -> 
         module.register_forward_hook(after)
 
 
-def _value(current: Callable[[], GateValues | None], name: str, index: int, units: dict[torch.device, Tensor] | None) -> Tensor | None:
+def _value(
+    current: Callable[[], GateValues | None], name: str, index: int, units: dict[torch.device, Tensor] | None
+) -> Tensor | None:
     """The gate of every channel; `units` is the unit of each, by device, None when channels are units."""
     values = current()
     if values is None or name not in values:

@@ -1,7 +1,7 @@
 """Attention with a learned KV memory, through the attention interface of transformers.
 
-Every text position sees all P memory tokens; the text stays causal and keeps its own position ids; memory keys are not
-rotated (method, section 5). Layers without a memory compute exactly what stock `sdpa` computes.
+Every text position sees all P memory tokens; the text stays causal and keeps its own position ids; memory
+keys are not rotated (method, section 5). Layers without a memory compute exactly what stock `sdpa` computes.
 
 Legend: B batch, T query tokens, S key tokens, N query heads, K KV heads, H head dim, P memory tokens.
 """
@@ -31,7 +31,8 @@ class KVMemory:
 
     Args:
         key, value: [K, P, H], shared by all rows of a batch, or [B, K, P, H], one for each row.
-        visible: [B, P] boolean, False where a row of a mixed batch has no such memory token; None = all visible.
+        visible: [B, P] boolean, False where a row of a mixed batch has no such memory token; None = all
+            visible.
     """
 
     key: Tensor
@@ -57,7 +58,8 @@ def koffkit_attention(
         return output, None
     num_queries = query.shape[2]
     if attention_mask is None and 1 < num_queries < key.shape[2]:
-        # Prefill of a static cache: the slots after the text are empty, and only plain `is_causal` would hide them.
+        # Prefill of a static cache: the slots after the text are empty, and only plain `is_causal` would hide
+        # them.
         key, value = key[:, :, :num_queries], value[:, :, :num_queries]
     num_memory = memory.key.shape[-2]
     if attention_mask is not None:
@@ -125,7 +127,11 @@ def set_kv_memory(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> No
 
 def kv_of_call(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> dict[nn.Module, KVMemory]:
     """`{layer: memory}` as the state of a call (`for_this_call`)."""
-    return {module: memory[index] for index, module in attention_modules(model) if memory is not None and index in memory}
+    return {
+        module: memory[index]
+        for index, module in attention_modules(model)
+        if memory is not None and index in memory
+    }
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:

@@ -1,7 +1,8 @@
 """The LoRA adapters of a batch, each for its own rows, chosen anew in every call.
 
-PEFT's own way (`adapter_names`) hooks the shared model for the length of a call, so that threads get each other's adapters. Here its
-layers look up what they add in the state of the call; outside such a call they do what PEFT does.
+PEFT's own way (`adapter_names`) hooks the shared model for the length of a call, so that threads get each
+other's adapters. Here its layers look up what they add in the state of the call; outside such a call they do
+what PEFT does.
 
 Legend: B rows, T tokens, D channels.
 """
@@ -64,7 +65,10 @@ class RowAdapters:
             UsageError: an adapter was merged into the weights, so that no row can be without it.
         """
         if any(layer.merged for layer in self._layers):
-            raise UsageError("model: an adapter is merged into the backbone's weights; call `model.model.unmerge_adapter()` first.")
+            raise UsageError(
+                "model: an adapter is merged into the backbone's weights; call "
+                "`model.model.unmerge_adapter()` first."
+            )
         return dict.fromkeys(self._layers, AdapterRows.of(names, device))
 
 

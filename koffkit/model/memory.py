@@ -69,13 +69,20 @@ class Memories(nn.Module):
             self.kv: Any = nn.ModuleDict()  # domain -> layer -> (key, value)
             if kv is not None:
                 for domain in domains:
-                    pairs = {str(i): nn.ParameterList([torch.randn(size) * kv.init_std for size in _sizes(widths[i], kv)]) for i in layers}
+                    pairs = {
+                        str(i): nn.ParameterList(
+                            [torch.randn(size) * kv.init_std for size in _sizes(widths[i], kv)]
+                        )
+                        for i in layers
+                    }
                     self.kv[self.slot(domain)] = nn.ModuleDict(pairs)
         self._tuners: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         for parameter in self.lora_parameters():
             parameter.data = parameter.data.float()
         self._base_scaling = [dict(tuner.scaling) for tuner in self._tuners]
-        self._tuner_layers = [_layer(name) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+        self._tuner_layers = [
+            _layer(name) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
+        ]
         self.layers = list(layers)
         self._attached: str | None = None
         self._changed = False  # what is attached no longer is what the model has
@@ -108,7 +115,8 @@ class Memories(nn.Module):
         return {index: KVMemory(pair[0], pair[1]) for index, pair in pairs if index in self.layers}
 
     def keep_layers(self, layers: list[int]) -> None:
-        """From now on only these layers carry memory; that of others is switched off and left out of what is saved, but not lost."""
+        """From now on only these layers carry memory; that of others is switched off and left out of what is
+        saved, but not lost."""
         self.layers, self._changed = list(layers), True
         for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
             for slot, value in base.items():
@@ -136,14 +144,18 @@ class Memories(nn.Module):
         return lora | {f"kv.{name}": parameter for name, parameter in self.kv.named_parameters()}
 
     def adapter(self, domain: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """The PEFT config (a JSON object) and the tensors of one domain's adapter, named as peft names them on disk."""
+        """The PEFT config (a JSON object) and the tensors of one domain's adapter, named as peft names them
+        on disk."""
         if self.lora is None:
             return None
         config = self._config.to_dict() | {"layers_to_transform": self.layers}
         config = {key: (sorted(value) if isinstance(value, set) else value) for key, value in config.items()}
         state = get_peft_model_state_dict(self._model[0], adapter_name=self.slot(domain))
         kept = {name: value for name, value in state.items() if _layer(name) in self.layers}
-        named = {f"base_model.model.{name}": value.detach().float().cpu().contiguous() for name, value in kept.items()}
+        named = {
+            f"base_model.model.{name}": value.detach().float().cpu().contiguous()
+            for name, value in kept.items()
+        }
         return config | {"inference_mode": True}, named
 
     def kv_tensors(self, domain: str) -> dict[str, Tensor] | None:

@@ -1,4 +1,5 @@
-"""What a module has for the length of one call, without leaving a trace on the module: other threads do not see it."""
+"""What a module has for the length of one call, without leaving a trace on the module: other threads do not
+see it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def of_this_call(module: nn.Module) -> Any:
 def for_this_call(state: Mapping[nn.Module, Any]) -> Iterator[None]:
     """Give modules their state until the block ends.
 
-    Only for calls without a backward pass: autograd may recompute a checkpointed layer in a thread of its own, which sees nothing of this.
+    Only for calls without a backward pass: autograd may recompute a checkpointed layer in a thread of its
+    own, which sees nothing of this.
     """
     token = _STATE.set(state)
     try:

@@ -16,7 +16,10 @@ from torch import Tensor
 
 def mean_over_tokens(states: Tensor, lengths: Sequence[int]) -> Tensor:
     """[N, D] in float32 from [N, T, D], whose rows have so many tokens and then padding."""
-    there = torch.arange(states.shape[1], device=states.device) < torch.tensor(lengths, device=states.device)[:, None]
+    there = (
+        torch.arange(states.shape[1], device=states.device)
+        < torch.tensor(lengths, device=states.device)[:, None]
+    )
     return (states.float() * there[..., None]).sum(1) / there.sum(1, keepdim=True)
 
 

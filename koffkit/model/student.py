@@ -42,7 +42,9 @@ class Student(nn.Module):
         self._values: GateValues | None = None
         register_gates(model, arch, shape, lambda: self._values)
 
-    def forward(self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None
+    ) -> Tensor:
         """Last hidden states [B, T, D], after the final norm; `head` makes logits of them.
 
         Args:
@@ -61,7 +63,9 @@ class Student(nn.Module):
         if self.memories is not None:
             self.memories.attach(None)
         self._values = gate_values
-        found: Tensor = self.model.model(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states[layer]
+        found: Tensor = self.model.model(
+            input_ids=input_ids, use_cache=False, output_hidden_states=True
+        ).hidden_states[layer]
         return found
 
     @property
@@ -77,7 +81,9 @@ def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> An
 
     from .. import sliced  # noqa: F401  # a backbone may be of koffkit's own class
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+    )
     model.requires_grad_(False)
     use_koffkit_attention(model)
     return model

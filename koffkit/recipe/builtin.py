@@ -31,9 +31,20 @@ def json_schema() -> dict[str, Any]:
     definitions = schema.pop("$defs")
     definitions["Recipe"] = schema
     # A recipe that extends another one gives some of the fields; its stages may be a mapping.
-    properties = {key: ({} if key == "stages" else _all_optional(value, definitions)) for key, value in schema["properties"].items()}
-    extends = {"type": "string", "description": "A recipe file, or the name of a shipped recipe; what is given here changes it."}
-    partial = {"type": "object", "required": ["extends"], "properties": properties | {"extends": extends}, "additionalProperties": False}
+    properties = {
+        key: ({} if key == "stages" else _all_optional(value, definitions))
+        for key, value in schema["properties"].items()
+    }
+    extends = {
+        "type": "string",
+        "description": "A recipe file, or the name of a shipped recipe; what is given here changes it.",
+    }
+    partial = {
+        "type": "object",
+        "required": ["extends"],
+        "properties": properties | {"extends": extends},
+        "additionalProperties": False,
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$defs": definitions,

@@ -12,8 +12,9 @@ from .schema import STAGES
 def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     """`parent` with the fields of `child` in their place.
 
-    Mappings merge field by field, anything else replaces. `stages` may be a mapping in the child: its options then merge into the
-    parent's stages by name, and new stages find their place. `domains` replace the parent's as a whole: they are a choice, not a default.
+    Mappings merge field by field, anything else replaces. `stages` may be a mapping in the child: its options
+    then merge into the parent's stages by name, and new stages find their place. `domains` replace the
+    parent's as a whole: they are a choice, not a default.
     """
     result: dict[str, Any] = deepcopy(dict(parent))
     for key, value in child.items():
@@ -35,4 +36,6 @@ def _merged_stages(stages: list[Any], changes: Mapping[str, Any]) -> list[Any]:
         found.append({name: merged(stage[name] or {}, options)} if isinstance(options, Mapping) else stage)
     found += [{name: options} for name, options in left.items()]
     order = list(STAGES)
-    return sorted(found, key=lambda stage: next((order.index(name) for name in stage if name in order), len(order)))
+    return sorted(
+        found, key=lambda stage: next((order.index(name) for name in stage if name in order), len(order))
+    )

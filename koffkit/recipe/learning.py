@@ -22,25 +22,43 @@ class Anneal(Part):
 
 class Mask(Part):
     structures: Literal["paper"] | list[StructureName] = Field(
-        description="Kinds of unit that may go; paper: independent gates on the outputs of k, v, gate, up and down."
+        description="Kinds of unit that may go; paper: independent gates on the outputs of k, v, gate, up "
+        "and down."
     )
-    global_sparsity: float = Field(gt=0, lt=1, description="Fraction of all base parameters gone after slicing.")
+    global_sparsity: float = Field(
+        gt=0, lt=1, description="Fraction of all base parameters gone after slicing."
+    )
     layout: Literal["uniform", "ragged"] = Field(
-        "uniform", description="Equal keep counts in every layer: loads in stock software. ragged: free counts, koffkit's model class."
+        "uniform",
+        description="Equal keep counts in every layer: loads in stock software. ragged: free counts, "
+        "koffkit's model class.",
     )
     multiple_of: Positive = Field(1, description="Kept neurons of a layer are a multiple of this.")
     init: Literal["cold", "taylor", "activation"] = Field(
-        "activation", description="Gates start ranked by a saliency, activation norm or first-order Taylor, or (cold) equal."
+        "activation",
+        description="Gates start ranked by a saliency, activation norm or first-order Taylor, or (cold) "
+        "equal.",
     )
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
     init_spread: float = Field(1.0, gt=0, description="Standard deviation of log_alpha in a warm start.")
-    init_open: float = Field(0.95, gt=0, lt=1, description="P(gate active) at the start; in a warm start, of the median gate.")
-    temperature: float | Anneal = Field(2 / 3, description="Temperature of the Hard Concrete distribution, or {start, end}.")
-    controller: Literal["hinge", "progressive", "lagrangian"] = Field("hinge", description="How the sparsity is brought to its target.")
-    lambda_init: float = Field(1.0, gt=0, description="Weight of the sparsity hinge at the start; it grows while needed.")
+    init_open: float = Field(
+        0.95, gt=0, lt=1, description="P(gate active) at the start; in a warm start, of the median gate."
+    )
+    temperature: float | Anneal = Field(
+        2 / 3, description="Temperature of the Hard Concrete distribution, or {start, end}."
+    )
+    controller: Literal["hinge", "progressive", "lagrangian"] = Field(
+        "hinge", description="How the sparsity is brought to its target."
+    )
+    lambda_init: float = Field(
+        1.0, gt=0, description="Weight of the sparsity hinge at the start; it grows while needed."
+    )
     lambda_rate: float = Field(1.0, gt=0, description="Step size of the Lagrangian's multipliers.")
     reach_by: float = Field(
-        0.5, gt=0, le=1, description="Share of the steps in which lambda may grow a thousandfold, or a moving target ends."
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the steps in which lambda may grow a thousandfold, or a moving target ends.",
     )
 
     @model_validator(mode="after")
@@ -72,9 +90,12 @@ class Upper(Part):
 
 
 class Learned(Part):
-    """All layers carry memory in learn_masks; then those whose memory is missed least give it up, until the rest fits the bytes."""
+    """All layers carry memory in learn_masks; then those whose memory is missed least give it up, until the
+    rest fits the bytes."""
 
-    learned_bytes: Positive = Field(description="Most bytes that one memory may take (float32, at the widths of the backbone).")
+    learned_bytes: Positive = Field(
+        description="Most bytes that one memory may take (float32, at the widths of the backbone)."
+    )
 
 
 class Lora(Part):
@@ -97,18 +118,25 @@ class Memory(Part):
 
 
 class Coverage(Part):
-    coverage: float = Field(gt=0, lt=1, description="As few of the teacher's tokens as cover this much of its mass ...")
+    coverage: float = Field(
+        gt=0, lt=1, description="As few of the teacher's tokens as cover this much of its mass ..."
+    )
     max: Positive = Field(1024, description="... but never more than this many.")
 
 
 class Distill(Part):
     loss: Literal["top_k", "full", "cross_entropy", "blended"] = Field(
-        "top_k", description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended."
+        "top_k",
+        description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended.",
     )
     blend: float = Field(0.5, gt=0, lt=1, description="Share of cross-entropy in the blended loss.")
     domain_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="How often each domain is drawn; a domain that is not named has weight 1."
     )
-    top_k: Positive | Coverage = Field(100, description="Teacher tokens told apart; the rest is one more outcome.")
+    top_k: Positive | Coverage = Field(
+        100, description="Teacher tokens told apart; the rest is one more outcome."
+    )
     chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
-    retention_every: Positive = Field(20, description="Every so many steps one batch of retention text updates the mask only.")
+    retention_every: Positive = Field(
+        20, description="Every so many steps one batch of retention text updates the mask only."
+    )

@@ -59,7 +59,8 @@ def validated(tree: dict[str, Any], source: Path | str, lines: Lines, model: typ
 
 
 def _find(name: str | Path, beside: Path | None = None) -> Path:
-    """A recipe file, relative to the recipe that extends it or to the working folder, or a shipped recipe by name."""
+    """A recipe file, relative to the recipe that extends it or to the working folder, or a shipped recipe by
+    name."""
     for path in ([beside.parent / name] if beside is not None else []) + [Path(name)]:
         if path.is_file():
             return path
@@ -77,7 +78,9 @@ def _read_extended(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any],
         return tree, places
     parent = tree.pop("extends")
     if not isinstance(parent, str):
-        raise UsageError(f"{path}:{lines['extends',]}: extends: {parent!r}: name one recipe file or shipped recipe.")
+        raise UsageError(
+            f"{path}:{lines['extends',]}: extends: {parent!r}: name one recipe file or shipped recipe."
+        )
     if path.resolve() in below:
         raise UsageError(f"{path}:{lines['extends',]}: extends: {parent}: this recipe extends itself.")
     base, earlier = _read_extended(_find(parent, path), (*below, path.resolve()))
@@ -93,7 +96,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+        raise UsageError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}."
+        ) from None
     if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{path}: a recipe is a mapping that starts with `koffkit: 1`.")
     lines: dict[Location, int] = {}
@@ -129,7 +134,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """
     field, equals, text = override.partition("=")
     if not equals or not field:
-        raise UsageError(f"--set {override}: write it as a.b=VALUE, for example --set mask.global_sparsity=0.2.")
+        raise UsageError(
+            f"--set {override}: write it as a.b=VALUE, for example --set mask.global_sparsity=0.2."
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -147,7 +154,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise UsageError(f"--set {override}: {'.'.join(parents)} is a single value and has no field {last!r}.")
+        raise UsageError(
+            f"--set {override}: {'.'.join(parents)} is a single value and has no field {last!r}."
+        )
 
 
 def _step(place: Any, part: str, override: str) -> Any:
@@ -167,12 +176,16 @@ def _step(place: Any, part: str, override: str) -> Any:
 
 def _named(place: list[Any], part: str) -> Any:
     """The entry of a list that has this key: stages can be named, as in stages.learn_masks.max_steps."""
-    return next((entry for entry in place if isinstance(entry, dict) and part in entry and not part.isdigit()), None)
+    return next(
+        (entry for entry in place if isinstance(entry, dict) and part in entry and not part.isdigit()), None
+    )
 
 
 def _index(place: list[Any], part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(place):
-        raise UsageError(f"--set {override}: {part!r} is not in a list of {len(place)} entries (counted from 0).")
+        raise UsageError(
+            f"--set {override}: {part!r} is not in a list of {len(place)} entries (counted from 0)."
+        )
     return int(part)
 
 
@@ -180,19 +193,37 @@ def _findings(error: ValidationError, source: Path | str, lines: Lines) -> list[
     findings: dict[str, None] = {}
     for item in error.errors():
         location = _written(item["loc"])
-        place = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+        place = next(
+            (lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None
+        )
         where = f"{place[0]}:{place[1]}" if place else f"{source}"
         findings[f"{where}: {dotted(location) or 'recipe'}: {_explain(item, location)}"] = None
     return list(findings)
 
 
 def _written(location: Iterable[str | int]) -> Location:
-    """Drop the names that pydantic adds for union members and constrained keys: what stays is what the user wrote."""
-    noise = {"<given>", "<auto>", "Upper", "Learned", "Anneal", "Coverage", "KV", "Lora", "int", "float", "str", "[key]"}
+    """Drop the names that pydantic adds for union members and constrained keys: what stays is what the user
+    wrote."""
+    noise = {
+        "<given>",
+        "<auto>",
+        "Upper",
+        "Learned",
+        "Anneal",
+        "Coverage",
+        "KV",
+        "Lora",
+        "int",
+        "float",
+        "str",
+        "[key]",
+    }
     return tuple(
         part
         for part in location
-        if not (isinstance(part, str) and (part in noise or part.startswith(("literal[", "list[", "constrained"))))
+        if not (
+            isinstance(part, str) and (part in noise or part.startswith(("literal[", "list[", "constrained")))
+        )
     )
 
 

@@ -1,4 +1,5 @@
-"""What a run will do, stated before any training: exact parameter counts, bytes, and estimates with their formulas."""
+"""What a run will do, stated before any training: exact parameter counts, bytes, and estimates with their
+formulas."""
 
 from __future__ import annotations
 
@@ -11,15 +12,16 @@ import numpy as np
 from ..arch import Architecture, Shape, architecture_of
 from ..arch.widths import LayerWidths, linear_shapes
 from ..errors import UsageError
+from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
-from ..slicing import widths_of
 from .schema import Coverage, Learned, Recipe, Training
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 COLLAPSE = 0.2
 LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
-# Floating-point operations a second that training may reach: from two laptop cores to one large GPU at half its peak.
+# Floating-point operations a second that training may reach: from two laptop cores to one large GPU at half
+# its peak.
 THROUGHPUT = {"2 CPU cores": (2e10, 1.5e11), "one data-centre GPU": (5e13, 4e14)}
 
 
@@ -29,11 +31,12 @@ class Plan:
 
     Args:
         base_bytes, backbone_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
-        memory_layers: that carry memory in training; num_memory_layers: that do in the end, fewer when the placement is learned.
+        memory_layers: that carry memory in training; num_memory_layers: that do in the end, fewer when the
+            placement is learned.
         memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
         memory_params_training: the same at the base's full widths.
-        peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients + activations + one chunk of
-            logits (student, teacher, gradient).
+        peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients +
+            activations + one chunk of logits (student, teacher, gradient).
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
     """
 
@@ -67,7 +70,9 @@ def check_layers(recipe: Recipe, num_layers: int) -> list[int]:
     try:
         return recipe.memory_layers(num_layers)
     except ValueError as error:
-        raise UsageError(f"{error}; use layers 0 to {num_layers - 1}, {{upper: N}} with N <= {num_layers}, or all.") from None
+        raise UsageError(
+            f"{error}; use layers 0 to {num_layers - 1}, {{upper: N}} with N <= {num_layers}, or all."
+        ) from None
 
 
 def budget_of(recipe: Recipe, config: Mapping[str, Any], source: str = "config.json") -> Budget:
@@ -78,7 +83,9 @@ def budget_of(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
     """
     mask = recipe.mask
     arch, shape = architecture_of(config, source=source), Shape.of(config)
-    return plan_budget(arch, shape, config, mask.structure_names, mask.global_sparsity, mask.multiple_of, mask.layout)
+    return plan_budget(
+        arch, shape, config, mask.structure_names, mask.global_sparsity, mask.multiple_of, mask.layout
+    )
 
 
 def num_memory_layers(recipe: Recipe, config: Mapping[str, Any]) -> int:
@@ -95,7 +102,8 @@ def num_memory_layers(recipe: Recipe, config: Mapping[str, Any]) -> int:
     count = recipe.memory.layers.learned_bytes // one
     if not count:
         raise UsageError(
-            f"memory.layers.learned_bytes: {recipe.memory.layers.learned_bytes:,} do not hold the memory of one layer ({one:,} bytes); "
+            f"memory.layers.learned_bytes: {recipe.memory.layers.learned_bytes:,} do not hold the memory of "
+            f"one layer ({one:,} bytes); "
             "raise it, or lower lora.rank or kv.tokens."
         )
     return min(count, layers)
@@ -115,7 +123,10 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
     sliced = memory_parameters(recipe, arch, shape, carrying, budget.keep)
     stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), BYTES[recipe.base.dtype])
     tokens = {
-        stage.name: stage.options.max_steps * stage.options.batch_size * recipe.sequence_length * recipe.train.gradient_accumulation
+        stage.name: stage.options.max_steps
+        * stage.options.batch_size
+        * recipe.sequence_length
+        * recipe.train.gradient_accumulation
         for stage in recipe.stages
         if isinstance(stage.options, Training)
     }
@@ -123,7 +134,9 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
     return Plan(
         budget=budget,
         kept_per_layer=dict(budget.keep),
-        removed_units={name: (budget.total_units[name] - kept) * shape.num_layers for name, kept in budget.keep.items()},
+        removed_units={
+            name: (budget.total_units[name] - kept) * shape.num_layers for name, kept in budget.keep.items()
+        },
         base_bytes=budget.base_params * stored,
         backbone_params=budget.base_params - budget.removed_params,
         backbone_bytes=(budget.base_params - budget.removed_params) * stored,
@@ -140,7 +153,9 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
     )
 
 
-def memory_parameters(recipe: Recipe, arch: Architecture, shape: Shape, num_layers: int, keep: Mapping[str, int]) -> int:
+def memory_parameters(
+    recipe: Recipe, arch: Architecture, shape: Shape, num_layers: int, keep: Mapping[str, int]
+) -> int:
     """Parameters of one domain's LoRA and KV memory; with `keep`, after the cut units are gone from both."""
     return layer_memory_parameters(recipe, shape, _widths_kept(arch, shape, keep)) * num_layers
 
@@ -150,7 +165,9 @@ def layer_memory_parameters(recipe: Recipe, shape: Shape, widths: LayerWidths) -
     total = 0
     if recipe.memory.lora is not None:
         sizes = linear_shapes(shape, widths)
-        targets = [size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets]
+        targets = [
+            size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets
+        ]
         total += sum(recipe.memory.lora.rank * (out + width) for out, width in targets)
     if recipe.memory.kv is not None:
         total += widths.kv_heads * recipe.memory.kv.tokens * (widths.key_channels + widths.value_channels)
@@ -172,22 +189,45 @@ def _peak(recipe: Recipe, budget: Budget, shape: Shape, config: Mapping[str, Any
     batch = max(stage.options.batch_size for stage in recipe.stages if isinstance(stage.options, Training))
     tokens = batch * recipe.sequence_length
     width = 4 if recipe.train.precision == "no" and recipe.base.dtype == "float32" else 2
-    # What one layer keeps for the backward pass: about 10 vectors of the hidden and 5 of the intermediate size a token.
+    # What one layer keeps for the backward pass: about 10 vectors of the hidden and 5 of the intermediate
+    # size a token.
     layer = tokens * (10 * shape.hidden + 5 * shape.intermediate) * width
-    kept = layer + shape.num_layers * tokens * shape.hidden * width if recipe.train.gradient_checkpointing else layer * shape.num_layers
+    kept = (
+        layer + shape.num_layers * tokens * shape.hidden * width
+        if recipe.train.gradient_checkpointing
+        else layer * shape.num_layers
+    )
     logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(config["vocab_size"]) * 4
-    return LIBRARIES + budget.base_params * BYTES[recipe.base.dtype] + 16 * (gates + memory * len(recipe.domain_names)) + kept + logits
+    return (
+        LIBRARIES
+        + budget.base_params * BYTES[recipe.base.dtype]
+        + 16 * (gates + memory * len(recipe.domain_names))
+        + kept
+        + logits
+    )
 
 
 def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
     found = []
     lora, top = recipe.memory.lora, recipe.distill.top_k
     if lora is not None and lora.rank not in VLLM_RANKS:
-        found.append(f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the adapters.")
+        found.append(
+            f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the "
+            "adapters."
+        )
     if budget.global_sparsity > COLLAPSE and not recipe.base.model.startswith("embedded:"):
-        found.append(f"mask.global_sparsity: at {budget.global_sparsity:.0%} the paper's models collapse; 12 % is its setting.")
+        found.append(
+            f"mask.global_sparsity: at {budget.global_sparsity:.0%} the paper's models collapse; 12 % is its "
+            "setting."
+        )
     if isinstance(recipe.memory.layers, Learned) and all(stage.name != "recover" for stage in recipe.stages):
-        found.append("memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for those that go.")
+        found.append(
+            "memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for "
+            "those that go."
+        )
     if not isinstance(top, Coverage) and top < 10:
-        found.append(f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses 100.")
+        found.append(
+            f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses "
+            "100."
+        )
     return found

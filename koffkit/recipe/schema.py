@@ -37,13 +37,18 @@ class Training(Part):
     batch_size: Positive = 2
     lr: Rates = Rates()
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    decay: Literal["constant", "linear", "cosine"] = Field("linear", description="Of the memory's rates; gates stay constant.")
+    decay: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="Of the memory's rates; gates stay constant."
+    )
 
 
 class LearnMasks(Training):
     """Training of gates, jointly with the memories."""
 
-    joint: bool = Field(True, description="false: masks without memories, which then learn in recover only (prune, then recover).")
+    joint: bool = Field(
+        True,
+        description="false: masks without memories, which then learn in recover only (prune, then recover).",
+    )
 
 
 class Recover(Training):
@@ -51,33 +56,55 @@ class Recover(Training):
 
 
 ROUTER_OPTIONS = {
-    "num_buckets": ("ngrams",), "encoder": ("encoder",), "lr": ("encoder",), "epochs": ("ngrams", "encoder"),
-    "batch_size": ("encoder", "probe"), "max_tokens": ("encoder", "probe"), "layer": ("probe",),
-}  # fmt: skip
+    "num_buckets": ("ngrams",),
+    "encoder": ("encoder",),
+    "lr": ("encoder",),
+    "epochs": ("ngrams", "encoder"),
+    "batch_size": ("encoder", "probe"),
+    "max_tokens": ("encoder", "probe"),
+    "layer": ("probe",),
+}
 
 
 class Route(Part):
     """Train the router of the domains and (as `none`) retention text."""
 
     kind: Literal["ngrams", "encoder", "probe"] = Field(
-        "ngrams", description="Hashed character and word n-grams, a fine-tuned encoder, or a probe on the backbone's hidden states."
+        "ngrams",
+        description="Hashed character and word n-grams, a fine-tuned encoder, or a probe on the backbone's "
+        "hidden states.",
     )
-    encoder: str = Field("FacebookAI/roberta-base", description="Of kind encoder: a local folder or a hub id.")
+    encoder: str = Field(
+        "FacebookAI/roberta-base", description="Of kind encoder: a local folder or a hub id."
+    )
     lr: Rate = Field(2e-5, description="Of kind encoder: its learning rate.")
     batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
     max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
-    layer: Annotated[int, Field(ge=0)] | None = Field(None, description="Of kind probe: whose hidden states; by default the middle one.")
-    num_buckets: Positive = Field(65536, description="Hash buckets; the router's size is this times the number of domains.")
+    layer: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Of kind probe: whose hidden states; by default the middle one."
+    )
+    num_buckets: Positive = Field(
+        65536, description="Hash buckets; the router's size is this times the number of domains."
+    )
     epochs: Positive = Field(4, description="Passes over the documents.")
     max_documents: Annotated[int, Field(ge=2)] = Field(20000, description="Documents per domain.")
-    min_confidence: float = Field(0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory.")
+    min_confidence: float = Field(
+        0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory."
+    )
 
     @model_validator(mode="after")
     def _options_of_the_kind(self) -> Route:
-        for name in sorted(ROUTER_OPTIONS):  # by value, so that a recipe written out in full can be read again
-            if self.kind not in ROUTER_OPTIONS[name] and getattr(self, name) != type(self).model_fields[name].default:
+        for name in sorted(
+            ROUTER_OPTIONS
+        ):  # by value, so that a recipe written out in full can be read again
+            if (
+                self.kind not in ROUTER_OPTIONS[name]
+                and getattr(self, name) != type(self).model_fields[name].default
+            ):
                 kinds = " and ".join(ROUTER_OPTIONS[name])
-                raise ValueError(f"{name} is an option of kind {kinds}, and this router is of kind {self.kind}")
+                raise ValueError(
+                    f"{name} is an option of kind {kinds}, and this router is of kind {self.kind}"
+                )
         return self
 
 
@@ -86,10 +113,17 @@ class Evaluate(Part):
     max_tokens: Positive | None = Field(None, description="Held-out tokens per domain.")
     swap: bool = Field(True, description="Also evaluate every memory on every other domain.")
     recall_limit: Positive | None = Field(None, description="Facts per domain, evenly spread.")
-    swap_recall_limit: Positive | None = Field(None, description="Facts per domain for the memories of other domains; else recall_limit.")
+    swap_recall_limit: Positive | None = Field(
+        None, description="Facts per domain for the memories of other domains; else recall_limit."
+    )
 
 
-STAGES: dict[str, type[Part]] = {"learn_masks": LearnMasks, "recover": Recover, "route": Route, "evaluate": Evaluate}
+STAGES: dict[str, type[Part]] = {
+    "learn_masks": LearnMasks,
+    "recover": Recover,
+    "route": Route,
+    "evaluate": Evaluate,
+}
 
 
 class Stage(Part):
@@ -104,7 +138,9 @@ class Stage(Part):
     def _exactly_one(self) -> Stage:
         given = [name for name in STAGES if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"a stage has exactly one of {', '.join(STAGES)} (found: {', '.join(given) or 'none'})")
+            raise ValueError(
+                f"a stage has exactly one of {', '.join(STAGES)} (found: {', '.join(given) or 'none'})"
+            )
         return self
 
     @property
@@ -137,14 +173,19 @@ class Recipe(Part):
     stages: list[Stage] = Field(min_length=1)
     distill: Distill = Distill()
     train: Train = Train()
-    export: list[ExportSpec] = Field([], description="What `koffkit export` writes when it is not told a format.")
+    export: list[ExportSpec] = Field(
+        [], description="What `koffkit export` writes when it is not told a format."
+    )
 
     @field_validator("domains")
     @classmethod
     def _no_reserved_name(cls, domains: dict[str, Source] | AutoDomains) -> dict[str, Source] | AutoDomains:
         taken = [] if isinstance(domains, AutoDomains) else sorted(RESERVED & set(domains))
         if taken:
-            raise ValueError(f"{', '.join(taken)} cannot be a domain: --memory gives the name a meaning of its own; choose another name")
+            raise ValueError(
+                f"{', '.join(taken)} cannot be a domain: --memory gives the name a meaning of its own; "
+                "choose another name"
+            )
         return domains
 
     @model_validator(mode="after")
@@ -152,7 +193,8 @@ class Recipe(Part):
         unknown = sorted(set(self.distill.domain_weights) - set(self.domain_names))
         if unknown:
             raise ValueError(
-                f"distill.domain_weights names {', '.join(unknown)}, which is no domain (there is {', '.join(self.domain_names)})"
+                f"distill.domain_weights names {', '.join(unknown)}, which is no domain (there is "
+                f"{', '.join(self.domain_names)})"
             )
         return self
 
@@ -161,7 +203,10 @@ class Recipe(Part):
         names = [stage.name for stage in self.stages]
         order = [name for name in STAGES if name in names]
         if names != order or names[0] != "learn_masks":
-            raise ValueError(f"stages must be learn_masks, then any of recover, route, evaluate, in that order (found: {names})")
+            raise ValueError(
+                "stages must be learn_masks, then any of recover, route, evaluate, in that order (found: "
+                f"{names})"
+            )
         return self
 
     @model_validator(mode="after")
@@ -169,7 +214,8 @@ class Recipe(Part):
         first = self.stages[0].learn_masks
         if isinstance(self.memory.layers, Learned) and first is not None and not first.joint:
             raise ValueError(
-                "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which has none with joint: false; "
+                "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which has none "
+                "with joint: false; "
                 "leave joint out, or name the layers"
             )
         return self
@@ -198,14 +244,40 @@ class Recipe(Part):
             return []
         if chosen == "all" or isinstance(chosen, Learned):  # of all layers, learning chooses later
             return list(range(num_layers))
-        wanted = range(num_layers - chosen.upper, num_layers) if isinstance(chosen, Upper) else sorted(set(chosen))
+        wanted = (
+            range(num_layers - chosen.upper, num_layers) if isinstance(chosen, Upper) else sorted(set(chosen))
+        )
         if any(not 0 <= index < num_layers for index in wanted):
             raise ValueError(f"memory.layers: {chosen!r} does not fit a model of {num_layers} layers")
         return list(wanted)
 
 
 __all__ = [
-    "Anneal", "Auto", "AutoDomains", "Base", "Coverage", "DOMAIN_NAME", "Distill", "Evaluate", "ExportSpec", "KV", "LearnMasks", "Learned",
-    "Lora", "Mask", "Memory", "RESERVED", "Rates", "Recipe", "Recover", "Route", "STAGES", "Source", "Stage", "StructureName", "Train",
-    "Training", "Upper",
-]  # fmt: skip
+    "Anneal",
+    "Auto",
+    "AutoDomains",
+    "Base",
+    "Coverage",
+    "DOMAIN_NAME",
+    "Distill",
+    "Evaluate",
+    "ExportSpec",
+    "KV",
+    "LearnMasks",
+    "Learned",
+    "Lora",
+    "Mask",
+    "Memory",
+    "RESERVED",
+    "Rates",
+    "Recipe",
+    "Recover",
+    "Route",
+    "STAGES",
+    "Source",
+    "Stage",
+    "StructureName",
+    "Train",
+    "Training",
+    "Upper",
+]

@@ -17,24 +17,38 @@ class Part(BaseModel):
 
 
 class Base(Part):
-    model: str = Field(description="Hub id, local folder, or embedded:base for the model that ships with koffkit.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Type the frozen weights are held in.")
+    model: str = Field(
+        description="Hub id, local folder, or embedded:base for the model that ships with koffkit."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="Type the frozen weights are held in."
+    )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
-    trust_remote_code: bool = Field(False, description="Allow code from the model's repository. Off unless you say so.")
+    trust_remote_code: bool = Field(
+        False, description="Allow code from the model's repository. Off unless you say so."
+    )
 
 
 class Source(Part):
     """Where text comes from: exactly one of text, jsonl, hub."""
 
-    text: str | list[str] | None = Field(None, description="Text files or globs; a blank line separates documents.")
+    text: str | list[str] | None = Field(
+        None, description="Text files or globs; a blank line separates documents."
+    )
     jsonl: str | list[str] | None = Field(None, description="JSON-lines files or globs, one document a line.")
     hub: str | None = Field(None, description="Hub data set (needs koffkit[data]).")
     field: str = Field("text", description="Field that holds the text of a jsonl or hub document.")
-    messages: str | None = Field(None, description="Field that holds a conversation, instead of field; goes through the chat template.")
-    loss_on: Literal["all", "assistant"] = Field("all", description="Of conversations: learn from all tokens, or the assistant's only.")
+    messages: str | None = Field(
+        None, description="Field that holds a conversation, instead of field; goes through the chat template."
+    )
+    loss_on: Literal["all", "assistant"] = Field(
+        "all", description="Of conversations: learn from all tokens, or the assistant's only."
+    )
     split: str = Field("train", description="Split of a hub data set.")
     config_name: str | None = Field(None, description="Configuration of a hub data set.")
-    prompt_field: str | None = Field(None, description="With answer_field: evaluate reports recall, exact greedy completion.")
+    prompt_field: str | None = Field(
+        None, description="With answer_field: evaluate reports recall, exact greedy completion."
+    )
     answer_field: str | None = Field(None, description="What the prompt must be completed with.")
     max_documents: Positive | None = Field(None, description="Read at most this many documents.")
 
@@ -45,8 +59,13 @@ class Source(Part):
             raise ValueError(f"give exactly one of text, jsonl, hub (found: {', '.join(given) or 'none'})")
         if (self.prompt_field is None) != (self.answer_field is None):
             raise ValueError("prompt_field and answer_field go together: give both or neither")
-        if self.messages is not None and (self.text or self.field != type(self).model_fields["field"].default or self.prompt_field):
-            raise ValueError("messages is a field of jsonl or hub records; leave out text, field, prompt_field and answer_field")
+        if self.messages is not None and (
+            self.text or self.field != type(self).model_fields["field"].default or self.prompt_field
+        ):
+            raise ValueError(
+                "messages is a field of jsonl or hub records; leave out text, field, prompt_field and "
+                "answer_field"
+            )
         if self.loss_on == "assistant" and self.messages is None:
             raise ValueError("loss_on: assistant needs messages, the field that holds the conversation")
         return self
@@ -58,17 +77,25 @@ class Source(Part):
 
 
 class Auto(Source):
-    """Text without labels: its documents are grouped by the base's embeddings, and every group becomes a domain."""
+    """Text without labels: its documents are grouped by the base's embeddings, and every group becomes a
+    domain."""
 
     count: Annotated[int, Field(ge=2)] = Field(description="Domains to make.")
-    layer: Annotated[int, Field(ge=0)] = Field(0, description="Compare means of this layer's hidden states; 0: of token embeddings.")
+    layer: Annotated[int, Field(ge=0)] = Field(
+        0, description="Compare means of this layer's hidden states; 0: of token embeddings."
+    )
     max_tokens: Positive = Field(1024, description="Tokens of a document that are looked at.")
-    fit_documents: Positive = Field(5000, description="Documents that the groups are made from; the others join the nearest.")
+    fit_documents: Positive = Field(
+        5000, description="Documents that the groups are made from; the others join the nearest."
+    )
 
     @model_validator(mode="after")
     def _plain_documents(self) -> Auto:
         if self.messages is not None or self.prompt_field is not None:
-            raise ValueError("auto groups plain documents and keeps nothing but their text; leave out messages and prompt_field")
+            raise ValueError(
+                "auto groups plain documents and keeps nothing but their text; leave out messages and "
+                "prompt_field"
+            )
         return self
 
 
@@ -85,4 +112,7 @@ def _kind_of_domains(value: Any) -> str:
 
 
 GivenDomains = Annotated[dict[Annotated[str, Field(pattern=DOMAIN_NAME)], Source], Field(min_length=1)]
-Domains = Annotated[Annotated[GivenDomains, Tag("<given>")] | Annotated[AutoDomains, Tag("<auto>")], Discriminator(_kind_of_domains)]
+Domains = Annotated[
+    Annotated[GivenDomains, Tag("<given>")] | Annotated[AutoDomains, Tag("<auto>")],
+    Discriminator(_kind_of_domains),
+]

@@ -1,4 +1,5 @@
-"""The results of a run as a picture: what pruning costs, what a memory gives back, and whose memory it must be."""
+"""The results of a run as a picture: what pruning costs, what a memory gives back, and whose memory it must
+be."""
 
 from __future__ import annotations
 
@@ -9,12 +10,20 @@ from typing import Any
 from ..errors import UsageError
 from .swap import swap_matrix
 
-COLOURS = {"unpruned": "#4d4d4d", "pruning only": "#d98b5f", "backbone alone": "#b9c6d8", "wrong memory": "#8fa8c8", "KOFF": "#1f5fa8"}
+COLOURS = {
+    "unpruned": "#4d4d4d",
+    "pruning only": "#d98b5f",
+    "backbone alone": "#b9c6d8",
+    "wrong memory": "#8fa8c8",
+    "KOFF": "#1f5fa8",
+}
 NAMES = {"recall": "fact recall", "perplexity": "held-out perplexity"}
 HIGHER_IS_BETTER = {"recall"}
 
 
-def draw_comparison(path: Path, title: str, bars: Mapping[str, Sequence[float]], results: Mapping[str, Any], figure: str) -> None:
+def draw_comparison(
+    path: Path, title: str, bars: Mapping[str, Sequence[float]], results: Mapping[str, Any], figure: str
+) -> None:
     """Write a PNG with bars per domain on the left and the swap matrix on the right.
 
     Args:
@@ -60,7 +69,16 @@ def _matrix(axes: Any, canvas: Any, results: Mapping[str, Any], figure: str) -> 
             dark = (value > middle) == (figure in HIGHER_IS_BETTER)
             weight = "bold" if i == j else "normal"
             shown = f"{value:.0%}" if figure == "recall" else f"{value:.2f}"
-            axes.text(j, i, shown, ha="center", va="center", color="white" if dark else "#222222", fontsize=9, fontweight=weight)
+            axes.text(
+                j,
+                i,
+                shown,
+                ha="center",
+                va="center",
+                color="white" if dark else "#222222",
+                fontsize=9,
+                fontweight=weight,
+            )
     axes.set_xticks(range(len(domains)), domains)
     axes.set_yticks(range(len(domains)), domains)
     axes.set_xlabel("memory attached")

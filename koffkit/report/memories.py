@@ -14,7 +14,11 @@ COLUMNS = ("params", "bytes", "layers", "rank", "KV", "dtype", "auto", "origin",
 
 def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row a memory, narrow enough for a terminal of 80 columns."""
-    table = Table(title="memories (auto: the router knows it; *: compact; figures on held-out text)", box=None, padding=(0, 1, 0, 0))
+    table = Table(
+        title="memories (auto: the router knows it; *: compact; figures on held-out text)",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("memory")
     for name in COLUMNS:
         table.add_column(name, justify="right")
@@ -27,7 +31,9 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
             _or_none(row["rank"]),
             _or_none(row["kv_tokens"]),
         ]
-        table.add_row(name, *cells, row["dtype"], "yes" if row["in_router"] else "no", origin, *_figures(row["figures"]))
+        table.add_row(
+            name, *cells, row["dtype"], "yes" if row["in_router"] else "no", origin, *_figures(row["figures"])
+        )
     return table
 
 
@@ -45,4 +51,7 @@ def _or_none(value: int | None) -> str:
 def _figures(figures: Mapping[str, Any]) -> list[str]:
     found = figures.get("matched", {})
     kl = f"{found['kl']:.3f}" if "kl" in found else "-"
-    return [kl, *(format_figure(name, found[name]) if name in found else "-" for name in ("perplexity", "recall"))]
+    return [
+        kl,
+        *(format_figure(name, found[name]) if name in found else "-" for name in ("perplexity", "recall")),
+    ]

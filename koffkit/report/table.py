@@ -26,11 +26,25 @@ def results_table(results: Mapping[str, Any]) -> Table:
         for condition in conditions:
             table.add_column(f"{figure}\n{condition}", justify="right")
     for domain, found in domains.items():
-        table.add_row(domain, *(format_figure(figure, found[condition][figure]) for figure in figures for condition in conditions))
+        table.add_row(
+            domain,
+            *(
+                format_figure(figure, found[condition][figure])
+                for figure in figures
+                for condition in conditions
+            ),
+        )
     if len(domains) > 1:
         mean = results["mean"]
         table.add_section()
-        table.add_row("mean", *(format_figure(figure, mean[condition][figure]) for figure in figures for condition in conditions))
+        table.add_row(
+            "mean",
+            *(
+                format_figure(figure, mean[condition][figure])
+                for figure in figures
+                for condition in conditions
+            ),
+        )
     return table
 
 
@@ -50,13 +64,15 @@ def router_table(figures: Mapping[str, Any]) -> Table:
 def router_summary(figures: Mapping[str, Any]) -> str:
     """Accuracy, calibration and latency of a router."""
     return (
-        f"The router is right on {figures['accuracy']:.1%} of {figures['documents']:,} held-out texts; calibration error "
+        f"The router is right on {figures['accuracy']:.1%} of {figures['documents']:,} held-out texts; "
+        "calibration error "
         f"{figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms a text."
     )
 
 
 def swap_table(results: Mapping[str, Any], figure: str) -> Table:
-    """The swap matrix: one row a domain, one column a memory; the better a figure the darker its cell, the matched one in bold."""
+    """The swap matrix: one row a domain, one column a memory; the better a figure the darker its cell, the
+    matched one in bold."""
     table = Table(title=f"swap matrix: {figure}, every memory on every domain")
     table.add_column("domain \\ memory")
     for memory in results["domains"]:
@@ -74,7 +90,9 @@ def _shaded(figure: str, value: float, worst: float, best: float, *, bold: bool)
     share = 1.0 if best == worst else (value - worst) / (best - worst)
     red, green, blue = (round(pale + (dark - pale) * share) for pale, dark in zip(PALE, DARK, strict=True))
     ink = "white" if share > 0.5 else "black"
-    return Text(format_figure(figure, value), style=f"{'bold ' if bold else ''}{ink} on rgb({red},{green},{blue})")
+    return Text(
+        format_figure(figure, value), style=f"{'bold ' if bold else ''}{ink} on rgb({red},{green},{blue})"
+    )
 
 
 def format_figure(figure: str, value: float) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..errors import IntegrityError
 from .base import CONFIG, Features, Router, read_config
-from .classifier import TextRouter
 from .encoder import EncoderRouter
+from .ngrams import TextRouter
 from .probe import ProbeRouter
 
 KINDS = {"ngrams": TextRouter.load, "encoder": EncoderRouter.load, "probe": ProbeRouter.load}
@@ -21,7 +21,10 @@ def load_router(folder: Path) -> Router:
     """
     kind = read_config(folder).get("kind")
     if kind not in KINDS:
-        raise IntegrityError(f"{folder / CONFIG}: router kind {kind!r} is not known here; this koffkit knows {', '.join(KINDS)}.")
+        raise IntegrityError(
+            f"{folder / CONFIG}: router kind {kind!r} is not known here; this koffkit knows "
+            f"{', '.join(KINDS)}."
+        )
     router: Router = KINDS[kind](folder)
     return router
 

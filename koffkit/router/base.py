@@ -57,7 +57,9 @@ class Router(ABC):
         """What it is, as a JSON object."""
         return {"kind": self.kind, "labels": list(self.labels), "min_confidence": self.min_confidence}
 
-    def route(self, texts: Sequence[str], allowed: Sequence[str] | None = None) -> list[tuple[str | None, float]]:
+    def route(
+        self, texts: Sequence[str], allowed: Sequence[str] | None = None
+    ) -> list[tuple[str | None, float]]:
         """`(domain, probability)` of each text; None when it fits no domain.
 
         Args:
@@ -67,9 +69,14 @@ class Router(ABC):
             return []
         found = self.probabilities(texts)
         if allowed is not None:
-            found = found * np.array([label in allowed or label == NONE for label in self.labels], dtype=np.float32)
+            found = found * np.array(
+                [label in allowed or label == NONE for label in self.labels], dtype=np.float32
+            )
         best = found.argmax(-1)
-        return [self._decide(self.labels[label], float(row[label])) for label, row in zip(best, found, strict=True)]
+        return [
+            self._decide(self.labels[label], float(row[label]))
+            for label, row in zip(best, found, strict=True)
+        ]
 
     def _decide(self, label: str, probability: float) -> tuple[str | None, float]:
         return (None if label == NONE or probability < self.min_confidence else label), probability
@@ -93,9 +100,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise unreadable(folder, error) from None
     if not isinstance(config, dict) or config.get("koffkit") != FORMAT:
         found = config.get("koffkit") if isinstance(config, dict) else None
-        raise IntegrityError(f"{folder / CONFIG}: router format {found!r} is not known here; this koffkit reads {FORMAT}.")
+        raise IntegrityError(
+            f"{folder / CONFIG}: router format {found!r} is not known here; this koffkit reads {FORMAT}."
+        )
     return config
 
 
 def unreadable(folder: Path, error: Exception) -> IntegrityError:
-    return IntegrityError(f"{folder}: the router cannot be read ({type(error).__name__}: {error}); export again.")
+    return IntegrityError(
+        f"{folder}: the router cannot be read ({type(error).__name__}: {error}); export again."
+    )

@@ -1,4 +1,5 @@
-"""A label that a router learns later: one more column beside its matrix, in a file of its own that lies with the memory it is for.
+"""A label that a router learns later: one more column beside its matrix, in a file of its own that lies with
+the memory it is for.
 
 The router's own files stay as they are, byte for byte.
 
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ..artefact import Bundle, file_entry
+from ..artefact.bundle import Bundle
+from ..artefact.digests import file_entry
 from ..errors import IntegrityError
-from ..files import write_atomically
+from ..storage.files import write_atomically
 from .base import Array, Router
-from .classifier import TextRouter
 from .linear import WEIGHTS
+from .ngrams import TextRouter
 
 FORMAT = "koffkit-router-column-1"
 
@@ -63,8 +65,14 @@ def weights_digest(folder: Path) -> str:
 
 
 def extended(router: Router, label: str, column: Column, digest: str) -> Router:
-    """The router with one label more; as it is where it has that label, or the column belongs to another router."""
-    if not isinstance(router, TextRouter) or label in router.labels or column.router != digest or len(column.weight) != len(router.weight):
+    """The router with one label more; as it is where it has that label, or the column belongs to another
+    router."""
+    if (
+        not isinstance(router, TextRouter)
+        or label in router.labels
+        or column.router != digest
+        or len(column.weight) != len(router.weight)
+    ):
         return router
     weight, bias = np.column_stack([router.weight, column.weight]), np.concatenate([router.bias, column.bias])
     return TextRouter((*router.labels, label), weight, bias, router.min_confidence)
@@ -92,8 +100,9 @@ def fit_column(
 ) -> Column:
     """Learn the column from text of the new label and text of anything else; all other columns stay.
 
-    What is learned is P(new label | text) of the softmax over all labels, so that text of the others needs no labels: it must only not
-    be taken for the new one. Every source counts alike, however many documents it has.
+    What is learned is P(new label | text) of the softmax over all labels, so that text of the others needs no
+    labels: it must only not be taken for the new one. Every source counts alike, however many documents it
+    has.
 
     Args:
         own: documents of the new label. others: documents that are not, by source.
@@ -101,10 +110,16 @@ def fit_column(
     import torch
     from torch.nn import functional as F
 
-    from .training import BATCH, DECAY, RATE, beginning, bucket_logits
+    from .ngrams import DECAY, RATE, bucket_logits
+    from .training import BATCH, beginning
 
     sources = {True: [own], False: list(others.values())}
-    documents = [(text, float(new), 1 / len(texts)) for new, found in sources.items() for texts in found for text in texts]
+    documents = [
+        (text, float(new), 1 / len(texts))
+        for new, found in sources.items()
+        for texts in found
+        for text in texts
+    ]
     scale = len(documents) / (1 + len(others))
     draw = random.Random(seed)
     weight, bias = torch.zeros(len(router.weight), 1, requires_grad=True), torch.zeros(1, requires_grad=True)

@@ -1,4 +1,5 @@
-"""An encoder fine-tuned to tell domains apart, as in the paper (RoBERTa there, any sequence classifier of transformers here)."""
+"""An encoder fine-tuned to tell domains apart, as in the paper (RoBERTa there, any sequence classifier of
+transformers here)."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base import CHECKPOINT_PATTERNS, checkpoint_files
+from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
 from ..errors import DataError, KoffkitError
-from ..files import write_json
+from ..storage.files import write_json
 from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
 
 WHERE = "stages.route.encoder"
@@ -22,7 +23,9 @@ class EncoderRouter(Router):
 
     kind = "encoder"
 
-    def __init__(self, labels: Sequence[str], model: Any, tokenizer: Any, max_tokens: int, min_confidence: float = 0.0) -> None:
+    def __init__(
+        self, labels: Sequence[str], model: Any, tokenizer: Any, max_tokens: int, min_confidence: float = 0.0
+    ) -> None:
         super().__init__(labels, min_confidence)
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
 
@@ -36,7 +39,9 @@ class EncoderRouter(Router):
 
     def logits(self, texts: Sequence[str]) -> Any:
         """[N, C], differentiable."""
-        batch = self.tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=self.max_tokens)
+        batch = self.tokenizer(
+            list(texts), return_tensors="pt", padding=True, truncation=True, max_length=self.max_tokens
+        )
         return self.model(**batch.to(self.model.device)).logits
 
     def save(self, folder: Path) -> None:
@@ -58,17 +63,22 @@ class EncoderRouter(Router):
 
         config = read_config(folder)
         try:
-            if not (folder / FOLDER / "config.json").is_file():  # else transformers would ask the hub for a model of this name
+            if not (
+                folder / FOLDER / "config.json"
+            ).is_file():  # else transformers would ask the hub for a model of this name
                 raise FileNotFoundError(f"no {FOLDER}/config.json")
             model = AutoModelForSequenceClassification.from_pretrained(folder / FOLDER, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER)
-            return cls(config["labels"], model, tokenizer, int(config["max_tokens"]), float(config["min_confidence"]))
+            return cls(
+                config["labels"], model, tokenizer, int(config["max_tokens"]), float(config["min_confidence"])
+            )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise unreadable(folder, error) from None
 
 
 def find_encoder(name: str, root: Path) -> Path:
-    """A local folder (relative to the recipe, else the working folder), or the folder a hub model was fetched to.
+    """A local folder (relative to the recipe, else the working folder), or the folder a hub model was fetched
+    to.
 
     Raises:
         DataError: it is nowhere to be found, or has no safetensors weights.
@@ -86,7 +96,10 @@ def _locate(name: str, root: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise DataError(f"{WHERE}: no encoder in {name!r}, looked for in {root} and {Path.cwd()}; a folder with config.json, or a hub id.")
+        raise DataError(
+            f"{WHERE}: no encoder in {name!r}, looked for in {root} and {Path.cwd()}; a folder with "
+            "config.json, or a hub id."
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -95,21 +108,31 @@ def _locate(name: str, root: Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         remedy = "Name a folder, or use kind: ngrams."
-        raise DataError(f"{WHERE}: {name!r} is no local folder and the hub did not give it: {reason} {remedy}") from None
+        raise DataError(
+            f"{WHERE}: {name!r} is no local folder and the hub did not give it: {reason} {remedy}"
+        ) from None
 
 
 def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, Any]:
     """The encoder with a new classifier, and its tokenizer.
 
     Raises:
-        DataError: it does not load, reads fewer tokens than asked for, or lacks weights: transformers would fill them in at random.
+        DataError: it does not load, reads fewer tokens than asked for, or lacks weights: transformers would
+            fill them in at random.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "dtype": torch.float32, "output_loading_info": True}
+    options = {
+        "use_safetensors": True,
+        "ignore_mismatched_sizes": True,
+        "dtype": torch.float32,
+        "output_loading_info": True,
+    }
     try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=num_labels, **options)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=num_labels, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -117,21 +140,36 @@ def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, A
     body = f"{model.base_model_prefix}."
     lost = sorted(name for name in found["missing_keys"] if name.startswith(body) and "pooler" not in name)
     if lost:
-        raise DataError(f"{WHERE}: {folder} lacks {len(lost)} tensors of the encoder ({lost[0]}, ...); download it again.")
+        raise DataError(
+            f"{WHERE}: {folder} lacks {len(lost)} tensors of the encoder ({lost[0]}, ...); download it again."
+        )
     limit = min(getattr(model.config, "max_position_embeddings", max_tokens), tokenizer.model_max_length)
     if max_tokens > limit:
-        raise DataError(f"stages.route.max_tokens: {max_tokens}, but {folder} reads at most {limit} tokens; lower it.")
+        raise DataError(
+            f"stages.route.max_tokens: {max_tokens}, but {folder} reads at most {limit} tokens; lower it."
+        )
     return model, tokenizer
 
 
 def fit_encoder(
-    texts: Mapping[str, Sequence[str]], folder: Path, *, epochs: int, rate: float, batch_size: int, max_tokens: int,
-    min_confidence: float, seed: int, device: Any, beginning: Callable[[str, random.Random], str], pulse: Callable[[], None],
-) -> EncoderRouter:  # fmt: skip
+    texts: Mapping[str, Sequence[str]],
+    folder: Path,
+    *,
+    epochs: int,
+    rate: float,
+    batch_size: int,
+    max_tokens: int,
+    min_confidence: float,
+    seed: int,
+    device: Any,
+    beginning: Callable[[str, random.Random], str],
+    pulse: Callable[[], None],
+) -> EncoderRouter:
     """Fine-tune all of an encoder's weights.
 
     Args:
-        folder: a checkpoint; its classifier is made anew. beginning: cuts a training text short, since prompts are beginnings.
+        folder: a checkpoint; its classifier is made anew. beginning: cuts a training text short, since
+            prompts are beginnings.
         pulse: called before every batch; it may raise.
 
     Raises:
@@ -146,7 +184,9 @@ def fit_encoder(
         model, tokenizer = open_encoder(folder, len(labels), max_tokens)
     router = EncoderRouter(labels, model.to(device), tokenizer, max_tokens, min_confidence)
     documents = [(text, index) for index, label in enumerate(labels) for text in texts[label]]
-    share = torch.tensor([len(documents) / (len(labels) * max(1, len(texts[label]))) for label in labels], device=device)
+    share = torch.tensor(
+        [len(documents) / (len(labels) * max(1, len(texts[label]))) for label in labels], device=device
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     draw = random.Random(seed)
     model.eval()  # no dropout: short runs, and the result depends on the seed alone
@@ -156,7 +196,9 @@ def fit_encoder(
             pulse()
             part = documents[start : start + batch_size]
             logits = router.logits([beginning(text, draw) for text, _ in part])
-            loss = F.cross_entropy(logits.float(), torch.tensor([index for _, index in part], device=device), weight=share)
+            loss = F.cross_entropy(
+                logits.float(), torch.tensor([index for _, index in part], device=device), weight=share
+            )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

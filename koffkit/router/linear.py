@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import IntegrityError
-from ..files import write_atomically, write_json
+from ..storage.files import write_atomically, write_json
 from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
 
 if TYPE_CHECKING:
@@ -28,15 +28,22 @@ class LinearRouter(Router):
     stored: ClassVar[type[np.floating[Any]]] = np.float32
     """How the weight lies on disk."""
 
-    def __init__(self, labels: Sequence[str], weight: Array, bias: Array, min_confidence: float = 0.0) -> None:
+    def __init__(
+        self, labels: Sequence[str], weight: Array, bias: Array, min_confidence: float = 0.0
+    ) -> None:
         super().__init__(labels, min_confidence)
-        self.weight, self.bias = weight.astype(self.stored).astype(np.float32), bias  # what is measured is what ships
+        self.weight, self.bias = (
+            weight.astype(self.stored).astype(np.float32),
+            bias,
+        )  # what is measured is what ships
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save
 
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, save({"weight": self.weight.astype(self.stored), "bias": self.bias}))
+        write_atomically(
+            folder / WEIGHTS, save({"weight": self.weight.astype(self.stored), "bias": self.bias})
+        )
         write_json(folder / CONFIG, {"koffkit": FORMAT, **self.describe()})
 
     @classmethod
@@ -58,6 +65,13 @@ class LinearRouter(Router):
             router = cls.from_parts(config, tensors["weight"], tensors["bias"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise unreadable(folder, error) from None
-        if router.weight.ndim != 2 or router.weight.shape[1:] != router.bias.shape or len(router.labels) != len(router.bias):
-            raise IntegrityError(f"{folder / WEIGHTS}: its shapes do not fit the {len(router.labels)} labels of {CONFIG}; export again.")
+        if (
+            router.weight.ndim != 2
+            or router.weight.shape[1:] != router.bias.shape
+            or len(router.labels) != len(router.bias)
+        ):
+            raise IntegrityError(
+                f"{folder / WEIGHTS}: its shapes do not fit the {len(router.labels)} labels of {CONFIG}; "
+                "export again."
+            )
         return router

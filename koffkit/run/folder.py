@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..files import write_atomically, write_json
+from ..storage.files import write_atomically, write_json
 
 FORMAT = 1
 
@@ -71,11 +71,15 @@ class RunFolder:
         try:
             state = json.loads(self.run_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UsageError(f"{self.path}: not a run folder (no run.json); make one with `koffkit compress`.") from None
+            raise UsageError(
+                f"{self.path}: not a run folder (no run.json); make one with `koffkit compress`."
+            ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{self.run_file}: damaged ({error}); start the run anew.") from None
         if not isinstance(state, dict) or state.get("koffkit") != FORMAT:
-            raise UsageError(f"{self.run_file}: run format {state.get('koffkit')!r}; this koffkit reads {FORMAT}.")
+            raise UsageError(
+                f"{self.run_file}: run format {state.get('koffkit')!r}; this koffkit reads {FORMAT}."
+            )
         return state
 
     def write(self, state: Mapping[str, Any]) -> None:
@@ -100,10 +104,13 @@ class RunFolder:
         """
         state = self.read()
         if state.get("backbone") is not None:
-            raise UsageError(f"{self.path}: this is the work of `koffkit memory add`; finish that command with --resume.")
+            raise UsageError(
+                f"{self.path}: this is the work of `koffkit memory add`; finish that command with --resume."
+            )
         if state.get("state") != "finished":
             raise UsageError(
-                f"{self.path}: this run is not finished; continue it with `koffkit compress ... --output {self.path} --resume`."
+                f"{self.path}: this run is not finished; continue it with `koffkit compress ... --output "
+                f"{self.path} --resume`."
             )
         return state
 

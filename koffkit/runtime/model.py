@@ -16,8 +16,11 @@ from torch import Tensor
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
 from ..arch import Shape
 from ..arch.widths import layer_widths
-from ..artefact import ADAPTER_CONFIG, BACKBONE, Bundle, backbone_digest, is_export, open_bundle, open_export
-from ..base import load_tokenizer
+from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.digests import backbone_digest
+from ..artefact.export import is_export, open_export
+from ..artefact.names import ADAPTER_CONFIG, BACKBONE
+from ..checkpoint.files import load_tokenizer
 from ..errors import IntegrityError, UsageError
 from ..model.bundles import KVTensors, adapter_config, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attention
@@ -59,7 +62,9 @@ class KoffModel:
         self._router_folder: Path | None = None
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, memories: Sequence[str | Path] | None = None, **options: Any) -> KoffModel:
+    def from_pretrained(
+        cls, path: str | Path, memories: Sequence[str | Path] | None = None, **options: Any
+    ) -> KoffModel:
         """Load an export, or a backbone folder and bundles.
 
         Args:
@@ -68,7 +73,8 @@ class KoffModel:
             options: for `AutoModelForCausalLM.from_pretrained`, for example `dtype` and `device_map`.
 
         Raises:
-            UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for attention without KV memories.
+            UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for
+                attention without KV memories.
             IntegrityError: a memory belongs to another backbone, or does not fit this one.
         """
         from transformers import AutoModelForCausalLM
@@ -96,14 +102,20 @@ class KoffModel:
         router.require_backbone(len(self._widths), self._plain.config.hidden_size)
         if isinstance(router, ProbeRouter):
             router.features = pooled_features(
-                partial(self._hidden, layer=router.layer), self.tokenizer, router.max_tokens, AT_ONCE, self._plain.device
+                partial(self._hidden, layer=router.layer),
+                self.tokenizer,
+                router.max_tokens,
+                AT_ONCE,
+                self._plain.device,
             )
         self._router, self._router_folder = router, folder
 
     def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
         """Hidden states of the bare backbone."""
         with self._with([None] * len(input_ids)):
-            found: Tensor = self._plain(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states[layer]
+            found: Tensor = self._plain(
+                input_ids=input_ids, use_cache=False, output_hidden_states=True
+            ).hidden_states[layer]
         return found
 
     @property
@@ -147,8 +159,15 @@ class KoffModel:
         found = set_peft_model_state_dict(self.model, load_adapter(bundle), adapter_name=slot)
         missing = [name for name in found.missing_keys if f".{slot}." in name]
         if missing or found.unexpected_keys:
-            wrong = f"has {found.unexpected_keys[0]}, which" if found.unexpected_keys else f"lacks {missing[0]}, which"
-            raise IntegrityError(f"{bundle.adapter_file}: {wrong} does not go with {bundle.path / ADAPTER_CONFIG}; copy the bundle again.")
+            wrong = (
+                f"has {found.unexpected_keys[0]}, which"
+                if found.unexpected_keys
+                else f"lacks {missing[0]}, which"
+            )
+            raise IntegrityError(
+                f"{bundle.adapter_file}: {wrong} does not go with {bundle.path / ADAPTER_CONFIG}; copy the "
+                "bundle again."
+            )
 
     def attach(self, domain: str) -> None:
         """Make `domain` the memory of calls that do not name one."""
@@ -163,14 +182,16 @@ class KoffModel:
         return self._attached
 
     def route(self, prompts: Sequence[str]) -> list[tuple[str | None, float]]:
-        """The most likely domain of each prompt among the loaded memories, with its probability; None = it fits no domain.
+        """The most likely domain of each prompt among the loaded memories, with its probability; None = it
+        fits no domain.
 
         Raises:
             UsageError: this export has no router.
         """
         if self._router is None:
             raise UsageError(
-                f"{self._path}: there is no router (stage route was not in the recipe); name the memory: one of "
+                f"{self._path}: there is no router (stage route was not in the recipe); name the memory: one "
+                "of "
                 f"{', '.join(self.domains) or 'none'}, or None."
             )
         with self._texts:
@@ -186,10 +207,14 @@ class KoffModel:
             return [self._attached] * count
         if memory is None or isinstance(memory, str):
             if memory == "auto":
-                raise UsageError('memory "auto": the router needs the prompts; call `route` with them, or `generate`.')
+                raise UsageError(
+                    'memory "auto": the router needs the prompts; call `route` with them, or `generate`.'
+                )
             return [None if memory is None else self._known(memory)] * count
         if len(memory) != count:
-            raise UsageError(f"memory: {len(memory)} names for {count} prompts; give one name for each, or a single one.")
+            raise UsageError(
+                f"memory: {len(memory)} names for {count} prompts; give one name for each, or a single one."
+            )
         return [None if name is None else self._known(name) for name in memory]
 
     def _known(self, domain: str) -> str:
@@ -200,12 +225,16 @@ class KoffModel:
     @contextmanager
     def _with(self, rows: Sequence[str | None]) -> Iterator[None]:
         """Give each row its memory, in the calls of this thread until the block ends."""
-        adapters = self._adapters.state([None if name is None else self._slots[name] for name in rows], self._plain.device)
+        adapters = self._adapters.state(
+            [None if name is None else self._slots[name] for name in rows], self._plain.device
+        )
         with for_this_call({**adapters, **kv_of_call(self._plain, mixed_kv(self._kv, rows))}):
             yield
 
     @torch.no_grad()
-    def logits(self, input_ids: Tensor, memory: Memory = "attached", attention_mask: Tensor | None = None) -> Tensor:
+    def logits(
+        self, input_ids: Tensor, memory: Memory = "attached", attention_mask: Tensor | None = None
+    ) -> Tensor:
         """Logits [B, T, V] of token ids [B, T].
 
         Args:
@@ -219,16 +248,26 @@ class KoffModel:
         if attention_mask is not None:
             if attention_mask.shape != input_ids.shape:
                 raise UsageError(
-                    f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, {list(input_ids.shape)}."
+                    f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, "
+                    f"{list(input_ids.shape)}."
                 )
-            # Memory keys are not rotated, so the text must start at position 0, whatever padding comes before it.
+            # Memory keys are not rotated, so the text must start at position 0, whatever padding comes before
+            # it.
             positions = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
         with self._with(self.rows(memory, input_ids.shape[0])):
-            output: Tensor = self._plain(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False).logits
+            output: Tensor = self._plain(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+            ).logits
         return output
 
     @torch.no_grad()
-    def generate(self, prompts: str | Sequence[str], memory: Memory = "attached", max_new_tokens: int = 64, **options: Any) -> list[str]:
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        memory: Memory = "attached",
+        max_new_tokens: int = 64,
+        **options: Any,
+    ) -> list[str]:
         """Complete prompts, each with its own memory, in one batch.
 
         Args:
@@ -242,17 +281,23 @@ class KoffModel:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             return []
-        rows = self.rows([name for name, _ in self.route(prompts)] if memory == "auto" else memory, len(prompts))
+        rows = self.rows(
+            [name for name, _ in self.route(prompts)] if memory == "auto" else memory, len(prompts)
+        )
         with self._texts:
             if self.tokenizer.pad_token_id is None:
                 self.tokenizer.pad_token = self.tokenizer.eos_token
-            batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+            batch = self.tokenizer(
+                prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False
+            )
         batch = batch.to(self._plain.device)
         settings = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id} | options
         with self._with(rows):
             ids = self._plain.generate(**batch, max_new_tokens=max_new_tokens, **settings)
         with self._texts:
-            texts: list[str] = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            texts: list[str] = self.tokenizer.batch_decode(
+                ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+            )
         return texts
 
 
@@ -261,7 +306,8 @@ def _require_attention(options: Mapping[str, Any]) -> None:
     found = options.get("attn_implementation") or getattr(options.get("config"), "_attn_implementation", None)
     if found not in (None, "sdpa", NAME):
         raise UsageError(
-            f"attn_implementation {found!r}: KV memories need koffkit's attention, which computes as sdpa does; leave the option out or "
+            f"attn_implementation {found!r}: KV memories need koffkit's attention, which computes as sdpa "
+            "does; leave the option out or "
             'say "sdpa". For other attention load the backbone folder with transformers, without KV memories.'
         )
 

@@ -1,4 +1,5 @@
-"""Whether two probes compute the same: masked == sliced (method, invariant 1), for no memory and for every memory.
+"""Whether two probes compute the same: masked == sliced (method, invariant 1), for no memory and for every
+memory.
 
 Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 """
@@ -24,8 +25,8 @@ class Difference:
     """Between the logits of one row, as two probes see them.
 
     Args:
-        max_abs: the largest |difference|. max_logit: the largest |logit| of either. kl: nats, from the first to the second, the
-            mean over the tokens.
+        max_abs: the largest |difference|. max_logit: the largest |logit| of either. kl: nats, from the first
+            to the second, the mean over the tokens.
     """
 
     max_abs: float
@@ -40,8 +41,12 @@ class Difference:
 
 def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Difference]:
     """What differs in each row, from the hidden states of two probes on the same tokens."""
-    worst, largest = torch.zeros(len(first), dtype=torch.float64), torch.zeros(len(first), dtype=torch.float64)
-    # The vocabulary comes in parts: both log partition functions, and the mean of the difference under the first, so far.
+    worst, largest = (
+        torch.zeros(len(first), dtype=torch.float64),
+        torch.zeros(len(first), dtype=torch.float64),
+    )
+    # The vocabulary comes in parts: both log partition functions, and the mean of the difference under the
+    # first, so far.
     total = [torch.full(first.shape[:2], -torch.inf, dtype=torch.float64) for _ in range(2)]
     mean = torch.zeros(first.shape[:2], dtype=torch.float64)
     for (_, a), (_, b) in zip(one.logits(first), other.logits(second), strict=True):
@@ -63,7 +68,8 @@ def require_same(
     """Refuse a slice that computes something else than the masked model.
 
     Args:
-        hidden, expected: of the probes on the same tokens, [B, T, D]: the first row without memory, the others with those of `domains`.
+        hidden, expected: of the probes on the same tokens, [B, T, D]: the first row without memory, the
+            others with those of `domains`.
         then: what it means that they differ, for the message.
 
     Returns:
@@ -73,12 +79,16 @@ def require_same(
         IntegrityError: one is above `TOLERANCE`, or the masked model computes no numbers.
     """
     if not bool(expected.isfinite().all()):
-        raise IntegrityError(f"{masked.reader.folder}: the hidden states are not finite; a weight is NaN or infinite, download it again.")
+        raise IntegrityError(
+            f"{masked.reader.folder}: the hidden states are not finite; a weight is NaN or infinite, "
+            "download it again."
+        )
     found = dict(zip([NO_MEMORY, *domains], compare(sliced, hidden, masked, expected), strict=True))
     for condition, value in found.items():
         if not value.relative <= TOLERANCE:
             raise IntegrityError(
-                f"parity: memory {condition}: the sliced backbone differs from the masked model by {value.max_abs:.3g}, "
+                f"parity: memory {condition}: the sliced backbone differs from the masked model by "
+                f"{value.max_abs:.3g}, "
                 f"{value.relative:.3g} of the largest logit (limit {TOLERANCE:g}, in float64); {then}. "
                 "Please report this with the recipe and the base's config.json."
             )

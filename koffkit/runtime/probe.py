@@ -1,8 +1,9 @@
 """Logits of a checkpoint on a few tokens, with every memory at once and one weight in memory at a time.
 
-This is what the parity gate and `koffkit verify` compare: the class is the stock class of the checkpoint, the weights are read
-back from its files, and neither a whole model nor a whole vocabulary projection ever exists. Everything is computed in float64: in
-float32, rounding alone moves the logits of a real model by 1e-3, and a fault of that size would pass for it.
+This is what the parity gate and `koffkit verify` compare: the class is the stock class of the checkpoint, the
+weights are read back from its files, and neither a whole model nor a whole vocabulary projection ever exists.
+Everything is computed in float64: in float32, rounding alone moves the logits of a real model by 1e-3, and a
+fault of that size would pass for it.
 
 Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 """
@@ -23,14 +24,14 @@ from torch.overrides import TorchFunctionMode
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
 from ..arch import Shape, architecture_of
 from ..arch.widths import layer_widths
-from ..artefact import Bundle
-from ..base import read_config
+from ..artefact.bundle import Bundle
+from ..checkpoint.files import read_config
+from ..checkpoint.reader import CheckpointReader
+from ..masks.masks import Masks
+from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import MemoryTensors, load_memory, mixed_kv
 from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
-from ..slicing import ADAPTER_PREFIX
-from ..structures import Masks
-from ..tensors import CheckpointReader
 
 ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
@@ -38,7 +39,8 @@ EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def probe_tokens(vocabulary: int, count: int = PROBE_TOKENS) -> list[int]:
-    """Token ids spread over the whole vocabulary; a fixed choice, so that golden logits can be compared later."""
+    """Token ids spread over the whole vocabulary; a fixed choice, so that golden logits can be compared
+    later."""
     return [(7919 * (index + 1)) % vocabulary for index in range(count)]
 
 
@@ -50,7 +52,8 @@ class Probe:
         memories: those that fit it.
         masks: gate this checkpoint (the unsliced base) as the student was gated; None for a sliced backbone.
         dtype: of the whole computation; float64, or float32 to see what rounding does.
-        view: a config.json object and a reader that stand in for those of `folder`: the base as if it were sliced already.
+        view: a config.json object and a reader that stand in for those of `folder`: the base as if it were
+            sliced already.
     """
 
     def __init__(
@@ -69,7 +72,10 @@ class Probe:
         shape = Shape.of(config)
         use_koffkit_attention(model)
         widths = layer_widths(config, shape)
-        loaded = [memory if isinstance(memory, MemoryTensors) else load_memory(memory, widths) for memory in memories]
+        loaded = [
+            memory if isinstance(memory, MemoryTensors) else load_memory(memory, widths)
+            for memory in memories
+        ]
         self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(loaded)}
         self._model: Any = _with_adapters(model, loaded, list(self._slots.values()))
         if masks is not None:
@@ -93,7 +99,11 @@ class Probe:
         """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none."""
         embedded = self.reader.gather_rows(EMBEDDINGS, list(tokens), self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
-        names = {} if self._model is self._plain else {"adapter_names": [self._slots[r] if r else "__base__" for r in rows]}
+        names = (
+            {}
+            if self._model is self._plain
+            else {"adapter_names": [self._slots[r] if r else "__base__" for r in rows]}
+        )
         batch = embedded.expand(len(rows), -1, -1).contiguous()
         with self._arithmetic():
             output: Tensor = self._model(inputs_embeds=batch, use_cache=False, **names).logits
@@ -102,7 +112,9 @@ class Probe:
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """`(first token id, logits [..., v])` for consecutive parts of the vocabulary."""
-        name = HEAD if HEAD in self.reader.tensors and not self._plain.config.tie_word_embeddings else EMBEDDINGS
+        name = (
+            HEAD if HEAD in self.reader.tensors and not self._plain.config.tie_word_embeddings else EMBEDDINGS
+        )
         for first, rows in self.reader.read_float_rows(name, ROWS_AT_ONCE, self.dtype):
             yield first, F.linear(hidden, rows)
 
@@ -110,8 +122,8 @@ class Probe:
 class _Float64(TorchFunctionMode):
     """Runs what asks for float32 by name in float64.
 
-    Norms and rotary angles do so in every family. They would round what differs by 1e-16 to values that differ by 6e-8, a layer
-    later everywhere.
+    Norms and rotary angles do so in every family. They would round what differs by 1e-16 to values that
+    differ by 6e-8, a layer later everywhere.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,7 +132,13 @@ class _Float64(TorchFunctionMode):
         if func is torch.Tensor.view:  # weights are raw bytes when they are read
             return func(*args, **(kwargs or {}))
         args = tuple(torch.float64 if value is torch.float32 else value for value in args)
-        return func(*args, **{key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()})
+        return func(
+            *args,
+            **{
+                key: torch.float64 if value is torch.float32 else value
+                for key, value in (kwargs or {}).items()
+            },
+        )
 
 
 def _config(folder: Path, given: Mapping[str, Any] | None) -> Any:
@@ -160,7 +178,10 @@ def _gate_values(masks: Masks) -> dict[str, Tensor]:
     """[L, U] of 0 and 1 by structure."""
     names = sorted({structure for _, structure in masks})
     layers = sorted({layer for layer, _ in masks})
-    return {name: torch.stack([torch.from_numpy(masks[layer, name]).float() for layer in layers]) for name in names}
+    return {
+        name: torch.stack([torch.from_numpy(masks[layer, name]).float() for layer in layers])
+        for name in names
+    }
 
 
 def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -173,11 +194,13 @@ def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 class _Weights(Mapping[str, Tensor]):
     """Parameter name in the (perhaps peft-wrapped) model -> tensor, read when asked for.
 
-    A matrix lives for the forward pass of its own module only, so all of them share one buffer: a new allocation for each would
-    fragment the heap to several times what is in use.
+    A matrix lives for the forward pass of its own module only, so all of them share one buffer: a new
+    allocation for each would fragment the heap to several times what is in use.
     """
 
-    def __init__(self, reader: CheckpointReader, adapters: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> None:
+    def __init__(
+        self, reader: CheckpointReader, adapters: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype
+    ) -> None:
         self.reader, self.adapters, self.dtype = reader, adapters, dtype
         self.release()
 
@@ -205,7 +228,8 @@ class _Weights(Mapping[str, Tensor]):
 
 
 def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]:
-    """The `count` largest logits after the last token, for each row of hidden states: `{"ids", "logits", "dtype"}`."""
+    """The `count` largest logits after the last token, for each row of hidden states: `{"ids", "logits",
+    "dtype"}`."""
     last = hidden[:, -1]
     best: list[tuple[Tensor, Tensor]] = []
     for first, part in probe.logits(last):
@@ -216,13 +240,20 @@ def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]
     top = values.topk(min(count, values.shape[-1]), dim=-1)
     dtype = str(probe.dtype).removeprefix("torch.")
     return [
-        {"ids": ids[row][top.indices[row]].tolist(), "logits": [round(v, 9) for v in top.values[row].tolist()], "dtype": dtype}
+        {
+            "ids": ids[row][top.indices[row]].tolist(),
+            "logits": [round(v, 9) for v in top.values[row].tolist()],
+            "dtype": dtype,
+        }
         for row in range(len(last))
     ]
 
 
-def distances_to_golden(probe: Probe, expected: Mapping[str | None, Mapping[str, Any]]) -> dict[str | None, float]:
-    """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for all with the same tokens."""
+def distances_to_golden(
+    probe: Probe, expected: Mapping[str | None, Mapping[str, Any]]
+) -> dict[str | None, float]:
+    """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for all with
+    the same tokens."""
     found: dict[str | None, float] = {}
     for tokens in {tuple(values["tokens"]) for values in expected.values()}:
         rows = [name for name, values in expected.items() if tuple(values["tokens"]) == tokens]

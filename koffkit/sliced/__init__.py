@@ -13,7 +13,8 @@ from . import modeling_koffkit
 from .modeling_koffkit import FAMILIES, PREFIX, classes
 
 CODE = Path(modeling_koffkit.__file__)
-"""The file that ships in checkpoints, so that software without koffkit can load them (`trust_remote_code=True`)."""
+"""The file that ships in checkpoints, so that software without koffkit can load them
+(`trust_remote_code=True`)."""
 
 
 def register(family: str) -> None:

@@ -1,13 +1,16 @@
-"""Causal language models whose layers differ in width: what structured pruning with free per-layer counts leaves of a stock model.
+"""Causal language models whose layers differ in width: what structured pruning with free per-layer counts
+leaves of a stock model.
 
-This file ships inside checkpoints and needs torch and transformers only. Every class is the family's own class with narrower linear
-layers; where parts of attention heads are gone, attention keeps the original scale, the rotary frequencies of the pairs that are
-left, and a key-value cache as narrow as the heads.
+This file ships inside checkpoints and needs torch and transformers only. Every class is the family's own
+class with narrower linear layers; where parts of attention heads are gone, attention keeps the original
+scale, the rotary frequencies of the pairs that are left, and a key-value cache as narrow as the heads.
 
-`config.sliced_layers` has one object a layer: `intermediate` (neurons), `kv_heads` (each with all its query heads),
-`rope_pairs` (for each KV head a hexadecimal bit mask of the rotary pairs that are left; null: all) and `value_channels` (of one head).
+`config.sliced_layers` has one object a layer: `intermediate` (neurons), `kv_heads` (each with all its query
+heads), `rope_pairs` (for each KV head a hexadecimal bit mask of the rotary pairs that are left; null: all)
+and `value_channels` (of one head).
 
-Legend: B batch, T tokens, K KV heads, G query heads of one KV head, H original head dim, E key channels of a head, C value channels.
+Legend: B batch, T tokens, K KV heads, G query heads of one KV head, H original head dim, E key channels of a
+head, C value channels.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 class SlicedAttention:
-    """The forward pass of an attention layer whose heads lost rotary pairs or value channels. Mixed into the family's own class."""
+    """The forward pass of an attention layer whose heads lost rotary pairs or value channels. Mixed into the
+    family's own class."""
 
     rope_channels: list[list[int]] | None
     rope_index: torch.Tensor | None = None  # the same on the device in use
@@ -73,26 +77,39 @@ class SlicedAttention:
         dropout = self.attention_dropout if self.training else 0.0
         if getattr(self, "sliding_window", None) is not None:
             kwargs["sliding_window"] = self.sliding_window
-        output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        output, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
         return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
 
     def _rotate(
         self: Any, query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.rope_channels is None:
-            return rotate(query, cos.unsqueeze(1), sin.unsqueeze(1)), rotate(key, cos.unsqueeze(1), sin.unsqueeze(1))
+            return rotate(query, cos.unsqueeze(1), sin.unsqueeze(1)), rotate(
+                key, cos.unsqueeze(1), sin.unsqueeze(1)
+            )
         if self.rope_index is None or self.rope_index.device != cos.device:
             self.rope_index = torch.tensor(self.rope_channels, device=cos.device)
         cos, sin = (angles[..., self.rope_index].transpose(1, 2) for angles in (cos, sin))  # [B, K, T, E]
         groups = query.shape[1] // key.shape[1]
-        return rotate(query, cos.repeat_interleave(groups, 1), sin.repeat_interleave(groups, 1)), rotate(key, cos, sin)
+        return rotate(query, cos.repeat_interleave(groups, 1), sin.repeat_interleave(groups, 1)), rotate(
+            key, cos, sin
+        )
 
 
 def eager_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float,
-    dropout: float = 0.0, **_: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Plain attention: [B, K * G, T, E] against [B, K, S, E] and [B, K, S, C]; returns [B, T, K * G, C] and the weights."""
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention: [B, K * G, T, E] against [B, K, S, E] and [B, K, S, C]; returns [B, T, K * G, C] and
+    the weights."""
     groups = module.num_key_value_groups
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = query @ key.transpose(2, 3) * scaling
@@ -108,7 +125,11 @@ def _narrow(parent: nn.Module, name: str, inputs: int, outputs: int) -> None:
     old = getattr(parent, name)
     if (old.in_features, old.out_features) != (inputs, outputs):
         weight = old.weight
-        setattr(parent, name, nn.Linear(inputs, outputs, bias=old.bias is not None, device=weight.device, dtype=weight.dtype))
+        setattr(
+            parent,
+            name,
+            nn.Linear(inputs, outputs, bias=old.bias is not None, device=weight.device, dtype=weight.dtype),
+        )
 
 
 def narrow_layer(layer: Any, spec: dict[str, Any]) -> None:
@@ -116,7 +137,11 @@ def narrow_layer(layer: Any, spec: dict[str, Any]) -> None:
     attention, mlp = layer.self_attn, layer.mlp
     hidden, head_dim, groups = mlp.gate_proj.in_features, attention.head_dim, attention.num_key_value_groups
     masks = spec.get("rope_pairs")
-    pairs = None if masks is None else [[i for i in range(head_dim // 2) if int(mask, 16) >> i & 1] for mask in masks]
+    pairs = (
+        None
+        if masks is None
+        else [[i for i in range(head_dim // 2) if int(mask, 16) >> i & 1] for mask in masks]
+    )
     key_channels = head_dim if pairs is None else 2 * len(pairs[0])
     value_channels, heads = spec["value_channels"], spec["kv_heads"]
     _narrow(mlp, "gate_proj", hidden, spec["intermediate"])
@@ -129,7 +154,9 @@ def narrow_layer(layer: Any, spec: dict[str, Any]) -> None:
     if (key_channels, value_channels) != (head_dim, head_dim):
         attention.__class__ = _sliced(attention.__class__)
         attention.key_channels, attention.value_channels = key_channels, value_channels
-        attention.rope_channels = None if pairs is None else [[*kept, *(i + head_dim // 2 for i in kept)] for kept in pairs]
+        attention.rope_channels = (
+            None if pairs is None else [[*kept, *(i + head_dim // 2 for i in kept)] for kept in pairs]
+        )
 
 
 @cache
@@ -156,7 +183,8 @@ def classes(family: str) -> tuple[type, type]:
 
 
 def __getattr__(name: str) -> Any:
-    """`Koff...Config` and `Koff...ForCausalLM`, made when they are asked for: only one family's code is imported."""
+    """`Koff...Config` and `Koff...ForCausalLM`, made when they are asked for: only one family's code is
+    imported."""
     for family, (_, config_name, model_name) in FAMILIES.items():
         if name in (f"Koff{config_name}", f"Koff{model_name}"):
             return next(found for found in classes(family) if found.__name__ == name)

@@ -5,30 +5,31 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arch import Architecture, Shape, architecture_of
-from ..arch.widths import layer_widths
-from ..artefact import backbone_digest
-from ..base import digest, load_tokenizer, locate, read_config
+from ..arch import Shape, architecture_of
+from ..arch.weights import weight_shapes
+from ..artefact.digests import backbone_digest
+from ..checkpoint.files import read_config
+from ..checkpoint.fingerprint import fingerprint
+from ..checkpoint.reader import CheckpointReader
+from ..data.domains import resolve_domains
 from ..errors import IntegrityError, KoffkitError, UsageError
+from ..hub import locate
 from ..interrupts import interruptible
-from ..method.budget import weight_shapes
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.plan import Plan, budget_of, check_layers, make_plan
-from ..recipe.schema import Recipe
 from ..run.folder import FORMAT, RunFolder
-from ..tensors import CheckpointReader
-from .base import Context, stage_options
-from .checkpoint import Checkpoint, load_latest, restore
-from .domains import resolve_domains
+from ..training.checkpoint import Checkpoint, load_latest, restore
+from ..training.context import Context, stage_options
 
 if TYPE_CHECKING:
-    from ..model.student import Student
+    pass
+
+from ..training.build import _build
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
@@ -39,11 +40,14 @@ def plan(loaded: LoadedRecipe) -> Plan:
     return make_plan(loaded.recipe, read_config(folder), str(folder / "config.json"))
 
 
-def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+def compress(
+    loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
     """Run every stage of a recipe into the folder `output`; returns the final `run.json`.
 
     Args:
-        resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on CPU.
+        resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on
+            CPU.
 
     Raises:
         UsageError: the folder holds something else, or a run of another recipe.
@@ -53,9 +57,15 @@ def compress(loaded: LoadedRecipe, output: Path, *, resume: bool = False, progre
 
 
 def learn_memory(
-    loaded: LoadedRecipe, backbone: Path, output: Path, *, resume: bool = False, progress: Progress | None = None
+    loaded: LoadedRecipe,
+    backbone: Path,
+    output: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`compress` without its first half: memories for a backbone that is sliced already, taught by the unpruned base.
+    """`compress` without its first half: memories for a backbone that is sliced already, taught by the
+    unpruned base.
 
     Args:
         loaded: a recipe with stages from `recover` on; see `koffkit.memories.recipe`.
@@ -67,7 +77,9 @@ def learn_memory(
     return _carry_out(loaded, output, backbone, resume, progress or Silent())
 
 
-def _carry_out(loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress) -> dict[str, Any]:
+def _carry_out(
+    loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress
+) -> dict[str, Any]:
     run = RunFolder(output)
     base = locate(loaded.recipe.base, loaded.root)
     _check_base(base)
@@ -90,8 +102,12 @@ def _carry_out(loaded: LoadedRecipe, output: Path, backbone: Path | None, resume
             _run_stages(context, state)
     finally:
         context.accelerator.end_training()
-    finished = run.update(state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # several times the size of the memories, and of no more use
+    finished = run.update(
+        state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    )
+    shutil.rmtree(
+        run.checkpoints_dir, ignore_errors=True
+    )  # several times the size of the memories, and of no more use
     return finished
 
 
@@ -111,7 +127,9 @@ def _check_stages(loaded: LoadedRecipe, base: Path) -> None:
             check_route(stage.route, loaded.root, Shape.of(read_config(base)).num_layers)
 
 
-def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path | None, resume: bool) -> dict[str, Any]:
+def _open_run(
+    run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path | None, resume: bool
+) -> dict[str, Any]:
     recipe = loaded.recipe
     resolved = recipe.model_dump(mode="json")
     sliced = None if backbone is None else backbone_digest(backbone)
@@ -119,18 +137,25 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path |
         state = run.read()
         if not resume:
             raise UsageError(
-                f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or choose another --output."
+                f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or "
+                "choose another --output."
             )
         asked = state.get("asked", state["recipe"])
         if asked != resolved:
             changed = [key for key in resolved if asked.get(key) != resolved[key]]
             raise UsageError(
-                f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of the run, or another --output."
+                f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
+                "the run, or another --output."
             )
-        if state["base"]["digest"] != digest(base):
-            raise IntegrityError(f"{run.path}: cannot resume, the base at {base} is not the one the run began with.")
+        if state["base"]["digest"] != fingerprint(base):
+            raise IntegrityError(
+                f"{run.path}: cannot resume, the base at {base} is not the one the run began with."
+            )
         if state.get("backbone") != sliced:
-            raise IntegrityError(f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the run.")
+            raise IntegrityError(
+                f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the "
+                "run."
+            )
         return state
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
@@ -142,9 +167,15 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path |
         "recipe": resolved,  # with the domains that were found, once they are
         "recipe_path": str(loaded.path),
         "recipe_root": str(loaded.root),
-        "versions": {name: version(name) for name in ("koffkit", *PACKAGES)} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("koffkit", *PACKAGES)}
+        | {"python": platform.python_version()},
         "seed": recipe.seed,
-        "base": {"model": recipe.base.model, "path": str(base), "digest": digest(base), "config": config},
+        "base": {
+            "model": recipe.base.model,
+            "path": str(base),
+            "digest": fingerprint(base),
+            "config": config,
+        },
         "budget": budget.to_json(),
         "backbone": sliced,
         "memory_layers": check_layers(recipe, Shape.of(config).num_layers),
@@ -158,85 +189,10 @@ def _open_run(run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path |
     return state
 
 
-def _build(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, backbone: Path | None = None) -> Context:
-    from ..data.corpus import prepare
-    from ..model.student import Student, load_frozen
-    from .evaluate import check_facts
-
-    recipe = loaded.recipe
-    config = read_config(base)
-    arch = architecture_of(config)
-    tokenizer = load_tokenizer(base, trust_remote_code=recipe.base.trust_remote_code)
-    check_facts(loaded, tokenizer)
-    corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
-    accelerator = make_accelerator(recipe, run)
-    progress.message(f"loading {recipe.base.model}")
-    model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
-    sizes = config
-    teacher: Student | None = None
-    if backbone is not None:
-        teacher = accelerator.prepare_model(Student(model, arch, Shape.of(config), None, None))
-        model, sizes = load_frozen(str(backbone), recipe.base.dtype), read_config(backbone)
-    student = accelerator.prepare_model(make_student(recipe, arch, model, sizes, gated=backbone is None))
-    budget = budget_of(recipe, config)
-    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
-
-
-def make_student(recipe: Recipe, arch: Architecture, model: Any, config: Mapping[str, Any], *, gated: bool) -> Student:
-    """A frozen model with the gates and memories of a recipe.
-
-    Args:
-        config: the `config.json` object of this model. gated: whether its masks are still to be learned.
-    """
-    from ..method.gates import initial_log_alpha
-    from ..model.gating import Gates, gate_points
-    from ..model.memory import Memories
-    from ..model.student import Student
-
-    shape, mask, memory = Shape.of(config), recipe.mask, recipe.memory
-    gates = None
-    if gated:
-        start = initial_log_alpha(mask.init_open, mask.start_temperature)
-        gates = Gates(arch, shape, gate_points(arch, mask.structure_names, mask.placement), start, mask.start_temperature)
-    layers = check_layers(recipe, shape.num_layers)
-    memories = Memories(model, layer_widths(config, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
-    if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
-    return Student(model, arch, shape, gates, memories)
-
-
-def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:
-    """Device placement, precision and trackers as the recipe says.
-
-    Raises:
-        UsageError: a tracker is not installed.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    _check_trackers(recipe.train.trackers)
-    AcceleratorState._reset_state()  # accelerate keeps one state a process, which would hold the next run to the last one's precision
-    trackers = recipe.train.trackers
-    accelerator = Accelerator(mixed_precision=recipe.train.precision, log_with=trackers or None, project_dir=str(run.path))
-    if trackers:
-        accelerator.init_trackers(recipe.name)
-    return accelerator
-
-
-def _check_trackers(names: list[str]) -> None:
-    """accelerate drops a tracker that is not installed without a word; the user asked for it."""
-    from accelerate.tracking import get_available_trackers
-
-    available = {str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()}
-    for name in names:
-        if name not in available:
-            raise UsageError(f"train.trackers: {name!r} is not installed or not known to accelerate; pip install it, or remove it.")
-
-
 def _run_stages(context: Context, state: dict[str, Any]) -> None:
-    from .runners import RUNNERS, keep_layers, set_masks
-    from .training import DistillationLoop
+    from ..training.loop import DistillationLoop
+    from .outputs import keep_layers, set_masks
+    from .registry import RUNNERS
 
     names = [stage["name"] for stage in state["stages"]]
     checkpoint = load_latest(context.run.checkpoints_dir)
@@ -248,8 +204,15 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         resume = checkpoint if checkpoint is not None and checkpoint.stage == stage.name else None
         if checkpoint is not None and names.index(checkpoint.stage) > place:
             continue  # everything this stage learned is in the later stage's checkpoint
-        if checkpoint is not None and stage.name != "learn_masks" and context.student.gates is not None and context.masks is None:
-            loop = DistillationLoop(context, checkpoint.stage, stage_options(context, checkpoint.stage), train_gates=False)
+        if (
+            checkpoint is not None
+            and stage.name != "learn_masks"
+            and context.student.gates is not None
+            and context.masks is None
+        ):
+            loop = DistillationLoop(
+                context, checkpoint.stage, stage_options(context, checkpoint.stage), train_gates=False
+            )
             restore(checkpoint, loop.trainables(), context.run.checkpoints_dir)
             set_masks(context)
             keep_layers(context, state["memory_layers"])

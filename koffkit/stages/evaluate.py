@@ -1,4 +1,5 @@
-"""Figures per domain and condition. The swap matrix is the set of all (domain, memory) pairs.
+"""Stage `evaluate`: figures per domain and condition. The swap matrix is the set of all (domain, memory)
+pairs.
 
 Legend: B batch, T tokens, D hidden.
 """
@@ -18,13 +19,15 @@ from ..data.recall import Fact, load_facts, recall, spread
 from ..errors import DataError, Interrupted
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Evaluate
-from .base import Context
+from ..training.checkpoint import Checkpoint
+from ..training.context import Context, stage_options
 
 Condition = tuple[str, bool, str | None]  # name, pruned, memory
 
 
 def evaluate_domains(context: Context, options: Evaluate) -> dict[str, Any]:
-    """`{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean": {...}}`.
+    """`{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean":
+    {...}}`.
 
     Figures: `perplexity`, `kl` (nats per token, to the unpruned model), and `recall` for sources of facts.
     """
@@ -45,7 +48,9 @@ def check_facts(loaded: LoadedRecipe, tokenizer: Any) -> None:
     Raises:
         DataError: a record lacks a field, or no answer begins where a token does.
     """
-    limit = next((stage.evaluate.recall_limit for stage in loaded.recipe.stages if stage.evaluate is not None), 0)
+    limit = next(
+        (stage.evaluate.recall_limit for stage in loaded.recipe.stages if stage.evaluate is not None), 0
+    )
     for domain, source in loaded.recipe.sources.items():
         if source.prompt_field is not None and limit != 0:
             load_facts(source, loaded.root, f"domains.{domain}", tokenizer, limit)
@@ -69,7 +74,9 @@ def _evaluate_domain(context: Context, options: Evaluate, domain: str) -> dict[s
     source = context.loaded.recipe.sources[domain]
     facts = None
     if source.prompt_field is not None:
-        facts = load_facts(source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit)
+        facts = load_facts(
+            source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit
+        )
     conditions = list(_conditions(context, options, domain))
     figures = _likelihood(context, options, domain, conditions)
     found: dict[str, Any] = {"swap": {}}
@@ -92,15 +99,23 @@ def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
     return hidden
 
 
-def _likelihood(context: Context, options: Evaluate, domain: str, conditions: list[Condition]) -> dict[str, dict[str, float]]:
+def _likelihood(
+    context: Context, options: Evaluate, domain: str, conditions: list[Condition]
+) -> dict[str, dict[str, float]]:
     """Perplexity and KL of every condition on the held-out tokens; the teacher runs once a batch."""
     sums = {name: [0.0, 0.0] for name, _, _ in conditions}
     tokens = 0
     length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
     head = context.student.head
-    for batch, counted in context.corpus.heldout[domain].sequences(length, options.batch_size, options.max_tokens):
+    for batch, counted in context.corpus.heldout[domain].sequences(
+        length, options.batch_size, options.max_tokens
+    ):
         ids = batch.to(context.accelerator.device)
-        rows_counted = torch.ones_like(ids[:, 1:], dtype=torch.bool) if counted is None else counted[:, 1:].to(ids.device)
+        rows_counted = (
+            torch.ones_like(ids[:, 1:], dtype=torch.bool)
+            if counted is None
+            else counted[:, 1:].to(ids.device)
+        )
         targets = ids[:, 1:][rows_counted]
         tokens += targets.numel()
         teacher = _hidden(context, ids, conditions[0])[:, :-1][rows_counted]
@@ -109,12 +124,22 @@ def _likelihood(context: Context, options: Evaluate, domain: str, conditions: li
             for part in range(0, len(targets), chunk):
                 rows = slice(part, part + chunk)
                 logits = F.linear(hidden[rows].to(head.dtype), head).float()
-                student_log, teacher_log = logits.log_softmax(-1), F.linear(teacher[rows].to(head.dtype), head).float().log_softmax(-1)
+                student_log, teacher_log = (
+                    logits.log_softmax(-1),
+                    F.linear(teacher[rows].to(head.dtype), head).float().log_softmax(-1),
+                )
                 sums[condition[0]][0] += F.nll_loss(student_log, targets[rows], reduction="sum").item()
-                sums[condition[0]][1] += F.kl_div(student_log, teacher_log, reduction="sum", log_target=True).item()
+                sums[condition[0]][1] += F.kl_div(
+                    student_log, teacher_log, reduction="sum", log_target=True
+                ).item()
     if not tokens:
-        raise DataError(f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use loss_on: all.")
-    return {name: {"perplexity": math.exp(nll / tokens), "kl": kl / tokens} for name, (nll, kl) in sums.items()}
+        raise DataError(
+            f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use "
+            "loss_on: all."
+        )
+    return {
+        name: {"perplexity": math.exp(nll / tokens), "kl": kl / tokens} for name, (nll, kl) in sums.items()
+    }
 
 
 def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
@@ -139,3 +164,12 @@ def _mean(results: dict[str, Any]) -> dict[str, Any]:
 def _average(key: str, rows: list[dict[str, float]]) -> float:
     values = [row[key] for row in rows]
     return math.exp(fmean(math.log(value) for value in values)) if key == "perplexity" else fmean(values)
+
+
+class EvaluateStage:
+    """Perplexity, KL and recall per domain: unpruned, backbone alone, matched memory, every other memory."""
+
+    name = "evaluate"
+
+    def run(self, context: Context, resume: Checkpoint | None) -> None:
+        context.results |= evaluate_domains(context, stage_options(context, self.name))

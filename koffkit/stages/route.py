@@ -12,12 +12,14 @@ from ..errors import Interrupted, UsageError
 from ..model.pooling import pooled_features
 from ..recipe.schema import Route, Source
 from ..router import Router
+from ..router.assess import assess
 from ..router.base import NONE
 from ..router.encoder import find_encoder, fit_encoder, open_encoder
+from ..router.ngrams import fit
 from ..router.probe import fit_probe
-from ..router.training import assess, beginning, fit
-from .base import Context, stage_options
-from .checkpoint import Checkpoint
+from ..router.training import beginning
+from ..training.checkpoint import Checkpoint
+from ..training.context import Context, stage_options
 
 
 class RouteStage:
@@ -55,7 +57,10 @@ def check_route(options: Route, root: Path, num_layers: int) -> None:
     if options.kind == "encoder":
         open_encoder(find_encoder(options.encoder, root), 2, options.max_tokens)
     if options.layer is not None and options.layer > num_layers:
-        raise UsageError(f"stages.route.layer: {options.layer} is not a layer of this model; use 0 (embeddings) to {num_layers}.")
+        raise UsageError(
+            f"stages.route.layer: {options.layer} is not a layer of this model; use 0 (embeddings) to "
+            f"{num_layers}."
+        )
 
 
 def _fit(context: Context, options: Route, texts: dict[str, list[str]]) -> Router:
@@ -68,18 +73,40 @@ def _fit(context: Context, options: Route, texts: dict[str, list[str]]) -> Route
     if options.kind == "encoder":
         folder = find_encoder(options.encoder, context.loaded.root)
         return fit_encoder(
-            texts, folder, epochs=options.epochs, rate=options.lr, batch_size=options.batch_size, max_tokens=options.max_tokens,
-            min_confidence=least, seed=seed, device=context.accelerator.device, beginning=beginning, pulse=pulse,
-        )  # fmt: skip
+            texts,
+            folder,
+            epochs=options.epochs,
+            rate=options.lr,
+            batch_size=options.batch_size,
+            max_tokens=options.max_tokens,
+            min_confidence=least,
+            seed=seed,
+            device=context.accelerator.device,
+            beginning=beginning,
+            pulse=pulse,
+        )
     if options.kind == "probe":
         layer = context.student.shape.num_layers // 2 if options.layer is None else options.layer
         hidden = partial(context.student.hidden_states, layer=layer, gate_values=context.masks)
-        features = pooled_features(hidden, context.tokenizer, options.max_tokens, options.batch_size, context.accelerator.device)
-        return fit_probe(texts, features, layer=layer, max_tokens=options.max_tokens, min_confidence=least, pulse=pulse)
-    return fit(texts, num_buckets=options.num_buckets, epochs=options.epochs, min_confidence=least, seed=seed, pulse=pulse)
+        features = pooled_features(
+            hidden, context.tokenizer, options.max_tokens, options.batch_size, context.accelerator.device
+        )
+        return fit_probe(
+            texts, features, layer=layer, max_tokens=options.max_tokens, min_confidence=least, pulse=pulse
+        )
+    return fit(
+        texts,
+        num_buckets=options.num_buckets,
+        epochs=options.epochs,
+        min_confidence=least,
+        seed=seed,
+        pulse=pulse,
+    )
 
 
 def _split(context: Context, label: str, source: Source, limit: int) -> tuple[list[str], list[str]]:
     recipe = context.loaded.recipe
     where = "retention" if label == NONE else f"domains.{label}"
-    return split_documents(islice(documents(source, context.loaded.root, where), limit), recipe.seed, recipe.holdout, where)
+    return split_documents(
+        islice(documents(source, context.loaded.root, where), limit), recipe.seed, recipe.holdout, where
+    )

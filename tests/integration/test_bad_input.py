@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from koffkit.base import INDEX
+from koffkit.checkpoint.files import INDEX
 from koffkit.runtime.probe import probe_tokens
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
@@ -37,8 +37,11 @@ def point_at(name: str) -> Change:
 
 
 def loss_without_limit(recipe: dict[str, Any], data: Path) -> None:
-    """Embeddings that are not numbers make the loss one that is not; those of the tokens tried before learning are sound."""
-    _set_nan(recipe, data, "model.embed_tokens.weight", [row for row in range(300) if row not in probe_tokens(300)])
+    """Embeddings that are not numbers make the loss one that is not; those of the tokens tried before
+    learning are sound."""
+    _set_nan(
+        recipe, data, "model.embed_tokens.weight", [row for row in range(300) if row not in probe_tokens(300)]
+    )
 
 
 def weight_without_limit(recipe: dict[str, Any], data: Path) -> None:
@@ -65,7 +68,11 @@ def base_of(model_type: str) -> Change:
 def facts_cut_inside_a_token(recipe: dict[str, Any], data: Path) -> None:
     fact = {"text": "river stone", "prompt": "riv", "answer": "er stone"}
     (data / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for _ in range(60)), encoding="utf-8")
-    recipe["domains"]["north"] = {"jsonl": str(data / "facts.jsonl"), "prompt_field": "prompt", "answer_field": "answer"}
+    recipe["domains"]["north"] = {
+        "jsonl": str(data / "facts.jsonl"),
+        "prompt_field": "prompt",
+        "answer_field": "answer",
+    }
 
 
 def refused_structure(recipe: dict[str, Any], data: Path) -> None:
@@ -106,24 +113,56 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "not text": (set_text(b"\xff\xfe\x00"), 3, "north.txt (domains.north): not UTF-8 text"),
     "unreachable sparsity": (set_mask(global_sparsity=0.9), 2, "mask.global_sparsity: 0.9 is unreachable"),
     "multiple_of too large": (set_mask(multiple_of=64), 2, "mask.multiple_of: 64 cannot be met"),
-    "facts cut inside a token": (facts_cut_inside_a_token, 3, "domains.north: no prompt is followed by its answer at a token's boundary"),
+    "facts cut inside a token": (
+        facts_cut_inside_a_token,
+        3,
+        "domains.north: no prompt is followed by its answer at a token's boundary",
+    ),
     "no such layer": (lambda recipe, _: recipe["memory"].update(layers=[7]), 2, "use layers 0 to 2"),
     "unsupported architecture": (
         base_of("gpt2"),
         2,
         "model_type 'gpt2' is not supported; koffkit knows gemma3_text, granite, llama",
     ),
-    "config without sizes": (base_of("llama"), 2, "config.json: num_hidden_layers: None; a positive whole number is needed"),
-    "structure the family refuses": (refused_structure, 2, "mask.structures: qk_pair cannot be removed from qwen3: its RMS norm"),
-    "structures that overlap": (set_mask(structures=["kv_group", "v_channel"]), 2, "kv_group and v_channel overlap"),
-    "no such base": (lambda recipe, _: recipe["base"].update(model="./nowhere"), 3, "base.model: no folder './nowhere'"),
+    "config without sizes": (
+        base_of("llama"),
+        2,
+        "config.json: num_hidden_layers: None; a positive whole number is needed",
+    ),
+    "structure the family refuses": (
+        refused_structure,
+        2,
+        "mask.structures: qk_pair cannot be removed from qwen3: its RMS norm",
+    ),
+    "structures that overlap": (
+        set_mask(structures=["kv_group", "v_channel"]),
+        2,
+        "kv_group and v_channel overlap",
+    ),
+    "no such base": (
+        lambda recipe, _: recipe["base"].update(model="./nowhere"),
+        3,
+        "base.model: no folder './nowhere'",
+    ),
     "NaN loss": (loss_without_limit, 4, "learn_masks: the loss is nan at step 1"),
     "NaN weight": (weight_without_limit, 4, "the hidden states are not finite; a weight is NaN or infinite"),
-    "corrupt index": (damaged_base(lambda base: (base / INDEX).write_text("{")), 4, "not a valid checkpoint index"),
+    "corrupt index": (
+        damaged_base(lambda base: (base / INDEX).write_text("{")),
+        4,
+        "not a valid checkpoint index",
+    ),
     "truncated shard": (damaged_base(truncate), 4, "truncated or damaged"),
     "escaping index": (damaged_base(escape), 4, "'../outside.safetensors' leads out of the folder; refused"),
-    "no tokenizer": (damaged_base(lambda base: [path.unlink() for path in base.glob("tokenizer*")] and None), 3, "no tokenizer"),
-    "missing shard": (damaged_base(lambda base: sorted(base.glob("*.safetensors"))[0].unlink()), 4, "which is missing"),
+    "no tokenizer": (
+        damaged_base(lambda base: [path.unlink() for path in base.glob("tokenizer*")] and None),
+        3,
+        "no tokenizer",
+    ),
+    "missing shard": (
+        damaged_base(lambda base: sorted(base.glob("*.safetensors"))[0].unlink()),
+        4,
+        "which is missing",
+    ),
 }
 
 
@@ -142,7 +181,9 @@ def test_compress_refuses(case: str, llama: Path, tmp_path: Path, koffkit: Koffk
     assert not list(run.rglob("*.safetensors")) and not list(run.rglob("*partial*"))
 
 
-def test_compress_refuses_a_folder_with_something_else_in_it(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_compress_refuses_a_folder_with_something_else_in_it(
+    shipped: Shipped, tmp_path: Path, koffkit: Koffkit
+) -> None:
     (tmp_path / "mine").write_text("x")
     found = koffkit("compress", shipped.recipe, "--output", tmp_path)
     assert found.code == 2 and "the folder exists and is not a run" in found.err
@@ -155,14 +196,19 @@ def test_export_refuses_a_folder_that_exists(shipped: Shipped, tmp_path: Path, k
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_refuses_an_unknown_format_and_a_folder_that_is_no_run(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_export_refuses_an_unknown_format_and_a_folder_that_is_no_run(
+    shipped: Shipped, tmp_path: Path, koffkit: Koffkit
+) -> None:
     found = koffkit("export", shipped.run, "--format", "floppy", "--output", tmp_path / "out")
     assert found.code == 2 and "--format floppy: no such exporter; installed: hf" in found.err
     found = koffkit("export", tmp_path, "--output", tmp_path / "out")
     assert found.code == 2 and "not a run folder" in found.err
 
 
-@pytest.mark.parametrize("name", ["masks.safetensors", "memories/north/adapter_model.safetensors", "memories/south/kv_memory.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["masks.safetensors", "memories/north/adapter_model.safetensors", "memories/south/kv_memory.safetensors"],
+)
 def test_export_refuses_a_damaged_run(name: str, shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
     run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
     (run / name).write_bytes((run / name).read_bytes()[:-9])
@@ -183,7 +229,9 @@ def test_export_refuses_a_base_that_has_changed(llama: Path, tmp_path: Path, kof
     assert found.code == 4 and "this is not the base that" in found.err and not (tmp_path / "out").exists()
 
 
-def test_a_bundle_for_another_backbone_is_refused(shipped: Shipped, llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_a_bundle_for_another_backbone_is_refused(
+    shipped: Shipped, llama: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     assert koffkit("compress", shipped.recipe, "--output", run, "--set", "mask.global_sparsity=0.2").code == 0
     assert koffkit("export", run, "--output", out).code == 0
@@ -192,7 +240,10 @@ def test_a_bundle_for_another_backbone_is_refused(shipped: Shipped, llama: Path,
     for arguments in (("generate", out, "--prompt", "x", "--memory", "north"), ("verify", out)):
         found = koffkit(*arguments)
         assert found.code == 4 and "memory.json" in found.err and "Traceback" not in found.err
-    assert "this memory (north) belongs to backbone" in koffkit("generate", out, "--prompt", "x", "--memory", "north").err
+    assert (
+        "this memory (north) belongs to backbone"
+        in koffkit("generate", out, "--prompt", "x", "--memory", "north").err
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -18,7 +18,9 @@ from ..common import sentences
 from ..conftest import Koffkit, Shipped
 
 
-def test_from_recipe_to_export(shipped: Shipped, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_recipe_to_export(
+    shipped: Shipped, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     plan = koffkit("compress", shipped.recipe, "--dry-run", "--json").json["plan"]
     assert not (tmp_path / "runs").exists()
@@ -36,13 +38,18 @@ def test_from_recipe_to_export(shipped: Shipped, tmp_path: Path, koffkit: Koffki
     assert again.code == 2 and "exports/tiny-hf: exists already" in again.err
 
 
-def test_export_follows_the_recipe_unless_told_otherwise(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_export_follows_the_recipe_unless_told_otherwise(
+    shipped: Shipped, tmp_path: Path, koffkit: Koffkit
+) -> None:
     run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
     state = json.loads((run / "run.json").read_text())
     for export, message in (
         ([{"format": "floppy"}], "--format floppy: no such exporter"),
         ([{"format": "hf", "colour": "red"}], "format hf has no option colour"),
-        ([{"format": "hf"}, {"format": "floppy"}], "the recipe asks for hf, floppy; name one of them with --format"),
+        (
+            [{"format": "hf"}, {"format": "floppy"}],
+            "the recipe asks for hf, floppy; name one of them with --format",
+        ),
     ):
         (run / "run.json").write_text(json.dumps(state | {"recipe": state["recipe"] | {"export": export}}))
         found = koffkit("export", run, "--output", tmp_path / "out")
@@ -52,18 +59,28 @@ def test_export_follows_the_recipe_unless_told_otherwise(shipped: Shipped, tmp_p
 
 def test_a_run_is_the_same_twice(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
     assert koffkit("compress", shipped.recipe, "--output", tmp_path / "run").code == 0
-    for name in ("masks.safetensors", "memories/north/kv_memory.safetensors", "memories/north/adapter_model.safetensors"):
+    for name in (
+        "masks.safetensors",
+        "memories/north/kv_memory.safetensors",
+        "memories/north/adapter_model.safetensors",
+    ):
         assert (tmp_path / "run" / name).read_bytes() == (shipped.run / name).read_bytes()
 
 
-def test_pruning_only_is_the_same_recipe_without_memory(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_pruning_only_is_the_same_recipe_without_memory(
+    shipped: Shipped, tmp_path: Path, koffkit: Koffkit
+) -> None:
     off = ("--set", "memory.lora=null", "--set", "memory.kv=null")
-    results = koffkit("compress", shipped.recipe, "--output", tmp_path / "run", *off, "--json").json["results"]
+    results = koffkit("compress", shipped.recipe, "--output", tmp_path / "run", *off, "--json").json[
+        "results"
+    ]
     assert set(results["mean"]) == {"unpruned", "backbone"}
     export = koffkit("export", tmp_path / "run", "--output", tmp_path / "out", "--json").json
     assert export["domains"] == {} and list(export["parity"]["max_abs"]) == ["none"]
     assert koffkit("verify", tmp_path / "out").code == 0
-    text = koffkit("generate", tmp_path / "out", "--prompt", "river", "--memory", "none", "--max-new-tokens", 3)
+    text = koffkit(
+        "generate", tmp_path / "out", "--prompt", "river", "--memory", "none", "--max-new-tokens", 3
+    )
     assert text.code == 0 and text.out.startswith("river")
 
 
@@ -73,22 +90,47 @@ def test_metrics_have_one_object_a_step(shipped: Shipped) -> None:
         ("recover", i) for i in range(1, 5)
     ]
     for row in rows:
-        assert {"kl", "covered_mass", "tokens", "tokens_per_second", "peak_memory", "sparsity", "domain"} <= set(row)
-    assert [row["domain"] == "retention" for row in rows] == [False, False, True, False, False, True, False, False, False, False]
+        assert {
+            "kl",
+            "covered_mass",
+            "tokens",
+            "tokens_per_second",
+            "peak_memory",
+            "sparsity",
+            "domain",
+        } <= set(row)
+    assert [row["domain"] == "retention" for row in rows] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert all("expected_sparsity" in row and "penalty" in row for row in rows[:6])
 
 
 def test_swap_matrix_is_complete(shipped: Shipped) -> None:
     results = json.loads((shipped.run / "run.json").read_text())["results"]["domains"]
     for domain, found in results.items():
-        assert set(found) == {"unpruned", "backbone", "matched", "swap"} and set(found["swap"]) == {"north", "south"} - {domain}
+        assert set(found) == {"unpruned", "backbone", "matched", "swap"} and set(found["swap"]) == {
+            "north",
+            "south",
+        } - {domain}
         assert found["unpruned"]["kl"] == pytest.approx(0, abs=1e-6) and found["matched"]["kl"] > 0
 
 
 def test_inspect_says_what_everything_is(shipped: Shipped, llama: Path, koffkit: Koffkit) -> None:
     export = koffkit("inspect", shipped.export, "--json").json
     assert export["kind"] == "export" and "LlamaForCausalLM" in export["loads_in"]["transformers"]
-    kinds = {path: koffkit("inspect", path, "--json").json["kind"] for path in (shipped.run, llama, shipped.export / "memories" / "north")}
+    kinds = {
+        path: koffkit("inspect", path, "--json").json["kind"]
+        for path in (shipped.run, llama, shipped.export / "memories" / "north")
+    }
     assert list(kinds.values()) == ["run", "checkpoint", "bundle"]
     shown = koffkit("inspect", shipped.export)
     assert shown.code == 0 and "north" in shown.out
@@ -97,9 +139,23 @@ def test_inspect_says_what_everything_is(shipped: Shipped, llama: Path, koffkit:
 
 def test_generate_with_each_memory(shipped: Shipped, koffkit: Koffkit) -> None:
     for memory in ("north", "none"):
-        found = koffkit("generate", shipped.export, "--prompt", "river stone", "--memory", memory, "--max-new-tokens", 4, "--json").json
+        found = koffkit(
+            "generate",
+            shipped.export,
+            "--prompt",
+            "river stone",
+            "--memory",
+            memory,
+            "--max-new-tokens",
+            4,
+            "--json",
+        ).json
         row = found["completions"][0]
-        assert row["prompt"] == "river stone" and row["completion"] and row["memory"] == (None if memory == "none" else memory)
+        assert (
+            row["prompt"] == "river stone"
+            and row["completion"]
+            and row["memory"] == (None if memory == "none" else memory)
+        )
     unknown = koffkit("generate", shipped.export, "--prompt", "x", "--memory", "east")
     assert unknown.code == 2 and "memory 'east': not loaded; there is north, south" in unknown.err
 
@@ -110,11 +166,24 @@ def test_the_router_picks_the_memory(shipped: Shipped, tmp_path: Path, koffkit: 
     prompts = [part for text in texts.values() for part in ("--prompt", text)]
     found = koffkit("generate", shipped.export, *prompts, "--max-new-tokens", 4, "--json").json["completions"]
     assert [row["memory"] for row in found] == list(texts) and all(row["probability"] > 0.4 for row in found)
-    named = koffkit("generate", shipped.export, "--prompt", texts["south"], "--memory", "south", "--max-new-tokens", 4, "--json").json
+    named = koffkit(
+        "generate",
+        shipped.export,
+        "--prompt",
+        texts["south"],
+        "--memory",
+        "south",
+        "--max-new-tokens",
+        4,
+        "--json",
+    ).json
     assert named["completions"][0]["completion"] == found[1]["completion"]
     assert koffkit("inspect", shipped.export, "--json").json["router"]["labels"] == ["north", "south", "none"]
     data = shipped.recipe.parent / "data" / "north.txt"
-    values = [koffkit("evaluate", shipped.export, "--data", data, "--memory", m, "--json").json["perplexity"] for m in ("auto", "north")]
+    values = [
+        koffkit("evaluate", shipped.export, "--data", data, "--memory", m, "--json").json["perplexity"]
+        for m in ("auto", "north")
+    ]
     assert values[0] == pytest.approx(values[1], rel=0.05)
     shutil.copytree(shipped.export, tmp_path / "out", ignore=shutil.ignore_patterns("router"))
     auto = koffkit("generate", tmp_path / "out", "--prompt", "x")
@@ -133,7 +202,9 @@ def test_evaluate_runs_exports_and_plain_models(shipped: Shipped, llama: Path, k
     data = shipped.recipe.parent / "data" / "north.txt"
     values = {}
     for path, memory in ((shipped.export, "north"), (shipped.export, "none"), (llama, "none")):
-        values[path, memory] = koffkit("evaluate", path, "--data", data, "--memory", memory, "--json").json["perplexity"]
+        values[path, memory] = koffkit("evaluate", path, "--data", data, "--memory", memory, "--json").json[
+            "perplexity"
+        ]
     assert len(set(values.values())) == 3
     missing = koffkit("evaluate", llama)
     assert missing.code == 2 and "--data" in missing.err
@@ -160,7 +231,7 @@ def remove_tokenizer(out: Path) -> str:
 
 def change_bundle_and_its_digest(out: Path) -> str:
     """A bundle that is whole but not the one of the golden logits."""
-    from koffkit.artefact import file_entry
+    from koffkit.artefact.digests import file_entry
 
     folder = out / "memories" / "north"
     tensors = load_file(folder / "kv_memory.safetensors")
@@ -175,7 +246,9 @@ def change_bundle_and_its_digest(out: Path) -> str:
     return "golden logits of memory north differ"
 
 
-@pytest.mark.parametrize("damage", [damage_weights, damage_bundle, remove_tokenizer, change_bundle_and_its_digest])
+@pytest.mark.parametrize(
+    "damage", [damage_weights, damage_bundle, remove_tokenizer, change_bundle_and_its_digest]
+)
 def test_verify_names_what_is_off(damage, shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "out"
     shutil.copytree(shipped.export, out)
@@ -202,9 +275,21 @@ def test_help_lists_every_command(koffkit: Koffkit) -> None:
         assert koffkit(name, "--help").code == 0
 
 
-@pytest.mark.parametrize("statement", ["import koffkit", "from koffkit.cli import cli; cli.main(['--help'], standalone_mode=False)"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import koffkit", "from koffkit.cli import cli; cli.main(['--help'], standalone_mode=False)"],
+)
 def test_import_and_help_load_nothing_heavy(statement: str) -> None:
-    heavy = ("torch", "transformers", "peft", "accelerate", "numpy", "pydantic", "rich.progress", "safetensors")
+    heavy = (
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "numpy",
+        "pydantic",
+        "rich.progress",
+        "safetensors",
+    )
     script = f"import sys; {statement}; found = [name for name in {heavy!r} if name in sys.modules]; assert not found, found"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

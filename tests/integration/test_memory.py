@@ -18,13 +18,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
-from koffkit.artefact import ROUTER_COLUMN
+from koffkit.artefact.names import ROUTER_COLUMN
 
 from ..common import digests, make_checkpoint, sentences
 from ..conftest import Koffkit, Shipped
 
 FAST = ("--set", "stages.recover.max_steps=6")
-LEARNED = ["stages.recover.max_steps=60", "stages.recover.batch_size=4", "stages.recover.lr={lora: 5.0e-3, kv: 1.0e-2}"]
+LEARNED = [
+    "stages.recover.max_steps=60",
+    "stages.recover.batch_size=4",
+    "stages.recover.lr={lora: 5.0e-3, kv: 1.0e-2}",
+]
 IDS = torch.arange(10).reshape(1, 10) + 4
 
 
@@ -45,38 +49,59 @@ def grown(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def test_an_added_memory_changes_no_other_byte_and_is_a_bundle_like_the_others(out: Path, koffkit: Koffkit) -> None:
+def test_an_added_memory_changes_no_other_byte_and_is_a_bundle_like_the_others(
+    out: Path, koffkit: Koffkit
+) -> None:
     before = digests(out)
     added = koffkit("memory", "add", out, "east", "--text", "east.txt", "--json")
     assert added.code == 0, added.err
     after = digests(out)
     assert {name: after[name] for name in before} == before
     new = {name.removeprefix("memories/east/") for name in after if name not in before}
-    assert new == {path.name for path in (out / "memories" / "north").iterdir()} | {"router_column.safetensors"}
+    assert new == {path.name for path in (out / "memories" / "north").iterdir()} | {
+        "router_column.safetensors"
+    }
     shown = added.json
-    assert shown["in_router"] is True and shown["figures"]["matched"]["kl"] != shown["figures"]["backbone"]["kl"]
-    info, north = (json.loads((out / "memories" / name / "memory.json").read_text()) for name in ("east", "north"))
+    assert (
+        shown["in_router"] is True and shown["figures"]["matched"]["kl"] != shown["figures"]["backbone"]["kl"]
+    )
+    info, north = (
+        json.loads((out / "memories" / name / "memory.json").read_text()) for name in ("east", "north")
+    )
     assert set(north) - {"compacted"} <= set(info) and info["backbone_digest"] == north["backbone_digest"]
     assert info["parameters"] == north["parameters"] and info["layers"] == north["layers"]
     assert info["added"]["recipe"]["stages"][0]["recover"]["max_steps"] == 5  # (6 + 4) steps for 2 domains
     verified = koffkit("verify", out, "--json").json
     assert verified["ok"] and "east" in verified["golden"] and verified["removed"] == []
     assert "east" in koffkit("inspect", out, "--json").json["memories"]
-    row = koffkit("generate", out, "--prompt", "river", "--memory", "east", "--max-new-tokens", 3, "--json").json["completions"][0]
+    row = koffkit(
+        "generate", out, "--prompt", "river", "--memory", "east", "--max-new-tokens", 3, "--json"
+    ).json["completions"][0]
     assert row["memory"] == "east" and row["completion"]
-    assert not list(Path("runs").iterdir()) and KoffModel.from_pretrained(out).domains == ["east", "north", "south"]
+    assert not list(Path("runs").iterdir()) and KoffModel.from_pretrained(out).domains == [
+        "east",
+        "north",
+        "south",
+    ]
 
 
 def test_the_student_is_taught_by_the_unpruned_model(grown: Path, llama: Path) -> None:
-    """Its logits, not those of the backbone, are what the memory comes closer to, on text that was not trained on."""
+    """Its logits, not those of the backbone, are what the memory comes closer to, on text that was not
+    trained on."""
     ids = KoffModel.from_pretrained(grown).tokenizer(sentences(7, 90)[-1], return_tensors="pt")["input_ids"]
     base = AutoModelForCausalLM.from_pretrained(llama)(ids).logits.detach().log_softmax(-1)
     model = KoffModel.from_pretrained(grown)
     kl = {
-        m: torch.nn.functional.kl_div(model.logits(ids, m).log_softmax(-1), base, reduction="sum", log_target=True) for m in ("east", None)
+        m: torch.nn.functional.kl_div(
+            model.logits(ids, m).log_softmax(-1), base, reduction="sum", log_target=True
+        )
+        for m in ("east", None)
     }
     figures = json.loads((grown / "memories" / "east" / "memory.json").read_text())["figures"]
-    assert figures["unpruned"]["kl"] == pytest.approx(0, abs=1e-6) and figures["matched"]["kl"] < figures["backbone"]["kl"]
+    assert (
+        figures["unpruned"]["kl"] == pytest.approx(0, abs=1e-6)
+        and figures["matched"]["kl"] < figures["backbone"]["kl"]
+    )
     assert kl["east"] < kl[None]
 
 
@@ -92,7 +117,9 @@ def test_the_student_is_taught_by_the_unpruned_model(grown: Path, llama: Path) -
         ("train.gradient_accumulation=2", ("train", "gradient_accumulation"), 2),
     ],
 )
-def test_settings_can_be_changed(setting: str, place: tuple[str, ...], value: Any, out: Path, koffkit: Koffkit) -> None:
+def test_settings_can_be_changed(
+    setting: str, place: tuple[str, ...], value: Any, out: Path, koffkit: Koffkit
+) -> None:
     assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST, "--set", setting).code == 0
     info = json.loads((out / "memories" / "east" / "memory.json").read_text())
     found = info["added"]["recipe"]
@@ -109,10 +136,15 @@ def test_settings_can_be_changed(setting: str, place: tuple[str, ...], value: An
 
 def test_facts_report_recall_and_a_field_is_followed(out: Path, koffkit: Koffkit) -> None:
     jsonl = ("--jsonl", "east.jsonl", *FAST, "--json")
-    facts = koffkit("memory", "add", out, "east", *jsonl, "--prompt-field", "prompt", "--answer-field", "answer").json
+    facts = koffkit(
+        "memory", "add", out, "east", *jsonl, "--prompt-field", "prompt", "--answer-field", "answer"
+    ).json
     assert "recall" in facts["figures"]["matched"]
     other = koffkit("memory", "add", out, "east2", *jsonl, "--field", "body").json
-    assert "recall" not in other["figures"]["matched"] and other["figures"]["unpruned"] != facts["figures"]["unpruned"]
+    assert (
+        "recall" not in other["figures"]["matched"]
+        and other["figures"]["unpruned"] != facts["figures"]["unpruned"]
+    )
     missing = koffkit("memory", "add", out, "east3", *jsonl, "--field", "nowhere")
     assert missing.code == 3 and "no field 'nowhere'" in missing.err
 
@@ -149,15 +181,35 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "reserved attached": (("attached", "--text", "east.txt"), 2, "attached: cannot be a domain"),
     "bad name": (("../east", "--text", "east.txt"), 2, "not a domain's name"),
     "no text": (("east",), 2, "either --text GLOB or --jsonl GLOB"),
-    "both": (("east", "--text", "east.txt", "--jsonl", "east.jsonl"), 2, "either --text GLOB or --jsonl GLOB"),
+    "both": (
+        ("east", "--text", "east.txt", "--jsonl", "east.jsonl"),
+        2,
+        "either --text GLOB or --jsonl GLOB",
+    ),
     "field of text": (("east", "--text", "east.txt", "--field", "x"), 2, "--field goes with --jsonl"),
     "half of facts": (("east", "--jsonl", "east.jsonl", "--prompt-field", "prompt"), 2, "go together"),
     "missing file": (("east", "--text", "nowhere.txt"), 3, "no file matches 'nowhere.txt'"),
     "empty": (("east", "--text", "empty.txt"), 3, "domains.east: the source holds no documents"),
-    "fixed setting": (("east", "--text", "east.txt", "--set", "mask.global_sparsity=0.5"), 2, "fixed by the backbone"),
-    "bad setting": (("east", "--text", "east.txt", "--set", "memory.lora.rank=none"), 2, "memory.lora.rank: 'none'"),
-    "unknown setting": (("east", "--text", "east.txt", "--set", "memory.lora.rnk=2"), 2, "did you mean 'rank'"),
-    "no halves": (("east", "--text", "east.txt", "--set", "memory.lora=null", "--set", "memory.kv=null"), 2, "both halves are off"),
+    "fixed setting": (
+        ("east", "--text", "east.txt", "--set", "mask.global_sparsity=0.5"),
+        2,
+        "fixed by the backbone",
+    ),
+    "bad setting": (
+        ("east", "--text", "east.txt", "--set", "memory.lora.rank=none"),
+        2,
+        "memory.lora.rank: 'none'",
+    ),
+    "unknown setting": (
+        ("east", "--text", "east.txt", "--set", "memory.lora.rnk=2"),
+        2,
+        "did you mean 'rank'",
+    ),
+    "no halves": (
+        ("east", "--text", "east.txt", "--set", "memory.lora=null", "--set", "memory.kv=null"),
+        2,
+        "both halves are off",
+    ),
     "no such layer": (("east", "--text", "east.txt", "--set", "memory.layers=[9]"), 2, "use layers 0 to 2"),
 }
 
@@ -173,8 +225,14 @@ def test_add_refuses(case: str, out: Path, koffkit: Koffkit) -> None:
     assert digests(out) == before and not list(Path().glob("runs/*"))
 
 
-def test_what_is_no_export_and_a_damaged_backbone_are_refused(out: Path, tmp_path: Path, koffkit: Koffkit) -> None:
-    for command in (("add", tmp_path, "east", "--text", "east.txt"), ("list", tmp_path), ("remove", tmp_path, "north")):
+def test_what_is_no_export_and_a_damaged_backbone_are_refused(
+    out: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
+    for command in (
+        ("add", tmp_path, "east", "--text", "east.txt"),
+        ("list", tmp_path),
+        ("remove", tmp_path, "north"),
+    ):
         found = koffkit("memory", *command)
         assert found.code == 2 and "not an export (no koffkit.json)" in found.err
     path = out / "backbone" / "model.safetensors"
@@ -187,13 +245,24 @@ def test_what_is_no_export_and_a_damaged_backbone_are_refused(out: Path, tmp_pat
 
 def test_interrupted_and_resumed_equals_uninterrupted(out: Path, tmp_path: Path, koffkit: Koffkit) -> None:
     whole = Path(shutil.copytree(out, tmp_path / "whole"))
-    settings = ("--text", "east.txt", "--set", "stages.recover.max_steps=40", "--set", "train.checkpoint_every=5")
+    settings = (
+        "--text",
+        "east.txt",
+        "--set",
+        "stages.recover.max_steps=40",
+        "--set",
+        "train.checkpoint_every=5",
+    )
     assert koffkit("memory", "add", whole, "east", *settings).code == 0
     before = digests(out)
     command = [sys.executable, "-m", "koffkit", "memory", "add", str(out), "east", *settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     metrics, deadline = Path("runs/out-east/metrics.jsonl"), time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") > 6) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not (metrics.exists() and metrics.read_text().count("\n") > 6)
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -206,7 +275,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(out: Path, tmp_path: Path,
     assert changed.code == 2 and "the recipe changed in seed" in changed.err
     assert koffkit("memory", "add", out, "east", *settings, "--resume").code == 0
     for name in ("adapter_model.safetensors", "kv_memory.safetensors"):
-        assert (out / "memories" / "east" / name).read_bytes() == (whole / "memories" / "east" / name).read_bytes()
+        assert (out / "memories" / "east" / name).read_bytes() == (
+            whole / "memories" / "east" / name
+        ).read_bytes()
     assert not Path("runs/out-east").exists()
 
 
@@ -218,9 +289,20 @@ def test_list_says_where_memories_come_from_and_what_the_router_knows(grown: Pat
     row = found["memories"]["east"]
     sizes = sum(
         (grown / "memories" / "east" / name).stat().st_size
-        for name in ("adapter_model.safetensors", "kv_memory.safetensors", "adapter_config.json", "router_column.safetensors")
+        for name in (
+            "adapter_model.safetensors",
+            "kv_memory.safetensors",
+            "adapter_config.json",
+            "router_column.safetensors",
+        )
     )
-    assert (row["rank"], row["kv_tokens"], row["layers"], row["dtype"], row["bytes"]) == (4, 3, [0, 1, 2], "float32", sizes)
+    assert (row["rank"], row["kv_tokens"], row["layers"], row["dtype"], row["bytes"]) == (
+        4,
+        3,
+        [0, 1, 2],
+        "float32",
+        sizes,
+    )
     assert {"perplexity", "kl"} <= set(row["figures"]["matched"])
     assert row["routing"]["recognised"] > 0.5 and row["routing"]["against"] == ["north", "south", "none"]
     assert "north" in koffkit("memory", "list", grown).out
@@ -229,9 +311,15 @@ def test_list_says_where_memories_come_from_and_what_the_router_knows(grown: Pat
 def test_a_removed_memory_is_gone_and_nothing_else_changes(out: Path, koffkit: Koffkit) -> None:
     before = digests(out)
     assert koffkit("memory", "remove", out, "south", "--json").json["memories"] == ["north"]
-    assert digests(out) == {name: value for name, value in before.items() if not name.startswith("memories/south/")}
+    assert digests(out) == {
+        name: value for name, value in before.items() if not name.startswith("memories/south/")
+    }
     verified = koffkit("verify", out, "--json")
-    assert verified.code == 0 and verified.json["removed"] == ["south"] and "south" not in verified.json["golden"]
+    assert (
+        verified.code == 0
+        and verified.json["removed"] == ["south"]
+        and "south" not in verified.json["golden"]
+    )
     assert "Removed since the export: south" in koffkit("verify", out).out
     assert koffkit("memory", "list", out, "--json").json["removed"] == ["south"]
     assert koffkit("inspect", out, "--json").json["removed_memories"] == ["south"]
@@ -245,13 +333,23 @@ def test_a_removed_memory_is_gone_and_nothing_else_changes(out: Path, koffkit: K
 def test_a_folder_with_files_missing_is_not_a_removed_one(out: Path, koffkit: Koffkit) -> None:
     (out / "memories" / "south" / "memory.json").unlink()
     found = koffkit("verify", out, "--json")
-    assert found.code == 4 and found.json["removed"] == [] and "south/memory.json: missing" in found.json["problems"][0]
+    assert (
+        found.code == 4
+        and found.json["removed"] == []
+        and "south/memory.json: missing" in found.json["problems"][0]
+    )
 
 
-def test_a_removed_domain_can_be_learned_anew_and_then_the_router_knows_it(out: Path, koffkit: Koffkit) -> None:
+def test_a_removed_domain_can_be_learned_anew_and_then_the_router_knows_it(
+    out: Path, koffkit: Koffkit
+) -> None:
     assert koffkit("memory", "remove", out, "south").code == 0
     added = koffkit("memory", "add", out, "south", "--text", "east.txt", *FAST, "--json").json
-    assert added["in_router"] is True and added["routing"] is None and not (out / "memories" / "south" / ROUTER_COLUMN).exists()
+    assert (
+        added["in_router"] is True
+        and added["routing"] is None
+        and not (out / "memories" / "south" / ROUTER_COLUMN).exists()
+    )
     assert koffkit("verify", out, "--json").json["ok"] is True
     assert koffkit("memory", "list", out, "--json").json["memories"]["south"]["origin"] == "added"
     (out / "memories" / "south" / "kv_memory.safetensors").unlink()
@@ -263,9 +361,14 @@ def test_inspect_states_net_bytes_and_the_break_even(grown: Path, llama: Path, k
     net = koffkit("inspect", grown, "--json").json["net"]
     assert net["base"] == (llama / "model.safetensors").stat().st_size
     assert net["backbone"] == (grown / "backbone" / "model.safetensors").stat().st_size
-    assert net["memories"] == sum(row["bytes"] for row in koffkit("memory", "list", grown, "--json").json["memories"].values())
+    assert net["memories"] == sum(
+        row["bytes"] for row in koffkit("memory", "list", grown, "--json").json["memories"].values()
+    )
     assert net["router"] == sum(path.stat().st_size for path in (grown / "router").iterdir())
-    assert net["total"] == net["backbone"] + net["memories"] and net["total_with_router"] == net["total"] + net["router"]
+    assert (
+        net["total"] == net["backbone"] + net["memories"]
+        and net["total_with_router"] == net["total"] + net["router"]
+    )
     assert net["saved"] == net["base"] - net["total"]
     assert net["break_even"] == (net["base"] - net["backbone"]) // (net["memories"] / 3)
     assert "break_even" in koffkit("inspect", grown).out

@@ -22,33 +22,63 @@ IDS = torch.arange(10).reshape(1, 10) + 4
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--int8",), ("--no-int8",), ("--dtype", "float16"), ("--rank", "2"), ("--energy", "0.8", "--no-int8")]
+    "arguments",
+    [
+        (),
+        ("--int8",),
+        ("--no-int8",),
+        ("--dtype", "float16"),
+        ("--rank", "2"),
+        ("--energy", "0.8", "--no-int8"),
+    ],
 )
-def test_compact_bundles_load_everywhere(arguments: tuple[str, ...], out: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_compact_bundles_load_everywhere(
+    arguments: tuple[str, ...], out: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
     before, data = digests(out), ("--data", "*.txt")
-    made = koffkit("memory", "compact", out / "memories" / "north", *arguments, *data, "--output", "small", "--json")
+    made = koffkit(
+        "memory", "compact", out / "memories" / "north", *arguments, *data, "--output", "small", "--json"
+    )
     assert made.code == 0, made.err
     assert digests(out) == before
     row = made.json["memories"]["north"]
-    assert row["kl"]["reference"] == "unpruned model" and row["kl"]["after"] == pytest.approx(row["kl"]["before"], rel=0.5)
-    dtype = {"--int8": "int8", "--no-int8": "float32", "--dtype": "float16", "--energy": "float32"}.get((arguments or ("",))[0], "int6")
+    assert row["kl"]["reference"] == "unpruned model" and row["kl"]["after"] == pytest.approx(
+        row["kl"]["before"], rel=0.5
+    )
+    dtype = {"--int8": "int8", "--no-int8": "float32", "--dtype": "float16", "--energy": "float32"}.get(
+        (arguments or ("",))[0], "int6"
+    )
     info = json.loads(Path("small/north/memory.json").read_text())
     assert info["dtype"] == dtype == made.json["dtype"] and info["compacted"]["kl"] == row["kl"]
     ranks = info["compacted"]["ranks"]
-    assert ranks == [2, 2] if "--rank" in arguments else ranks[0] < 4 if "--energy" in arguments else ranks == [4, 4]
+    assert (
+        ranks == [2, 2]
+        if "--rank" in arguments
+        else ranks[0] < 4
+        if "--energy" in arguments
+        else ranks == [4, 4]
+    )
     shutil.rmtree(out / "memories" / "south")
     shutil.copytree("small/north", out / "memories" / "south")
     info["domain"] = "south"
-    (out / "memories" / "south" / "memory.json").write_text(json.dumps(info | {"replaces": _listed(out, "south")}))
+    (out / "memories" / "south" / "memory.json").write_text(
+        json.dumps(info | {"replaces": _listed(out, "south")})
+    )
     verified = koffkit("verify", out, "--json").json
-    assert verified["ok"] is True and verified["golden"]["south"] < 1e-4  # its own golden logits, recorded anew
+    assert (
+        verified["ok"] is True and verified["golden"]["south"] < 1e-4
+    )  # its own golden logits, recorded anew
     model = KoffModel.from_pretrained(out)
     full, small = model.logits(IDS, "north"), model.logits(IDS, "south")
     assert not torch.equal(full, small) or dtype == "float32"
-    assert koffkit("inspect", "small/north", "--json").json["loads_in"].get("peft") == (None if dtype.startswith("int") else "LoRA half")
+    assert koffkit("inspect", "small/north", "--json").json["loads_in"].get("peft") == (
+        None if dtype.startswith("int") else "LoRA half"
+    )
     backbone = AutoModelForCausalLM.from_pretrained(out / "backbone")
     if dtype.startswith("int"):
-        assert not Path("small/north", SAFETENSORS_WEIGHTS_NAME).exists()  # PEFT finds nothing that it could take for weights
+        assert not Path(
+            "small/north", SAFETENSORS_WEIGHTS_NAME
+        ).exists()  # PEFT finds nothing that it could take for weights
         return
     stock = PeftModel.from_pretrained(backbone, "small/north").eval()
     model._kv["south"] = {}  # PEFT knows the LoRA half only
@@ -56,7 +86,9 @@ def test_compact_bundles_load_everywhere(arguments: tuple[str, ...], out: Path, 
 
 
 def _listed(out: Path, name: str) -> str:
-    return str(json.loads((out / "koffkit.json").read_text())["files"][f"memories/{name}/memory.json"]["sha256"])
+    return str(
+        json.loads((out / "koffkit.json").read_text())["files"][f"memories/{name}/memory.json"]["sha256"]
+    )
 
 
 def test_compact_in_place_replaces_and_verify_accepts_it(out: Path, koffkit: Koffkit) -> None:
@@ -64,15 +96,21 @@ def test_compact_in_place_replaces_and_verify_accepts_it(out: Path, koffkit: Kof
     made = koffkit("memory", "compact", out, "--in-place", "--data", "*.txt", "--json")
     assert made.code == 0 and set(made.json["memories"]) == {"north", "south"}
     after = digests(out)
-    assert {name for name in before if after.get(name) != before[name]} == {name for name in before if name.startswith("memories/")}
+    assert {name for name in before if after.get(name) != before[name]} == {
+        name for name in before if name.startswith("memories/")
+    }
     assert koffkit("verify", out, "--json").json["ok"] is True
     listed = koffkit("memory", "list", out, "--json").json["memories"]
-    assert all(row["compacted"] and row["dtype"] == "int6" and row["origin"] == "shipped" for row in listed.values())
+    assert all(
+        row["compacted"] and row["dtype"] == "int6" and row["origin"] == "shipped" for row in listed.values()
+    )
     shown = koffkit("inspect", out, "--json").json
     assert "north, south (packed weights)" in shown["loads_in"]["koffkit"]
     assert koffkit("generate", out, "--prompt", "river", "--memory", "north", "--max-new-tokens", 2).code == 0
     assert sorted(path.name for path in (out / "memories").iterdir()) == ["north", "south"]
-    again = koffkit("memory", "compact", out / "north", "--rank", 1, "--in-place")  # EXPORT/NAME, and a compact bundle once more
+    again = koffkit(
+        "memory", "compact", out / "north", "--rank", 1, "--in-place"
+    )  # EXPORT/NAME, and a compact bundle once more
     assert again.code == 0 and koffkit("verify", out, "--json").json["ok"] is True
     path = out / "memories" / "north" / "adapter_packed.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
@@ -83,29 +121,66 @@ def test_compact_in_place_replaces_and_verify_accepts_it(out: Path, koffkit: Kof
 def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: Koffkit) -> None:
     first = koffkit("memory", "compact", out, "--json")
     assert "no --data" in first.err and set(first.json["memories"]) == {"north", "south"}
-    assert first.json["output"].endswith("/out-compact") and first.json["memories"]["north"]["kl"]["text"] == "probe tokens"
+    assert (
+        first.json["output"].endswith("/out-compact")
+        and first.json["memories"]["north"]["kl"]["text"] == "probe tokens"
+    )
     manifest = json.loads((out / "koffkit.json").read_text())
     manifest["base"]["model"] = "./gone"
     (out / "koffkit.json").write_text(json.dumps(manifest))
     Path("north.txt").write_text("river stone lamp\n")
-    second = koffkit("memory", "compact", out / "north", "--output", "b", "--data", "{name}.txt", "--data", "east.txt", "--json")
+    second = koffkit(
+        "memory",
+        "compact",
+        out / "north",
+        "--output",
+        "b",
+        "--data",
+        "{name}.txt",
+        "--data",
+        "east.txt",
+        "--json",
+    )
     kl = second.json["memories"]["north"]["kl"]
-    assert "compared with the memory before" in second.err and kl["reference"] == "memory before compaction" and kl["before"] == 0
+    assert (
+        "compared with the memory before" in second.err
+        and kl["reference"] == "memory before compaction"
+        and kl["before"] == 0
+    )
     third = koffkit(
-        "memory", "compact", out / "north", "--output", "c", "--data", "east.jsonl", "--field", "answer", "--base", llama, "--json"
+        "memory",
+        "compact",
+        out / "north",
+        "--output",
+        "c",
+        "--data",
+        "east.jsonl",
+        "--field",
+        "answer",
+        "--base",
+        llama,
+        "--json",
     )
     assert third.json["memories"]["north"]["kl"]["reference"] == "unpruned model"
-    fourth = koffkit("memory", "compact", out / "north", "--output", "e", "--data", "east.jsonl", "--base", llama, "--json")
+    fourth = koffkit(
+        "memory", "compact", out / "north", "--output", "e", "--data", "east.jsonl", "--base", llama, "--json"
+    )
     assert third.json["memories"]["north"]["kl"]["tokens"] < fourth.json["memories"]["north"]["kl"]["tokens"]
     assert koffkit("memory", "compact", out / "north", "--output", "d", "--base", "nowhere").code == 3
 
 
-def test_a_compact_bundle_is_refused_on_another_backbone(shipped: Shipped, out: Path, koffkit: Koffkit) -> None:
+def test_a_compact_bundle_is_refused_on_another_backbone(
+    shipped: Shipped, out: Path, koffkit: Koffkit
+) -> None:
     assert koffkit("memory", "compact", out / "north", "--output", "small").code == 0
     other = Path("other")
     shutil.copytree(shipped.export / "backbone", other)
     tensors = load_file(other / "model.safetensors")
-    save_file({name: value + 0.01 for name, value in tensors.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: value + 0.01 for name, value in tensors.items()},
+        other / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     from koffkit.errors import IntegrityError
 
     assert KoffModel.from_pretrained(out / "backbone", ["small/north"]).domains == ["north"]
@@ -115,9 +190,17 @@ def test_a_compact_bundle_is_refused_on_another_backbone(shipped: Shipped, out: 
 
 BAD_COMPACT: dict[str, tuple[tuple[str, ...], int, str]] = {
     "rank too high": (("out/north", "--rank", "5"), 2, "--rank 5: memory north has rank 4"),
-    "rank and energy": (("out/north", "--rank", "2", "--energy", "0.9"), 2, "--rank and --energy exclude each other"),
+    "rank and energy": (
+        ("out/north", "--rank", "2", "--energy", "0.9"),
+        2,
+        "--rank and --energy exclude each other",
+    ),
     "two types": (("out/north", "--dtype", "int8", "--int8"), 2, "--dtype and --int8 exclude each other"),
-    "two places": (("out/north", "--output", "x", "--in-place"), 2, "--output and --in-place exclude each other"),
+    "two places": (
+        ("out/north", "--output", "x", "--in-place"),
+        2,
+        "--output and --in-place exclude each other",
+    ),
     "no such memory": (("out/west",), 2, "neither an export nor a memory in one"),
     "not an export": (("east.txt",), 2, "neither an export nor a memory in one"),
     "output there": (("out/north", "--output", "out"), 2, "exists already"),

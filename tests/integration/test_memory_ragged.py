@@ -1,4 +1,5 @@
-"""A memory added to a backbone of koffkit's own class: other widths in every layer, parts of heads gone, placement learned."""
+"""A memory added to a backbone of koffkit's own class: other widths in every layer, parts of heads gone,
+placement learned."""
 
 from __future__ import annotations
 
@@ -22,11 +23,19 @@ def test_a_memory_for_a_ragged_backbone(llama: Path, tmp_path: Path, koffkit: Ko
     assert added.code == 0, added.err
     assert koffkit("verify", "out", "--json").json["memories"] == ["east", "north", "south"]
     shapes = {
-        name: {key: tuple(value.shape) for key, value in load_file(tmp_path / "out" / "memories" / name / "kv_memory.safetensors").items()}
+        name: {
+            key: tuple(value.shape)
+            for key, value in load_file(
+                tmp_path / "out" / "memories" / name / "kv_memory.safetensors"
+            ).items()
+        }
         for name in ("east", "north")
     }
     assert shapes["east"] == shapes["north"] and len({shape[2] for shape in shapes["east"].values()}) > 1
-    layers = {name: json.loads((tmp_path / "out" / "memories" / name / "memory.json").read_text())["layers"] for name in ("east", "north")}
+    layers = {
+        name: json.loads((tmp_path / "out" / "memories" / name / "memory.json").read_text())["layers"]
+        for name in ("east", "north")
+    }
     assert layers["east"] == layers["north"] and len(layers["east"]) == 2
     done = koffkit("generate", "out", "--prompt", "river", "--memory", "east", "--max-new-tokens", 2)
     assert done.code == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from koffkit import KoffModel
-from koffkit.artefact import ROUTER_COLUMN
+from koffkit.artefact.names import ROUTER_COLUMN
 
 from ..common import digests, sentences
 from ..conftest import Koffkit
@@ -23,13 +23,23 @@ def unseen(seed: int) -> list[str]:
     return sentences(seed, 120)[80:]
 
 
-def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_theirs(out: Path, koffkit: Koffkit) -> None:
+def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_theirs(
+    out: Path, koffkit: Koffkit
+) -> None:
     before = digests(out / "router")
     added = koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST)
     assert added.code == 0, added.err
     routing = added.json["routing"]
-    assert added.json["in_router"] and routing["against"] == ["north", "south", "none"] and digests(out / "router") == before
-    assert routing["recognised"] > 0.5 and routing["mistaken"] < 0.4 and 0 < routing["documents"] < routing["other_documents"]
+    assert (
+        added.json["in_router"]
+        and routing["against"] == ["north", "south", "none"]
+        and digests(out / "router") == before
+    )
+    assert (
+        routing["recognised"] > 0.5
+        and routing["mistaken"] < 0.4
+        and 0 < routing["documents"] < routing["other_documents"]
+    )
     model = KoffModel.from_pretrained(out)
     for name, seed in (OTHERS | {"east": 7}).items():
         assert sum(found == name for found, _ in model.route(unseen(seed))) >= 32, name
@@ -87,10 +97,16 @@ def test_text_of_others_can_be_given(out: Path, koffkit: Koffkit) -> None:
     shutil.rmtree(out / "memories" / "east")
     Path("other.txt").write_text("\n\n".join(sentences(1, 60)), encoding="utf-8")
     found = koffkit(*add, "--against", "nowhere*.txt")
-    assert found.code == 3 and "--against: no file matches 'nowhere*.txt'" in found.err and not any(Path("runs").iterdir())
+    assert (
+        found.code == 3
+        and "--against: no file matches 'nowhere*.txt'" in found.err
+        and not any(Path("runs").iterdir())
+    )
     Path("short.txt").write_text("one line", encoding="utf-8")
     found = koffkit(*add, "--against", "short.txt")
-    assert found.code == 3 and "--against short.txt: the router needs at least 2 documents, found 1" in found.err
+    assert (
+        found.code == 3 and "--against short.txt: the router needs at least 2 documents, found 1" in found.err
+    )
     assert not any(Path("runs").iterdir())
     found = koffkit(*add, "--against", "other.txt")
     assert found.code == 0 and found.json["in_router"] and found.json["routing"]["against"] == ["other.txt"]
@@ -115,8 +131,17 @@ def test_a_second_memory_is_learned_against_the_first(out: Path, koffkit: Koffki
 
 
 @pytest.mark.parametrize("kind", ["probe"])
-def test_other_kinds_of_router_say_that_they_cannot_learn_it(kind: str, out: Path, shipped, koffkit: Koffkit) -> None:  # type: ignore[no-untyped-def]
-    assert koffkit("compress", shipped.recipe, "--output", "run", "--set", "stages.route={kind: probe}").code == 0
+def test_other_kinds_of_router_say_that_they_cannot_learn_it(
+    kind: str, out: Path, shipped, koffkit: Koffkit
+) -> None:  # type: ignore[no-untyped-def]
+    assert (
+        koffkit("compress", shipped.recipe, "--output", "run", "--set", "stages.route={kind: probe}").code
+        == 0
+    )
     assert koffkit("export", "run", "--output", "probed").code == 0
     found = koffkit("memory", "add", "probed", "east", "--text", "east.txt", *FAST)
-    assert found.code == 0 and found.json["in_router"] is False and f"a router of kind {kind} learns no label later" in found.err
+    assert (
+        found.code == 0
+        and found.json["in_router"] is False
+        and f"a router of kind {kind} learns no label later" in found.err
+    )

@@ -24,9 +24,14 @@ RATES = {"lora": 2e-2, "kv": 5e-2, "gates": 0.3}
 @pytest.fixture(scope="module")
 def recipe(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("resume")
-    stages = [{name: {"max_steps": steps, "batch_size": 2, "lr": RATES, "warmup_steps": 3}} for name, steps in STEPS.items()]
+    stages = [
+        {name: {"max_steps": steps, "batch_size": 2, "lr": RATES, "warmup_steps": 3}}
+        for name, steps in STEPS.items()
+    ]
     stages.append({"evaluate": {"batch_size": 4, "max_tokens": 64}})
-    return write_recipe(root / "recipe.yaml", recipe_dict(llama, root / "data", stages=stages, train={"checkpoint_every": 7}))
+    return write_recipe(
+        root / "recipe.yaml", recipe_dict(llama, root / "data", stages=stages, train={"checkpoint_every": 7})
+    )
 
 
 def command(recipe: Path, run: Path, *more: str) -> list[str]:
@@ -46,7 +51,10 @@ def learned(run: Path) -> dict[str, bytes]:
 
 
 def losses(run: Path) -> list[tuple[str, int, float]]:
-    return [(row["stage"], row["step"], row["kl"]) for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    return [
+        (row["stage"], row["step"], row["kl"])
+        for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    ]
 
 
 def steps_done(run: Path) -> int:
@@ -56,7 +64,9 @@ def steps_done(run: Path) -> int:
 
 def stop_at(recipe: Path, run: Path, rows: int, number: int, *more: str) -> int:
     """Start, wait until so many steps are done, send the signal; returns the exit code."""
-    process = subprocess.Popen(command(recipe, run, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(recipe, run, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while steps_done(run) < rows and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -71,7 +81,9 @@ def interrupt(recipe: Path, run: Path) -> None:
 
 def kill(recipe: Path, run: Path) -> None:
     assert stop_at(recipe, run, 17, signal.SIGKILL) == -9
-    assert stop_at(recipe, run, 45, signal.SIGKILL, "--resume") == -9  # before the first checkpoint of recover
+    assert (
+        stop_at(recipe, run, 45, signal.SIGKILL, "--resume") == -9
+    )  # before the first checkpoint of recover
     assert stop_at(recipe, run, 58, signal.SIGKILL, "--resume") == -9
 
 
@@ -80,7 +92,9 @@ def kill_before_the_first_checkpoint(recipe: Path, run: Path) -> None:
 
 
 @pytest.mark.parametrize("break_off", [interrupt, kill, kill_before_the_first_checkpoint])
-def test_resumed_equals_uninterrupted(break_off: Callable[[Path, Path], None], recipe: Path, whole: Path, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(
+    break_off: Callable[[Path, Path], None], recipe: Path, whole: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     break_off(recipe, run)
     assert json.loads((run / "run.json").read_text())["state"] == "running"
@@ -91,7 +105,9 @@ def test_resumed_equals_uninterrupted(break_off: Callable[[Path, Path], None], r
     assert json.loads(done.stdout)["results"] == json.loads((whole / "run.json").read_text())["results"]
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_cannot_be_exported(recipe: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_an_interrupted_run_says_how_to_go_on_and_cannot_be_exported(
+    recipe: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
     run = tmp_path / "run"
     stop_at(recipe, run, 9, signal.SIGINT)
     again = koffkit("compress", recipe, "--output", run)
@@ -108,7 +124,9 @@ def test_a_finished_run_is_left_alone(recipe: Path, whole: Path, koffkit: Koffki
     assert done.code == 0 and "already finished" in done.err and learned(whole) == before
 
 
-def test_an_interrupt_during_evaluate_loses_nothing(recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_during_evaluate_loses_nothing(
+    recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from koffkit import compress
     from koffkit.errors import Interrupted
     from koffkit.recipe.load import load_recipe

@@ -20,8 +20,14 @@ from ..conftest import Koffkit
 
 ALL_AT_ONCE = {
     "mask": {
-        "structures": "paper", "global_sparsity": 0.25, "layout": "ragged", "init": "taylor", "init_batches": 1,
-        "controller": "lagrangian", "lambda_rate": 5.0, "temperature": {"start": 0.9, "end": 0.3},
+        "structures": "paper",
+        "global_sparsity": 0.25,
+        "layout": "ragged",
+        "init": "taylor",
+        "init_batches": 1,
+        "controller": "lagrangian",
+        "lambda_rate": 5.0,
+        "temperature": {"start": 0.9, "end": 0.3},
     },
     "memory": {
         "layers": {"learned_bytes": 12_000},
@@ -29,7 +35,7 @@ ALL_AT_ONCE = {
         "kv": {"tokens": 3},
     },
     "distill": {"loss": "blended", "blend": 0.3, "retention_every": 3, "domain_weights": {"south": 2}},
-}  # fmt: skip
+}
 
 
 class StopAt(Silent):
@@ -64,7 +70,9 @@ def test_every_option_at_once_resumes_bit_identically(llama: Path, tmp_path: Pat
 
 def test_choosing_layers_can_be_interrupted(llama: Path, tmp_path: Path) -> None:
     memory = {"layers": {"learned_bytes": 400}, "lora": None, "kv": {"tokens": 3}}  # one layer of three
-    loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data", memory=memory)))
+    loaded = load_recipe(
+        write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data", memory=memory))
+    )
     whole = compress(loaded, tmp_path / "whole")
     with pytest.raises(Interrupted, match="interrupted while choosing layers"):
         compress(loaded, tmp_path / "parts", progress=StopAt("placement", 1))
@@ -74,26 +82,54 @@ def test_choosing_layers_can_be_interrupted(llama: Path, tmp_path: Path) -> None
     assert (tmp_path / "parts" / kept).read_bytes() == (tmp_path / "whole" / kept).read_bytes()
 
 
-@pytest.mark.parametrize("changes", [ALL_AT_ONCE, {"mask": {"structures": ["mlp_neuron"], "layout": "ragged", "global_sparsity": 0.3}}])
-def test_a_ragged_export_is_used_like_any_other(changes: dict[str, Any], llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [ALL_AT_ONCE, {"mask": {"structures": ["mlp_neuron"], "layout": "ragged", "global_sparsity": 0.3}}],
+)
+def test_a_ragged_export_is_used_like_any_other(
+    changes: dict[str, Any], llama: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
     path = write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data", **changes))
     plan = koffkit("compress", path, "--dry-run", "--json").json["plan"]["budget"]
     assert koffkit("compress", path, "--output", tmp_path / "run").code == 0
     export = koffkit("export", tmp_path / "run", "--output", tmp_path / "out", "--json").json
-    assert plan["target_params"] <= export["removed"]["parameters"] < plan["target_params"] + plan["step_params"]
+    assert (
+        plan["target_params"] <= export["removed"]["parameters"] < plan["target_params"] + plan["step_params"]
+    )
     assert export["backbone"]["class"] == "KoffLlamaForCausalLM"
     verified = koffkit("verify", tmp_path / "out", "--json")
     assert verified.code == 0 and set(verified.json["golden"]) == {"none", "north", "south"}
     shown = koffkit("inspect", tmp_path / "out", "--json").json
-    assert "trust_remote_code" in shown["loads_in"]["transformers"] and "koffkit.sliced" in shown["loads_in"]["transformers"]
+    assert (
+        "trust_remote_code" in shown["loads_in"]["transformers"]
+        and "koffkit.sliced" in shown["loads_in"]["transformers"]
+    )
     assert "vllm" not in shown["loads_in"] or "not" in shown["loads_in"]["vllm"]
-    assert shown["removed"]["parameters"] == export["removed"]["parameters"] and len(set(shown["widths"]["layers"]["intermediate"])) > 1
+    assert (
+        shown["removed"]["parameters"] == export["removed"]["parameters"]
+        and len(set(shown["widths"]["layers"]["intermediate"])) > 1
+    )
     layers = json.loads((tmp_path / "out" / "backbone" / "config.json").read_text())["sliced_layers"]
     assert len({json.dumps(layer) for layer in layers}) > 1
     if changes is ALL_AT_ONCE:
-        assert export["masked"]["mlp_output"] > 0 and "masked" in (tmp_path / "out" / "backbone" / "README.md").read_text()
-    done = koffkit("generate", tmp_path / "out", "--prompt", "river stone", "--max-new-tokens", 3, "--memory", "north", "--json")
+        assert (
+            export["masked"]["mlp_output"] > 0
+            and "masked" in (tmp_path / "out" / "backbone" / "README.md").read_text()
+        )
+    done = koffkit(
+        "generate",
+        tmp_path / "out",
+        "--prompt",
+        "river stone",
+        "--max-new-tokens",
+        3,
+        "--memory",
+        "north",
+        "--json",
+    )
     assert done.code == 0 and done.json["completions"][0]["memory"] == "north"
-    measured = koffkit("evaluate", tmp_path / "out", "--data", tmp_path / "data" / "north.txt", "--memory", "south", "--json")
+    measured = koffkit(
+        "evaluate", tmp_path / "out", "--data", tmp_path / "data" / "north.txt", "--memory", "south", "--json"
+    )
     assert measured.code == 0 and measured.json["perplexity"] > 1
     assert koffkit("inspect", tmp_path / "out" / "backbone").code == 0

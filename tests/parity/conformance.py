@@ -1,7 +1,9 @@
-"""The conformance matrix: every architecture x structure x layout x tied or not, each with no memory, LoRA, KV memory and both.
+"""The conformance matrix: every architecture x structure x layout x tied or not, each with no memory, LoRA,
+KV memory and both.
 
-A case learns nothing: gates and memories are random, everything after that is the product's own way, from the projection onto the
-budget to the export. Then the masked model is held against the checkpoint, read back from disk by the class its users will use.
+A case learns nothing: gates and memories are random, everything after that is the product's own way, from the
+projection onto the budget to the export. Then the masked model is held against the checkpoint, read back from
+disk by the class its users will use.
 
     python -m tests.parity.conformance      prints the matrix as a table
 """
@@ -26,15 +28,16 @@ from transformers import AutoModelForCausalLM
 from koffkit import sliced as _  # noqa: F401  # registers koffkit's model classes
 from koffkit.arch import ARCHITECTURES, Shape
 from koffkit.arch.widths import layer_widths
-from koffkit.artefact import open_bundle
+from koffkit.artefact.bundle import open_bundle
 from koffkit.model.bundles import load_kv
 from koffkit.model.kv_attention import set_kv_memory, use_koffkit_attention
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
-from koffkit.stages.base import Context
-from koffkit.stages.engine import _build, _open_run
-from koffkit.stages.runners import save_memories, set_masks
+from koffkit.stages.engine import _open_run
+from koffkit.stages.outputs import save_memories, set_masks
+from koffkit.training.build import _build
+from koffkit.training.context import Context
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 
@@ -42,9 +45,14 @@ TOLERANCE = 1e-4
 IDS = (torch.arange(24).reshape(2, 12) * 7919) % 280 + 5
 CONDITIONS = {"none": (False, False), "lora": (True, False), "kv": (False, True), "both": (True, True)}
 STRUCTURES: dict[str, str | list[str]] = {
-    "mlp_neuron": ["mlp_neuron"], "kv_group": ["kv_group"], "qk_pair": ["qk_pair"], "v_channel": ["v_channel"],
-    "mlp_output": ["mlp_neuron", "mlp_output"], "neurons+groups": ["mlp_neuron", "kv_group"], "paper": "paper",
-}  # fmt: skip
+    "mlp_neuron": ["mlp_neuron"],
+    "kv_group": ["kv_group"],
+    "qk_pair": ["qk_pair"],
+    "v_channel": ["v_channel"],
+    "mlp_output": ["mlp_neuron", "mlp_output"],
+    "neurons+groups": ["mlp_neuron", "kv_group"],
+    "paper": "paper",
+}
 SPARSITY = {"kv_group": 0.06, "qk_pair": 0.05, "v_channel": 0.05, "neurons+groups": 0.35, "paper": 0.42}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
 FAMILY: dict[str, dict[str, Any]] = {
@@ -52,9 +60,18 @@ FAMILY: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 8},
     "qwen2": {"head_dim": 4},  # its class divides hidden_size by the heads
     "qwen3": {"attention_bias": True},
-    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2},
+    "granite": {
+        "logits_scaling": 3.0,
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.2,
+    },
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
-    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
 }
 
 
@@ -74,7 +91,9 @@ class Case:
     @property
     def refused(self) -> bool:
         structures = STRUCTURES[self.structure]
-        return "qk_pair" in ARCHITECTURES[self.family].refuses and ("qk_pair" in structures or structures == "paper")
+        return "qk_pair" in ARCHITECTURES[self.family].refuses and (
+            "qk_pair" in structures or structures == "paper"
+        )
 
 
 def cases() -> Iterator[Case]:
@@ -101,13 +120,19 @@ def build(case: Case, root: Path) -> Context:
     """
     memory = {
         "layers": "all",
-        "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
+        "lora": {
+            "rank": 4,
+            "alpha": 8,
+            "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        },
         "kv": {"tokens": 3},
     }
     mask = {
-        "structures": STRUCTURES[case.structure], "layout": case.layout, "multiple_of": 1,
+        "structures": STRUCTURES[case.structure],
+        "layout": case.layout,
+        "multiple_of": 1,
         "global_sparsity": SPARSITY.get(case.structure, 0.2),
-    }  # fmt: skip
+    }
     recipe = recipe_dict(base_of(case.family, case.tied), root / "data", mask=mask, memory=memory)
     recipe["domains"] = {"north": recipe["domains"]["north"]}
     recipe["stages"] = recipe["stages"][:1]
@@ -119,13 +144,18 @@ def build(case: Case, root: Path) -> Context:
     with torch.no_grad():
         assert context.student.gates is not None and context.student.memories is not None
         for alpha in context.student.gates.log_alpha.values():
-            alpha.copy_(torch.randn(alpha.shape, generator=generator) + torch.randn(len(alpha), 1, generator=generator))
+            alpha.copy_(
+                torch.randn(alpha.shape, generator=generator)
+                + torch.randn(len(alpha), 1, generator=generator)
+            )
         for tensor in context.student.memories.tensors().values():
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
     set_masks(context)
     save_memories(context)
     run.write(state | context.learned | {"state": "finished"})
-    assert context.masks is not None and all(bool((table == 0).any()) for table in context.masks.values()), "a structure lost no unit"
+    assert context.masks is not None and all(bool((table == 0).any()) for table in context.masks.values()), (
+        "a structure lost no unit"
+    )
     find("hf").export(run, root / "out", {}, Silent())
     return context
 
@@ -150,7 +180,9 @@ def masked(context: Context, lora: bool, kv: bool, ids: Tensor = IDS) -> Tensor:
 
 def load(root: Path, lora: bool, kv: bool, **options: Any) -> Any:
     """The export, read back as its users would."""
-    plain = AutoModelForCausalLM.from_pretrained(root / "out" / "backbone", **({"dtype": torch.float32} | options)).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        root / "out" / "backbone", **({"dtype": torch.float32} | options)
+    ).eval()
     bundle = open_bundle(root / "out" / "memories" / "north")
     model = PeftModel.from_pretrained(plain, str(bundle.path)).eval() if lora else plain
     if kv:
@@ -191,18 +223,29 @@ def main() -> None:
                 refused += 1
                 continue
         count += len(found)
-        worst[case.family, case.structure] = max(worst.get((case.family, case.structure), 0.0), *found.values())
+        worst[case.family, case.structure] = max(
+            worst.get((case.family, case.structure), 0.0), *found.values()
+        )
         print(f"{case.name}: {max(found.values()):.1e}", file=sys.stderr)  # noqa: T201
-    table = Table(title="masked == sliced: max |logit difference| (uniform and ragged, tied and untied, four conditions each)")
+    table = Table(
+        title="masked == sliced: max |logit difference| (uniform and ragged, tied and untied, four "
+        "conditions each)"
+    )
     table.add_column("architecture")
     for structure in STRUCTURES:
         table.add_column(structure, justify="right")
     for family in ARCHITECTURES:
-        cells = (f"{worst[family, structure]:.1e}" if (family, structure) in worst else "refused" for structure in STRUCTURES)
+        cells = (
+            f"{worst[family, structure]:.1e}" if (family, structure) in worst else "refused"
+            for structure in STRUCTURES
+        )
         table.add_row(family, *cells)
     console = Console(width=140)
     console.print(table)
-    console.print(f"{count} cases, {refused} exports refused by design, worst {max(worst.values()):.1e} (limit {TOLERANCE:g})")
+    console.print(
+        f"{count} cases, {refused} exports refused by design, worst {max(worst.values()):.1e} (limit "
+        f"{TOLERANCE:g})"
+    )
     sys.exit(max(worst.values()) > TOLERANCE)
 
 

@@ -1,9 +1,11 @@
-"""Run by the parity tests in a process where koffkit cannot be imported: an export, loaded by stock software only.
+"""Run by the parity tests in a process where koffkit cannot be imported: an export, loaded by stock software
+only.
 
     python stock.py EXPORT TOKENS.json OUT.safetensors
 
-Writes logits of the backbone alone (`none`), with each domain's LoRA (`DOMAIN.lora`) and with LoRA and KV memory (`DOMAIN.both`).
-The KV memory becomes the start of a DynamicCache: its keys rotated to the position where the text begins.
+Writes logits of the backbone alone (`none`), with each domain's LoRA (`DOMAIN.lora`) and with LoRA and KV
+memory (`DOMAIN.both`). The KV memory becomes the start of a DynamicCache: its keys rotated to the position
+where the text begins.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def with_cache(model: Any, plain: Any, ids: torch.Tensor, memory: dict[str, torc
     cache = DynamicCache()
     for layer in range(plain.config.num_hidden_layers):
         key = memory[f"layers.{layer}.key"].unsqueeze(0)
-        if getattr(plain.config, "no_rope_layers", None) is None or plain.config.no_rope_layers[layer]:  # 1 = with rotation
+        if (
+            getattr(plain.config, "no_rope_layers", None) is None or plain.config.no_rope_layers[layer]
+        ):  # 1 = with rotation
             key = rotate(key, plain.model.rotary_emb, tokens)
         value = memory[f"layers.{layer}.value"].unsqueeze(0)
         cache.update(key.repeat(len(ids), 1, 1, 1), value.repeat(len(ids), 1, 1, 1), layer)
@@ -45,7 +49,11 @@ def with_cache(model: Any, plain: Any, ids: torch.Tensor, memory: dict[str, torc
 @torch.no_grad()
 def main(export: Path, tokens: Path, out: Path) -> None:
     ids = torch.tensor(json.loads(tokens.read_text()))
-    found = {"none": AutoModelForCausalLM.from_pretrained(export / "backbone", dtype=torch.float32).eval()(ids).logits}
+    found = {
+        "none": AutoModelForCausalLM.from_pretrained(export / "backbone", dtype=torch.float32)
+        .eval()(ids)
+        .logits
+    }
     for folder in sorted((export / "memories").iterdir()):
         plain = AutoModelForCausalLM.from_pretrained(export / "backbone", dtype=torch.float32)
         model = PeftModel.from_pretrained(plain, str(folder)).eval()

@@ -1,4 +1,5 @@
-"""Every architecture inherits these (method, section 2, invariant 1); `tests/parity/conformance.py` says what a case is."""
+"""Every architecture inherits these (method, section 2, invariant 1); `tests/parity/conformance.py` says what
+a case is."""
 
 from __future__ import annotations
 
@@ -12,12 +13,25 @@ from safetensors.torch import load_file, save_file
 
 from koffkit.errors import UsageError
 
-from .conformance import CONDITIONS, IDS, STRUCTURES, TOLERANCE, Case, build, cases, differences, load, masked
+from .conformance import (
+    CONDITIONS,
+    IDS,
+    STRUCTURES,
+    TOLERANCE,
+    Case,
+    build,
+    cases,
+    differences,
+    load,
+    masked,
+)
 
 MATRIX = [case for case in cases() if not case.refused]
 REFUSED = [case for case in cases() if case.refused and case.layout == "ragged" and case.tied]
 FAMILIES = sorted({case.family for case in MATRIX})
-PAPER_OR_VALUES = {family: "paper" if Case(family, "paper", "ragged", True) in MATRIX else "v_channel" for family in FAMILIES}
+PAPER_OR_VALUES = {
+    family: "paper" if Case(family, "paper", "ragged", True) in MATRIX else "v_channel" for family in FAMILIES
+}
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.name)
@@ -48,7 +62,13 @@ def test_conditions_differ_from_each_other_and_from_the_base(family: str, tmp_pa
 def test_generating_with_a_cache_equals_full_passes(family: str, tmp_path: Path) -> None:
     build(Case(family, PAPER_OR_VALUES[family], "ragged", True), tmp_path)
     model = load(tmp_path, True, True)
-    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 2, "eos_token_id": None, "attention_mask": torch.ones_like(IDS)}
+    options = {
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "pad_token_id": 2,
+        "eos_token_id": None,
+        "attention_mask": torch.ones_like(IDS),
+    }
     cached = model.generate(input_ids=IDS, **options)
     assert torch.equal(cached, model.generate(input_ids=IDS, use_cache=False, **options))
     # A cache made anew at every step and one that is kept: the logits themselves, too.
@@ -123,8 +143,14 @@ model = AutoModelForCausalLM.from_pretrained({str(tmp_path / "out" / "backbone")
 ids = load_file({str(tmp_path / "ids.safetensors")!r})["ids"]
 save_file({{"logits": model.eval()(ids).logits.detach().contiguous()}}, {str(tmp_path / "logits.safetensors")!r})
 """
-    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    environment = {
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     found = load_file(tmp_path / "logits.safetensors")["logits"]
     assert (found - masked(context, False, False)).abs().max() <= TOLERANCE

@@ -1,4 +1,5 @@
-"""The gate before publishing, on a model whose logits are as large as those of real ones: rounding passes, a small fault does not."""
+"""The gate before publishing, on a model whose logits are as large as those of real ones: rounding passes, a
+small fault does not."""
 
 from __future__ import annotations
 
@@ -15,13 +16,13 @@ from koffkit.exporters import find, hf
 from safetensors.torch import load_file, save_file
 
 from koffkit import compress
-from koffkit.artefact import MANIFEST
+from koffkit.artefact.names import MANIFEST
 from koffkit.errors import IntegrityError
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.runtime.probe import Probe, golden, probe_tokens
-from koffkit.verify import verify_export
+from koffkit.runtime.verify import verify_export
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 
@@ -61,7 +62,10 @@ def test_rounding_does_not_refuse_an_export(exported: Path) -> None:
         assert 1e-4 < parity["noise_floor"]["max_abs"][condition] < 1e-2
         assert 0 < parity["noise_floor"]["kl"][condition] < 1e-7
     card = (exported / "backbone" / "README.md").read_text()
-    assert f"in float32 instead moves its logits by\n{max(parity['noise_floor']['max_abs'].values()):.1e}" in card
+    assert (
+        f"in float32 instead moves its logits by\n{max(parity['noise_floor']['max_abs'].values()):.1e}"
+        in card
+    )
 
 
 def swap_a_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,12 +94,21 @@ def change_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf, "slice_checkpoint", write)
 
 
-@pytest.mark.parametrize(("fault", "least", "most"), [(swap_a_neuron, 1e-2, 1e2), (change_a_weight, 1e-7, 1e-4)])
+@pytest.mark.parametrize(
+    ("fault", "least", "most"), [(swap_a_neuron, 1e-2, 1e2), (change_a_weight, 1e-7, 1e-4)]
+)
 def test_one_small_fault_is_refused(
-    fault: Callable[..., None], least: float, most: float, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Callable[..., None],
+    least: float,
+    most: float,
+    run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fault(monkeypatch)
-    with pytest.raises(IntegrityError, match=r"parity: memory none: the sliced backbone differs .* nothing was published") as refused:
+    with pytest.raises(
+        IntegrityError, match=r"parity: memory none: the sliced backbone differs .* nothing was published"
+    ) as refused:
         find("hf").export(run, tmp_path / "out", {}, Silent())
     assert least < float(re.findall(r"by ([\d.e+-]+),", str(refused.value))[0]) < most
     assert not list(tmp_path.iterdir())

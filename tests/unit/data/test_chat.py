@@ -15,9 +15,7 @@ from koffkit.recipe.load import load_recipe
 
 from ...common import make_tokenizer, recipe_dict, write_recipe
 
-TEMPLATE = (
-    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
-)
+TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
 FORGETFUL = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}<s>{{ m['content'] }}</s>{% endif %}{% endfor %}"
 TALK = [
     {"role": "system", "content": "quiet"},
@@ -39,20 +37,26 @@ def test_the_assistants_tokens_are_its_text_and_what_closes_its_turn() -> None:
     ids, assistant = conversation_ids(made, TALK, "here", mask=True)
     assert made.decode(ids) == made.apply_chat_template(TALK, tokenize=False)
     said = made.decode([index for index, own in zip(ids, assistant, strict=True) if own])
-    assert said.replace(" green", "green").replace(" slow", "slow") == "green lamp</s>slow cloud</s>"  # a token may begin in the prompt
+    assert (
+        said.replace(" green", "green").replace(" slow", "slow") == "green lamp</s>slow cloud</s>"
+    )  # a token may begin in the prompt
     assert not any(conversation_ids(made, TALK, "here", mask=False)[1])
 
 
 def test_a_template_that_changes_earlier_turns_is_refused_for_a_mask_only() -> None:
     made = tokenizer(FORGETFUL)
     assert conversation_ids(made, TALK, "here", mask=False)[0]
-    with pytest.raises(DataError, match=r"here: the chat template renders earlier turns differently .* use loss_on: all"):
+    with pytest.raises(
+        DataError, match=r"here: the chat template renders earlier turns differently .* use loss_on: all"
+    ):
         conversation_ids(made, TALK, "here", mask=True)
 
 
 def test_a_template_that_raises_is_a_clear_error() -> None:
     made = tokenizer("{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(DataError, match="here: the chat template refuses this conversation: roles must alternate"):
+    with pytest.raises(
+        DataError, match="here: the chat template refuses this conversation: roles must alternate"
+    ):
         conversation_ids(made, TALK, "here", mask=False)
 
 
@@ -83,10 +87,17 @@ def test_token_files_of_conversations(llama: Path, tmp_path: Path, loss_on: str)
         assert train.mask[: len(ids)].astype(bool).tolist() == assistant
         batch, counted = train.batch(1, 2, 16, 0).numpy(), train.counted(1, 2, 16, 0).numpy()
         for row in range(2):  # the same cut of both files
-            starts = [i for i in range(len(train.tokens) - 15) if train.tokens[i : i + 16].tolist() == batch[row].tolist()]
+            starts = [
+                i
+                for i in range(len(train.tokens) - 15)
+                if train.tokens[i : i + 16].tolist() == batch[row].tolist()
+            ]
             assert any(np.array_equal(train.mask[i : i + 16].astype(bool), counted[row]) for i in starts)
         evaluated = list(corpus.heldout["north"].sequences(16, 4))
-        assert all(mask is not None and mask.shape == part.shape and 0 < mask.float().mean() < 1 for part, mask in evaluated)
+        assert all(
+            mask is not None and mask.shape == part.shape and 0 < mask.float().mean() < 1
+            for part, mask in evaluated
+        )
 
 
 def test_another_template_or_another_loss_makes_the_token_files_anew(llama: Path, tmp_path: Path) -> None:
@@ -95,7 +106,12 @@ def test_another_template_or_another_loss_makes_the_token_files_anew(llama: Path
     for template in (TEMPLATE, TEMPLATE, TEMPLATE.replace(": ", "= ")):
         prepare(loaded, tokenizer(template), tmp_path / "tokens", messages.append)
     assert messages.count("tokenising domains.north") == 2
-    prepare(load_recipe(loaded.path, ["domains.north.loss_on=assistant"]), tokenizer(TEMPLATE), tmp_path / "tokens", messages.append)
+    prepare(
+        load_recipe(loaded.path, ["domains.north.loss_on=assistant"]),
+        tokenizer(TEMPLATE),
+        tmp_path / "tokens",
+        messages.append,
+    )
     assert messages.count("tokenising domains.north") == 3
 
 
@@ -120,6 +136,8 @@ def test_documents_of_a_chat_source_are_the_users_words(llama: Path, tmp_path: P
         ({"messages": None, "loss_on": "assistant"}, "loss_on: assistant needs"),
     ],
 )
-def test_options_that_do_not_go_together(llama: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_options_that_do_not_go_together(
+    llama: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         load_recipe(chat_recipe(llama, tmp_path, [], **options))

@@ -29,7 +29,9 @@ def make(root: Path, **changes: object) -> Corpus:
 def test_documents_are_split_not_cut_and_none_is_lost(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     corpus = make(tmp_path, holdout=0.3)
-    train, heldout = (documents(part["north"].tokens, tokenizer.eos_token_id) for part in (corpus.train, corpus.heldout))
+    train, heldout = (
+        documents(part["north"].tokens, tokenizer.eos_token_id) for part in (corpus.train, corpus.heldout)
+    )
     expected = [(*tokenizer(text)["input_ids"], tokenizer.eos_token_id) for text in sentences(1, 80)]
     assert sorted(train + heldout) == sorted(expected)
     assert 10 <= len(heldout) <= 40
@@ -37,7 +39,8 @@ def test_documents_are_split_not_cut_and_none_is_lost(tmp_path: Path) -> None:
 
 def test_the_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     first, again, other = (
-        make(tmp_path / str(place), seed=seed, holdout=0.3).heldout["north"].tokens.tolist() for place, seed in enumerate((1, 1, 2))
+        make(tmp_path / str(place), seed=seed, holdout=0.3).heldout["north"].tokens.tolist()
+        for place, seed in enumerate((1, 1, 2))
     )
     assert first == again != other
 
@@ -77,7 +80,9 @@ def test_too_little_text_is_an_error_that_says_so(tmp_path: Path, text: str, mes
 def test_documents_are_split_as_for_perplexity_with_one_on_either_side() -> None:
     texts = [f"text {i}" for i in range(200)]
     learned, held = split_documents(texts, 3, 0.25, "x")
-    assert [text for number, text in enumerate(texts) if held_out(3, number, 0.25)] == held and sorted(learned + held) == sorted(texts)
+    assert [text for number, text in enumerate(texts) if held_out(3, number, 0.25)] == held and sorted(
+        learned + held
+    ) == sorted(texts)
     for share in (1e-9, 1 - 1e-9):
         sides = split_documents(texts[:5], 0, share, "x")
         assert sorted(map(len, sides)) == [1, 4]

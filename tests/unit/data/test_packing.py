@@ -31,7 +31,10 @@ def test_sequences_are_consecutive_and_an_epoch_repeats_none(packed: PackedToken
 
 def test_epochs_cut_at_different_places(packed: PackedTokens) -> None:
     per_epoch = (1000 - 16) // 16
-    first, second = ({packed.batch(e * per_epoch + i, 1, 16, seed=0)[0, 0].item() % 16 for i in range(per_epoch)} for e in (0, 1))
+    first, second = (
+        {packed.batch(e * per_epoch + i, 1, 16, seed=0)[0, 0].item() % 16 for i in range(per_epoch)}
+        for e in (0, 1)
+    )
     assert len(first) == len(second) == 1 and first != second
 
 

@@ -16,7 +16,9 @@ from koffkit.recipe.schema import Source
 @pytest.fixture(scope="module")
 def base():  # type: ignore[no-untyped-def]
     folder = embedded("base")
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    ).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def test_one_forward_pass_says_what_greedy_decoding_does(base, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -31,7 +33,10 @@ def test_one_forward_pass_says_what_greedy_decoding_does(base, tmp_path: Path) -
     for fact in facts:
         prompt = torch.tensor([fact.ids[: fact.answer_start]])
         out = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=len(fact.ids) - fact.answer_start, do_sample=False
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=len(fact.ids) - fact.answer_start,
+            do_sample=False,
         )
         decoded.append(tuple(out[0].tolist()) == fact.ids)
     assert found == decoded
@@ -46,9 +51,13 @@ def test_a_record_without_the_answer_is_named(base, tmp_path: Path) -> None:  # 
 
 
 def test_answers_that_begin_inside_a_token_are_refused(base, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    (tmp_path / "f.jsonl").write_text(json.dumps({"text": "", "prompt": "The country with the co", "answer": "de"}) + "\n")
+    (tmp_path / "f.jsonl").write_text(
+        json.dumps({"text": "", "prompt": "The country with the co", "answer": "de"}) + "\n"
+    )
     source = Source(jsonl="f.jsonl", prompt_field="prompt", answer_field="answer")
-    with pytest.raises(DataError, match=r"domains\.x: no prompt is followed by its answer at a token's boundary"):
+    with pytest.raises(
+        DataError, match=r"domains\.x: no prompt is followed by its answer at a token's boundary"
+    ):
         load_facts(source, tmp_path, "domains.x", base[1])
 
 

@@ -27,9 +27,17 @@ def read(source: Source, root: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("suffix", "pack"),
-    [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress), (".zst", zstandard.ZstdCompressor().compress)],
+    [
+        ("", bytes),
+        (".gz", gzip.compress),
+        (".xz", lzma.compress),
+        (".bz2", bz2.compress),
+        (".zst", zstandard.ZstdCompressor().compress),
+    ],
 )
-def test_blank_lines_separate_documents_in_every_packing(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+def test_blank_lines_separate_documents_in_every_packing(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
     (tmp_path / f"a.txt{suffix}").write_bytes(pack(TEXT.encode()))
     assert read(Source(text=f"a.txt{suffix}"), tmp_path) == EXPECTED
 
@@ -42,11 +50,19 @@ def test_globs_are_read_in_order_and_no_file_twice(tmp_path: Path) -> None:
 
 def test_jsonl_with_a_field_and_a_limit(tmp_path: Path) -> None:
     rows = [{"body": f"text {i}", "other": i} for i in range(5)]
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n\n" for row in rows).encode()))
-    assert read(Source(jsonl="a.jsonl.gz", field="body", max_documents=3), tmp_path) == ["text 0", "text 1", "text 2"]
+    (tmp_path / "a.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps(row) + "\n\n" for row in rows).encode())
+    )
+    assert read(Source(jsonl="a.jsonl.gz", field="body", max_documents=3), tmp_path) == [
+        "text 0",
+        "text 1",
+        "text 2",
+    ]
 
 
-def test_a_hub_data_set_is_asked_for_as_the_source_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_data_set_is_asked_for_as_the_source_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Any] = []
 
     def load_dataset(*names: str, **options: Any) -> list[dict[str, str]]:
@@ -77,13 +93,17 @@ def test_a_hub_data_set_is_asked_for_as_the_source_says(tmp_path: Path, monkeypa
         ("b.txt", b"x", Source(text="nothing*.txt"), r"domains\.x: no file matches 'nothing\*\.txt'"),
     ],
 )
-def test_errors_name_the_place(tmp_path: Path, name: str, content: bytes, source: Source, message: str) -> None:
+def test_errors_name_the_place(
+    tmp_path: Path, name: str, content: bytes, source: Source, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read(source, tmp_path)
 
 
-def test_paths_start_at_the_recipe_and_then_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_start_at_the_recipe_and_then_at_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "a.txt").write_text("working folder")
     monkeypatch.chdir(tmp_path)

@@ -10,8 +10,9 @@ from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
-from koffkit.artefact import file_entry, open_export
-from koffkit.memories.compact import Options, write_compact
+from koffkit.artefact.digests import file_entry
+from koffkit.artefact.export import open_export
+from koffkit.memories.compact_bundle import Options, write_compact
 
 from ...conftest import Shipped
 
@@ -19,16 +20,22 @@ IDS = torch.arange(10).reshape(1, 10) + 4
 FIELD = "base_model_name_or_path"
 
 
-def test_peft_finds_the_backbone_from_inside_a_bundle(shipped: Shipped, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peft_finds_the_backbone_from_inside_a_bundle(
+    shipped: Shipped, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = shipped.export / "memories" / "north"
     assert PeftConfig.from_pretrained(str(bundle)).base_model_name_or_path == "../../backbone"
-    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(shipped.export / "backbone"), str(bundle)).eval()
+    stock = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(shipped.export / "backbone"), str(bundle)
+    ).eval()
     monkeypatch.chdir(bundle)
     found = AutoPeftModelForCausalLM.from_pretrained(".").eval()
     assert torch.equal(found(IDS).logits, stock(IDS).logits)
 
 
-def test_a_bundle_that_names_no_base_still_loads_and_is_compacted_into_one_that_does(shipped: Shipped, tmp_path: Path) -> None:
+def test_a_bundle_that_names_no_base_still_loads_and_is_compacted_into_one_that_does(
+    shipped: Shipped, tmp_path: Path
+) -> None:
     """As bundles were written first."""
     old = Path(shutil.copytree(shipped.export, tmp_path / "old"))
     bundle = old / "memories" / "north"
@@ -41,5 +48,7 @@ def test_a_bundle_that_names_no_base_still_loads_and_is_compacted_into_one_that_
     assert torch.equal(KoffModel.from_pretrained(old / "backbone", [bundle]).logits(IDS, "north"), expected)
     export, small = open_export(old), tmp_path / "small"
     small.mkdir()
-    write_compact(next(b for b in export.bundles() if b.domain == "north"), export, Options(dtype="float16"), small)
+    write_compact(
+        next(b for b in export.bundles() if b.domain == "north"), export, Options(dtype="float16"), small
+    )
     assert json.loads((small / "adapter_config.json").read_text())[FIELD] == "../../backbone"

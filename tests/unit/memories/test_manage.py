@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from koffkit.artefact import open_export, replaces
+from koffkit.artefact.export import open_export, removed_memories, replaces
 from koffkit.memories import manage
-from koffkit.memories.manage import discard, list_memories, remove_memory, removed_memories
+from koffkit.memories.manage import list_memories, remove_memory
 from koffkit.report.memories import layer_range, memories_table
+from koffkit.storage.publish import discard
 
 from ...conftest import Shipped
 
@@ -21,7 +22,9 @@ def test_a_bundle_that_is_just_being_written_is_not_seen(shipped: Shipped, tmp_p
     assert [bundle.path.name for bundle in open_export(out).bundles()] == ["north", "south"]
 
 
-def test_a_memory_is_renamed_away_before_it_is_deleted(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_is_renamed_away_before_it_is_deleted(
+    shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A crash in the middle of deleting leaves no half of a memory under its name."""
     out = Path(shutil.copytree(shipped.export, tmp_path / "out"))
 
@@ -32,7 +35,9 @@ def test_a_memory_is_renamed_away_before_it_is_deleted(shipped: Shipped, tmp_pat
     monkeypatch.setattr(manage.shutil, "rmtree", crash)
     with pytest.raises(KeyboardInterrupt):
         remove_memory(out, "north")
-    assert removed_memories(open_export(out)) == ["north"] and list(list_memories(out)["memories"]) == ["south"]
+    assert removed_memories(open_export(out)) == ["north"] and list(list_memories(out)["memories"]) == [
+        "south"
+    ]
 
 
 def test_discard_leaves_nothing(tmp_path: Path) -> None:
@@ -68,9 +73,17 @@ def test_layers_are_a_range_or_a_list() -> None:
 
 def test_the_table_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     row = {
-        "parameters": 433152, "bytes": 1742450, "layers": [0, 1, 2], "rank": 32, "kv_tokens": None, "dtype": "float32", "in_router": False,
-        "origin": "shipped", "compacted": True, "figures": {"matched": {"kl": 0.0414, "perplexity": 2.036, "recall": 1.0}},
-    }  # fmt: skip
+        "parameters": 433152,
+        "bytes": 1742450,
+        "layers": [0, 1, 2],
+        "rank": 32,
+        "kv_tokens": None,
+        "dtype": "float32",
+        "in_router": False,
+        "origin": "shipped",
+        "compacted": True,
+        "figures": {"matched": {"kl": 0.0414, "perplexity": 2.036, "recall": 1.0}},
+    }
     Console(width=80).print(memories_table({"pt": row, "bare": row | {"figures": {}}}))
     shown = capsys.readouterr().out
     for part in ("433,152", "1,742,450", "0-2", "float32", "no", "shipped*", "0.041", "2.04", "100.0%"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from koffkit.artefact import Export, open_export
+from koffkit.artefact.export import Export, open_export
 from koffkit.errors import UsageError
 from koffkit.memories.recipe import MemoryRecipe, check_name, export_recipe, memory_recipe
 
@@ -25,7 +25,10 @@ def test_settings_are_those_of_the_export(shipped: Shipped, llama: Path) -> None
     recipe, original = loaded.recipe, export_recipe(export)
     dumped = recipe.model_dump(mode="json")
     assert isinstance(recipe, MemoryRecipe) and list(recipe.domains) == ["east"] and recipe.retention is None
-    assert all(dumped[key] == original[key] for key in ("sequence_length", "holdout", "memory", "distill", "train", "mask", "seed"))
+    assert all(
+        dumped[key] == original[key]
+        for key in ("sequence_length", "holdout", "memory", "distill", "train", "mask", "seed")
+    )
     assert recipe.base.model == str(llama) and recipe.name == "tiny-east" and loaded.root == Path.cwd()
     assert [stage.name for stage in recipe.stages] == ["recover", "evaluate"]
 
@@ -33,11 +36,20 @@ def test_settings_are_those_of_the_export(shipped: Shipped, llama: Path) -> None
 @pytest.mark.parametrize(
     ("stages", "steps", "rate"),
     [
-        ([{"learn_masks": {"max_steps": 7, "lr": {"lora": 0.5}}}, {"recover": {"max_steps": 4, "lr": {"lora": 0.25}}}], 6, 0.25),
+        (
+            [
+                {"learn_masks": {"max_steps": 7, "lr": {"lora": 0.5}}},
+                {"recover": {"max_steps": 4, "lr": {"lora": 0.25}}},
+            ],
+            6,
+            0.25,
+        ),
         ([{"learn_masks": {"max_steps": 7, "lr": {"lora": 0.5}}}], 4, 0.5),
     ],
 )
-def test_steps_are_those_that_each_domain_got(stages: list[Any], steps: int, rate: float, shipped: Shipped, llama: Path) -> None:
+def test_steps_are_those_that_each_domain_got(
+    stages: list[Any], steps: int, rate: float, shipped: Shipped, llama: Path
+) -> None:
     export = with_recipe(open_export(shipped.export), stages=stages)
     recover = memory_recipe(export, "east", SOURCE, llama).recipe.stages[0].options
     assert (recover.max_steps, recover.lr.lora) == (steps, rate)
@@ -45,7 +57,9 @@ def test_steps_are_those_that_each_domain_got(stages: list[Any], steps: int, rat
 
 def test_the_cards_recipe_is_that_of_the_manifest(shipped: Shipped) -> None:
     export = open_export(shipped.export)
-    older = replace(export, manifest={key: value for key, value in export.manifest.items() if key != "recipe"})
+    older = replace(
+        export, manifest={key: value for key, value in export.manifest.items() if key != "recipe"}
+    )
     assert export_recipe(older) == export_recipe(export)
 
 
@@ -56,7 +70,10 @@ def test_names_that_cannot_be_domains(name: str) -> None:
     check_name("Ok_1-2")
 
 
-@pytest.mark.parametrize("override", ["mask.multiple_of=2", "memoryx=1", "base.model=x", "stages.evaluate.max_tokens=3", "domains={}"])
+@pytest.mark.parametrize(
+    "override",
+    ["mask.multiple_of=2", "memoryx=1", "base.model=x", "stages.evaluate.max_tokens=3", "domains={}"],
+)
 def test_what_is_fixed_cannot_be_set(override: str, shipped: Shipped, llama: Path) -> None:
     with pytest.raises(UsageError, match="fixed by the backbone"):
         memory_recipe(open_export(shipped.export), "east", SOURCE, llama, [override])

@@ -1,12 +1,14 @@
-"""The budget is exact: at least the target, at most one layout step more, and equal to what transformers counts."""
+"""The budget is exact: at least the target, at most one layout step more, and equal to what transformers
+counts."""
 
 from __future__ import annotations
 
 import pytest
 
 from koffkit.arch import ARCHITECTURES, Shape, architecture_of
+from koffkit.arch.weights import count_parameters, weight_shapes
 from koffkit.errors import UsageError
-from koffkit.method.budget import count_parameters, plan_budget, weight_shapes
+from koffkit.method.budget import plan_budget
 
 LLAMA = {
     "model_type": "llama",
@@ -54,7 +56,9 @@ def test_count_equals_transformers(config: dict) -> None:
 @pytest.mark.parametrize("sparsity", [0.01, 0.12, 0.33, 0.45])
 @pytest.mark.parametrize("structures", [["mlp_neuron"], ["mlp_neuron", "kv_group"]])
 @pytest.mark.parametrize("multiple_of", [1, 8])
-def test_removed_is_target_to_within_one_step(config: dict, sparsity: float, structures: list[str], multiple_of: int) -> None:
+def test_removed_is_target_to_within_one_step(
+    config: dict, sparsity: float, structures: list[str], multiple_of: int
+) -> None:
     budget = plan_budget(architecture_of(config), Shape.of(config), config, structures, sparsity, multiple_of)
     assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
     assert budget.target_params == pytest.approx(sparsity * budget.base_params, abs=1)
@@ -72,14 +76,20 @@ def test_multiple_of_larger_than_layer() -> None:
 
 
 def test_unsupported_model_type_names_the_supported() -> None:
-    with pytest.raises(UsageError, match=r"gpt2.*gemma3_text, granite, llama, mistral, qwen2, qwen3, smollm3"):
+    with pytest.raises(
+        UsageError, match=r"gpt2.*gemma3_text, granite, llama, mistral, qwen2, qwen3, smollm3"
+    ):
         architecture_of({"model_type": "gpt2"})
 
 
 @pytest.mark.parametrize(
     ("model_type", "structures", "message"),
     [
-        ("qwen3", ["mlp_neuron", "qk_pair"], r"qk_pair cannot be removed from qwen3: its RMS norm .* use kv_group or v_channel"),
+        (
+            "qwen3",
+            ["mlp_neuron", "qk_pair"],
+            r"qk_pair cannot be removed from qwen3: its RMS norm .* use kv_group or v_channel",
+        ),
         ("llama", ["kv_group", "v_channel"], r"kv_group and v_channel overlap .* choose one"),
         ("llama", ["mlp_output"], r"mlp_output is masked only and removes no parameters; add mlp_neuron"),
     ],
@@ -91,23 +101,35 @@ def test_structures_that_do_not_go_together(model_type: str, structures: list[st
 
 
 def test_a_model_with_softcapped_logits_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"final_logit_softcapping: 30.0 is not supported: the distillation loss"):
+    with pytest.raises(
+        UsageError, match=r"final_logit_softcapping: 30.0 is not supported: the distillation loss"
+    ):
         architecture_of(LLAMA | {"model_type": "gemma3_text", "final_logit_softcapping": 30.0})
 
 
-@pytest.mark.parametrize("structures", [["qk_pair", "v_channel"], ["mlp_neuron", "qk_pair", "v_channel", "mlp_output"]])
+@pytest.mark.parametrize(
+    "structures", [["qk_pair", "v_channel"], ["mlp_neuron", "qk_pair", "v_channel", "mlp_output"]]
+)
 @pytest.mark.parametrize("sparsity", [0.02, 0.1])
-def test_parts_of_heads_go_from_all_heads_alike_and_masked_units_count_for_nothing(structures: list[str], sparsity: float) -> None:
+def test_parts_of_heads_go_from_all_heads_alike_and_masked_units_count_for_nothing(
+    structures: list[str], sparsity: float
+) -> None:
     budget = plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, structures, sparsity)
     assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
     assert budget.keep["qk_pair"] % 4 == 0 and budget.keep["v_channel"] % 4 == 0
-    assert budget.removed_by({name: [count] * 3 for name, count in budget.keep.items()}) == budget.removed_params
+    assert (
+        budget.removed_by({name: [count] * 3 for name, count in budget.keep.items()}) == budget.removed_params
+    )
     if "mlp_output" in structures:
         assert 0 < budget.keep["mlp_output"] <= 64 and budget.params_per_unit["mlp_output"] == 0
 
 
 def test_ragged_steps_are_of_one_layer() -> None:
     uniform, ragged = (
-        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.2, 8, x) for x in ("uniform", "ragged")
+        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.2, 8, x)
+        for x in ("uniform", "ragged")
     )
-    assert ragged.step_params * 3 == uniform.step_params and ragged.removed_params == ragged.target_params == uniform.target_params
+    assert (
+        ragged.step_params * 3 == uniform.step_params
+        and ragged.removed_params == ragged.target_params == uniform.target_params
+    )

@@ -5,7 +5,12 @@ import json
 import pytest
 import torch
 
-from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController, make_controller
+from koffkit.method.controller import (
+    HingeController,
+    LagrangianController,
+    ProgressiveController,
+    make_controller,
+)
 
 
 def test_lambda_grows_while_a_layer_is_above_its_target_and_shrinks_when_all_are_below() -> None:
@@ -41,12 +46,16 @@ def test_a_progressive_target_sinks_to_the_real_one() -> None:
 def test_a_lagrangian_pushes_from_both_sides_and_waits_for_its_warm_up() -> None:
     controller = LagrangianController(rate=1.0, warmup_steps=1)
     target = torch.tensor([0.5, 0.5])
-    assert controller.penalty(torch.tensor([0.9, 0.1]), target).item() == 0.0  # nothing has been learned of the constraint yet
+    assert (
+        controller.penalty(torch.tensor([0.9, 0.1]), target).item() == 0.0
+    )  # nothing has been learned of the constraint yet
     controller.update(torch.tensor([0.9, 0.1]), target)
     assert controller.linear == pytest.approx([0.4, -0.4])
     active = torch.tensor([0.9, 0.1], requires_grad=True)
     controller.penalty(active, target).backward()
-    assert active.grad[0] > 0 > active.grad[1]  # gradient descent closes gates in the first and opens them in the second
+    assert (
+        active.grad[0] > 0 > active.grad[1]
+    )  # gradient descent closes gates in the first and opens them in the second
     slow = LagrangianController(rate=1.0, warmup_steps=100)
     slow.update(torch.tensor([0.99]), torch.tensor([0.5]))
     assert abs(slow.linear[0]) < 0.02
@@ -68,5 +77,9 @@ def test_a_controller_goes_on_from_its_state(kind: str) -> None:
         one.update(active, target)
         other.update(active, target)
     assert one.strength == other.strength
-    expected = {"hinge": HingeController, "progressive": ProgressiveController, "lagrangian": LagrangianController}
+    expected = {
+        "hinge": HingeController,
+        "progressive": ProgressiveController,
+        "lagrangian": LagrangianController,
+    }
     assert type(one) is expected[kind]

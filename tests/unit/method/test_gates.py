@@ -11,7 +11,9 @@ def test_active_probability_is_the_share_of_samples_that_are_not_zero(log_alpha:
     alphas = torch.full((200_000,), log_alpha)
     drawn = sample(alphas, 2 / 3, torch.Generator().manual_seed(0))
     assert drawn.min() >= 0 and drawn.max() <= 1
-    assert (drawn > 0).float().mean().item() == pytest.approx(active_probability(alphas[:1], 2 / 3).item(), abs=5e-3)
+    assert (drawn > 0).float().mean().item() == pytest.approx(
+        active_probability(alphas[:1], 2 / 3).item(), abs=5e-3
+    )
 
 
 def test_initial_log_alpha_gives_the_probability_asked_for() -> None:

@@ -27,11 +27,15 @@ def reference(student: Tensor, teacher: Tensor, top: TopK) -> Tensor:
 @pytest.fixture
 def logits() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(7, 60, generator=generator).double() * 3, torch.randn(7, 60, generator=generator).double() * 3
+    return torch.randn(7, 60, generator=generator).double() * 3, torch.randn(
+        7, 60, generator=generator
+    ).double() * 3
 
 
 @pytest.mark.parametrize("top", [TopK(5), TopK(30), TopK(30, 0.6), TopK(59, 0.98)])
-def test_value_and_gradient_equal_autograd_of_the_definition(logits: tuple[Tensor, Tensor], top: TopK) -> None:
+def test_value_and_gradient_equal_autograd_of_the_definition(
+    logits: tuple[Tensor, Tensor], top: TopK
+) -> None:
     student, teacher = logits
     leaf = student.clone().requires_grad_()
     expected = reference(leaf, teacher, top)
@@ -43,8 +47,12 @@ def test_value_and_gradient_equal_autograd_of_the_definition(logits: tuple[Tenso
 
 def test_all_tokens_give_the_full_divergence(logits: tuple[Tensor, Tensor]) -> None:
     student, teacher = logits
-    full = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-    torch.testing.assert_close(coarse_kl(student, teacher, TopK(10_000))[0].double(), full, atol=1e-5, rtol=1e-5)
+    full = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(
+        -1
+    )
+    torch.testing.assert_close(
+        coarse_kl(student, teacher, TopK(10_000))[0].double(), full, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_coarsening_never_exceeds_the_full_divergence(logits: tuple[Tensor, Tensor]) -> None:
@@ -85,7 +93,12 @@ def test_full_kl_and_cross_entropy_equal_autograd(logits: tuple[Tensor, Tensor])
     labels = torch.arange(7) * 5
     leaf = student.clone().requires_grad_()
     for (value, gradient), expected in (
-        (full_kl(student, teacher), F.kl_div(leaf.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)),
+        (
+            full_kl(student, teacher),
+            F.kl_div(leaf.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(
+                -1
+            ),
+        ),
         (cross_entropy(student, labels), F.cross_entropy(leaf, labels, reduction="none")),
     ):
         (wanted,) = torch.autograd.grad(expected.sum(), leaf)

@@ -21,15 +21,22 @@ def test_top_units_keeps_the_count_and_breaks_ties_by_index() -> None:
 def scores_of(structures: list[str], seed: int) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     generator = torch.Generator().manual_seed(seed)
     units = {name: ARCH.structures[name].num_units(SHAPE) for name in structures}
-    scores = {name: torch.randn(3, size, generator=generator) + torch.randn(3, 1, generator=generator) for name, size in units.items()}
+    scores = {
+        name: torch.randn(3, size, generator=generator) + torch.randn(3, 1, generator=generator)
+        for name, size in units.items()
+    }
     return scores, {name: ARCH.structures[name].heads(SHAPE) for name in structures}
 
 
-@pytest.mark.parametrize("structures", [["mlp_neuron"], ["mlp_neuron", "kv_group"], ["qk_pair", "v_channel"], EVERYTHING])
+@pytest.mark.parametrize(
+    "structures", [["mlp_neuron"], ["mlp_neuron", "kv_group"], ["qk_pair", "v_channel"], EVERYTHING]
+)
 @pytest.mark.parametrize("layout", ["uniform", "ragged"])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_mask_meets_the_budget_to_within_one_step(structures: list[str], layout: str, seed: int) -> None:
-    budget = plan_budget(ARCH, SHAPE, LLAMA, structures, 0.15 if "mlp_neuron" in structures else 0.08, 8, layout)
+    budget = plan_budget(
+        ARCH, SHAPE, LLAMA, structures, 0.15 if "mlp_neuron" in structures else 0.08, 8, layout
+    )
     scores, heads = scores_of(structures, seed)
     masks = project(scores, budget, heads)
     kept = {name: mask.sum(-1).tolist() for name, mask in masks.items()}

@@ -24,7 +24,10 @@ def model(llama):  # type: ignore[no-untyped-def]
 def memory_for(model, seed: int, layers: list[int], tokens: int = P) -> dict[int, KVMemory]:  # type: ignore[no-untyped-def]
     shape, generator = Shape.of(model.config.to_dict()), torch.Generator().manual_seed(seed)
     size = (shape.kv_heads, tokens, shape.head_dim)
-    return {i: KVMemory(torch.randn(size, generator=generator), torch.randn(size, generator=generator)) for i in layers}
+    return {
+        i: KVMemory(torch.randn(size, generator=generator), torch.randn(size, generator=generator))
+        for i in layers
+    }
 
 
 class Module(torch.nn.Module):
@@ -79,7 +82,9 @@ def test_generation_with_a_cache_equals_recomputing(model, cache: str) -> None: 
     use_koffkit_attention(model)
     set_kv_memory(model, memory_for(model, 2, [0, 1, 2]))
     ids = torch.tensor([[5, 9, 30, 12]])
-    fast = model.generate(ids, max_new_tokens=8, do_sample=False, cache_implementation=cache, eos_token_id=None, pad_token_id=2)
+    fast = model.generate(
+        ids, max_new_tokens=8, do_sample=False, cache_implementation=cache, eos_token_id=None, pad_token_id=2
+    )
     slow = ids
     for _ in range(8):
         slow = torch.cat([slow, model(slow, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
@@ -100,7 +105,9 @@ def test_a_mixed_batch_gives_each_row_what_it_gets_alone(model) -> None:  # type
 
 def test_qwen2_biases_do_not_reach_the_memory(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Memory keys and values are final: neither projected, nor biased, nor rotated."""
-    model = AutoModelForCausalLM.from_pretrained(make_checkpoint(tmp_path, "qwen2"), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        make_checkpoint(tmp_path, "qwen2"), dtype=torch.float32
+    ).eval()
     use_koffkit_attention(model)
     shape = Shape.of(model.config.to_dict())
     value = torch.zeros(shape.kv_heads, 1, shape.head_dim)
@@ -115,4 +122,6 @@ def test_qwen2_biases_do_not_reach_the_memory(tmp_path) -> None:  # type: ignore
     ratio = seen[0].reshape(shape.kv_heads, shape.queries_per_kv, shape.head_dim) / query_free_value.reshape(
         shape.kv_heads, 1, shape.head_dim
     )
-    assert bool((ratio > 0).all()) and bool((ratio < 1).all())  # a share of the softmax went to the memory's zeros
+    assert bool((ratio > 0).all()) and bool(
+        (ratio < 1).all()
+    )  # a share of the softmax went to the memory's zeros

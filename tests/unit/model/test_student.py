@@ -23,15 +23,27 @@ LORA = Lora(rank=2, alpha=4, targets=["k_proj", "v_proj", "gate_proj", "up_proj"
 TWO_TOKENS = KV(tokens=2)
 
 
-def build(folder: Path, structures: list[str], lora: Lora | None = LORA, kv: KV | None = TWO_TOKENS) -> Student:
+def build(
+    folder: Path, structures: list[str], lora: Lora | None = LORA, kv: KV | None = TWO_TOKENS
+) -> Student:
     model = load_frozen(str(folder), "float32")
     config = model.config.to_dict()
     arch, shape = architecture_of(config), Shape.of(config)
-    memories = Memories(model, [full_widths(shape)] * shape.num_layers, ["a", "b"], list(range(shape.num_layers)), lora, kv, seed=0)
+    memories = Memories(
+        model,
+        [full_widths(shape)] * shape.num_layers,
+        ["a", "b"],
+        list(range(shape.num_layers)),
+        lora,
+        kv,
+        seed=0,
+    )
     with torch.no_grad():
         for tensor in memories.tensors().values():
             tensor.normal_(0, 0.3)
-    gates = Gates(arch, shape, gate_points(arch, structures, "consumer"), initial_log_alpha(0.95, 2 / 3), 2 / 3)
+    gates = Gates(
+        arch, shape, gate_points(arch, structures, "consumer"), initial_log_alpha(0.95, 2 / 3), 2 / 3
+    )
     return Student(model, arch, shape, gates, memories)
 
 
@@ -47,8 +59,12 @@ def test_with_gates_and_memory_off_it_is_the_teacher(tmp_path: Path, model_type:
     torch.testing.assert_close(student(IDS), stock.model(IDS).last_hidden_state, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("structure", "consumer"), [("mlp_neuron", "mlp.down_proj"), ("kv_group", "self_attn.o_proj")])
-def test_a_closed_gate_equals_zeroed_columns_of_the_consumer_and_its_lora(llama: Path, structure: str, consumer: str) -> None:
+@pytest.mark.parametrize(
+    ("structure", "consumer"), [("mlp_neuron", "mlp.down_proj"), ("kv_group", "self_attn.o_proj")]
+)
+def test_a_closed_gate_equals_zeroed_columns_of_the_consumer_and_its_lora(
+    llama: Path, structure: str, consumer: str
+) -> None:
     student = build(llama, [structure])
     shape = student.shape
     units = student.arch.structures[structure].num_units(shape)
@@ -68,7 +84,11 @@ def test_a_domain_step_reaches_its_own_memory_and_no_other(llama: Path) -> None:
     student = build(llama, ["mlp_neuron"])
     values = student.gates.sample(torch.Generator().manual_seed(0))
     student(IDS, values, "b").square().sum().backward()
-    touched = {name for name, tensor in student.memories.tensors().items() if tensor.grad is not None and tensor.grad.abs().sum() > 0}
+    touched = {
+        name
+        for name, tensor in student.memories.tensors().items()
+        if tensor.grad is not None and tensor.grad.abs().sum() > 0
+    }
     assert touched and all(".m1." in name for name in touched)
     assert {name.partition(".")[0] for name in touched} == {"lora", "kv"}
     assert student.gates.log_alpha["mlp_neuron"].grad.abs().sum() > 0
@@ -79,9 +99,13 @@ def test_a_domain_step_reaches_its_own_memory_and_no_other(llama: Path) -> None:
 def test_hard_masks_keep_the_highest_scores(llama: Path) -> None:
     student = build(llama, ["mlp_neuron"])
     with torch.no_grad():
-        student.gates.log_alpha["mlp_neuron"].copy_(torch.randn(3, 48, generator=torch.Generator().manual_seed(1)))
+        student.gates.log_alpha["mlp_neuron"].copy_(
+            torch.randn(3, 48, generator=torch.Generator().manual_seed(1))
+        )
     config = student.model.config.to_dict()
-    budget = replace(plan_budget(student.arch, student.shape, config, ["mlp_neuron"], 0.1), keep={"mlp_neuron": 20})
+    budget = replace(
+        plan_budget(student.arch, student.shape, config, ["mlp_neuron"], 0.1), keep={"mlp_neuron": 20}
+    )
     mask = student.gates.hard(budget)["mlp_neuron"]
     alphas = student.gates.log_alpha["mlp_neuron"]
     assert mask.sum(-1).tolist() == [20, 20, 20]
@@ -92,7 +116,15 @@ def test_memories_depend_on_the_seed_alone(llama: Path) -> None:
     def tensors(seed: int) -> dict[str, torch.Tensor]:
         torch.rand(seed + 1)  # the global generator must not matter
         model = load_frozen(str(llama), "float32")
-        return Memories(model, [full_widths(Shape.of(model.config.to_dict()))] * 3, ["a"], [0, 2], LORA, KV(tokens=2), seed=seed).tensors()
+        return Memories(
+            model,
+            [full_widths(Shape.of(model.config.to_dict()))] * 3,
+            ["a"],
+            [0, 2],
+            LORA,
+            KV(tokens=2),
+            seed=seed,
+        ).tensors()
 
     first, again, other = tensors(5), tensors(5), tensors(6)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -119,10 +151,16 @@ def test_a_closed_gate_of_the_paper_equals_a_closed_gate_at_the_consumer(llama: 
     student = build(llama, ["mlp_neuron"])
     values = torch.ones(3, 48)
     values[1, ::3] = 0
-    torch.testing.assert_close(student(IDS, {gate: values}, "a"), student(IDS, {"mlp_neuron": values}, "a"), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        student(IDS, {gate: values}, "a"), student(IDS, {"mlp_neuron": values}, "a"), atol=1e-5, rtol=1e-5
+    )
     soft = values * 0.5 + 0.25
-    differ = not torch.allclose(student(IDS, {gate: soft}, "a"), student(IDS, {"mlp_neuron": soft}, "a"), atol=1e-3)
-    assert differ == (gate == "mlp_neuron@gate_proj")  # before the nonlinearity a soft gate is another function; up is linear
+    differ = not torch.allclose(
+        student(IDS, {gate: soft}, "a"), student(IDS, {"mlp_neuron": soft}, "a"), atol=1e-3
+    )
+    assert differ == (
+        gate == "mlp_neuron@gate_proj"
+    )  # before the nonlinearity a soft gate is another function; up is linear
 
 
 def test_layers_that_do_not_keep_memory_are_off_and_not_saved(llama: Path) -> None:
@@ -146,5 +184,9 @@ def test_layers_that_do_not_keep_memory_are_off_and_not_saved(llama: Path) -> No
     assert not torch.allclose(kept, full, atol=1e-3)
     student.memories.keep_layers([0, 2])
     config, tensors = student.memories.adapter("a")
-    assert config["layers_to_transform"] == [0, 2] and tensors and not any(".layers.1." in name for name in tensors)
+    assert (
+        config["layers_to_transform"] == [0, 2]
+        and tensors
+        and not any(".layers.1." in name for name in tensors)
+    )
     assert {name.split(".")[1] for name in student.memories.kv_tensors("a")} == {"0", "2"}

@@ -20,7 +20,9 @@ def plain(schema: Any) -> Any:
 
 
 def test_the_committed_schema_is_current() -> None:
-    committed = json.loads(shipped()["quickstart"].with_name("recipe.schema.json").read_text(encoding="utf-8"))
+    committed = json.loads(
+        shipped()["quickstart"].with_name("recipe.schema.json").read_text(encoding="utf-8")
+    )
     assert plain(committed) == plain(json_schema()), "run: koffkit recipe schema > recipes/recipe.schema.json"
 
 

@@ -48,20 +48,56 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("global_sparsity: 0.12", "global_sparcity: 0.12", r"r.yaml:8: mask.global_sparcity: unknown key; did you mean 'global_sparsity'?"),
-        ("{max_steps: 5}", "{max_step: 5}", "r.yaml:13: stages.0.learn_masks.max_step: unknown key; did you mean 'max_steps'?"),
+        (
+            "global_sparsity: 0.12",
+            "global_sparcity: 0.12",
+            r"r.yaml:8: mask.global_sparcity: unknown key; did you mean 'global_sparsity'?",
+        ),
+        (
+            "{max_steps: 5}",
+            "{max_step: 5}",
+            "r.yaml:13: stages.0.learn_masks.max_step: unknown key; did you mean 'max_steps'?",
+        ),
         ("rank: 8", "rank: eight", "r.yaml:10: memory.lora.rank: 'eight': "),
-        ("global_sparsity: 0.12", "global_sparsity: 1.5", "r.yaml:8: mask.global_sparsity: 1.5: input should be less than 1"),
+        (
+            "global_sparsity: 0.12",
+            "global_sparsity: 1.5",
+            "r.yaml:8: mask.global_sparsity: 1.5: input should be less than 1",
+        ),
         ("[mlp_neuron]", "[mlp_neurons]", "r.yaml:7: mask.structures.0: 'mlp_neurons': "),
-        ("  global_sparsity: 0.12\n", "  global_sparsity: 0.12\n  layout: jagged\n", "r.yaml:9: mask.layout: 'jagged': input should be"),
-        ("structures: [mlp_neuron]", "structures: []", "mask: structures is empty; name at least one kind of unit"),
-        ("  kv: null\n", "  kv: null\ndistill: {domain_weights: {two: 2}}\n", "names two, which is no domain (there is one)"),
-        ("global_sparsity: 0.12", "global_sparsity: 0.12\n  temperature: -1", "temperature is -1.0; it must be above 0"),
-        ("{text: a.txt}", "{text: a.txt, jsonl: b}", "r.yaml:5: domains.one: give exactly one of text, jsonl, hub (found: text, jsonl)"),
+        (
+            "  global_sparsity: 0.12\n",
+            "  global_sparsity: 0.12\n  layout: jagged\n",
+            "r.yaml:9: mask.layout: 'jagged': input should be",
+        ),
+        (
+            "structures: [mlp_neuron]",
+            "structures: []",
+            "mask: structures is empty; name at least one kind of unit",
+        ),
+        (
+            "  kv: null\n",
+            "  kv: null\ndistill: {domain_weights: {two: 2}}\n",
+            "names two, which is no domain (there is one)",
+        ),
+        (
+            "global_sparsity: 0.12",
+            "global_sparsity: 0.12\n  temperature: -1",
+            "temperature is -1.0; it must be above 0",
+        ),
+        (
+            "{text: a.txt}",
+            "{text: a.txt, jsonl: b}",
+            "r.yaml:5: domains.one: give exactly one of text, jsonl, hub (found: text, jsonl)",
+        ),
         ("  one:", "  none:", "domains: none cannot be a domain"),
         ("  one:", "  ../one:", "r.yaml:5: domains.../one"),
         ("name: demo\n", "", "name: is required"),
-        ("  - evaluate: {}\n", "  - recover: {max_steps: 1}\n  - recover: {max_steps: 1}\n", "stages must be learn_masks, then any of"),
+        (
+            "  - evaluate: {}\n",
+            "  - recover: {max_steps: 1}\n  - recover: {max_steps: 1}\n",
+            "stages must be learn_masks, then any of",
+        ),
         ("name: demo", "name: demo\nname: again", "r.yaml:3: name: given twice (first on line 2)"),
         ("{model: some/where}", "{model: some/where", "not valid YAML"),
     ],
@@ -73,20 +109,35 @@ def test_an_error_names_file_line_field_and_remedy(tmp_path: Path, old: str, new
 
 def test_a_bare_no_is_a_precision(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, GOOD + "train: {precision: no}\n")).recipe.train.precision == "no"
-    assert "train.precision: True: input should be 'no' or 'bf16'" in findings(tmp_path, GOOD + "train: {precision: yes}\n")[0]
+    assert (
+        "train.precision: True: input should be 'no' or 'bf16'"
+        in findings(tmp_path, GOOD + "train: {precision: yes}\n")[0]
+    )
 
 
 def test_a_learned_placement_needs_memories_to_learn_from(tmp_path: Path) -> None:
     text = GOOD.replace("memory:\n", "memory:\n  layers: {learned_bytes: 90000}\n")
     assert load_recipe(write(tmp_path, text)).recipe.memory.layers
     found = findings(tmp_path, text.replace("{max_steps: 5}", "{max_steps: 5, joint: false}"))
-    assert "learned_bytes chooses by the memories of stage learn_masks, which has none with joint: false" in found[0]
+    assert (
+        "learned_bytes chooses by the memories of stage learn_masks, which has none with joint: false"
+        in found[0]
+    )
 
 
 def test_all_errors_at_once(tmp_path: Path) -> None:
-    text = GOOD.replace("rank: 8", "rank: 0").replace("structures:", "structure:").replace("koffkit: 1", "koffkit: 2")
+    text = (
+        GOOD.replace("rank: 8", "rank: 0")
+        .replace("structures:", "structure:")
+        .replace("koffkit: 1", "koffkit: 2")
+    )
     found = findings(tmp_path, text)
-    assert [line.split(": ")[1] for line in found] == ["koffkit", "mask.structures", "mask.structure", "memory.lora.rank"]
+    assert [line.split(": ")[1] for line in found] == [
+        "koffkit",
+        "mask.structures",
+        "mask.structure",
+        "memory.lora.rank",
+    ]
 
 
 def test_set_changes_fields_stages_and_lists(tmp_path: Path) -> None:
@@ -100,7 +151,11 @@ def test_set_changes_fields_stages_and_lists(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD), overrides).recipe
     assert (recipe.mask.global_sparsity, recipe.memory.lora, recipe.memory.kv.tokens) == (0.2, None, 4)
     assert recipe.stages[0].options.max_steps == 9 and recipe.stages[1].options.swap is False
-    whole = load_recipe(write(tmp_path, GOOD), ["stages.learn_masks={max_steps: 3, batch_size: 7}"]).recipe.stages[0].options
+    whole = (
+        load_recipe(write(tmp_path, GOOD), ["stages.learn_masks={max_steps: 3, batch_size: 7}"])
+        .recipe.stages[0]
+        .options
+    )
     assert (whole.max_steps, whole.batch_size) == (3, 7)
 
 
@@ -118,7 +173,10 @@ def test_bad_overrides(tmp_path: Path, override: str, message: str) -> None:
 
 
 def test_a_misspelt_override_is_an_unknown_key(tmp_path: Path) -> None:
-    assert "mask.global_sparsty: unknown key; did you mean 'global_sparsity'?" in findings(tmp_path, GOOD, "mask.global_sparsty=0.2")[0]
+    assert (
+        "mask.global_sparsty: unknown key; did you mean 'global_sparsity'?"
+        in findings(tmp_path, GOOD, "mask.global_sparsty=0.2")[0]
+    )
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -142,6 +200,8 @@ def test_memory_layers() -> None:
 @pytest.mark.parametrize("route", ["{}", "{kind: encoder, encoder: ./x}", "{kind: probe, layer: 1}"])
 @pytest.mark.parametrize("source", ["{text: a.txt}", "{jsonl: a.jsonl, messages: talk, loss_on: assistant}"])
 def test_a_recipe_written_out_in_full_can_be_read_again(tmp_path: Path, route: str, source: str) -> None:
-    text = GOOD.replace("  - evaluate: {}", f"  - route: {route}\n  - evaluate: {{}}").replace("{text: a.txt}", source)
+    text = GOOD.replace("  - evaluate: {}", f"  - route: {route}\n  - evaluate: {{}}").replace(
+        "{text: a.txt}", source
+    )
     recipe = load_recipe(write(tmp_path, text)).recipe
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from koffkit.base import read_config
+from koffkit.checkpoint.files import read_config
 from koffkit.embedded import path as embedded_path
 from koffkit.errors import UsageError
 from koffkit.recipe.builtin import shipped
@@ -16,18 +16,41 @@ from koffkit.recipe.plan import make_plan
 from ...conftest import Shipped
 
 LLAMA_3B = {
-    "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "dtype": "bfloat16",
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
 
 LLAMA_8B = LLAMA_3B | {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "tie_word_embeddings": False,
-}  # fmt: skip
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "tie_word_embeddings": False,
+}
 QWEN_3B = {
-    "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True, "dtype": "bfloat16",
-}  # fmt: skip
-TRUE_SHAPES = {"meta-llama/Llama-3.2-3B": LLAMA_3B, "meta-llama/Llama-3.1-8B": LLAMA_8B, "Qwen/Qwen2.5-3B": QWEN_3B}
+    "model_type": "qwen2",
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+TRUE_SHAPES = {
+    "meta-llama/Llama-3.2-3B": LLAMA_3B,
+    "meta-llama/Llama-3.1-8B": LLAMA_8B,
+    "Qwen/Qwen2.5-3B": QWEN_3B,
+}
 EMBEDDED = read_config(embedded_path("base"))
 LARGE = [name for name in shipped() if name != "quickstart"]
 
@@ -80,7 +103,11 @@ def test_learned_placement_has_as_many_layers_as_its_bytes_hold() -> None:
     one = whole.memory_bytes // 6
     for layers in (1, 4):
         plan = plan_for("quickstart", EMBEDDED, f"memory.layers={{learned_bytes: {one * layers + 5}}}")
-        assert plan.memory_bytes == one * layers and plan.num_memory_layers == layers and plan.memory_layers == list(range(6))
+        assert (
+            plan.memory_bytes == one * layers
+            and plan.num_memory_layers == layers
+            and plan.memory_layers == list(range(6))
+        )
     with pytest.raises(UsageError, match=r"learned_bytes: 9 do not hold the memory of one layer \("):
         plan_for("quickstart", EMBEDDED, "memory.layers={learned_bytes: 9}")
 
@@ -92,17 +119,27 @@ def test_memory_parameters_are_those_of_the_files(shipped: Shipped) -> None:
     config = json.loads((Path(loaded.recipe.base.model) / "config.json").read_text())
     plan = make_plan(loaded.recipe, config)
     folder = shipped.export / "memories" / "north"
-    shipped_count = sum(value.numel() for file in folder.glob("*.safetensors") for value in load_file(file).values())
+    shipped_count = sum(
+        value.numel() for file in folder.glob("*.safetensors") for value in load_file(file).values()
+    )
     trained = sum(
-        value.numel() for file in (shipped.run / "memories" / "north").glob("*.safetensors") for value in load_file(file).values()
+        value.numel()
+        for file in (shipped.run / "memories" / "north").glob("*.safetensors")
+        for value in load_file(file).values()
     )
     assert (plan.memory_params, plan.memory_params_training) == (shipped_count, trained)
     assert plan.memory_params < plan.memory_params_training
 
 
 def test_warnings_and_refusals() -> None:
-    odd = plan_for("llama-3.2-3b-topics", LLAMA_3B, "memory.lora.rank=48", "distill.top_k=3", "mask.global_sparsity=0.3")
-    assert [text.partition(":")[0] for text in odd.warnings] == ["memory.lora.rank", "mask.global_sparsity", "distill.top_k"]
+    odd = plan_for(
+        "llama-3.2-3b-topics", LLAMA_3B, "memory.lora.rank=48", "distill.top_k=3", "mask.global_sparsity=0.3"
+    )
+    assert [text.partition(":")[0] for text in odd.warnings] == [
+        "memory.lora.rank",
+        "mask.global_sparsity",
+        "distill.top_k",
+    ]
     with pytest.raises(UsageError, match=r"use layers 0 to 27"):
         plan_for("llama-3.2-3b-topics", LLAMA_3B, "memory.layers=[28]")
 
@@ -115,6 +152,9 @@ def test_a_learned_placement_without_recover_is_warned_of() -> None:
 
 
 def test_more_memory_is_needed_without_gradient_checkpointing() -> None:
-    less, more = (plan_for("llama-3.2-3b-topics", LLAMA_3B, f"train.gradient_checkpointing={on}") for on in ("true", "false"))
+    less, more = (
+        plan_for("llama-3.2-3b-topics", LLAMA_3B, f"train.gradient_checkpointing={on}")
+        for on in ("true", "false")
+    )
     assert less.peak_memory_bytes < more.peak_memory_bytes
     assert all(low < high for low, high in less.seconds.values())

@@ -70,8 +70,13 @@ def test_the_mean_stands_below_several_domains_only() -> None:
 
 def test_a_router_is_shown_with_its_confusion_calibration_and_latency() -> None:
     shown = text(router_table(ROUTER))
-    assert all(part in router_summary(ROUTER) for part in ("97.5% of 40", "calibration error 0.012", "0.05 ms a text"))
-    assert next(line for line in shown.splitlines() if " de " in line and "19" in line).replace("│", " ").split() == ["de", "19", "1"]
+    assert all(
+        part in router_summary(ROUTER)
+        for part in ("97.5% of 40", "calibration error 0.012", "0.05 ms a text")
+    )
+    assert next(line for line in shown.splitlines() if " de " in line and "19" in line).replace(
+        "│", " "
+    ).split() == ["de", "19", "1"]
     unsure = {**ROUTER, "confusion": {"de": {"de": 18, "none": 2}}}  # a choice that is no label of the table
     assert "none" in text(router_table(unsure))
 

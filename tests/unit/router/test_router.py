@@ -9,9 +9,8 @@ import pytest
 
 from koffkit.errors import IntegrityError
 from koffkit.router import load_router
-from koffkit.router.classifier import TextRouter
-from koffkit.router.features import features
-from koffkit.router.training import assess, fit
+from koffkit.router.assess import assess
+from koffkit.router.ngrams import TextRouter, features, fit
 
 TOPICS = {
     "sea": ["wave", "harbour", "sail", "tide", "anchor", "gull", "salt"],
@@ -22,7 +21,9 @@ TOPICS = {
 
 def documents(seed: int, count: int) -> dict[str, list[str]]:
     draw = random.Random(seed)
-    return {label: [" ".join(draw.choices(words, k=8)) for _ in range(count)] for label, words in TOPICS.items()}
+    return {
+        label: [" ".join(draw.choices(words, k=8)) for _ in range(count)] for label, words in TOPICS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,11 @@ def test_features_see_case_in_characters_and_words_in_order() -> None:
 def test_unseen_documents_are_routed(router: TextRouter) -> None:
     figures = assess(router, documents(1, 50))
     assert figures["accuracy"] > 0.95 and figures["documents"] == 150
-    assert figures["confusion"]["sea"]["sea"] > 45 and 0 <= figures["calibration_error"] < 0.2 and figures["milliseconds"] > 0
+    assert (
+        figures["confusion"]["sea"]["sea"] > 45
+        and 0 <= figures["calibration_error"] < 0.2
+        and figures["milliseconds"] > 0
+    )
 
 
 def test_general_text_gets_no_memory(router: TextRouter) -> None:
@@ -70,7 +75,10 @@ def test_probabilities_sum_to_one(router: TextRouter) -> None:
 
 
 def test_training_is_a_function_of_the_seed() -> None:
-    one, two, other = (fit(documents(0, 20), num_buckets=512, epochs=2, min_confidence=0, seed=seed).weight.tobytes() for seed in (1, 1, 2))
+    one, two, other = (
+        fit(documents(0, 20), num_buckets=512, epochs=2, min_confidence=0, seed=seed).weight.tobytes()
+        for seed in (1, 1, 2)
+    )
     assert one == two != other
 
 

@@ -24,7 +24,13 @@ def test_metrics_after_the_checkpoint_are_dropped_and_half_lines_too(tmp_path: P
     with open(run.metrics_file, "a") as file:
         file.write('{"stage": "reco')
     run.rewind_metrics(STAGES, "recover", 2)
-    assert rows(run) == [("learn_masks", 1), ("learn_masks", 2), ("learn_masks", 3), ("recover", 1), ("recover", 2)]
+    assert rows(run) == [
+        ("learn_masks", 1),
+        ("learn_masks", 2),
+        ("learn_masks", 3),
+        ("recover", 1),
+        ("recover", 2),
+    ]
     run.rewind_metrics(STAGES, "learn_masks", 1)
     assert rows(run) == [("learn_masks", 1)]
 
@@ -40,7 +46,9 @@ def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
         newest_finished(tmp_path / "new")
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "damaged"), ('{"koffkit": 7}', "run format 7"), (None, "not a run folder")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "damaged"), ('{"koffkit": 7}', "run format 7"), (None, "not a run folder")]
+)
 def test_what_is_not_a_run_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "run.json").write_text(content)

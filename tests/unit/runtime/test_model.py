@@ -30,9 +30,20 @@ def model(shipped: Shipped) -> KoffModel:
 def test_each_prompt_of_a_batch_gets_its_own_memory(model: KoffModel) -> None:
     rows = ["north", "south", None, "south"]
     together = model.generate(PROMPTS, memory=rows, max_new_tokens=6)
-    alone = [model.generate(prompt, memory=memory, max_new_tokens=6)[0] for prompt, memory in zip(PROMPTS, rows, strict=True)]
+    alone = [
+        model.generate(prompt, memory=memory, max_new_tokens=6)[0]
+        for prompt, memory in zip(PROMPTS, rows, strict=True)
+    ]
     assert together == alone
-    assert len({tuple(model.generate(PROMPTS, memory=memory, max_new_tokens=6)) for memory in ("north", "south", None)}) > 1
+    assert (
+        len(
+            {
+                tuple(model.generate(PROMPTS, memory=memory, max_new_tokens=6))
+                for memory in ("north", "south", None)
+            }
+        )
+        > 1
+    )
 
 
 def test_attach_and_detach_choose_for_calls_that_name_no_memory(model: KoffModel) -> None:
@@ -54,7 +65,9 @@ def test_memories_can_be_chosen_and_added(shipped: Shipped) -> None:
     assert model.load_memory(shipped.export / "memories" / "north") == "north"
     assert model.domains == ["south", "north"]
     torch.testing.assert_close(model.logits(ids, "south"), south, atol=1e-6, rtol=1e-6)
-    assert {name for name, _ in KoffModel.from_pretrained(shipped.export, ["south"]).route(sentences(1, 5))} <= {"south", None}
+    assert {
+        name for name, _ in KoffModel.from_pretrained(shipped.export, ["south"]).route(sentences(1, 5))
+    } <= {"south", None}
     with pytest.raises(UsageError, match="a memory 'north' is loaded already"):
         model.load_memory(shipped.export / "memories" / "north")
 
@@ -89,7 +102,9 @@ def four(model: KoffModel, shipped: Shipped, tmp_path: Path) -> KoffModel:
         folder = shutil.copytree(shipped.export / "memories" / domain, tmp_path / domain)
         for name in ("adapter_model", "kv_memory"):
             path = folder / f"{name}.safetensors"
-            save_file({key: -2 * value for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+            save_file(
+                {key: -2 * value for key, value in load_file(path).items()}, path, metadata={"format": "pt"}
+            )
         info = json.loads((folder / "memory.json").read_text())
         (folder / "memory.json").write_text(json.dumps(info | {"domain": f"un{domain}"}))
         model.load_memory(folder)
@@ -101,7 +116,9 @@ def test_threads_do_not_see_each_others_memories(four: KoffModel) -> None:
     alone = [four.generate(PROMPTS, memory=memory, max_new_tokens=8) for memory in jobs]
     assert len({tuple(texts) for texts in alone}) == 6
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda memory: four.generate(PROMPTS, memory=memory, max_new_tokens=8), jobs))
+        together = list(
+            pool.map(lambda memory: four.generate(PROMPTS, memory=memory, max_new_tokens=8), jobs)
+        )
     assert together == alone
 
 
@@ -123,14 +140,19 @@ def test_calls_put_no_hooks_on_the_model(four: KoffModel, monkeypatch: pytest.Mo
     monkeypatch.setattr("peft.tuners.lora.layer.Linear._mixed_batch_forward", refuse)
     monkeypatch.setattr("peft.tuners.lora.model.LoraModel._enable_peft_forward_hooks", refuse)
     ids = torch.arange(40).reshape(4, 10) + 4
-    assert not torch.allclose(four.logits(ids, "north"), four.logits(ids, ["north", None, "south", "unsouth"]), atol=1e-3)
+    assert not torch.allclose(
+        four.logits(ids, "north"), four.logits(ids, ["north", None, "south", "unsouth"]), atol=1e-3
+    )
     assert len(four.generate(PROMPTS, memory="south", max_new_tokens=2)) == 4
 
 
 def test_beams_keep_the_memory_of_their_row(four: KoffModel) -> None:
     rows = ["north", "unsouth", None, "south"]
     together = four.generate(PROMPTS, memory=rows, max_new_tokens=6, num_beams=3)
-    assert together == [four.generate(p, memory=m, max_new_tokens=6, num_beams=3)[0] for p, m in zip(PROMPTS, rows, strict=True)]
+    assert together == [
+        four.generate(p, memory=m, max_new_tokens=6, num_beams=3)[0]
+        for p, m in zip(PROMPTS, rows, strict=True)
+    ]
 
 
 def test_an_adapter_merged_into_the_weights_is_refused(model: KoffModel) -> None:
@@ -143,8 +165,11 @@ def test_an_adapter_merged_into_the_weights_is_refused(model: KoffModel) -> None
     torch.testing.assert_close(model.logits(ids, "north"), north, atol=1e-5, rtol=1e-4)
 
 
-def test_a_probe_reads_while_other_threads_write(four: KoffModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both use the backbone's tokenizer, which keeps in itself whether it pads: here long enough for another thread to change it."""
+def test_a_probe_reads_while_other_threads_write(
+    four: KoffModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both use the backbone's tokenizer, which keeps in itself whether it pads: here long enough for another
+    thread to change it."""
     set_padding = type(four.tokenizer).set_truncation_and_padding
 
     def slow(*arguments: object, **options: object) -> None:
@@ -157,7 +182,13 @@ def test_a_probe_reads_while_other_threads_write(four: KoffModel, tmp_path: Path
     texts = sentences(1, 24)
     chosen, written = four.route(texts), four.generate(texts, memory="north", max_new_tokens=2)
     with ThreadPoolExecutor(4) as pool:
-        jobs = [(pool.submit(four.route, texts), pool.submit(four.generate, texts, memory="north", max_new_tokens=2)) for _ in range(8)]
+        jobs = [
+            (
+                pool.submit(four.route, texts),
+                pool.submit(four.generate, texts, memory="north", max_new_tokens=2),
+            )
+            for _ in range(8)
+        ]
     assert [(route.result(), text.result()) for route, text in jobs] == [(chosen, written)] * 8
 
 
@@ -165,7 +196,9 @@ def test_a_probe_reads_while_other_threads_write(four: KoffModel, tmp_path: Path
 def test_padding_changes_no_logits(model: KoffModel, side: str) -> None:
     ids, filler = torch.arange(6).reshape(1, 6) + 7, torch.full((1, 3), 2)
     there, none = torch.ones_like(ids), torch.zeros_like(filler)
-    padded, mask = (torch.cat(pair if side == "right" else pair[::-1], dim=1) for pair in ((ids, filler), (there, none)))
+    padded, mask = (
+        torch.cat(pair if side == "right" else pair[::-1], dim=1) for pair in ((ids, filler), (there, none))
+    )
     for memory in ("north", "south", None):
         found = model.logits(padded, memory, attention_mask=mask)[mask.bool()]
         torch.testing.assert_close(found, model.logits(ids, memory)[0], atol=2e-5, rtol=1e-4)
@@ -175,8 +208,17 @@ def test_padding_changes_no_logits(model: KoffModel, side: str) -> None:
 
 def test_attention_that_knows_no_kv_memory_is_refused(shipped: Shipped) -> None:
     config = AutoConfig.from_pretrained(shipped.export / "backbone", attn_implementation="eager")
-    for options in ({"attn_implementation": "eager"}, {"attn_implementation": {"": "flex_attention"}}, {"config": config}):
-        with pytest.raises(UsageError, match=r"attn_implementation .*(eager|flex).*leave the option out or say .sdpa."):
+    for options in (
+        {"attn_implementation": "eager"},
+        {"attn_implementation": {"": "flex_attention"}},
+        {"config": config},
+    ):
+        with pytest.raises(
+            UsageError, match=r"attn_implementation .*(eager|flex).*leave the option out or say .sdpa."
+        ):
             KoffModel.from_pretrained(shipped.export, **options)
     for name in ("sdpa", "koffkit", None):
-        assert KoffModel.from_pretrained(shipped.export, attn_implementation=name).domains == ["north", "south"]
+        assert KoffModel.from_pretrained(shipped.export, attn_implementation=name).domains == [
+            "north",
+            "south",
+        ]

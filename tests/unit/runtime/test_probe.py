@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
-from koffkit.artefact import open_export
+from koffkit.artefact.export import open_export
 from koffkit.runtime.parity import compare
 from koffkit.runtime.probe import Probe, distances_to_golden, golden, probe_tokens
 
@@ -18,7 +18,9 @@ from ...conftest import Shipped
 
 @pytest.mark.parametrize("config", [{"tie_word_embeddings": True}, {"tie_word_embeddings": False}])
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
-def test_weights_read_one_by_one_give_the_logits_of_the_whole_model(tmp_path: Path, model_type: str, config: dict) -> None:
+def test_weights_read_one_by_one_give_the_logits_of_the_whole_model(
+    tmp_path: Path, model_type: str, config: dict
+) -> None:
     folder = make_checkpoint(tmp_path, model_type, **config)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     probe, tokens = Probe(folder), probe_tokens(300)

@@ -32,11 +32,21 @@ def test_perplexities_are_those_of_the_models_themselves(shipped: Shipped) -> No
         assert found["unpruned"]["perplexity"] == pytest.approx(by_hand(base(ids).logits, ids), rel=1e-4)
     for name, memory in (("backbone", None), ("matched", "north")):
         assert found[name]["perplexity"] == pytest.approx(by_hand(model.logits(ids, memory), ids), rel=1e-4)
-    assert found["swap"]["south"]["perplexity"] == pytest.approx(by_hand(model.logits(ids, "south"), ids), rel=1e-4)
-    teacher, student = base(ids).logits[:, :-1].log_softmax(-1), model.logits(ids, "north")[:, :-1].log_softmax(-1)
-    assert found["matched"]["kl"] == pytest.approx((teacher.exp() * (teacher - student)).sum(-1).mean().item(), rel=1e-3)
+    assert found["swap"]["south"]["perplexity"] == pytest.approx(
+        by_hand(model.logits(ids, "south"), ids), rel=1e-4
+    )
+    teacher, student = (
+        base(ids).logits[:, :-1].log_softmax(-1),
+        model.logits(ids, "north")[:, :-1].log_softmax(-1),
+    )
+    assert found["matched"]["kl"] == pytest.approx(
+        (teacher.exp() * (teacher - student)).sum(-1).mean().item(), rel=1e-3
+    )
 
 
 def test_the_mean_of_perplexities_is_geometric() -> None:
-    rows = {name: {"matched": {"perplexity": p, "recall": r}, "swap": {}} for name, p, r in (("a", 2.0, 0.5), ("b", 8.0, 1.0))}
+    rows = {
+        name: {"matched": {"perplexity": p, "recall": r}, "swap": {}}
+        for name, p, r in (("a", 2.0, 0.5), ("b", 8.0, 1.0))
+    }
     assert _mean(rows)["matched"] == {"perplexity": pytest.approx(4.0), "recall": pytest.approx(0.75)}

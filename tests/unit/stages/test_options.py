@@ -17,21 +17,30 @@ from koffkit.arch.widths import full_widths
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import layer_memory_parameters
-from koffkit.stages.placement import layers_worth_keeping, losses_without
-from koffkit.stages.runners import set_masks
-from koffkit.stages.saliency import warm_start
+from koffkit.stages.outputs import set_masks
+from koffkit.training.placement import layers_worth_keeping, losses_without
+from koffkit.training.saliency import warm_start
 
 from ...common import recipe_dict, sentences, write_recipe
-from .test_training import loop_for
+from ..training.test_loop import loop_for
 
 MASK = {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4}
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("hinge", HingeController), ("progressive", ProgressiveController), ("lagrangian", LagrangianController)]
+    ("kind", "expected"),
+    [
+        ("hinge", HingeController),
+        ("progressive", ProgressiveController),
+        ("lagrangian", LagrangianController),
+    ],
 )
 def test_controller(llama: Path, tmp_path: Path, kind: str, expected: type) -> None:
-    loop = loop_for(llama, tmp_path, mask=MASK | {"controller": kind, "lambda_rate": 0.3, "lambda_init": 2.5, "reach_by": 1.0})
+    loop = loop_for(
+        llama,
+        tmp_path,
+        mask=MASK | {"controller": kind, "lambda_rate": 0.3, "lambda_init": 2.5, "reach_by": 1.0},
+    )
     assert type(loop.controller) is expected
     if isinstance(loop.controller, LagrangianController):
         assert loop.controller.rate == 0.3 and loop.controller.warmup_steps == 6
@@ -51,8 +60,16 @@ def test_temperature_falls_from_start_to_end(llama: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("init", ["taylor", "activation"])
 @pytest.mark.parametrize("layout", ["uniform", "ragged"])
-def test_a_warm_start_ranks_units_by_what_the_model_needs(llama: Path, tmp_path: Path, init: str, layout: str) -> None:
-    mask = MASK | {"structures": "paper", "init": init, "init_spread": 0.7, "init_batches": 2, "layout": layout}
+def test_a_warm_start_ranks_units_by_what_the_model_needs(
+    llama: Path, tmp_path: Path, init: str, layout: str
+) -> None:
+    mask = MASK | {
+        "structures": "paper",
+        "init": init,
+        "init_spread": 0.7,
+        "init_batches": 2,
+        "layout": layout,
+    }
     loop = loop_for(llama, tmp_path, mask=mask)
     gates = loop.student.gates
     cold = {name: value.detach().clone() for name, value in gates.log_alpha.items()}
@@ -64,15 +81,23 @@ def test_a_warm_start_ranks_units_by_what_the_model_needs(llama: Path, tmp_path:
     over = -1 if layout == "uniform" else (0, 1)
     for name, value in gates.log_alpha.items():
         change = value.detach() - cold[name]
-        torch.testing.assert_close(change.std(over), torch.full_like(change.std(over), 0.7), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            change.std(over), torch.full_like(change.std(over), 0.7), atol=1e-4, rtol=1e-4
+        )
     for name in ("mlp_neuron@gate_proj", "mlp_neuron@up_proj"):
         assert set(gates.log_alpha[name][1].argsort()[:4].tolist()) == {0, 1, 2, 3}
     assert gates.log_alpha["v_channel"][1].argmin() == 5
 
 
-def test_a_cold_start_leaves_gates_alike_and_more_batches_change_the_warm_one(llama: Path, tmp_path: Path) -> None:
+def test_a_cold_start_leaves_gates_alike_and_more_batches_change_the_warm_one(
+    llama: Path, tmp_path: Path
+) -> None:
     found = []
-    for changes in ({"init": "cold"}, {"init": "taylor", "init_batches": 1}, {"init": "taylor", "init_batches": 3}):
+    for changes in (
+        {"init": "cold"},
+        {"init": "taylor", "init_batches": 1},
+        {"init": "taylor", "init_batches": 3},
+    ):
         loop = loop_for(llama, tmp_path, mask=MASK | changes)
         warm_start(loop.context, loop.options)
         found.append(loop.student.gates.log_alpha["mlp_neuron"].detach().clone())
@@ -124,7 +149,11 @@ def test_without_joint_training_masks_are_learned_alone(llama: Path, tmp_path: P
     loop = loop_for(llama, tmp_path, stages=stages)
     before = {name: value.detach().clone() for name, value in loop.trainables().items()}
     loop._step(0)
-    moved = {name.partition(".")[0] for name, value in loop.trainables().items() if not value.detach().equal(before[name])}
+    moved = {
+        name.partition(".")[0]
+        for name, value in loop.trainables().items()
+        if not value.detach().equal(before[name])
+    }
     assert moved == {"gates"}
     recover = loop_for(llama, tmp_path, train_gates=False, stages=stages)
     assert set(recover.groups) == {"lora", "kv"} and recover.with_memory
@@ -139,7 +168,9 @@ def finished(llama: Path, root: Path, **changes: Any) -> dict[str, Any]:
 def test_learned_placement_keeps_as_many_layers_as_the_bytes_allow(llama: Path, tmp_path: Path) -> None:
     lora = {"rank": 4, "alpha": 4, "targets": ["k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]}
     memory = {"lora": lora, "kv": {"tokens": 3}}
-    whole = sum(value.nbytes for value in tensors(tmp_path / "all", llama, memory | {"layers": "all"}).values())
+    whole = sum(
+        value.nbytes for value in tensors(tmp_path / "all", llama, memory | {"layers": "all"}).values()
+    )
     kept = tensors(tmp_path / "some", llama, memory | {"layers": {"learned_bytes": whole * 2 // 3}})
     state = json.loads((tmp_path / "some" / "run" / "run.json").read_text())
     layers = {int(name.split("layers.")[1].split(".")[0]) for name in kept}
@@ -154,7 +185,8 @@ def tensors(root: Path, llama: Path, memory: dict[str, Any]) -> dict[str, torch.
 
 
 def test_the_layers_that_stay_are_those_whose_memory_is_missed(llama: Path, tmp_path: Path) -> None:
-    """Only layers 0 and 2 have a memory that does anything; it makes the student the worse, the more so in layer 2."""
+    """Only layers 0 and 2 have a memory that does anything; it makes the student the worse, the more so in
+    layer 2."""
     memory = {"layers": {"learned_bytes": 10**6}, "lora": None, "kv": {"tokens": 3}}
     loop = loop_for(llama, tmp_path, memory=memory)
     masks = set_masks(loop.context)
@@ -168,10 +200,14 @@ def test_the_layers_that_stay_are_those_whose_memory_is_missed(llama: Path, tmp_
     batches = [(domain, *loop.batch_of(domain, visit)) for domain in ("north", "south") for visit in range(2)]
     with torch.no_grad():
         by_hand = [
-            sum(loop.distillation(ids, counted, domain, values)[1]["loss"] for domain, ids, counted in batches)
+            sum(
+                loop.distillation(ids, counted, domain, values)[1]["loss"] for domain, ids, counted in batches
+            )
             for values in (loop.context.masks, None)
         ]
-    assert harm[1] == pytest.approx(by_hand[0], rel=1e-5) and by_hand[1] != pytest.approx(by_hand[0], rel=1e-3)
+    assert harm[1] == pytest.approx(by_hand[0], rel=1e-5) and by_hand[1] != pytest.approx(
+        by_hand[0], rel=1e-3
+    )
     one = layer_memory_parameters(loop.recipe, loop.student.shape, full_widths(loop.student.shape)) * 4
     assert layers_worth_keeping(loop, masks, one * 3) == [0, 1, 2]
     assert layers_worth_keeping(loop, masks, one * 3 - 1) == [0, 1]
@@ -181,20 +217,31 @@ def test_the_layers_that_stay_are_those_whose_memory_is_missed(llama: Path, tmp_
     assert loop.student.memories.layers == [0, 1]
 
 
-def test_two_layers_that_stand_in_for_each_other_do_not_both_go(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_layers_that_stand_in_for_each_other_do_not_both_go(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Backward elimination measures anew after each layer that goes."""
-    loop = loop_for(llama, tmp_path, memory={"layers": {"learned_bytes": 10**6}, "lora": None, "kv": {"tokens": 3}})
+    loop = loop_for(
+        llama, tmp_path, memory={"layers": {"learned_bytes": 10**6}, "lora": None, "kv": {"tokens": 3}}
+    )
     masks = set_masks(loop.context)
     found = []
     with_losses = {(0, 1, 2): {0: 1.0, 1: 1.1, 2: 1.2}, (1, 2): {1: 5.0, 2: 2.0}}
-    monkeypatch.setattr("koffkit.stages.placement.losses_without", lambda _, kept: found.append(list(kept)) or with_losses[tuple(kept)])
+    monkeypatch.setattr(
+        "koffkit.stages.placement.losses_without",
+        lambda _, kept: found.append(list(kept)) or with_losses[tuple(kept)],
+    )
     assert layers_worth_keeping(loop, masks, 1) == [1] and found == [[0, 1, 2], [1, 2]]
 
 
 def test_a_ragged_run_meets_its_budget_and_its_layers_differ(llama: Path, tmp_path: Path) -> None:
-    state = finished(llama, tmp_path, mask=MASK | {"layout": "ragged", "global_sparsity": 0.3, "multiple_of": 1})
+    state = finished(
+        llama, tmp_path, mask=MASK | {"layout": "ragged", "global_sparsity": 0.3, "multiple_of": 1}
+    )
     budget = state["budget"]
-    assert budget["target_params"] <= budget["removed_params"] < budget["target_params"] + budget["step_params"]
+    assert (
+        budget["target_params"] <= budget["removed_params"] < budget["target_params"] + budget["step_params"]
+    )
     masks = load_file(tmp_path / "run" / "masks.safetensors")
     assert len({int(mask.sum()) for mask in masks.values()}) > 1
 
@@ -205,9 +252,7 @@ def chat_base(llama: Path, root: Path) -> Path:
 
     base = Path(shutil.copytree(llama, root / "chat-base"))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     tokenizer.save_pretrained(base)
     return base
 
@@ -225,7 +270,9 @@ def chat_domains(root: Path, loss_on: str) -> dict[str, Any]:
 @pytest.mark.parametrize("loss", ["top_k", "cross_entropy"])
 def test_the_loss_counts_the_assistants_tokens_only(llama: Path, tmp_path: Path, loss: str) -> None:
     base = chat_base(llama, tmp_path)
-    loop = loop_for(base, tmp_path, domains=chat_domains(tmp_path, "assistant"), distill={"loss": loss, "top_k": 50})
+    loop = loop_for(
+        base, tmp_path, domains=chat_domains(tmp_path, "assistant"), distill={"loss": loss, "top_k": 50}
+    )
     batch, counted = loop._batch(0, 0, "talk", False)
     assert counted is not None and 0 < counted.float().mean() < 1
     found = loop._loss(batch, counted, 0, "talk")[1]["loss"]
@@ -254,4 +301,7 @@ def test_a_run_on_conversations(llama: Path, tmp_path: Path, loss_on: str) -> No
     domains = chat_domains(tmp_path, loss_on)
     recipe = recipe_dict(base, tmp_path / "data", domains=domains, retention=domains["talk"])
     state = compress(load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe)), tmp_path / "run")
-    assert state["results"]["domains"]["talk"]["matched"]["kl"] > 0 and state["results"]["router"]["documents"] > 0
+    assert (
+        state["results"]["domains"]["talk"]["matched"]["kl"] > 0
+        and state["results"]["router"]["documents"] > 0
+    )

@@ -14,11 +14,11 @@ from koffkit.method.gates import active_probability
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
 from koffkit.stages.evaluate import evaluate_domains
-from koffkit.stages.runners import set_masks
+from koffkit.stages.outputs import set_masks
 
 from ...common import recipe_dict, sentences, write_recipe
+from ..training.test_loop import loop_for
 from .test_options import MASK
-from .test_training import loop_for
 
 
 def test_gates_start_as_open_as_asked(llama: Path, tmp_path: Path) -> None:
@@ -29,7 +29,9 @@ def test_gates_start_as_open_as_asked(llama: Path, tmp_path: Path) -> None:
 
 def test_a_kv_memory_starts_with_the_spread_asked_for(llama: Path, tmp_path: Path) -> None:
     for spread in (0.02, 0.5):
-        memories = loop_for(llama, tmp_path, memory={"lora": None, "kv": {"tokens": 40, "init_std": spread}}).student.memories
+        memories = loop_for(
+            llama, tmp_path, memory={"lora": None, "kv": {"tokens": 40, "init_std": spread}}
+        ).student.memories
         found = torch.cat([value.detach().flatten() for value in memories.kv_parameters()])
         assert found.std().item() == pytest.approx(spread, rel=0.05)
 
@@ -42,27 +44,37 @@ def test_top_tokens_by_coverage(llama: Path, tmp_path: Path, coverage: float, mo
     assert covered < 0.5 if most == 7 else coverage - 0.15 < covered < coverage + 0.1
 
 
-def test_logits_exist_for_as_many_tokens_as_a_chunk_holds(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_exist_for_as_many_tokens_as_a_chunk_holds(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from koffkit.method import losses
 
     seen: list[int] = []
     score = losses.score
-    monkeypatch.setattr(losses, "score", lambda student, *rest: seen.append(len(student)) or score(student, *rest))
+    monkeypatch.setattr(
+        losses, "score", lambda student, *rest: seen.append(len(student)) or score(student, *rest)
+    )
     for chunk in (7, 1024):
         seen.clear()
         loop_for(llama, tmp_path, distill={"chunk_tokens": chunk})._step(0)
         assert max(seen) == min(chunk, 32) and sum(seen) == 32
 
 
-@pytest.mark.parametrize(("decay", "half", "last"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.1), ("cosine", 0.5, 0.0245)])
+@pytest.mark.parametrize(
+    ("decay", "half", "last"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.1), ("cosine", 0.5, 0.0245)]
+)
 def test_decay(llama: Path, tmp_path: Path, decay: str, half: float, last: float) -> None:
     schedule = loop_for(llama, tmp_path, stages=[{"learn_masks": {"max_steps": 10, "decay": decay}}]).schedule
-    assert schedule.rate_scale(5) == pytest.approx(half) and schedule.rate_scale(9) == pytest.approx(last, abs=1e-3)
+    assert schedule.rate_scale(5) == pytest.approx(half) and schedule.rate_scale(9) == pytest.approx(
+        last, abs=1e-3
+    )
 
 
 def test_rates_are_those_of_their_group(llama: Path, tmp_path: Path) -> None:
     rates = {"lora": 1e-3, "kv": 2e-3, "gates": 3e-3}
-    loop = loop_for(llama, tmp_path, stages=[{"learn_masks": {"max_steps": 10, "lr": rates, "decay": "constant"}}])
+    loop = loop_for(
+        llama, tmp_path, stages=[{"learn_masks": {"max_steps": 10, "lr": rates, "decay": "constant"}}]
+    )
     loop._step(0)
     assert {group["name"]: group["lr"] for group in loop.optimizer.param_groups} == rates
 
@@ -100,7 +112,10 @@ def evaluated(llama: Path, root: Path, **options: Any) -> dict[str, Any]:
     """`evaluate` alone, on facts, with untrained memories."""
     root.mkdir(exist_ok=True)
     halves = [text.partition(" ") for text in sentences(8, 60)]
-    facts = [{"text": first + space + rest, "prompt": first, "answer": space + rest} for first, space, rest in halves]
+    facts = [
+        {"text": first + space + rest, "prompt": first, "answer": space + rest}
+        for first, space, rest in halves
+    ]
     (root / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts), encoding="utf-8")
     source = {"jsonl": str(root / "facts.jsonl"), "prompt_field": "prompt", "answer_field": "answer"}
     stages = [{"learn_masks": {"max_steps": 0}}, {"evaluate": options}]
@@ -137,11 +152,15 @@ def test_limits_of_evaluation(llama: Path, tmp_path: Path, monkeypatch: pytest.M
     ("option", "value", "other"),
     [("num_buckets", 512, 1024), ("epochs", 1, 3), ("max_documents", 20, 60), ("min_confidence", 0.2, 0.9)],
 )
-def test_options_of_the_default_router(llama: Path, tmp_path: Path, option: str, value: float, other: float) -> None:
+def test_options_of_the_default_router(
+    llama: Path, tmp_path: Path, option: str, value: float, other: float
+) -> None:
     found = []
     for setting in (value, other):
         root = tmp_path / str(setting)
-        recipe = recipe_dict(llama, root / "data", stages=[{"learn_masks": {"max_steps": 0}}, {"route": {option: setting}}])
+        recipe = recipe_dict(
+            llama, root / "data", stages=[{"learn_masks": {"max_steps": 0}}, {"route": {option: setting}}]
+        )
         compress(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
         router = load_router(root / "run" / "router")
         found.append((router.weight.tobytes(), router.describe()))
@@ -154,14 +173,20 @@ def test_options_of_the_default_router(llama: Path, tmp_path: Path, option: str,
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-def test_remote_code_is_run_only_if_the_recipe_says_so(llama: Path, tmp_path: Path, trusted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_code_is_run_only_if_the_recipe_says_so(
+    llama: Path, tmp_path: Path, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import transformers
 
     told: list[bool] = []
     for name in ("AutoModelForCausalLM", "AutoTokenizer"):
         kind = getattr(transformers, name)
         load = kind.from_pretrained
-        monkeypatch.setattr(kind, "from_pretrained", lambda *a, _load=load, **k: told.append(k["trust_remote_code"]) or _load(*a, **k))
+        monkeypatch.setattr(
+            kind,
+            "from_pretrained",
+            lambda *a, _load=load, **k: told.append(k["trust_remote_code"]) or _load(*a, **k),
+        )
     loop_for(llama, tmp_path, base={"model": str(llama), "dtype": "float32", "trust_remote_code": trusted})
     assert told == [trusted] * 2
 
@@ -177,10 +202,14 @@ def test_adapters_are_where_and_as_strong_as_asked(llama: Path, tmp_path: Path) 
     assert tuner.scaling[memories.slot("north")] == 3.0
 
 
-def test_checkpoints_come_as_often_as_asked(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from koffkit.stages import training
+def test_checkpoints_come_as_often_as_asked(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from koffkit.training import loop as training
 
     steps: list[int] = []
-    monkeypatch.setattr(training, "save_checkpoint", lambda folder, order, checkpoint: steps.append(checkpoint.step))
+    monkeypatch.setattr(
+        training, "save_checkpoint", lambda folder, order, checkpoint: steps.append(checkpoint.step)
+    )
     loop_for(llama, tmp_path, train={"checkpoint_every": 2}).run(None)
     assert steps == [2, 4, 6]

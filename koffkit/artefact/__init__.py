@@ -1,0 +1,1 @@
+"""The format of what ships. No other room knows the names of its files."""

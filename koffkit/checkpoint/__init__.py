@@ -1,0 +1,1 @@
+"""A model folder on disk: its files, its fingerprint, its tensors."""

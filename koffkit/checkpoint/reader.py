@@ -1,0 +1,303 @@
+"""Reading safetensors checkpoints piece by piece, so that no tensor need ever be whole in memory.
+
+The library's own reader maps files into memory, whose pages count towards the process; this one reads what it
+is asked for. Headers are checked in full before anything is trusted: a flipped length or a truncated file is
+an error that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import IntegrityError
+from .files import INDEX, checkpoint_files
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+
+MAX_HEADER = 100_000_000
+AT_ONCE = 1 << 24
+ITEMSIZE = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
+_VIEWS: dict[int, np.dtype[Any]] = {
+    1: np.dtype(np.uint8),
+    2: np.dtype(np.uint16),
+    4: np.dtype(np.uint32),
+    8: np.dtype(np.uint64),
+}
+_TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `start` and `size` in bytes within `path`."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE[self.dtype]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of the first dimension."""
+        return self.itemsize * prod(self.shape[1:])
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Tensors in file order, and the file's metadata.
+
+    Raises:
+        IntegrityError: the file is truncated, or its header does not describe it.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise IntegrityError(
+                f"{path}: truncated or not a safetensors file ({size} bytes, header length {length}); "
+                "download it again."
+            )
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            tensors = {name: _info(path, 8 + length, entry) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(
+                f"{path}: damaged safetensors header ({type(error).__name__}: {error}); download it again."
+            ) from None
+    ordered = dict(sorted(tensors.items(), key=lambda item: item[1].start))
+    position = 8 + length
+    for name, info in ordered.items():
+        if info.start != position or info.size != info.itemsize * prod(info.shape):
+            raise IntegrityError(
+                f"{path}: {name} does not lie where its header says; the file is damaged, download it again."
+            )
+        position += info.size
+    if position != size:
+        raise IntegrityError(
+            f"{path}: {size} bytes, but its header describes {position}; the file is truncated or damaged, "
+            "download it again."
+        )
+    return ordered, metadata
+
+
+def _info(path: Path, data: int, entry: dict[str, Any]) -> TensorInfo:
+    if entry["dtype"] not in ITEMSIZE:
+        raise ValueError(f"unknown dtype {entry['dtype']!r}")
+    begin, end = entry["data_offsets"]
+    return TensorInfo(
+        path, entry["dtype"], tuple(int(n) for n in entry["shape"]), data + int(begin), int(end) - int(begin)
+    )
+
+
+class CheckpointReader:
+    """A checkpoint folder, one file or sharded.
+
+    Args:
+        folder: holds `model.safetensors` or an index with its shards.
+
+    Raises:
+        IntegrityError: files and index do not agree, or a file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = checkpoint_files(folder)
+        self.by_file = {path: read_header(path)[0] for path in self.files}
+        self.tensors: dict[str, TensorInfo] = {}
+        self._buffer: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
+        for path, tensors in self.by_file.items():
+            for name, info in tensors.items():
+                if name in self.tensors:
+                    raise IntegrityError(
+                        f"{path}: {name} is also in {self.tensors[name].path.name}; download the checkpoint "
+                        "again."
+                    )
+                self.tensors[name] = info
+        self._check_index()
+
+    def _check_index(self) -> None:
+        path = self.folder / INDEX
+        if not path.is_file():
+            return
+        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        for name, file in listed.items():
+            if name not in self.tensors or self.tensors[name].path.name != file:
+                raise IntegrityError(
+                    f"{path}: says {name} is in {file}, which does not hold it; download the checkpoint "
+                    "again."
+                )
+        extra = next((name for name in self.tensors if name not in listed), None)
+        if extra is not None:
+            raise IntegrityError(
+                f"{path}: does not list {extra} of {self.tensors[extra].path.name}; download the checkpoint "
+                "again."
+            )
+
+    def require(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        """The tensor's place, after a check of its shape.
+
+        Raises:
+            IntegrityError: it is missing, or of another shape.
+        """
+        info = self.tensors.get(name)
+        if info is None:
+            raise IntegrityError(f"{self.folder}: the checkpoint lacks {name}; download it again.")
+        if info.shape != shape:
+            raise IntegrityError(
+                f"{info.path}: {name} has shape {list(info.shape)}, config.json asks for {list(shape)}."
+            )
+        return info
+
+    def require_all(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """`require` for every one; a loader would fill what is missing with random numbers and say
+        nothing."""
+        for name, shape in shapes.items():
+            self.require(name, shape)
+
+    def read_bytes(self, name: str, at_once: int) -> Iterator[bytes]:
+        """A tensor's bytes in pieces of at most `at_once`."""
+        info = self.tensors[name]
+        with open(info.path, "rb") as file:
+            file.seek(info.start)
+            left = info.size
+            while left:
+                part = file.read(min(left, at_once))
+                _require_whole(len(part), min(left, at_once), info)
+                left -= len(part)
+                yield part
+
+    def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """`(first row, rows)` as unsigned integers of the item size, pieces of at most about `at_once` bytes.
+
+        Every piece is overwritten by the next one, of this tensor or another.
+        """
+        yield from self._rows(self.tensors[name], at_once)
+
+    def _rows(self, info: TensorInfo, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        count = min(info.shape[0], max(1, at_once // max(1, info.row_bytes)))
+        rows = self._room(count * info.row_bytes).view(_VIEWS[info.itemsize]).reshape(count, *info.shape[1:])
+        with open(info.path, "rb") as file:
+            file.seek(info.start)
+            for first in range(0, info.shape[0], count):
+                piece = rows[: min(count, info.shape[0] - first)]
+                _fill(piece, file, info)
+                yield first, piece
+
+    def _room(self, size: int) -> NDArray[np.uint8]:
+        """One buffer for all pieces: large arrays that come and go fragment the heap to several times what is
+        in use."""
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, dtype=np.uint8)
+        return self._buffer[:size]
+
+    def gather_rows(self, name: str, indices: list[int], dtype: dtype | None = None) -> Tensor:
+        """Chosen rows of a floating-point tensor, for example of an embedding; in float32 unless told
+        otherwise."""
+        import torch
+
+        info = self.tensors[name]
+        with open(info.path, "rb") as file:
+            found: NDArray[Any] = np.empty((len(indices), *info.shape[1:]), dtype=_VIEWS[info.itemsize])
+            for place, index in enumerate(indices):
+                file.seek(info.start + index * info.row_bytes)
+                _fill(found[place], file, info)
+        return as_tensor(found, info.dtype).to(dtype or torch.float32)
+
+    def read(self, name: str, out: Tensor | None = None) -> Tensor:
+        """A whole floating-point tensor in float32, or in `out` and its type: whoever reads one weight after
+        the other should reuse it."""
+        import torch
+
+        out = torch.empty(self.tensors[name].shape) if out is None else out
+        for first, rows in self.read_rows(name, AT_ONCE):
+            out[first : first + len(rows)] = as_tensor(rows, self.tensors[name].dtype)
+        return out
+
+    def read_float_rows(
+        self, name: str, at_once: int, dtype: dtype | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """`read_rows` in float32 unless told otherwise; here, too, every piece is overwritten by the next
+        one."""
+        import torch
+
+        floats = torch.empty(0)
+        for first, rows in self.read_rows(name, at_once):
+            floats = (
+                floats if len(floats) >= len(rows) else torch.empty(rows.shape, dtype=dtype or torch.float32)
+            )
+            yield first, floats[: len(rows)].copy_(as_tensor(rows, self.tensors[name].dtype))
+
+
+def _fill(rows: NDArray[Any], file: IO[bytes], info: TensorInfo) -> None:
+    _require_whole(file.readinto(rows.reshape(-1).view(np.uint8)), rows.nbytes, info)  # type: ignore[attr-defined]
+
+
+def _require_whole(got: int, wanted: int, info: TensorInfo) -> None:
+    if got != wanted:
+        raise IntegrityError(f"{info.path}: ended early; the file is truncated, download it again.")
+
+
+def as_tensor(rows: NDArray[Any], dtype: str) -> Tensor:
+    """Raw rows, as `read_rows` gives them, as a tensor that shares their memory.
+
+    Raises:
+        IntegrityError: the tensor is not floating point.
+    """
+    import torch
+
+    if dtype not in _TORCH:
+        raise IntegrityError(
+            f"a weight has type {dtype}, koffkit needs one of {', '.join(_TORCH)}; use an unquantised "
+            "checkpoint."
+        )
+    return torch.from_numpy(rows.view(np.int16 if rows.itemsize == 2 else f"i{rows.itemsize}")).view(
+        getattr(torch, _TORCH[dtype])
+    )
+
+
+def write_header(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """A safetensors header for `{name: (dtype, shape)}` in that order, padded to eight bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, (dtype, shape) in tensors.items():
+        size = ITEMSIZE[dtype] * prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def fsync_file(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

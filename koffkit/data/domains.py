@@ -1,0 +1,152 @@
+"""`domains: {auto: ...}`: grouping documents before anything else happens, so that the run goes on as if
+domains had been given.
+
+Legend: N documents of a batch, T tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arch import Shape, architecture_of
+from ..checkpoint.files import load_tokenizer, read_config
+from ..checkpoint.reader import CheckpointReader
+from ..errors import DataError, UsageError
+from ..progress import Progress
+from ..recipe.load import LoadedRecipe
+from ..recipe.schema import RESERVED, Auto, AutoDomains, Recipe, Source
+from ..run.folder import RunFolder
+from ..storage.files import write_json
+from .clusters import Array, Words, fit_clusters, name_clusters
+from .sources import documents
+
+AT_ONCE = 64
+WHERE = "domains.auto"
+
+
+def resolve_domains(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress) -> LoadedRecipe:
+    """The recipe with domains found, if it asks for that; what was found earlier is read from the run folder.
+
+    Raises:
+        DataError: there are fewer documents than domains asked for, or no documents.
+        UsageError: the model has no such layer.
+    """
+    asked = loaded.recipe.domains
+    if not isinstance(asked, AutoDomains):
+        return loaded
+    if not run.domains_file.is_file():
+        _find(loaded, asked.auto, run, base, progress)
+    found = json.loads(run.domains_file.read_text(encoding="utf-8"))["domains"]
+    sources = {name: Source(jsonl=str(run.domain_text(name).resolve())) for name in found}
+    progress.message(
+        "domains: " + ", ".join(f"{name} ({entry['documents']:,})" for name, entry in found.items())
+    )
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"domains": sources}))
+
+
+def _find(loaded: LoadedRecipe, auto: Auto, run: RunFolder, base: Path, progress: Progress) -> None:
+    """Group, name and write; the index last, so that an interrupted attempt starts again."""
+    embedder = Embedder(base, loaded.recipe, auto)
+    first = list(islice(documents(auto, loaded.root, WHERE), auto.fit_documents))
+    if len(first) < auto.count:
+        raise DataError(
+            f"{WHERE}.count: {auto.count} domains of {len(first)} documents; lower count, or add text."
+        )
+    progress.message(f"grouping documents into {auto.count} domains")
+    embedded = np.concatenate([embedder(part) for part in _batches(iter(first))])
+    clusters = fit_clusters(embedded, auto.count, loaded.recipe.seed)
+    words = Words(auto.count)
+    folder = run.domains_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = [folder / f".{index}.partial-{os.getpid()}" for index in range(auto.count)]
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(open(path, "w", encoding="utf-8")) for path in partial]
+            for part in _batches(documents(auto, loaded.root, WHERE)):
+                for text, cluster in zip(part, clusters.assign(embedder(part)).tolist(), strict=True):
+                    files[cluster].write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                    words.add(text, cluster)
+        _publish(run, partial, words)
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+
+
+def _publish(run: RunFolder, partial: list[Path], words: Words) -> None:
+    small = [index for index, count in enumerate(words.documents) if count < 2]
+    if small:
+        raise DataError(
+            f"{WHERE}.count: a domain would have {words.documents[small[0]]} document(s); lower count, or "
+            "add text."
+        )
+    typical = [words.typical(index) for index in range(len(partial))]
+    names = name_clusters(typical, taken=RESERVED)
+    for name, path in zip(names, partial, strict=True):
+        os.replace(path, run.domain_text(name))
+    entries = {
+        name: {"documents": words.documents[index], "words": typical[index]}
+        for index, name in enumerate(names)
+    }
+    write_json(run.domains_file, {"domains": entries})
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    while part := list(islice(texts, AT_ONCE)):
+        yield part
+
+
+class Embedder:
+    """Documents as vectors: the mean of their tokens' embeddings, or of a layer's hidden states.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+
+    def __init__(self, base: Path, recipe: Recipe, auto: Auto) -> None:
+        config = read_config(base)
+        arch, shape = architecture_of(config), Shape.of(config)
+        if auto.layer > shape.num_layers:
+            raise UsageError(
+                f"{WHERE}.layer: {auto.layer} is not a layer of this model; use 0 (token embeddings) to "
+                f"{shape.num_layers}."
+            )
+        trusted = recipe.base.trust_remote_code
+        self._tokenizer = load_tokenizer(base, trust_remote_code=trusted)
+        self._auto, self._recipe = auto, recipe
+        self._table: Array | None = None
+        self._model: Any = None
+        if auto.layer == 0:
+            self._table = CheckpointReader(base).read(f"{arch.embeddings}.weight").numpy()
+        else:
+            from ..model.student import load_frozen
+
+            self._model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=trusted)
+
+    def __call__(self, texts: list[str]) -> Array:
+        """[N, D]; the model's own order of magnitude, float32."""
+        encoded = self._tokenizer(texts, verbose=False)["input_ids"]
+        rows = [ids[: self._auto.max_tokens] or [0] for ids in encoded]
+        if self._table is not None:
+            return np.stack([self._table[ids].mean(0) for ids in rows])
+        return self._hidden(rows)
+
+    def _hidden(self, rows: list[list[int]]) -> Array:
+        import torch
+
+        from ..model.pooling import mean_over_tokens, pad
+
+        with torch.no_grad():
+            states = self._model.model(
+                input_ids=pad(rows), use_cache=False, output_hidden_states=True
+            ).hidden_states[self._auto.layer]
+        found: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
+        return found

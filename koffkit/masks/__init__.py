@@ -1,0 +1,1 @@
+"""Masks: which units stay. In memory, on disk, and what they cut."""

@@ -1,0 +1,148 @@
+"""The `config.json` of a sliced backbone: the family's own class where it can hold it, else a stock class
+that computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arch import Architecture, Shape
+from ..arch.spec import NO_STOCK
+from ..arch.widths import SLICED_LAYERS, LayerWidths
+from .masks import Masks
+from .slicing import needs_own_class, rope_pairs, widths_of
+
+CLASSES = {
+    "gemma3_text": "Gemma3ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+}
+STALE = (
+    "_name_or_path",
+    "auto_map",
+    "transformers_version",
+    "rope_scaling",
+    "rope_theta",
+    "torch_dtype",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "chunk_size_feed_forward",
+    "is_encoder_decoder",
+)
+
+
+def complete_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config with every default spelled out, so that another class cannot fill in its own."""
+    from transformers import AutoConfig
+
+    return dict(AutoConfig.from_pretrained(folder).to_dict())
+
+
+def sliced_config(
+    arch: Architecture, shape: Shape, config: Mapping[str, Any], masks: Masks
+) -> dict[str, Any]:
+    """The config after slicing: of a stock class where one holds the result, else of koffkit's.
+
+    Args:
+        config: complete (see `complete_config`).
+    """
+    result = {key: value for key, value in config.items() if key not in STALE}
+    result["head_dim"] = shape.head_dim
+    result["tie_word_embeddings"] = bool(config.get("tie_word_embeddings", arch.ties_by_default))
+    stock = (
+        None
+        if needs_own_class(arch, shape, masks)
+        else _stock_class(arch, shape, result, widths_of(arch, shape, masks)[0])
+    )
+    return _readable_by_older(stock or _own_class(arch, shape, result, masks))
+
+
+def _stock_class(
+    arch: Architecture, shape: Shape, config: dict[str, Any], widths: LayerWidths
+) -> dict[str, Any] | None:
+    """The config of a stock class for layers that are all of these widths; None if every one of them computes
+    something else."""
+    heads = widths.kv_heads * shape.queries_per_kv
+    sizes = {
+        "intermediate_size": widths.intermediate,
+        "num_key_value_heads": widths.kv_heads,
+        "num_attention_heads": heads,
+    }
+    container = _container(arch, shape, heads)
+    if container == NO_STOCK:
+        return None
+    config = config | sizes
+    if container != arch.model_type:
+        for key, harmless in arch.container_drops.items():
+            value = config.pop(key, None)
+            if value is not None and harmless is not ... and value != harmless:
+                return None
+        config |= dict(arch.container_sets) | {"model_type": container}
+    return config | {"architectures": [CLASSES[container]]}
+
+
+def _own_class(arch: Architecture, shape: Shape, config: dict[str, Any], masks: Masks) -> dict[str, Any]:
+    """The family's config under koffkit's model type, with the widths of every layer and the code that reads
+    them."""
+    from ..sliced import CODE, PREFIX, classes
+
+    config_class, model_class = (found.__name__ for found in classes(arch.model_type))
+    layers = []
+    for index, widths in enumerate(widths_of(arch, shape, masks)):
+        pairs = rope_pairs(arch, shape, masks, index)
+        layers.append(
+            {
+                "intermediate": widths.intermediate,
+                "kv_heads": widths.kv_heads,
+                "rope_pairs": None if pairs is None else [_bit_mask(keep) for keep in pairs],
+                "value_channels": widths.value_channels,
+            }
+        )
+    return config | {
+        "model_type": PREFIX + arch.model_type,
+        "architectures": [model_class],
+        "auto_map": {
+            "AutoConfig": f"{CODE.stem}.{config_class}",
+            "AutoModelForCausalLM": f"{CODE.stem}.{model_class}",
+        },
+        SLICED_LAYERS: layers,
+    }
+
+
+def _bit_mask(keep: NDArray[np.bool_]) -> str:
+    """Bit i is set when element i stays, in hexadecimal."""
+    return f"{sum(1 << i for i in np.flatnonzero(keep).tolist()):x}"
+
+
+def _container(arch: Architecture, shape: Shape, heads: int) -> str:
+    if heads == shape.query_heads:
+        return arch.model_type
+    holds = shape.hidden % heads == 0 if arch.reads_head_dim else heads * shape.head_dim == shape.hidden
+    return arch.model_type if holds or arch.head_pruned_container is None else arch.head_pruned_container
+
+
+def _readable_by_older(config: dict[str, Any]) -> dict[str, Any]:
+    """transformers 5 writes `rope_parameters` only; 4.x silently falls back to theta 10000 without the old
+    keys."""
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    if scaling.get("rope_type", "default") != "default":
+        config["rope_scaling"] = scaling
+    if config.get("dtype"):
+        config["torch_dtype"] = config["dtype"]
+    return dict(sorted(config.items()))

@@ -1,0 +1,72 @@
+"""Masks on disk: one small safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arch import Architecture, Shape
+from ..errors import IntegrityError
+from .masks import Masks
+
+FORMAT = "koffkit-masks-1"
+
+
+def save_masks(masks: Masks, path: Path) -> None:
+    """Write `layers.{i}.{structure}` as uint8 [units], atomically."""
+    from safetensors.numpy import save
+
+    from ..storage.files import write_atomically
+
+    tensors = {f"layers.{i}.{name}": keep.astype(np.uint8) for (i, name), keep in masks.items()}
+    write_atomically(path, save(tensors, metadata={"format": FORMAT}))
+
+
+def load_masks(path: Path, arch: Architecture, shape: Shape) -> dict[tuple[int, str], NDArray[np.bool_]]:
+    """Read masks and check them against the architecture.
+
+    Raises:
+        IntegrityError: the file is missing, unreadable, or its tensors do not fit this model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise IntegrityError(f"{path}: the masks are missing; run `koffkit compress` again.")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    except SafetensorError as error:
+        raise IntegrityError(
+            f"{path}: not a readable safetensors file ({error}); run `koffkit compress` again."
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise IntegrityError(f"{path}: format {metadata.get('format')!r}, this koffkit reads {FORMAT!r}.")
+    masks = {}
+    for name, values in tensors.items():
+        layer, structure = _parse(path, name, arch, shape)
+        units = arch.structures[structure].num_units(shape)
+        if values.shape != (units,):
+            raise IntegrityError(
+                f"{path}: {name} has shape {values.shape}, this base has {units} units a layer."
+            )
+        masks[layer, structure] = values.astype(bool)
+    return masks
+
+
+def _parse(path: Path, name: str, arch: Architecture, shape: Shape) -> tuple[int, str]:
+    prefix, _, rest = name.partition(".")
+    index, _, structure = rest.partition(".")
+    if (
+        prefix != "layers"
+        or not index.isdigit()
+        or int(index) >= shape.num_layers
+        or structure not in arch.structures
+    ):
+        raise IntegrityError(
+            f"{path}: unexpected tensor {name!r} for a {arch.model_type} of {shape.num_layers} layers."
+        )
+    return int(index), structure

@@ -1,0 +1,28 @@
+"""What masks cut of a memory that was learned at the widths of the unsliced base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..arch import Architecture, Shape
+from .masks import Masks
+from .slicing import adapter_slices, kv_memory_keeps, take, take_kv, zero_rows
+
+
+class MemoryCuts:
+    """What stays of the memories of one backbone, tensor by tensor."""
+
+    def __init__(self, arch: Architecture, shape: Shape, masks: Masks) -> None:
+        self._adapter, self._zeros = adapter_slices(arch, shape, masks), zero_rows(arch, shape, masks)
+        self._kv = kv_memory_keeps(arch, shape, masks)
+
+    def adapter(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        if name in self._zeros:
+            value = value.copy()
+            value[self._zeros[name]] = 0
+        return take(value, self._adapter.get(name))
+
+    def kv(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        return take_kv(value, self._kv.get(name))

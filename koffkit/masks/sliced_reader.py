@@ -1,0 +1,69 @@
+"""A base checkpoint read as if it were sliced already: what the exporter writes, and what is compared before
+there is anything to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arch.spec import Indices
+from ..checkpoint.reader import CheckpointReader, TensorInfo
+from .slicing import Slices
+
+
+class SlicedReader(CheckpointReader):
+    """`tensors` have the shapes that are left, and rows are cut as they are read.
+
+    Args:
+        folder: the unsliced checkpoint.
+        slices: what stays of which tensor.
+        zeros: rows of tensors that stay and become zero.
+
+    Raises:
+        IntegrityError: files and index do not agree, or a file is damaged.
+    """
+
+    def __init__(self, folder: Path, slices: Slices, zeros: Mapping[str, Indices]) -> None:
+        super().__init__(folder)
+        self._slices, self._zeros, self._whole = slices, zeros, self.tensors
+        self.tensors = {
+            name: replace(info, shape=_shape(info, slices.get(name))) for name, info in self._whole.items()
+        }
+
+    def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """`(first row, rows)` of what stays; pieces of at most about `at_once` bytes before they are cut."""
+        cuts, zeros, done = self._slices.get(name, {}), self._zeros.get(name), 0
+        for first, rows in self._rows(self._whole[name], at_once):
+            if zeros is not None:
+                rows[_within(zeros, first, len(rows))] = 0
+            if 0 in cuts:
+                rows = rows[_within(cuts[0], first, len(rows))]
+            if 1 in cuts:
+                rows = np.take(rows, cuts[1], axis=1)
+            yield done, rows
+            done += len(rows)
+
+    def read_pieces(self, name: str, at_once: int) -> Iterator[Any]:
+        """What stays of a tensor, in order, as buffers of their own."""
+        if name not in self._slices and name not in self._zeros:
+            yield from self.read_bytes(name, at_once)
+            return
+        for _, rows in self.read_rows(name, at_once):
+            yield (rows if name in self._slices else rows.copy()).reshape(-1).view(np.uint8).data
+
+
+def _shape(info: TensorInfo, cuts: Mapping[int, Indices] | None) -> tuple[int, ...]:
+    return tuple(
+        len(cuts[d]) if cuts is not None and d in cuts else size for d, size in enumerate(info.shape)
+    )
+
+
+def _within(indices: Indices, first: int, count: int) -> Indices:
+    """Those of the ascending `indices` that lie in a piece of `count` rows, counted from its first."""
+    low, high = np.searchsorted(indices, (first, first + count))
+    return indices[low:high] - first

@@ -1,0 +1,163 @@
+"""Shrinking bundles: LoRA of a lower rank, packed or float16 weights, and what that costs.
+
+A compacted memory is a bundle like any other, for the same backbone. What was done and lost is in its
+`memory.json`, `compacted`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.digests import file_entry  # fmt: skip
+from ..artefact.export import Export, replaces
+from ..artefact.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_PACKED,
+    ADAPTER_WEIGHTS,
+    BACKBONE_OF_BUNDLE,
+    KV_MEMORY,
+    KV_MEMORY_PACKED,
+    MEMORY_FILE,
+    ROUTER_COLUMN,
+)
+from ..artefact.quantise import LEVELS, Factors, pack
+from ..errors import IntegrityError, UsageError
+from ..masks.slicing import ADAPTER_PREFIX
+from ..model.bundles import load_adapter, load_tensors
+from ..storage.files import write_atomically, write_json
+from .bundle import record_golden, write_bundle_card
+
+DTYPES = ("int6", "int8", "float16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to shrink.
+
+    Args:
+        rank: of every module; None: the least that keeps `energy` of the squared norm, module by module.
+        energy: in (0, 1].
+        dtype: one of `DTYPES`; the packed ones only koffkit reads.
+    """
+
+    rank: int | None = None
+    energy: float = 1.0
+    dtype: str = "int6"
+
+
+def write_compact(bundle: Bundle, export: Export, options: Options, target: Path) -> Bundle:
+    """Write the compacted bundle, with golden logits of its own, into the folder `target`.
+
+    Raises:
+        UsageError: the rank asked for is higher than the memory's.
+        IntegrityError: the bundle is damaged.
+    """
+    info = dict(bundle.info)
+    files, counts = [], {}
+    done: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    if bundle.adapter_file is not None:
+        tensors, config, cut = _cut(bundle, options)
+        done |= cut
+        counts["lora"] = sum(values.numel() for values in tensors.values())
+        files += [_write(target, ADAPTER_WEIGHTS, ADAPTER_PACKED, tensors, options.dtype), ADAPTER_CONFIG]
+        write_json(target / ADAPTER_CONFIG, config)
+        info["lora"] = {**info["lora"], "rank": config["r"], "alpha": config["lora_alpha"]}
+    if bundle.kv_file is not None:
+        tensors = load_tensors(bundle.kv_file)
+        counts["kv"] = sum(values.numel() for values in tensors.values())
+        files.append(_write(target, KV_MEMORY, KV_MEMORY_PACKED, tensors, options.dtype))
+    if bundle.column_file is not None:
+        shutil.copyfile(bundle.column_file, target / ROUTER_COLUMN)
+        files.append(ROUTER_COLUMN)
+    done["from"] = {
+        "parameters": info["parameters"],
+        "bytes": bundle.bytes,
+        "dtype": info.get("dtype", "float32"),
+    }
+    info |= {
+        "parameters": sum(counts.values()),
+        "parameters_by_half": counts,
+        "dtype": options.dtype,
+        "compacted": done,
+    }
+    info |= {"files": {name: file_entry(target / name) for name in files}, **replaces(export, bundle.domain)}
+    info.pop("golden", None)
+    write_json(target / MEMORY_FILE, info)
+    record_golden(target, export.backbone)
+    write_bundle_card(target, export.manifest["name"])
+    return open_bundle(target)
+
+
+def record_loss(bundle: Bundle, loss: Mapping[str, Any]) -> Bundle:
+    """Add what compacting cost to `memory.json`; its `figures` are those of the memory before."""
+    compacted = {**bundle.info["compacted"], "kl": dict(loss)}
+    write_json(bundle.path / MEMORY_FILE, {**bundle.info, "compacted": compacted})
+    return open_bundle(bundle.path)
+
+
+def _cut(bundle: Bundle, options: Options) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Tensors, PEFT configuration and a summary of the adapter at its new ranks; every module keeps its
+    scaling alpha / rank."""
+    tensors, config = load_adapter(bundle), _adapter_config(bundle)
+    before = config["r"]
+    if options.rank is not None and options.rank > before:
+        raise UsageError(
+            f"--rank {options.rank}: memory {bundle.domain} has rank {before}; give a lower one."
+        )
+    cut: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    kept = []
+    for name in (name for name in tensors if ".lora_A." in name):
+        module = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
+        other = name.replace(".lora_A.", ".lora_B.")
+        factors = Factors(tensors[name].float(), tensors[other].float())
+        full = len(factors.singular)
+        rank = factors.rank_for(options.energy) if options.rank is None else min(options.rank, full)
+        cut[name], cut[other] = factors.cut(rank)
+        alphas[module] = config["alpha_pattern"].get(module, config["lora_alpha"]) / full * rank
+        ranks[module] = rank
+        kept.append(factors.energy_at(rank))
+    most = max(ranks, key=lambda module: ranks[module])
+    config |= {"r": ranks[most], "lora_alpha": alphas[most]}
+    config["rank_pattern"] = {module: rank for module, rank in ranks.items() if rank != config["r"]}
+    config["alpha_pattern"] = {module: alphas[module] for module in config["rank_pattern"]}
+    return (
+        cut,
+        config,
+        {"rank_before": before, "ranks": [min(ranks.values()), max(ranks.values())], "energy": min(kept)},
+    )
+
+
+def _adapter_config(bundle: Bundle) -> dict[str, Any]:
+    path = bundle.path / ADAPTER_CONFIG
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return (
+            {"rank_pattern": {}, "alpha_pattern": {}}
+            | config
+            | {"base_model_name_or_path": BACKBONE_OF_BUNDLE}
+        )
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
+
+
+def _write(target: Path, plain: str, packed: str, tensors: Mapping[str, Tensor], dtype: str) -> str:
+    """Write one half; returns the file's name."""
+    if dtype in LEVELS:
+        name, stored = packed, pack(tensors, dtype)
+    else:
+        name, stored = plain, {key: values.to(getattr(torch, dtype)) for key, values in tensors.items()}
+    write_atomically(target / name, save(stored, metadata={"format": "pt"}))
+    return name

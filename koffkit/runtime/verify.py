@@ -1,0 +1,143 @@
+"""Is an export what it says it is? Digests of all files, shapes of the weights, golden logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..arch import ARCHITECTURES, Shape
+from ..arch.weights import weight_shapes
+from ..artefact.bundle import Bundle
+from ..artefact.digests import backbone_digest, file_entry
+from ..artefact.export import Export, open_export, removed_memories
+from ..artefact.names import MANIFEST, MEMORIES, MEMORY_FILE
+from ..checkpoint.files import read_config
+from ..checkpoint.reader import CheckpointReader
+from ..errors import KoffkitError
+from ..router.routed import routed
+
+TOLERANCE = 1e-6
+"""Of golden logits in float64, as a share of the largest: other processors and versions add up in another
+order."""
+OLD_TOLERANCE = 1e-3
+"""Of golden logits in float32, as exports had them before: their own rounding, 1e-3 at logits of 34, is most
+of the difference."""
+
+
+def verify_export(path: Path) -> dict[str, Any]:
+    """`{"ok", "files", "memories", "removed", "golden": {condition: max |difference|}, "problems": [...]}`; a
+    problem names its file.
+
+    Raises:
+        UsageError: this is no export.
+    """
+    export = open_export(path)
+    removed = removed_memories(export)
+    listed = _still_listed(export, removed)
+    problems = _check_files(path, listed)
+    golden: dict[str, float] = {}
+    domains: list[str] = []
+    if not problems:  # damaged files are not worth loading
+        try:
+            bundles = export.bundles()
+            domains = [bundle.domain for bundle in bundles]
+            problems += _check_backbone(export)
+            router = routed(export, bundles)
+            if router is not None:
+                shape = Shape.of(read_config(export.backbone))
+                router.require_backbone(shape.num_layers, shape.hidden)
+            problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
+            if not problems:
+                golden, found = _check_golden(export, bundles)
+                problems += found
+        except KoffkitError as error:
+            problems.append(str(error))
+    return {
+        "ok": not problems,
+        "path": str(path),
+        "files": len(listed),
+        "memories": domains,
+        "removed": removed,
+        "golden": golden,
+        "problems": problems,
+    }
+
+
+def _still_listed(export: Export, removed: list[str]) -> dict[str, Any]:
+    """The manifest's files, less those of memories that were removed or replaced on purpose; a replaced one
+    lists its own."""
+    gone = [name for name in export.manifest["domains"] if name in removed or export.is_replaced(name)]
+    prefixes = tuple(f"{MEMORIES}/{name}/" for name in gone)
+    return {
+        name: entry
+        for name, entry in export.manifest["files"].items()
+        if not (prefixes and name.startswith(prefixes))
+    }
+
+
+def _check_files(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    problems = []
+    for name, entry in listed.items():
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            problems.append(f"{root / MANIFEST}: lists {name!r}, which leads out of the export.")
+        elif not path.is_file():
+            problems.append(f"{path}: missing.")
+        elif path.stat().st_size != entry["size"]:
+            problems.append(f"{path}: {path.stat().st_size} bytes, {entry['size']} expected.")
+        elif file_entry(path)["sha256"] != entry["sha256"]:
+            problems.append(f"{path}: its sha256 is not the one in {MANIFEST}; the content has changed.")
+    return problems
+
+
+def _check_backbone(export: Export) -> list[str]:
+    config = read_config(export.backbone)
+    shape, reader = Shape.of(config), CheckpointReader(export.backbone)
+    arch = ARCHITECTURES[export.manifest["base"]["architecture"]]
+    problems = []
+    for name, size in weight_shapes(arch, shape, config).items():
+        try:
+            reader.require(name, size)
+        except KoffkitError as error:
+            problems.append(str(error))
+    if not problems and backbone_digest(export.backbone) != export.backbone_digest:
+        problems.append(f"{export.backbone}: its digest is not the one in {MANIFEST}.")
+    return problems
+
+
+def _check_bundle(bundle: Bundle, export: Export) -> list[str]:
+    """Also for a memory that was added later and is not in the manifest."""
+    problems = _check_files(bundle.path, bundle.info.get("files", {}))
+    try:
+        bundle.require_backbone(export.backbone_digest, export.backbone)
+    except KoffkitError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, float], list[str]]:
+    from .probe import Probe, distances_to_golden
+
+    places: dict[str | None, Path] = {None: export.path / MANIFEST} | {
+        bundle.domain: bundle.path / MEMORY_FILE for bundle in bundles
+    }
+    expected = {None: export.manifest["golden"]} | {
+        b.domain: b.info["golden"] for b in bundles if "golden" in b.info
+    }
+    distances = distances_to_golden(Probe(export.backbone, bundles), expected)
+    found = {name or "none": value for name, value in distances.items()}
+    limits = {name: _golden_limit(values) for name, values in expected.items()}
+    problems = [
+        f"{places[name]}: golden logits of memory {name or 'none'} differ by {value:.3g} (limit "
+        f"{limits[name]:.3g})."
+        for name, value in distances.items()
+        if not value <= limits[name]
+    ]
+    return found, problems
+
+
+def _golden_limit(golden: Mapping[str, Any]) -> float:
+    """How far logits may be from those recorded; they are rounded to nine decimals."""
+    largest: float = max(1.0, *(abs(value) for value in golden["logits"]))
+    return largest * (TOLERANCE if golden.get("dtype") == "float64" else OLD_TOLERANCE)

@@ -1,0 +1,1 @@
+"""Writing so that a reader sees the old content or the new, never half of it."""

@@ -1,0 +1,115 @@
+"""What a stage works with, made from a recipe: data, device, teacher and student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..arch import Architecture, Shape, architecture_of
+from ..arch.widths import layer_widths
+from ..checkpoint.files import load_tokenizer, read_config
+from ..errors import UsageError
+from ..progress import Progress
+from ..recipe.load import LoadedRecipe
+from ..recipe.plan import budget_of, check_layers
+from ..recipe.schema import Recipe
+from ..run.folder import RunFolder
+from .context import Context
+
+if TYPE_CHECKING:
+    from ..model.student import Student
+
+
+def _build(
+    loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, backbone: Path | None = None
+) -> Context:
+    from ..data.corpus import prepare
+    from ..model.student import Student, load_frozen
+    from ..stages.evaluate import check_facts
+
+    recipe = loaded.recipe
+    config = read_config(base)
+    arch = architecture_of(config)
+    tokenizer = load_tokenizer(base, trust_remote_code=recipe.base.trust_remote_code)
+    check_facts(loaded, tokenizer)
+    corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
+    accelerator = make_accelerator(recipe, run)
+    progress.message(f"loading {recipe.base.model}")
+    model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
+    sizes = config
+    teacher: Student | None = None
+    if backbone is not None:
+        teacher = accelerator.prepare_model(Student(model, arch, Shape.of(config), None, None))
+        model, sizes = load_frozen(str(backbone), recipe.base.dtype), read_config(backbone)
+    student = accelerator.prepare_model(make_student(recipe, arch, model, sizes, gated=backbone is None))
+    budget = budget_of(recipe, config)
+    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
+
+
+def make_student(
+    recipe: Recipe, arch: Architecture, model: Any, config: Mapping[str, Any], *, gated: bool
+) -> Student:
+    """A frozen model with the gates and memories of a recipe.
+
+    Args:
+        config: the `config.json` object of this model. gated: whether its masks are still to be learned.
+    """
+    from ..method.gates import initial_log_alpha
+    from ..model.gating import Gates, gate_points
+    from ..model.memory import Memories
+    from ..model.student import Student
+
+    shape, mask, memory = Shape.of(config), recipe.mask, recipe.memory
+    gates = None
+    if gated:
+        start = initial_log_alpha(mask.init_open, mask.start_temperature)
+        gates = Gates(
+            arch,
+            shape,
+            gate_points(arch, mask.structure_names, mask.placement),
+            start,
+            mask.start_temperature,
+        )
+    layers = check_layers(recipe, shape.num_layers)
+    memories = Memories(
+        model, layer_widths(config, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed
+    )
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    return Student(model, arch, shape, gates, memories)
+
+
+def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:
+    """Device placement, precision and trackers as the recipe says.
+
+    Raises:
+        UsageError: a tracker is not installed.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    _check_trackers(recipe.train.trackers)
+    # accelerate keeps one state a process, which would hold the next run to the last one's precision
+    AcceleratorState._reset_state()
+    trackers = recipe.train.trackers
+    accelerator = Accelerator(
+        mixed_precision=recipe.train.precision, log_with=trackers or None, project_dir=str(run.path)
+    )
+    if trackers:
+        accelerator.init_trackers(recipe.name)
+    return accelerator
+
+
+def _check_trackers(names: list[str]) -> None:
+    """accelerate drops a tracker that is not installed without a word; the user asked for it."""
+    from accelerate.tracking import get_available_trackers
+
+    available = {str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in available:
+            raise UsageError(
+                f"train.trackers: {name!r} is not installed or not known to accelerate; pip install it, or "
+                "remove it."
+            )

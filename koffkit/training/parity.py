@@ -1,0 +1,94 @@
+"""The exporter's gate before anything is learned: what it would refuse after hours of training, it refuses
+now."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..arch import Architecture, Shape, architecture_of
+from ..hub import locate
+from ..masks.container import complete_config, sliced_config
+from ..masks.masks import Masks
+from ..masks.memory_cuts import MemoryCuts
+from ..masks.sliced_reader import SlicedReader
+from ..masks.slicing import backbone_slices, zero_rows
+from ..model.bundles import MemoryTensors
+from ..model.gating import as_masks
+from ..model.kv_attention import KVMemory
+from ..model.memory import Memories, lora_config
+from ..runtime.parity import require_same
+from ..runtime.probe import Probe, probe_tokens
+from .context import Context
+
+
+def check_first_masks(context: Context) -> None:
+    """Compare the base masked by what the gates would remove now with the base sliced by it, without and with
+    a random memory.
+
+    The weights are read from the base's files and cut on the way; nothing is written.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    gates, memories = context.student.gates, context.student.memories
+    if gates is None:
+        return
+    context.progress.message("checking that masked and sliced agree")
+    base = locate(context.loaded.recipe.base, context.loaded.root)
+    config = complete_config(base)
+    arch, shape = architecture_of(config), Shape.of(config)
+    masks = as_masks(gates.hard(context.budget))
+    whole = [] if memories is None or not memories.exist else [_random(memories, context.loaded.recipe.seed)]
+    reader = SlicedReader(base, backbone_slices(arch, shape, masks), zero_rows(arch, shape, masks))
+    sliced = Probe(
+        base,
+        [_cut(memory, arch, shape, masks) for memory in whole],
+        view=(sliced_config(arch, shape, config, masks), reader),
+    )
+    masked = Probe(base, whole, masks)
+    tokens, domains = probe_tokens(sliced.vocabulary), [memory.domain for memory in whole]
+    hidden, expected = (probe.hidden(tokens, [None, *domains]) for probe in (sliced, masked))
+    require_same(
+        sliced, hidden, masked, expected, domains, "nothing was learned, for the export would be refused"
+    )
+
+
+def _random(memories: Memories, seed: int) -> MemoryTensors:
+    """A memory like the first domain's in which everything counts: LoRA starts at zero, which would hide how
+    it is cut."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator) / math.sqrt(like.shape[-1])
+
+    domain = memories.domains[0]
+    adapter, kv = memories.adapter(domain), memories.kv_tensors(domain)
+    lora = None if memories.lora is None else lora_config(memories.lora, memories.layers)
+    tensors = {} if adapter is None else {name: draw(value) for name, value in adapter[1].items()}
+    return MemoryTensors(
+        domain, lora, tensors, _by_layer({name: draw(value) for name, value in (kv or {}).items()})
+    )
+
+
+def _cut(memory: MemoryTensors, arch: Architecture, shape: Shape, masks: Masks) -> MemoryTensors:
+    cuts = MemoryCuts(arch, shape, masks)
+    adapter = {
+        name: torch.from_numpy(cuts.adapter(name, value.numpy())) for name, value in memory.adapter.items()
+    }
+    halves = {
+        f"layers.{index}.{half}": getattr(pair, half)
+        for index, pair in memory.kv.items()
+        for half in ("key", "value")
+    }
+    kv = {name: torch.from_numpy(cuts.kv(name, value.numpy())) for name, value in halves.items()}
+    return MemoryTensors(memory.domain, memory.lora, adapter, _by_layer(kv))
+
+
+def _by_layer(tensors: dict[str, Tensor]) -> dict[int, KVMemory]:
+    layers = sorted({int(name.split(".")[1]) for name in tensors})
+    return {
+        index: KVMemory(tensors[f"layers.{index}.key"], tensors[f"layers.{index}.value"]) for index in layers
+    }

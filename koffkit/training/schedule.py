@@ -1,0 +1,70 @@
+"""What happens at which step: pure functions of (seed, step), so that a resumed run repeats nothing and
+forgets nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..recipe.schema import Anneal, Recipe, Training
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Args: domains: in the order of the recipe. options: of the stage. retention: whether retention batches
+    are taken."""
+
+    recipe: Recipe
+    domains: list[str]
+    options: Training
+    retention: bool
+
+    def step(self, step: int) -> tuple[str, bool]:
+        """The domain of a step, and whether it is a retention step (then: whose memory is attached)."""
+        every = self.recipe.distill.retention_every
+        if self.retention and step % every == every - 1:
+            return self.domains[
+                int(np.random.default_rng((self.recipe.seed, 1, step)).integers(len(self.domains)))
+            ], True
+        if self._weights is not None:
+            return self.domains[
+                int(
+                    np.random.default_rng((self.recipe.seed, 3, step)).choice(
+                        len(self.domains), p=self._weights
+                    )
+                )
+            ], False
+        cycle, place = divmod(step, len(self.domains))  # shuffled round robin
+        return self.domains[
+            int(np.random.default_rng((self.recipe.seed, 2, cycle)).permutation(len(self.domains))[place])
+        ], False
+
+    def visit(self, step: int, retention: bool) -> int:
+        """The how-manieth batch of its stream a step takes."""
+        if retention:
+            return step // self.recipe.distill.retention_every
+        return step if self._weights is not None else step // len(self.domains)
+
+    @property
+    def _weights(self) -> list[float] | None:
+        given = self.recipe.distill.domain_weights
+        weights = [given.get(domain, 1.0) for domain in self.domains]
+        return [weight / sum(weights) for weight in weights] if len(set(weights)) > 1 else None
+
+    def rate_scale(self, step: int) -> float:
+        """Factor of the memory's learning rates: warm-up, then decay."""
+        warmup, total = self.options.warmup_steps, self.options.max_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        passed = (step - warmup) / max(1, total - warmup)
+        decays = {"constant": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1 + math.cos(math.pi * passed))}
+        return decays[self.options.decay]
+
+    def temperature(self, step: int) -> float:
+        """Of the Hard Concrete gates."""
+        given = self.recipe.mask.temperature
+        if not isinstance(given, Anneal):
+            return given
+        return float(given.start * (given.end / given.start) ** (step / max(1, self.options.max_steps - 1)))
