@@ -51,6 +51,7 @@ def labelled(data: Path | None, limit: int | None) -> list[tuple[str, str]]:
 @click.option("--limit", type=int, help="Documents per label.")
 @click.option("--seed", default=0, show_default=True)
 def main(data: Path | None, base: str, layer: int, limit: int | None, seed: int) -> None:
+    from koffkit.checkpoint.spec import ModelSpec
     from koffkit.cli.console import quiet_libraries
     from koffkit.data.domains import resolve_domains
     from koffkit.hub import locate
@@ -69,7 +70,9 @@ def main(data: Path | None, base: str, layer: int, limit: int | None, seed: int)
         loaded = load_recipe("quickstart", [f"base.model={base}", f"seed={seed}", f"domains={auto}"])
         begin = time.perf_counter()
         run = RunFolder(Path(root) / "run")
-        found = resolve_domains(loaded, run, locate(loaded.recipe.base, loaded.root), Silent())
+        found = resolve_domains(
+            loaded, run, ModelSpec.open(locate(loaded.recipe.base.model, loaded.root)), Silent()
+        )
         seconds = time.perf_counter() - begin
         groups = {
             name: Counter(

@@ -50,8 +50,7 @@ def make_base(folder: Path, num_layers: int) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from koffkit.arch import Shape, architecture_of
-    from koffkit.arch.weights import weight_shapes
+    from koffkit.checkpoint.spec import ModelSpec
     from koffkit.embedded import path as embedded
 
     folder.mkdir(parents=True)
@@ -59,7 +58,7 @@ def make_base(folder: Path, num_layers: int) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     for name in TOKENIZER:
         shutil.copy(embedded("base") / name, folder)
-    names = list(weight_shapes(architecture_of(config), Shape.of(config), config).items())
+    names = list(ModelSpec(config=config).weight_shapes.items())
     generator = torch.Generator().manual_seed(0)
     weight_map = {}
     for shard in range(SHARDS):

@@ -54,8 +54,7 @@ def encoder(texts: dict[str, list[str]], folder: Path | None, epochs: int, seed:
 
 def probe(texts: dict[str, list[str]], folder: Path | None, layer: int | None) -> Any:
     """On the hidden states of an unpruned model."""
-    from koffkit.arch import Shape, architecture_of
-    from koffkit.checkpoint.files import load_tokenizer, read_config
+    from koffkit.checkpoint.files import load_tokenizer
     from koffkit.embedded import path as embedded
     from koffkit.model.pooling import pooled_features
     from koffkit.model.student import Student, load_frozen
@@ -63,10 +62,10 @@ def probe(texts: dict[str, list[str]], folder: Path | None, layer: int | None) -
     from koffkit.router.probe import fit_probe
 
     folder, route = folder or embedded("base"), Route()
-    config = read_config(folder)
-    student = Student(
-        load_frozen(str(folder), "float32"), architecture_of(config), Shape.of(config), None, None
-    )
+    from koffkit.checkpoint.spec import ModelSpec
+
+    spec = ModelSpec.open(folder)
+    student = Student(load_frozen(str(folder), "float32"), spec, None, None)
     layer = student.shape.num_layers // 2 if layer is None else layer
     hidden = partial(student.hidden_states, layer=layer)
     features = pooled_features(hidden, load_tokenizer(folder), route.max_tokens, route.batch_size, "cpu")

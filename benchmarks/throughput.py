@@ -58,7 +58,7 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from koffkit.arch import architecture_of
+    from koffkit.checkpoint.spec import ModelSpec
     from koffkit.data.corpus import Corpus
     from koffkit.data.packing import PackedTokens
     from koffkit.model.kv_attention import use_koffkit_attention
@@ -71,7 +71,7 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     from koffkit.training.loop import DistillationLoop
 
     loaded = load_recipe(f"paper/{name}-topics", overrides)
-    recipe, arch = loaded.recipe, architecture_of(config)
+    recipe, spec = loaded.recipe, ModelSpec(config=config)
     run = RunFolder(folder)
     accelerator = make_accelerator(recipe, run)
     torch.manual_seed(0)
@@ -81,21 +81,21 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
         )
     model.requires_grad_(False)
     use_koffkit_attention(model)
-    student = accelerator.prepare_model(make_student(recipe, arch, model, config, gated=True))
+    student = accelerator.prepare_model(make_student(recipe, spec, model, gated=True))
     path = folder / "tokens.bin"
     np.random.default_rng(0).integers(config["vocab_size"], size=1 << 20, dtype=np.int32).tofile(path)
     tokens = PackedTokens(path)
     corpus = Corpus(dict.fromkeys(recipe.domain_names, tokens), {}, tokens)
-    context = Context(loaded, run, corpus, None, accelerator, student, budget_of(recipe, config), Silent())
+    context = Context(loaded, run, corpus, None, accelerator, student, budget_of(recipe, spec), Silent())
     return DistillationLoop(context, "learn_masks", stage_options(context, "learn_masks"), train_gates=True)
 
 
 def model_flops(config: dict[str, Any], loop: Any) -> float:
     """Floating-point operations that one token of a step needs."""
-    from koffkit.arch import Shape
     from koffkit.arch.widths import linear_shapes
+    from koffkit.checkpoint.spec import ModelSpec
 
-    shape, recipe = Shape.of(config), loop.recipe
+    shape, recipe = ModelSpec(config=config).shape, loop.recipe
     sizes = linear_shapes(shape)
     layer = sum(out * width for out, width in sizes.values())
     dense = layer * shape.num_layers + config["vocab_size"] * shape.hidden

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .checkpoint.files import CHECKPOINT_PATTERNS
+from .checkpoint.files import CHECKPOINT_PATTERNS, CONFIG
 from .embedded import PREFIX
 from .embedded import path as embedded_path
 from .errors import DataError
-from .recipe.schema import Base
+
+CONFIG_ONLY = [CONFIG]
 
 
-def locate(base: Base, root: Path, *, config_only: bool = False) -> Path:
+def locate(name: str, root: Path, *, revision: str | None = None, config_only: bool = False) -> Path:
     """The local folder of a base: embedded, local (relative to the recipe, else the working folder), or
     downloaded.
 
     Args:
+        name: hub id, local folder, or `embedded:NAME`.
+        root: where relative folders are looked for first.
+        revision: of a hub model.
         config_only: for plans; fetch nothing but `config.json` of a hub model.
 
     Raises:
         DataError: it is nowhere to be found.
     """
-    name = base.model
     if name.startswith(PREFIX):
         try:
             return embedded_path(name.removeprefix(PREFIX))
@@ -34,18 +37,17 @@ def locate(base: Base, root: Path, *, config_only: bool = False) -> Path:
         raise DataError(
             f"base.model: no folder {name!r} in {root} or {Path.cwd()}, and it is not a hub id (owner/name)."
         )
-    return _download(base, config_only)
+    return _download(name, revision, CONFIG_ONLY if config_only else CHECKPOINT_PATTERNS)
 
 
-def _download(base: Base, config_only: bool) -> Path:
+def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["config.json"] if config_only else CHECKPOINT_PATTERNS
     try:
-        return Path(snapshot_download(base.model, revision=base.revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"base.model: {base.model!r} is no local folder and the hub did not give it: {reason}"
+            f"base.model: {name!r} is no local folder and the hub did not give it: {reason}"
         ) from None

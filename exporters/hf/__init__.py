@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...arch import Architecture, Shape, architecture_of
-from ...arch.weights import weight_shapes
+from ...arch import Architecture
 from ...artefact.bundle import bundle_summary
 from ...artefact.digests import file_entry, list_files, weight_bytes
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER
 from ...checkpoint.fingerprint import fingerprint
-from ...checkpoint.reader import CheckpointReader
+from ...checkpoint.spec import ModelSpec
 from ...errors import IntegrityError, UsageError
 from ...hub import locate
-from ...masks.container import complete_config, sliced_config
+from ...masks.container import open_complete, sliced_config
 from ...masks.file import load_masks
 from ...masks.masks import Masks, kept_counts, masked_counts
 from ...masks.memory_cuts import MemoryCuts
@@ -25,7 +24,6 @@ from ...masks.sliced_reader import SlicedReader
 from ...masks.slicing import backbone_slices, zero_rows
 from ...memories.bundle import write_bundle, write_bundle_card
 from ...progress import Progress
-from ...recipe.schema import Base
 from ...router import load_router
 from ...run.folder import RunFolder
 from ...storage.files import write_json
@@ -69,20 +67,19 @@ class HfExporter:
         began = time.perf_counter()
         state = run.require_finished()
         base = _find_base(run, state)
-        config = complete_config(base)
-        arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
-        masks = load_masks(run.masks_file, arch, shape)
-        new_config = sliced_config(arch, shape, config, masks)
-        CheckpointReader(base).require_all(weight_shapes(arch, shape, config))
+        spec = open_complete(base)
+        masks = load_masks(run.masks_file, spec)
+        new_config = sliced_config(spec, masks)
+        spec.reader()
         require_space(output, weight_bytes(base) + MARGIN)
         with staged(output) as partial:
             backbone = partial / BACKBONE
             backbone.mkdir()
-            skip = {f"{arch.head}.weight"} if new_config["tie_word_embeddings"] else set()
+            skip = {f"{spec.arch.head}.weight"} if new_config["tie_word_embeddings"] else set()
             if run.router_dir.is_dir():
                 load_router(run.router_dir).save(partial / ROUTER)
             ready = time.perf_counter()
-            reader = SlicedReader(base, backbone_slices(arch, shape, masks), zero_rows(arch, shape, masks))
+            reader = SlicedReader(base, backbone_slices(spec, masks), zero_rows(spec, masks))
             sliced = slice_checkpoint(reader, skip, backbone, progress)
             seconds = {"prepare": ready - began, "slice": time.perf_counter() - ready}
             write_json(backbone / "config.json", new_config)
@@ -91,7 +88,7 @@ class HfExporter:
 
                 shutil.copyfile(CODE, backbone / CODE.name)
             _copy_tokenizer(base, backbone)
-            bundles = _write_bundles(run, state, partial, arch, shape, masks, sliced.digest)
+            bundles = _write_bundles(run, state, partial, spec, masks, sliced.digest)
             progress.message("checking parity")
             checking = time.perf_counter()
             parity, golden = check_parity(base, masks, run, backbone, bundles)
@@ -99,7 +96,7 @@ class HfExporter:
             manifest = _manifest(
                 state,
                 masks,
-                arch,
+                spec.arch,
                 new_config,
                 sliced,
                 bundles,
@@ -127,7 +124,11 @@ def _find_base(run: RunFolder, state: Mapping[str, Any]) -> Path:
     found = (
         recorded
         if recorded.is_dir()
-        else locate(Base.model_validate(state["recipe"]["base"]), Path(state["recipe_root"]))
+        else locate(
+            state["recipe"]["base"]["model"],
+            Path(state["recipe_root"]),
+            revision=state["recipe"]["base"]["revision"],
+        )
     )
     if fingerprint(found) != state["base"]["digest"]:
         raise IntegrityError(
@@ -148,12 +149,11 @@ def _write_bundles(
     run: RunFolder,
     state: Mapping[str, Any],
     partial: Path,
-    arch: Architecture,
-    shape: Shape,
+    spec: ModelSpec,
     masks: Masks,
     backbone: str,
 ) -> list[Path]:
-    cuts = MemoryCuts(arch, shape, masks)
+    cuts = MemoryCuts(spec, masks)
     written = []
     for domain in state["recipe"]["domains"]:
         if any(state["recipe"]["memory"][half] for half in ("lora", "kv")):

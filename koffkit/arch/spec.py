@@ -34,7 +34,7 @@ class Shape:
     head_dim: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Shape:
+    def of(cls, config: Mapping[str, Any], *, source: str = "config.json") -> Shape:
         """Read the sizes from a `config.json` object (defaults as transformers fills them in).
 
         Raises:
@@ -43,7 +43,7 @@ class Shape:
         for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
             if not isinstance(config.get(key), int) or config[key] < 1:
                 raise UsageError(
-                    f"config.json: {key}: {config.get(key)!r}; a positive whole number is needed. Is the "
+                    f"{source}: {key}: {config.get(key)!r}; a positive whole number is needed. Is the "
                     "file whole?"
                 )
         heads = int(config["num_attention_heads"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import DataError, IntegrityError, UsageError
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -18,7 +19,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing or damaged.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -28,23 +28,18 @@ def command(
 ) -> None:
     """Learn masks and memories as RECIPE says: a file, or the name of a shipped recipe."""
     from ..recipe.load import load_recipe
+    from ..stages.planning import plan_of
 
     loaded = load_recipe(recipe, overrides)
     if dry_run:
-        from ..checkpoint.files import read_config
-        from ..hub import locate
-        from ..recipe.plan import make_plan
-
-        folder = locate(loaded.recipe.base, loaded.root, config_only=True)
-        plan = make_plan(loaded.recipe, read_config(folder), str(folder / "config.json"))
+        plan = plan_of(loaded)
         emit({"recipe": loaded.recipe.name, "plan": plan.to_json()}) if as_json else _print_plan(plan)
         return
     quiet_libraries()
     from ..stages.engine import compress
-    from ..stages.engine import plan as make
 
     run = output or Path("runs") / loaded.recipe.name
-    stated = make(loaded)
+    stated = plan_of(loaded)
     progress = RichProgress()
     for warning in stated.warnings:
         progress.warn(warning)

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arch import Shape, architecture_of
-from ..checkpoint.files import load_tokenizer, read_config
-from ..checkpoint.reader import CheckpointReader
+from ..checkpoint.files import load_tokenizer
+from ..checkpoint.spec import ModelSpec
 from ..errors import DataError, UsageError
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -33,7 +32,9 @@ AT_ONCE = 64
 WHERE = "domains.auto"
 
 
-def resolve_domains(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress) -> LoadedRecipe:
+def resolve_domains(
+    loaded: LoadedRecipe, run: RunFolder, base: ModelSpec, progress: Progress
+) -> LoadedRecipe:
     """The recipe with domains found, if it asks for that; what was found earlier is read from the run folder.
 
     Raises:
@@ -53,7 +54,7 @@ def resolve_domains(loaded: LoadedRecipe, run: RunFolder, base: Path, progress: 
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"domains": sources}))
 
 
-def _find(loaded: LoadedRecipe, auto: Auto, run: RunFolder, base: Path, progress: Progress) -> None:
+def _find(loaded: LoadedRecipe, auto: Auto, run: RunFolder, base: ModelSpec, progress: Progress) -> None:
     """Group, name and write; the index last, so that an interrupted attempt starts again."""
     embedder = Embedder(base, loaded.recipe, auto)
     first = list(islice(documents(auto, loaded.root, WHERE), auto.fit_documents))
@@ -111,25 +112,23 @@ class Embedder:
         UsageError: the model has no such layer.
     """
 
-    def __init__(self, base: Path, recipe: Recipe, auto: Auto) -> None:
-        config = read_config(base)
-        arch, shape = architecture_of(config), Shape.of(config)
-        if auto.layer > shape.num_layers:
+    def __init__(self, base: ModelSpec, recipe: Recipe, auto: Auto) -> None:
+        if auto.layer > base.num_layers:
             raise UsageError(
                 f"{WHERE}.layer: {auto.layer} is not a layer of this model; use 0 (token embeddings) to "
-                f"{shape.num_layers}."
+                f"{base.num_layers}."
             )
         trusted = recipe.base.trust_remote_code
-        self._tokenizer = load_tokenizer(base, trust_remote_code=trusted)
+        self._tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
         self._auto, self._recipe = auto, recipe
         self._table: Array | None = None
         self._model: Any = None
         if auto.layer == 0:
-            self._table = CheckpointReader(base).read(f"{arch.embeddings}.weight").numpy()
+            self._table = base.reader().read(f"{base.arch.embeddings}.weight").numpy()
         else:
             from ..model.student import load_frozen
 
-            self._model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=trusted)
+            self._model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=trusted)
 
     def __call__(self, texts: list[str]) -> Array:
         """[N, D]; the model's own order of magnitude, float32."""

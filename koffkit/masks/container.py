@@ -3,16 +3,15 @@ that computes the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch import Architecture, Shape
 from ..arch.spec import NO_STOCK
 from ..arch.widths import SLICED_LAYERS, LayerWidths
+from ..checkpoint.spec import ModelSpec
 from .masks import Masks
 from .slicing import needs_own_class, rope_pairs, widths_of
 
@@ -44,65 +43,58 @@ STALE = (
 )
 
 
-def complete_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config with every default spelled out, so that another class cannot fill in its own."""
+def open_complete(folder: Path) -> ModelSpec:
+    """A checkpoint with every default of its config spelled out, so that another class cannot fill in its
+    own."""
     from transformers import AutoConfig
 
-    return dict(AutoConfig.from_pretrained(folder).to_dict())
+    return ModelSpec(config=AutoConfig.from_pretrained(folder).to_dict(), path=folder)
 
 
-def sliced_config(
-    arch: Architecture, shape: Shape, config: Mapping[str, Any], masks: Masks
-) -> dict[str, Any]:
+def sliced_config(spec: ModelSpec, masks: Masks) -> dict[str, Any]:
     """The config after slicing: of a stock class where one holds the result, else of koffkit's.
 
     Args:
-        config: complete (see `complete_config`).
+        spec: with a complete config (see `open_complete`).
     """
-    result = {key: value for key, value in config.items() if key not in STALE}
-    result["head_dim"] = shape.head_dim
-    result["tie_word_embeddings"] = bool(config.get("tie_word_embeddings", arch.ties_by_default))
-    stock = (
-        None
-        if needs_own_class(arch, shape, masks)
-        else _stock_class(arch, shape, result, widths_of(arch, shape, masks)[0])
-    )
-    return _readable_by_older(stock or _own_class(arch, shape, result, masks))
+    result = {key: value for key, value in spec.config.items() if key not in STALE}
+    result["head_dim"] = spec.shape.head_dim
+    result["tie_word_embeddings"] = bool(spec.config.get("tie_word_embeddings", spec.arch.ties_by_default))
+    stock = None if needs_own_class(spec, masks) else _stock_class(spec, result, widths_of(spec, masks)[0])
+    return _readable_by_older(stock or _own_class(spec, result, masks))
 
 
-def _stock_class(
-    arch: Architecture, shape: Shape, config: dict[str, Any], widths: LayerWidths
-) -> dict[str, Any] | None:
+def _stock_class(spec: ModelSpec, config: dict[str, Any], widths: LayerWidths) -> dict[str, Any] | None:
     """The config of a stock class for layers that are all of these widths; None if every one of them computes
     something else."""
-    heads = widths.kv_heads * shape.queries_per_kv
+    heads = widths.kv_heads * spec.shape.queries_per_kv
     sizes = {
         "intermediate_size": widths.intermediate,
         "num_key_value_heads": widths.kv_heads,
         "num_attention_heads": heads,
     }
-    container = _container(arch, shape, heads)
+    container = _container(spec, heads)
     if container == NO_STOCK:
         return None
     config = config | sizes
-    if container != arch.model_type:
-        for key, harmless in arch.container_drops.items():
+    if container != spec.arch.model_type:
+        for key, harmless in spec.arch.container_drops.items():
             value = config.pop(key, None)
             if value is not None and harmless is not ... and value != harmless:
                 return None
-        config |= dict(arch.container_sets) | {"model_type": container}
+        config |= dict(spec.arch.container_sets) | {"model_type": container}
     return config | {"architectures": [CLASSES[container]]}
 
 
-def _own_class(arch: Architecture, shape: Shape, config: dict[str, Any], masks: Masks) -> dict[str, Any]:
+def _own_class(spec: ModelSpec, config: dict[str, Any], masks: Masks) -> dict[str, Any]:
     """The family's config under koffkit's model type, with the widths of every layer and the code that reads
     them."""
     from ..sliced import CODE, PREFIX, classes
 
-    config_class, model_class = (found.__name__ for found in classes(arch.model_type))
+    config_class, model_class = (found.__name__ for found in classes(spec.arch.model_type))
     layers = []
-    for index, widths in enumerate(widths_of(arch, shape, masks)):
-        pairs = rope_pairs(arch, shape, masks, index)
+    for index, widths in enumerate(widths_of(spec, masks)):
+        pairs = rope_pairs(spec, masks, index)
         layers.append(
             {
                 "intermediate": widths.intermediate,
@@ -112,7 +104,7 @@ def _own_class(arch: Architecture, shape: Shape, config: dict[str, Any], masks: 
             }
         )
     return config | {
-        "model_type": PREFIX + arch.model_type,
+        "model_type": PREFIX + spec.arch.model_type,
         "architectures": [model_class],
         "auto_map": {
             "AutoConfig": f"{CODE.stem}.{config_class}",
@@ -127,7 +119,8 @@ def _bit_mask(keep: NDArray[np.bool_]) -> str:
     return f"{sum(1 << i for i in np.flatnonzero(keep).tolist()):x}"
 
 
-def _container(arch: Architecture, shape: Shape, heads: int) -> str:
+def _container(spec: ModelSpec, heads: int) -> str:
+    arch, shape = spec.arch, spec.shape
     if heads == shape.query_heads:
         return arch.model_type
     holds = shape.hidden % heads == 0 if arch.reads_head_dim else heads * shape.head_dim == shape.hidden

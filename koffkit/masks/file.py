@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch import Architecture, Shape
+from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
 from .masks import Masks
 
@@ -25,7 +25,7 @@ def save_masks(masks: Masks, path: Path) -> None:
     write_atomically(path, save(tensors, metadata={"format": FORMAT}))
 
 
-def load_masks(path: Path, arch: Architecture, shape: Shape) -> dict[tuple[int, str], NDArray[np.bool_]]:
+def load_masks(path: Path, spec: ModelSpec) -> dict[tuple[int, str], NDArray[np.bool_]]:
     """Read masks and check them against the architecture.
 
     Raises:
@@ -47,8 +47,8 @@ def load_masks(path: Path, arch: Architecture, shape: Shape) -> dict[tuple[int, 
         raise IntegrityError(f"{path}: format {metadata.get('format')!r}, this koffkit reads {FORMAT!r}.")
     masks = {}
     for name, values in tensors.items():
-        layer, structure = _parse(path, name, arch, shape)
-        units = arch.structures[structure].num_units(shape)
+        layer, structure = _parse(path, name, spec)
+        units = spec.arch.structures[structure].num_units(spec.shape)
         if values.shape != (units,):
             raise IntegrityError(
                 f"{path}: {name} has shape {values.shape}, this base has {units} units a layer."
@@ -57,16 +57,17 @@ def load_masks(path: Path, arch: Architecture, shape: Shape) -> dict[tuple[int, 
     return masks
 
 
-def _parse(path: Path, name: str, arch: Architecture, shape: Shape) -> tuple[int, str]:
+def _parse(path: Path, name: str, spec: ModelSpec) -> tuple[int, str]:
     prefix, _, rest = name.partition(".")
     index, _, structure = rest.partition(".")
     if (
         prefix != "layers"
         or not index.isdigit()
-        or int(index) >= shape.num_layers
-        or structure not in arch.structures
+        or int(index) >= spec.shape.num_layers
+        or structure not in spec.arch.structures
     ):
         raise IntegrityError(
-            f"{path}: unexpected tensor {name!r} for a {arch.model_type} of {shape.num_layers} layers."
+            f"{path}: unexpected tensor {name!r} for a {spec.arch.model_type} of {spec.shape.num_layers} "
+            "layers."
         )
     return int(index), structure

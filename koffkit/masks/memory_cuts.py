@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..arch import Architecture, Shape
+from ..checkpoint.spec import ModelSpec
 from .masks import Masks
 from .slicing import adapter_slices, kv_memory_keeps, take, take_kv, zero_rows
 
@@ -14,9 +14,9 @@ from .slicing import adapter_slices, kv_memory_keeps, take, take_kv, zero_rows
 class MemoryCuts:
     """What stays of the memories of one backbone, tensor by tensor."""
 
-    def __init__(self, arch: Architecture, shape: Shape, masks: Masks) -> None:
-        self._adapter, self._zeros = adapter_slices(arch, shape, masks), zero_rows(arch, shape, masks)
-        self._kv = kv_memory_keeps(arch, shape, masks)
+    def __init__(self, spec: ModelSpec, masks: Masks) -> None:
+        self._adapter, self._zeros = adapter_slices(spec, masks), zero_rows(spec, masks)
+        self._kv = kv_memory_keeps(spec, masks)
 
     def adapter(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
         if name in self._zeros:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch import Architecture, Cut, Shape
+from ..arch import Cut, Shape
 from ..arch.spec import PATTERNS, Indices
 from ..arch.widths import LayerWidths, full_widths
+from ..checkpoint.spec import ModelSpec
 from .masks import Masks
 
 Keep = NDArray[np.bool_]
@@ -32,44 +33,47 @@ def channels(cut: Cut, shape: Shape, keep: Keep) -> Indices:
     return np.flatnonzero(keep[cut.unit_of_channel(shape)])
 
 
-def _keeps(arch: Architecture, shape: Shape, masks: Masks) -> Iterator[tuple[str, str, Indices]]:
+def _keeps(spec: ModelSpec, masks: Masks) -> Iterator[tuple[str, str, Indices]]:
     """`(module, side, channels that stay)` of every dimension that loses something."""
     found: dict[tuple[str, str], Keep] = {}
     for (layer, name), keep in masks.items():
-        for cut in arch.structures[name].cuts:
-            place, kept = (arch.layer(layer) + cut.module, cut.side), keep[cut.unit_of_channel(shape)]
+        for cut in spec.arch.structures[name].cuts:
+            place, kept = (
+                (spec.arch.layer(layer) + cut.module, cut.side),
+                keep[cut.unit_of_channel(spec.shape)],
+            )
             found[place] = found[place] & kept if place in found else kept
     for (module, side), kept in found.items():
         if not kept.all():
             yield module, side, np.flatnonzero(kept)
 
 
-def backbone_slices(arch: Architecture, shape: Shape, masks: Masks) -> dict[str, dict[int, Indices]]:
+def backbone_slices(spec: ModelSpec, masks: Masks) -> dict[str, dict[int, Indices]]:
     """Cuts of the base's weights and biases. A bias is listed whether or not this model has it."""
     found: dict[str, dict[int, Indices]] = {}
-    for module, side, indices in _keeps(arch, shape, masks):
+    for module, side, indices in _keeps(spec, masks):
         found.setdefault(f"{module}.weight", {})[0 if side == "out" else 1] = indices
         if side == "out":
             found.setdefault(f"{module}.bias", {})[0] = indices
     return found
 
 
-def adapter_slices(arch: Architecture, shape: Shape, masks: Masks) -> dict[str, dict[int, Indices]]:
+def adapter_slices(spec: ModelSpec, masks: Masks) -> dict[str, dict[int, Indices]]:
     """Cuts of a PEFT adapter: rows of B [out, R] where outputs go, columns of A [R, in] where inputs go."""
     found: dict[str, dict[int, Indices]] = {}
-    for module, side, indices in _keeps(arch, shape, masks):
+    for module, side, indices in _keeps(spec, masks):
         factor, dimension = ("lora_B", 0) if side == "out" else ("lora_A", 1)
         found[f"{ADAPTER_PREFIX}{module}.{factor}.weight"] = {dimension: indices}
     return found
 
 
-def zero_rows(arch: Architecture, shape: Shape, masks: Masks) -> dict[str, Indices]:
+def zero_rows(spec: ModelSpec, masks: Masks) -> dict[str, Indices]:
     """Rows that become zero and stay: tensor name -> indices; of weights, biases and, by PEFT's names, of
     LoRA B."""
     found: dict[str, Indices] = {}
     for (layer, name), keep in masks.items():
-        for cut in arch.structures[name].zeros:
-            module, gone = arch.layer(layer) + cut.module, channels(cut, shape, ~keep)
+        for cut in spec.arch.structures[name].zeros:
+            module, gone = spec.arch.layer(layer) + cut.module, channels(cut, spec.shape, ~keep)
             if len(gone):
                 for tensor in (
                     f"{module}.weight",
@@ -80,30 +84,30 @@ def zero_rows(arch: Architecture, shape: Shape, masks: Masks) -> dict[str, Indic
     return found
 
 
-def kv_memory_keeps(arch: Architecture, shape: Shape, masks: Masks) -> dict[str, Keep]:
+def kv_memory_keeps(spec: ModelSpec, masks: Masks) -> dict[str, Keep]:
     """Which channels of `layers.{i}.key` and `layers.{i}.value`, [K, P, H], stay: [K, H]."""
     found: dict[str, Keep] = {}
     for (layer, name), keep in masks.items():
-        for half, pattern in arch.structures[name].kv_memory:
+        for half, pattern in spec.arch.structures[name].kv_memory:
             tensor, kept = (
                 f"layers.{layer}.{half}",
-                keep[PATTERNS[pattern](shape)].reshape(shape.kv_heads, shape.head_dim),
+                keep[PATTERNS[pattern](spec.shape)].reshape(spec.shape.kv_heads, spec.shape.head_dim),
             )
             found[tensor] = found[tensor] & kept if tensor in found else kept
     return found
 
 
-def widths_of(arch: Architecture, shape: Shape, masks: Masks) -> list[LayerWidths]:
+def widths_of(spec: ModelSpec, masks: Masks) -> list[LayerWidths]:
     """Every layer's widths after slicing."""
-    cuts = {(module, side): len(indices) for module, side, indices in _keeps(arch, shape, masks)}
-    heads = kv_memory_keeps(arch, shape, masks)
-    found, full = [], full_widths(shape)
-    for index in range(shape.num_layers):
+    cuts = {(module, side): len(indices) for module, side, indices in _keeps(spec, masks)}
+    heads = kv_memory_keeps(spec, masks)
+    found, full = [], full_widths(spec.shape)
+    for index in range(spec.shape.num_layers):
         kept = [heads.get(f"layers.{index}.{half}") for half in ("key", "value")]
-        num_heads = min([shape.kv_heads, *(int(keep.any(1).sum()) for keep in kept if keep is not None)])
+        num_heads = min([spec.shape.kv_heads, *(int(keep.any(1).sum()) for keep in kept if keep is not None)])
         found.append(
             LayerWidths(
-                intermediate=cuts.get((arch.layer(index) + "mlp.gate_proj", "out"), full.intermediate),
+                intermediate=cuts.get((spec.arch.layer(index) + "mlp.gate_proj", "out"), full.intermediate),
                 kv_heads=num_heads,
                 key_channels=full.key_channels if kept[0] is None else int(kept[0].sum()) // num_heads,
                 value_channels=full.value_channels if kept[1] is None else int(kept[1].sum()) // num_heads,
@@ -112,16 +116,18 @@ def widths_of(arch: Architecture, shape: Shape, masks: Masks) -> list[LayerWidth
     return found
 
 
-def rope_pairs(arch: Architecture, shape: Shape, masks: Masks, layer: int) -> list[Keep] | None:
+def rope_pairs(spec: ModelSpec, masks: Masks, layer: int) -> list[Keep] | None:
     """The RoPE pairs that stay, [H / 2] for each KV head that stays; None when `qk_pair` was not cut."""
     keep = masks.get((layer, "qk_pair"))
-    return None if keep is None else list(keep.reshape(shape.kv_heads, shape.head_dim // 2))
+    return None if keep is None else list(keep.reshape(spec.shape.kv_heads, spec.shape.head_dim // 2))
 
 
-def needs_own_class(arch: Architecture, shape: Shape, masks: Masks) -> bool:
+def needs_own_class(spec: ModelSpec, masks: Masks) -> bool:
     """Whether no stock class holds the result: layers differ, or parts of heads are gone."""
-    widths = widths_of(arch, shape, masks)
-    parts = any(w.key_channels != shape.head_dim or w.value_channels != shape.head_dim for w in widths)
+    widths = widths_of(spec, masks)
+    parts = any(
+        w.key_channels != spec.shape.head_dim or w.value_channels != spec.shape.head_dim for w in widths
+    )
     return parts or len(set(widths)) > 1
 
 

@@ -84,7 +84,9 @@ def find_base(export: Export, given: Path | None) -> Path:
     }
     base = Base.model_validate(settings | {"model": recorded["model"] if given is None else str(given)})
     try:
-        found = locate(base, export.path.resolve().parent if given is None else Path.cwd())
+        found = locate(
+            base.model, export.path.resolve().parent if given is None else Path.cwd(), revision=base.revision
+        )
     except DataError as error:
         raise DataError(
             f"{error} The unpruned model teaches and is compared with; say where it is with --base PATH."

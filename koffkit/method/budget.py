@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any, Literal
 
-from ..arch import Architecture, Shape, Structure
-from ..arch.weights import count_parameters
+from ..arch import Structure
 from ..arch.widths import linear_shapes
+from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 
 Layout = Literal["uniform", "ragged"]
@@ -72,30 +72,31 @@ class Budget:
         return asdict(self) | {"global_sparsity": self.global_sparsity}
 
 
-def unit_parameters(arch: Architecture, structure: Structure, shape: Shape, config: Mapping[str, Any]) -> int:
+def unit_parameters(spec: ModelSpec, structure: Structure) -> int:
     """Base parameters that are cut when one unit goes: weights by row or column, and the biases of cut
     rows."""
-    sizes = linear_shapes(shape)
+    sizes = linear_shapes(spec.shape)
     total = 0
     for cut in structure.cuts:
         out, width = sizes[cut.module]
-        channels = cut.channels_per_unit(shape)
+        channels = cut.channels_per_unit(spec.shape)
         total += channels * (width if cut.side == "out" else out)
-        if cut.side == "out" and arch.has_bias(cut.module, config):
+        if cut.side == "out" and spec.arch.has_bias(cut.module, spec.config):
             total += channels
     return total
 
 
-def check_structures(arch: Architecture, structures: Sequence[str]) -> None:
+def check_structures(spec: ModelSpec, structures: Sequence[str]) -> None:
     """Whether these structures can be removed together from this family.
 
     Raises:
         UsageError: one is refused by the family, two overlap, or none takes parameters with it.
     """
     for name in structures:
-        if name in arch.refuses:
+        if name in spec.arch.refuses:
             raise UsageError(
-                f"mask.structures: {name} cannot be removed from {arch.model_type}: {arch.refuses[name]}."
+                f"mask.structures: {name} cannot be removed from {spec.arch.model_type}: "
+                f"{spec.arch.refuses[name]}."
             )
     parts = [name for name in ("qk_pair", "v_channel") if name in structures]
     if "kv_group" in structures and parts:
@@ -103,7 +104,7 @@ def check_structures(arch: Architecture, structures: Sequence[str]) -> None:
             f"mask.structures: kv_group and {parts[0]} overlap (a group is made of its channels); choose one "
             "of the two."
         )
-    if all(not arch.structures[name].cuts for name in structures):
+    if all(not spec.arch.structures[name].cuts for name in structures):
         raise UsageError(
             f"mask.structures: {', '.join(structures)} is masked only and removes no parameters; add "
             "mlp_neuron."
@@ -111,9 +112,7 @@ def check_structures(arch: Architecture, structures: Sequence[str]) -> None:
 
 
 def plan_budget(
-    arch: Architecture,
-    shape: Shape,
-    config: Mapping[str, Any],
+    spec: ModelSpec,
     structures: Sequence[str],
     global_sparsity: float,
     multiple_of: int = 1,
@@ -129,14 +128,14 @@ def plan_budget(
         UsageError: the structures do not go together, the sparsity cannot be reached, or `multiple_of` leaves
             no keep count; the text names the largest value that works.
     """
-    check_structures(arch, structures)
-    base = count_parameters(arch, shape, config)
+    check_structures(spec, structures)
+    base = spec.num_parameters
     target = ceil(global_sparsity * base - 1e-9)
-    known = {name: arch.structures[name] for name in structures}
-    units = {name: structure.num_units(shape) for name, structure in known.items()}
-    params = {name: unit_parameters(arch, structure, shape, config) for name, structure in known.items()}
+    known = {name: spec.arch.structures[name] for name in structures}
+    units = {name: structure.num_units(spec.shape) for name, structure in known.items()}
+    params = {name: unit_parameters(spec, structure) for name, structure in known.items()}
     step = {
-        name: multiple_of if name == "mlp_neuron" else structure.heads(shape)
+        name: multiple_of if name == "mlp_neuron" else structure.heads(spec.shape)
         for name, structure in known.items()
     }
     if multiple_of > units.get("mlp_neuron", multiple_of):
@@ -146,7 +145,7 @@ def plan_budget(
             f"use a value of at most {units['mlp_neuron']}."
         )
     removable = [name for name in structures if params[name]]
-    reachable = shape.num_layers * sum((units[name] - step[name]) * params[name] for name in removable)
+    reachable = spec.shape.num_layers * sum((units[name] - step[name]) * params[name] for name in removable)
     if target > reachable:
         raise UsageError(
             f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)} "
@@ -156,10 +155,10 @@ def plan_budget(
         )
     finest = max(removable, key=lambda name: units[name] // step[name])
     keep = _keep_counts(
-        {name: units[name] for name in removable}, params, step, finest, target / shape.num_layers
+        {name: units[name] for name in removable}, params, step, finest, target / spec.shape.num_layers
     )
-    removed = shape.num_layers * sum((units[name] - keep[name]) * params[name] for name in removable)
-    share = removed / shape.num_layers / sum(units[name] * params[name] for name in removable)
+    removed = spec.shape.num_layers * sum((units[name] - keep[name]) * params[name] for name in removable)
+    share = removed / spec.shape.num_layers / sum(units[name] * params[name] for name in removable)
     keep |= {name: units[name] - int(units[name] * share) for name in structures if not params[name]}
     one_step = params[finest] * step[finest]
     return Budget(
@@ -171,7 +170,7 @@ def plan_budget(
         base_params=base,
         target_params=target,
         removed_params=removed if layout == "uniform" else target,
-        step_params=one_step * (shape.num_layers if layout == "uniform" else 1),
+        step_params=one_step * (spec.shape.num_layers if layout == "uniform" else 1),
     )
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arch import Architecture, Cut, Shape
+from ..arch import Architecture, Cut
+from ..checkpoint.spec import ModelSpec
 from ..masks.masks import Masks
 from ..method import gates
 from ..method.budget import Budget
@@ -45,20 +46,21 @@ class Gates(nn.Module):
 
     def __init__(
         self,
-        arch: Architecture,
-        shape: Shape,
+        spec: ModelSpec,
         points: Mapping[str, list[str]],
         start: float,
         temperature: float,
     ) -> None:
         super().__init__()
         self.points, self.temperature = points, temperature
-        self.heads = {name: arch.structures[name].heads(shape) for name in points}
+        self.heads = {name: spec.arch.structures[name].heads(spec.shape) for name in points}
         sizes = {
-            gate: arch.structures[name].num_units(shape) for name, names in points.items() for gate in names
+            gate: spec.arch.structures[name].num_units(spec.shape)
+            for name, names in points.items()
+            for gate in names
         }
         self.log_alpha = nn.ParameterDict(
-            {gate: torch.full((shape.num_layers, size), start) for gate, size in sizes.items()}
+            {gate: torch.full((spec.shape.num_layers, size), start) for gate, size in sizes.items()}
         )
 
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -96,22 +98,20 @@ def as_masks(values: GateValues) -> Masks:
     }
 
 
-def register_gates(
-    model: nn.Module, arch: Architecture, shape: Shape, current: Callable[[], GateValues | None]
-) -> None:
+def register_gates(model: nn.Module, spec: ModelSpec, current: Callable[[], GateValues | None]) -> None:
     """Make every gate point scale by `current()`; None, or a gate left out, leaves it alone.
 
     Call it after LoRA was injected: the hook belongs around the LoRA sum.
     """
-    for structure in arch.structures.values():
+    for structure in spec.arch.structures.values():
         for name, point in structure.gate_points().items():
-            units = torch.from_numpy(point.unit_of_channel(shape))
-            same = len(units) == structure.num_units(shape) and bool(
+            units = torch.from_numpy(point.unit_of_channel(spec.shape))
+            same = len(units) == structure.num_units(spec.shape) and bool(
                 (units == torch.arange(len(units))).all()
             )
             by_device = None if same else {units.device: units}  # copied to a device once, for all layers
-            for index in range(shape.num_layers):
-                module = model.get_submodule(arch.layer(index) + point.module)
+            for index in range(spec.shape.num_layers):
+                module = model.get_submodule(spec.arch.layer(index) + point.module)
                 _hook(module, point, partial(_value, current, name, index, by_device))
 
 

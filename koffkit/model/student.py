@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arch import Architecture, Shape
+from ..checkpoint.spec import ModelSpec
 from .gating import Gates, GateValues, register_gates
 from .kv_attention import use_koffkit_attention
 from .memory import Memories
@@ -28,8 +28,7 @@ class Student(nn.Module):
     def __init__(
         self,
         model: Any,
-        arch: Architecture,
-        shape: Shape,
+        spec: ModelSpec,
         gate_set: Gates | None,
         memories: Memories | None,
     ) -> None:
@@ -37,10 +36,12 @@ class Student(nn.Module):
         self.model = model
         self.gates = gate_set
         self.memories = memories
-        self.arch, self.shape = arch, shape
-        self._divisor = float(getattr(model.config, arch.logit_divisor)) if arch.logit_divisor else 1.0
+        self.spec = spec
+        self._divisor = (
+            float(getattr(model.config, spec.arch.logit_divisor)) if spec.arch.logit_divisor else 1.0
+        )
         self._values: GateValues | None = None
-        register_gates(model, arch, shape, lambda: self._values)
+        register_gates(model, spec, lambda: self._values)
 
     def forward(
         self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None

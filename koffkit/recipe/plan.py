@@ -4,13 +4,14 @@ formulas."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from ..arch import Architecture, Shape, architecture_of
+from ..arch import Shape
 from ..arch.widths import LayerWidths, linear_shapes
+from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
@@ -75,30 +76,26 @@ def check_layers(recipe: Recipe, num_layers: int) -> list[int]:
         ) from None
 
 
-def budget_of(recipe: Recipe, config: Mapping[str, Any], source: str = "config.json") -> Budget:
+def budget_of(recipe: Recipe, spec: ModelSpec) -> Budget:
     """The recipe's budget for this model.
 
     Raises:
         UsageError: the architecture is not supported or refuses a structure, or the budget cannot be met.
     """
     mask = recipe.mask
-    arch, shape = architecture_of(config, source=source), Shape.of(config)
-    return plan_budget(
-        arch, shape, config, mask.structure_names, mask.global_sparsity, mask.multiple_of, mask.layout
-    )
+    return plan_budget(spec, mask.structure_names, mask.global_sparsity, mask.multiple_of, mask.layout)
 
 
-def num_memory_layers(recipe: Recipe, config: Mapping[str, Any]) -> int:
+def num_memory_layers(recipe: Recipe, spec: ModelSpec) -> int:
     """How many layers carry memory in the end.
 
     Raises:
         UsageError: the bytes of a learned placement do not suffice for one layer.
     """
-    arch, shape = architecture_of(config), Shape.of(config)
-    layers = len(check_layers(recipe, shape.num_layers))
+    layers = len(check_layers(recipe, spec.num_layers))
     if not layers or not isinstance(recipe.memory.layers, Learned):
         return layers
-    one = memory_parameters(recipe, arch, shape, 1, budget_of(recipe, config).keep) * BYTES["float32"]
+    one = memory_parameters(recipe, spec, 1, budget_of(recipe, spec).keep) * BYTES["float32"]
     count = recipe.memory.layers.learned_bytes // one
     if not count:
         raise UsageError(
@@ -109,19 +106,20 @@ def num_memory_layers(recipe: Recipe, config: Mapping[str, Any]) -> int:
     return min(count, layers)
 
 
-def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.json") -> Plan:
-    """Work out a plan from the recipe and the base's `config.json`.
+def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
+    """Work out a plan from the recipe and the base's config alone.
 
     Raises:
         UsageError: the architecture is not supported, or the budget or the layers cannot be met.
     """
-    arch, shape = architecture_of(config, source=source), Shape.of(config)
-    budget = budget_of(recipe, config, source)
-    layers = check_layers(recipe, shape.num_layers)
-    full = memory_parameters(recipe, arch, shape, len(layers), {})
-    carrying = num_memory_layers(recipe, config)
-    sliced = memory_parameters(recipe, arch, shape, carrying, budget.keep)
-    stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), BYTES[recipe.base.dtype])
+    budget = budget_of(recipe, spec)
+    layers = check_layers(recipe, spec.num_layers)
+    full = memory_parameters(recipe, spec, len(layers), {})
+    carrying = num_memory_layers(recipe, spec)
+    sliced = memory_parameters(recipe, spec, carrying, budget.keep)
+    stored = BYTES.get(
+        str(spec.config.get("dtype") or spec.config.get("torch_dtype")), BYTES[recipe.base.dtype]
+    )
     tokens = {
         stage.name: stage.options.max_steps
         * stage.options.batch_size
@@ -135,7 +133,7 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
         budget=budget,
         kept_per_layer=dict(budget.keep),
         removed_units={
-            name: (budget.total_units[name] - kept) * shape.num_layers for name, kept in budget.keep.items()
+            name: (budget.total_units[name] - kept) * spec.num_layers for name, kept in budget.keep.items()
         },
         base_bytes=budget.base_params * stored,
         backbone_params=budget.base_params - budget.removed_params,
@@ -147,17 +145,15 @@ def make_plan(recipe: Recipe, config: Mapping[str, Any], source: str = "config.j
         memory_params_training=full,
         domains=recipe.domain_names,
         training_tokens=tokens,
-        peak_memory_bytes=_peak(recipe, budget, shape, config, full),
+        peak_memory_bytes=_peak(recipe, budget, spec, full),
         seconds={device: (operations / high, operations / low) for device, (low, high) in THROUGHPUT.items()},
         warnings=_warnings(recipe, budget),
     )
 
 
-def memory_parameters(
-    recipe: Recipe, arch: Architecture, shape: Shape, num_layers: int, keep: Mapping[str, int]
-) -> int:
+def memory_parameters(recipe: Recipe, spec: ModelSpec, num_layers: int, keep: Mapping[str, int]) -> int:
     """Parameters of one domain's LoRA and KV memory; with `keep`, after the cut units are gone from both."""
-    return layer_memory_parameters(recipe, shape, _widths_kept(arch, shape, keep)) * num_layers
+    return layer_memory_parameters(recipe, spec.shape, _widths_kept(spec, keep)) * num_layers
 
 
 def layer_memory_parameters(recipe: Recipe, shape: Shape, widths: LayerWidths) -> int:
@@ -174,17 +170,19 @@ def layer_memory_parameters(recipe: Recipe, shape: Shape, widths: LayerWidths) -
     return total
 
 
-def _widths_kept(arch: Architecture, shape: Shape, keep: Mapping[str, int]) -> LayerWidths:
+def _widths_kept(spec: ModelSpec, keep: Mapping[str, int]) -> LayerWidths:
     """The widths of a layer that keeps these counts; which units they are does not matter."""
     masks = {}
     for name, count in keep.items():
-        heads = arch.structures[name].heads(shape)
-        per_head = arch.structures[name].num_units(shape) // heads
+        structure = spec.arch.structures[name]
+        heads = structure.heads(spec.shape)
+        per_head = structure.num_units(spec.shape) // heads
         masks[0, name] = np.tile(np.arange(per_head) < count // heads, heads)
-    return widths_of(arch, replace(shape, num_layers=1), masks)[0]
+    return widths_of(spec, masks)[0]
 
 
-def _peak(recipe: Recipe, budget: Budget, shape: Shape, config: Mapping[str, Any], memory: int) -> int:
+def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
+    shape = spec.shape
     gates = sum(count * shape.num_layers for count in budget.total_units.values())
     batch = max(stage.options.batch_size for stage in recipe.stages if isinstance(stage.options, Training))
     tokens = batch * recipe.sequence_length
@@ -197,7 +195,7 @@ def _peak(recipe: Recipe, budget: Budget, shape: Shape, config: Mapping[str, Any
         if recipe.train.gradient_checkpointing
         else layer * shape.num_layers
     )
-    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(config["vocab_size"]) * 4
+    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(spec.config["vocab_size"]) * 4
     return (
         LIBRARIES
         + budget.base_params * BYTES[recipe.base.dtype]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..arch import Shape, architecture_of
-from ..arch.weights import count_parameters
-from ..arch.widths import SLICED_LAYERS, layer_widths
+from ..arch.widths import SLICED_LAYERS
 from ..artefact.bundle import is_bundle, is_packed, open_bundle
 from ..artefact.digests import backbone_digest, weight_bytes
 from ..artefact.export import Export, is_export, open_export, removed_memories
-from ..checkpoint.files import read_config
+from ..checkpoint.spec import ModelSpec
 from ..errors import KoffkitError, UsageError
 from ..recipe.plan import VLLM_RANKS
 from ..router.routed import routed
@@ -55,7 +54,8 @@ def _export(path: Path) -> dict[str, Any]:
         for key, value in export.manifest.items()
         if key not in ("files", "golden", "results", "recipe")
     }
-    config = read_config(export.backbone)
+    spec = ModelSpec.open(export.backbone)
+    config = spec.config
     bundles = export.bundles()
     router, memories = routed(export, bundles), {bundle.domain: dict(bundle.info) for bundle in bundles}
     for info in memories.values():
@@ -64,7 +64,7 @@ def _export(path: Path) -> dict[str, Any]:
     return {
         "kind": "export",
         **manifest,
-        "widths": _widths(config),
+        "widths": _widths(spec),
         "memories": memories,
         "removed_memories": removed_memories(export),
         "net": _net(export),
@@ -103,7 +103,7 @@ def _net(export: Export) -> dict[str, Any]:
     return found
 
 
-def _loads_in(manifest: Any, memories: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+def _loads_in(manifest: Any, memories: dict[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
     num_layers = int(config["num_hidden_layers"])
     packed = [name for name, info in memories.items() if is_packed(info)]
     open_ = [info for name, info in memories.items() if name not in packed]
@@ -139,7 +139,7 @@ def _loads_in(manifest: Any, memories: dict[str, Any], config: dict[str, Any]) -
     return found
 
 
-def _widths(config: dict[str, Any]) -> dict[str, Any]:
+def _widths(spec: ModelSpec) -> dict[str, Any]:
     keys = (
         "num_hidden_layers",
         "hidden_size",
@@ -149,9 +149,9 @@ def _widths(config: dict[str, Any]) -> dict[str, Any]:
         "head_dim",
         "vocab_size",
     )
-    found: dict[str, Any] = {key: config.get(key) for key in keys}
-    if SLICED_LAYERS in config:
-        layers = [asdict(widths) for widths in layer_widths(config, Shape.of(config))]
+    found: dict[str, Any] = {key: spec.config.get(key) for key in keys}
+    if SLICED_LAYERS in spec.config:
+        layers = [asdict(widths) for widths in spec.widths]
         found["layers"] = {key: [widths[key] for widths in layers] for key in layers[0]}
     return found
 
@@ -167,15 +167,14 @@ def _run(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    config = read_config(path)
+    spec = ModelSpec.open(path)
     found: dict[str, Any] = {
         "kind": "checkpoint",
-        "model_type": config.get("model_type"),
-        "widths": _widths(config),
+        "model_type": spec.config.get("model_type"),
+        "widths": _widths(spec),
     }
     try:
-        arch = architecture_of(config, source=str(path / "config.json"))
-        found |= {"parameters": count_parameters(arch, Shape.of(config), config), "compressible": True}
+        found |= {"parameters": spec.num_parameters, "compressible": True}
     except KoffkitError:
         found |= {"compressible": False}
     return found | {"bytes": weight_bytes(path), "digest": backbone_digest(path)}

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
-from ..arch import Shape
-from ..arch.widths import layer_widths
 from ..artefact.bundle import Bundle, open_bundle
 from ..artefact.digests import backbone_digest
 from ..artefact.export import is_export, open_export
 from ..artefact.names import ADAPTER_CONFIG, BACKBONE
 from ..checkpoint.files import load_tokenizer
+from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError, UsageError
 from ..model.bundles import KVTensors, adapter_config, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attention
@@ -51,8 +50,7 @@ class KoffModel:
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self._plain, self._digest, self._path = model, digest, path
-        config = model.config.to_dict()
-        self._widths = layer_widths(config, Shape.of(config))
+        self._widths = ModelSpec(config=model.config.to_dict(), path=path).widths
         self._slots: dict[str, str | None] = {}
         self._kv: dict[str, KVTensors] = {}
         self._adapters = RowAdapters()

@@ -22,11 +22,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
-from ..arch import Shape, architecture_of
-from ..arch.widths import layer_widths
 from ..artefact.bundle import Bundle
-from ..checkpoint.files import read_config
 from ..checkpoint.reader import CheckpointReader
+from ..checkpoint.spec import ModelSpec
 from ..masks.masks import Masks
 from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import MemoryTensors, load_memory, mixed_kv
@@ -68,19 +66,17 @@ class Probe:
         self.reader = CheckpointReader(folder) if view is None else view[1]
         with self._arithmetic():
             model = _empty_model(_config(folder, None if view is None else view[0]), dtype)
-        config = model.config.to_dict()
-        shape = Shape.of(config)
+        spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
-        widths = layer_widths(config, shape)
         loaded = [
-            memory if isinstance(memory, MemoryTensors) else load_memory(memory, widths)
+            memory if isinstance(memory, MemoryTensors) else load_memory(memory, spec.widths)
             for memory in memories
         ]
         self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(loaded)}
         self._model: Any = _with_adapters(model, loaded, list(self._slots.values()))
         if masks is not None:
             values = _gate_values(masks)
-            register_gates(model, architecture_of(read_config(folder)), shape, lambda: values)
+            register_gates(model, spec, lambda: values)
         self._kv = {memory.domain: memory.kv for memory in loaded}
         adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), loaded, strict=True)}
         self._weights = _Weights(self.reader, adapters, dtype)

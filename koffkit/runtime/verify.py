@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..arch import ARCHITECTURES, Shape
-from ..arch.weights import weight_shapes
 from ..artefact.bundle import Bundle
 from ..artefact.digests import backbone_digest, file_entry
 from ..artefact.export import Export, open_export, removed_memories
 from ..artefact.names import MANIFEST, MEMORIES, MEMORY_FILE
-from ..checkpoint.files import read_config
 from ..checkpoint.reader import CheckpointReader
+from ..checkpoint.spec import ModelSpec
 from ..errors import KoffkitError
 from ..router.routed import routed
 
@@ -45,7 +43,7 @@ def verify_export(path: Path) -> dict[str, Any]:
             problems += _check_backbone(export)
             router = routed(export, bundles)
             if router is not None:
-                shape = Shape.of(read_config(export.backbone))
+                shape = _backbone_spec(export).shape
                 router.require_backbone(shape.num_layers, shape.hidden)
             problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
             if not problems:
@@ -91,12 +89,14 @@ def _check_files(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> list[st
     return problems
 
 
+def _backbone_spec(export: Export) -> ModelSpec:
+    return ModelSpec.open(export.backbone, family=export.manifest["base"]["architecture"])
+
+
 def _check_backbone(export: Export) -> list[str]:
-    config = read_config(export.backbone)
-    shape, reader = Shape.of(config), CheckpointReader(export.backbone)
-    arch = ARCHITECTURES[export.manifest["base"]["architecture"]]
+    reader = CheckpointReader(export.backbone)
     problems = []
-    for name, size in weight_shapes(arch, shape, config).items():
+    for name, size in _backbone_spec(export).weight_shapes.items():
         try:
             reader.require(name, size)
         except KoffkitError as error:

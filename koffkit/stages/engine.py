@@ -7,37 +7,23 @@ import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..arch import Shape, architecture_of
-from ..arch.weights import weight_shapes
 from ..artefact.digests import backbone_digest
-from ..checkpoint.files import read_config
-from ..checkpoint.fingerprint import fingerprint
-from ..checkpoint.reader import CheckpointReader
+from ..checkpoint.spec import ModelSpec
 from ..data.domains import resolve_domains
 from ..errors import IntegrityError, KoffkitError, UsageError
 from ..hub import locate
 from ..interrupts import interruptible
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
-from ..recipe.plan import Plan, budget_of, check_layers, make_plan
+from ..recipe.plan import budget_of, check_layers
 from ..run.folder import FORMAT, RunFolder
-from ..training.checkpoint import Checkpoint, load_latest, restore
+from ..training.build import build_context
+from ..training.checkpoint import load_latest, restore
 from ..training.context import Context, stage_options
 
-if TYPE_CHECKING:
-    pass
-
-from ..training.build import _build
-
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
-
-
-def plan(loaded: LoadedRecipe) -> Plan:
-    """What a run would do, from the recipe and `config.json` alone."""
-    folder = locate(loaded.recipe.base, loaded.root, config_only=True)
-    return make_plan(loaded.recipe, read_config(folder), str(folder / "config.json"))
 
 
 def compress(
@@ -81,8 +67,8 @@ def _carry_out(
     loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress
 ) -> dict[str, Any]:
     run = RunFolder(output)
-    base = locate(loaded.recipe.base, loaded.root)
-    _check_base(base)
+    base = ModelSpec.open(locate(loaded.recipe.base.model, loaded.root, revision=loaded.recipe.base.revision))
+    base.reader()  # transformers loads a checkpoint with missing tensors without a word
     _check_stages(loaded, base)
     fresh = not run.exists
     state = _open_run(run, loaded, base, backbone, resume)
@@ -92,7 +78,7 @@ def _carry_out(
     try:
         loaded = resolve_domains(loaded, run, base, progress)
         state["recipe"] = loaded.recipe.model_dump(mode="json")
-        context = _build(loaded, run, base, progress, backbone)
+        context = build_context(loaded, run, base, progress, backbone)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
             shutil.rmtree(run.path)
@@ -105,30 +91,22 @@ def _carry_out(
     finished = run.update(
         state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     )
-    shutil.rmtree(
-        run.checkpoints_dir, ignore_errors=True
-    )  # several times the size of the memories, and of no more use
+    # Several times the size of the memories, and of no more use.
+    shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
     return finished
 
 
-def _check_base(base: Path) -> None:
-    """transformers loads a checkpoint with missing tensors, or shards outside its folder, without a word."""
-    config = read_config(base)
-    arch, shape = architecture_of(config, source=str(base / "config.json")), Shape.of(config)
-    CheckpointReader(base).require_all(weight_shapes(arch, shape, config))
-
-
-def _check_stages(loaded: LoadedRecipe, base: Path) -> None:
+def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
     """A typing error in a late stage must not cost the hours of the early ones."""
     from .route import check_route
 
     for stage in loaded.recipe.stages:
         if stage.route is not None:
-            check_route(stage.route, loaded.root, Shape.of(read_config(base)).num_layers)
+            check_route(stage.route, loaded.root, base.num_layers)
 
 
 def _open_run(
-    run: RunFolder, loaded: LoadedRecipe, base: Path, backbone: Path | None, resume: bool
+    run: RunFolder, loaded: LoadedRecipe, base: ModelSpec, backbone: Path | None, resume: bool
 ) -> dict[str, Any]:
     recipe = loaded.recipe
     resolved = recipe.model_dump(mode="json")
@@ -147,9 +125,9 @@ def _open_run(
                 f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
                 "the run, or another --output."
             )
-        if state["base"]["digest"] != fingerprint(base):
+        if state["base"]["digest"] != base.fingerprint:
             raise IntegrityError(
-                f"{run.path}: cannot resume, the base at {base} is not the one the run began with."
+                f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
             )
         if state.get("backbone") != sliced:
             raise IntegrityError(
@@ -159,8 +137,7 @@ def _open_run(
         return state
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
-    config = read_config(base)
-    budget = budget_of(recipe, config, str(base / "config.json"))
+    budget = budget_of(recipe, base)
     state = {
         "koffkit": FORMAT,
         "asked": resolved,
@@ -172,13 +149,13 @@ def _open_run(
         "seed": recipe.seed,
         "base": {
             "model": recipe.base.model,
-            "path": str(base),
-            "digest": fingerprint(base),
-            "config": config,
+            "path": str(base.folder),
+            "digest": base.fingerprint,
+            "config": dict(base.config),
         },
         "budget": budget.to_json(),
         "backbone": sliced,
-        "memory_layers": check_layers(recipe, Shape.of(config).num_layers),
+        "memory_layers": check_layers(recipe, base.num_layers),
         "stages": [{"name": stage.name, "state": "pending"} for stage in recipe.stages],
         "state": "running",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -223,4 +200,4 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
         context.run.write(state | context.learned)
 
 
-__all__ = ["Checkpoint", "compress", "learn_memory", "plan"]
+__all__ = ["compress", "learn_memory"]

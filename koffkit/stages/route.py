@@ -86,7 +86,7 @@ def _fit(context: Context, options: Route, texts: dict[str, list[str]]) -> Route
             pulse=pulse,
         )
     if options.kind == "probe":
-        layer = context.student.shape.num_layers // 2 if options.layer is None else options.layer
+        layer = context.student.spec.num_layers // 2 if options.layer is None else options.layer
         hidden = partial(context.student.hidden_states, layer=layer, gate_values=context.masks)
         features = pooled_features(
             hidden, context.tokenizer, options.max_tokens, options.batch_size, context.accelerator.device

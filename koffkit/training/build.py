@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arch import Architecture, Shape, architecture_of
-from ..arch.widths import layer_widths
-from ..checkpoint.files import load_tokenizer, read_config
+from ..checkpoint.files import load_tokenizer
+from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -21,64 +19,67 @@ if TYPE_CHECKING:
     from ..model.student import Student
 
 
-def _build(
-    loaded: LoadedRecipe, run: RunFolder, base: Path, progress: Progress, backbone: Path | None = None
+def build_context(
+    loaded: LoadedRecipe, run: RunFolder, base: ModelSpec, progress: Progress, backbone: Path | None = None
 ) -> Context:
+    """Tokenise the text, load the model, and give it the gates and memories of the recipe.
+
+    Args:
+        backbone: a sliced backbone that memories are learned for, taught by `base`; None: `base` is both.
+
+    Raises:
+        DataError: a source of text cannot be used.
+        UsageError: a tracker is not installed.
+    """
     from ..data.corpus import prepare
     from ..model.student import Student, load_frozen
     from ..stages.evaluate import check_facts
 
     recipe = loaded.recipe
-    config = read_config(base)
-    arch = architecture_of(config)
-    tokenizer = load_tokenizer(base, trust_remote_code=recipe.base.trust_remote_code)
+    tokenizer = load_tokenizer(base.folder, trust_remote_code=recipe.base.trust_remote_code)
     check_facts(loaded, tokenizer)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
     accelerator = make_accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
-    model = load_frozen(str(base), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
-    sizes = config
-    teacher: Student | None = None
+    model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
+    spec, teacher = base, None
     if backbone is not None:
-        teacher = accelerator.prepare_model(Student(model, arch, Shape.of(config), None, None))
-        model, sizes = load_frozen(str(backbone), recipe.base.dtype), read_config(backbone)
-    student = accelerator.prepare_model(make_student(recipe, arch, model, sizes, gated=backbone is None))
-    budget = budget_of(recipe, config)
+        teacher = accelerator.prepare_model(Student(model, base, None, None))
+        spec = ModelSpec.open(backbone, family=base.arch.model_type)
+        model = load_frozen(str(backbone), recipe.base.dtype)
+    student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
+    budget = budget_of(recipe, base)
     return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
 
 
-def make_student(
-    recipe: Recipe, arch: Architecture, model: Any, config: Mapping[str, Any], *, gated: bool
-) -> Student:
+def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) -> Student:
     """A frozen model with the gates and memories of a recipe.
 
     Args:
-        config: the `config.json` object of this model. gated: whether its masks are still to be learned.
+        spec: of this model.
+        gated: whether its masks are still to be learned.
     """
     from ..method.gates import initial_log_alpha
     from ..model.gating import Gates, gate_points
     from ..model.memory import Memories
     from ..model.student import Student
 
-    shape, mask, memory = Shape.of(config), recipe.mask, recipe.memory
+    mask, memory = recipe.mask, recipe.memory
     gates = None
     if gated:
         start = initial_log_alpha(mask.init_open, mask.start_temperature)
         gates = Gates(
-            arch,
-            shape,
-            gate_points(arch, mask.structure_names, mask.placement),
+            spec,
+            gate_points(spec.arch, mask.structure_names, mask.placement),
             start,
             mask.start_temperature,
         )
-    layers = check_layers(recipe, shape.num_layers)
-    memories = Memories(
-        model, layer_widths(config, shape), recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed
-    )
+    layers = check_layers(recipe, spec.num_layers)
+    memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-    return Student(model, arch, shape, gates, memories)
+    return Student(model, spec, gates, memories)
 
 
 def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:

@@ -251,7 +251,7 @@ class DistillationLoop:
         if budget.layout == "ragged":
             shares = [part for part in active if part.dim() == 0]
             active = [part for part in active if part.dim()] + [torch.stack(shares).sum().reshape(1)]
-            share = budget.target_params / (total * student.shape.num_layers)
+            share = budget.target_params / (total * student.spec.num_layers)
             target.append(torch.full_like(active[-1], 1 - share))
         return torch.cat(active), torch.cat(target)
 

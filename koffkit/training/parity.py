@@ -8,9 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..arch import Architecture, Shape, architecture_of
-from ..hub import locate
-from ..masks.container import complete_config, sliced_config
+from ..checkpoint.spec import ModelSpec
+from ..masks.container import open_complete, sliced_config
 from ..masks.masks import Masks
 from ..masks.memory_cuts import MemoryCuts
 from ..masks.sliced_reader import SlicedReader
@@ -37,18 +36,16 @@ def check_first_masks(context: Context) -> None:
     if gates is None:
         return
     context.progress.message("checking that masked and sliced agree")
-    base = locate(context.loaded.recipe.base, context.loaded.root)
-    config = complete_config(base)
-    arch, shape = architecture_of(config), Shape.of(config)
+    spec = open_complete(context.student.spec.folder)
     masks = as_masks(gates.hard(context.budget))
     whole = [] if memories is None or not memories.exist else [_random(memories, context.loaded.recipe.seed)]
-    reader = SlicedReader(base, backbone_slices(arch, shape, masks), zero_rows(arch, shape, masks))
+    reader = SlicedReader(spec.folder, backbone_slices(spec, masks), zero_rows(spec, masks))
     sliced = Probe(
-        base,
-        [_cut(memory, arch, shape, masks) for memory in whole],
-        view=(sliced_config(arch, shape, config, masks), reader),
+        spec.folder,
+        [_cut(memory, spec, masks) for memory in whole],
+        view=(sliced_config(spec, masks), reader),
     )
-    masked = Probe(base, whole, masks)
+    masked = Probe(spec.folder, whole, masks)
     tokens, domains = probe_tokens(sliced.vocabulary), [memory.domain for memory in whole]
     hidden, expected = (probe.hidden(tokens, [None, *domains]) for probe in (sliced, masked))
     require_same(
@@ -73,8 +70,8 @@ def _random(memories: Memories, seed: int) -> MemoryTensors:
     )
 
 
-def _cut(memory: MemoryTensors, arch: Architecture, shape: Shape, masks: Masks) -> MemoryTensors:
-    cuts = MemoryCuts(arch, shape, masks)
+def _cut(memory: MemoryTensors, spec: ModelSpec, masks: Masks) -> MemoryTensors:
+    cuts = MemoryCuts(spec, masks)
     adapter = {
         name: torch.from_numpy(cuts.adapter(name, value.numpy())) for name, value in memory.adapter.items()
     }

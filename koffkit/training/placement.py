@@ -30,10 +30,10 @@ def layers_worth_keeping(loop: DistillationLoop, masks: Masks, most_bytes: int) 
     """
     student, progress = loop.context.student, loop.context.progress
     sizes = [
-        layer_memory_parameters(loop.recipe, student.shape, widths) * BYTES["float32"]
-        for widths in widths_of(student.arch, student.shape, masks)
+        layer_memory_parameters(loop.recipe, student.spec.shape, widths) * BYTES["float32"]
+        for widths in widths_of(student.spec, masks)
     ]
-    kept = list(range(student.shape.num_layers))
+    kept = list(range(student.spec.num_layers))
     progress.start("placement", len(kept) - 1, 0)
     while sum(sizes[layer] for layer in kept) > most_bytes and len(kept) > 1:
         losses = losses_without(loop, kept)

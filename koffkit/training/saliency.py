@@ -77,14 +77,14 @@ def _activation(context: Context, options: Training) -> dict[str, Tensor]:
     total = {name: torch.zeros_like(alpha) for name, alpha in student.gates.log_alpha.items()}
     points = {
         name: point
-        for structure in student.arch.structures.values()
+        for structure in student.spec.arch.structures.values()
         for name, point in structure.gate_points().items()
     }
     handles = []
     for name, sums in total.items():
-        for index in range(student.shape.num_layers):
-            module = student.model.get_submodule(student.arch.layer(index) + points[name].module)
-            units = torch.from_numpy(points[name].unit_of_channel(student.shape)).to(sums.device)
+        for index in range(student.spec.shape.num_layers):
+            module = student.model.get_submodule(student.spec.arch.layer(index) + points[name].module)
+            units = torch.from_numpy(points[name].unit_of_channel(student.spec.shape)).to(sums.device)
             hook = partial(_add_squares, points[name], units, sums[index])
             handles.append(module.register_forward_hook(hook))
     try:

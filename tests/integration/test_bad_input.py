@@ -213,7 +213,9 @@ def test_export_refuses_a_damaged_run(name: str, shipped: Shipped, tmp_path: Pat
     run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
     (run / name).write_bytes((run / name).read_bytes()[:-9])
     found = koffkit("export", run, "--output", tmp_path / "out")
-    assert found.code == 4 and Path(name).name in found.err and "Traceback" not in found.err
+    assert found.code == 4
+    assert Path(name).name in found.err
+    assert "Traceback" not in found.err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -226,7 +228,9 @@ def test_export_refuses_a_base_that_has_changed(llama: Path, tmp_path: Path, kof
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     found = koffkit("export", tmp_path / "run", "--output", tmp_path / "out")
-    assert found.code == 4 and "this is not the base that" in found.err and not (tmp_path / "out").exists()
+    assert found.code == 4
+    assert "this is not the base that" in found.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_for_another_backbone_is_refused(
@@ -239,7 +243,9 @@ def test_a_bundle_for_another_backbone_is_refused(
     shutil.copytree(shipped.export / "memories" / "north", out / "memories" / "north")
     for arguments in (("generate", out, "--prompt", "x", "--memory", "north"), ("verify", out)):
         found = koffkit(*arguments)
-        assert found.code == 4 and "memory.json" in found.err and "Traceback" not in found.err
+        assert found.code == 4
+        assert "memory.json" in found.err
+        assert "Traceback" not in found.err
     assert (
         "this memory (north) belongs to backbone"
         in koffkit("generate", out, "--prompt", "x", "--memory", "north").err
@@ -260,7 +266,9 @@ def test_an_interrupted_export_publishes_nothing_and_can_be_repeated(
     _, err = process.communicate(timeout=60)
     assert not out.exists()
     if number != signal.SIGKILL:
-        assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+        assert process.returncode == 130
+        assert "interrupted" in err
+        assert "Traceback" not in err
         assert list(out.parent.iterdir()) == []
     assert koffkit("export", shipped.run, "--output", out).code == 0
     assert [path.name for path in out.parent.iterdir()] == ["out"]

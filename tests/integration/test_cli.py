@@ -53,7 +53,9 @@ def test_export_follows_the_recipe_unless_told_otherwise(
     ):
         (run / "run.json").write_text(json.dumps(state | {"recipe": state["recipe"] | {"export": export}}))
         found = koffkit("export", run, "--output", tmp_path / "out")
-        assert found.code == 2 and message in found.err and not (tmp_path / "out").exists()
+        assert found.code == 2
+        assert message in found.err
+        assert not (tmp_path / "out").exists()
     assert koffkit("export", run, "--format", "hf", "--output", tmp_path / "out").code == 0
 
 
@@ -151,11 +153,9 @@ def test_generate_with_each_memory(shipped: Shipped, koffkit: Koffkit) -> None:
             "--json",
         ).json
         row = found["completions"][0]
-        assert (
-            row["prompt"] == "river stone"
-            and row["completion"]
-            and row["memory"] == (None if memory == "none" else memory)
-        )
+        assert row["prompt"] == "river stone"
+        assert row["completion"]
+        assert row["memory"] == (None if memory == "none" else memory)
     unknown = koffkit("generate", shipped.export, "--prompt", "x", "--memory", "east")
     assert unknown.code == 2 and "memory 'east': not loaded; there is north, south" in unknown.err
 
@@ -187,7 +187,9 @@ def test_the_router_picks_the_memory(shipped: Shipped, tmp_path: Path, koffkit: 
     assert values[0] == pytest.approx(values[1], rel=0.05)
     shutil.copytree(shipped.export, tmp_path / "out", ignore=shutil.ignore_patterns("router"))
     auto = koffkit("generate", tmp_path / "out", "--prompt", "x")
-    assert auto.code == 2 and "there is no router" in auto.err and "one of north, south" in auto.err
+    assert auto.code == 2
+    assert "there is no router" in auto.err
+    assert "one of north, south" in auto.err
 
 
 def test_router_figures_are_in_the_results(shipped: Shipped) -> None:

@@ -72,7 +72,9 @@ def test_an_added_memory_changes_no_other_byte_and_is_a_bundle_like_the_others(
     assert info["parameters"] == north["parameters"] and info["layers"] == north["layers"]
     assert info["added"]["recipe"]["stages"][0]["recover"]["max_steps"] == 5  # (6 + 4) steps for 2 domains
     verified = koffkit("verify", out, "--json").json
-    assert verified["ok"] and "east" in verified["golden"] and verified["removed"] == []
+    assert verified["ok"]
+    assert "east" in verified["golden"]
+    assert verified["removed"] == []
     assert "east" in koffkit("inspect", out, "--json").json["memories"]
     row = koffkit(
         "generate", out, "--prompt", "river", "--memory", "east", "--max-new-tokens", 3, "--json"
@@ -155,7 +157,9 @@ def test_the_base_may_have_moved(out: Path, llama: Path, tmp_path: Path, koffkit
     (out / "koffkit.json").write_text(json.dumps(manifest))
     add = ("memory", "add", out, "east", "--text", "east.txt", *FAST)
     found = koffkit(*add)
-    assert found.code == 3 and "no folder './gone'" in found.err and "--base PATH" in found.err
+    assert found.code == 3
+    assert "no folder './gone'" in found.err
+    assert "--base PATH" in found.err
     other = make_checkpoint(tmp_path / "other", intermediate_size=64)
     found = koffkit(*add, "--base", other)
     assert found.code == 4 and "not the base that" in found.err
@@ -221,7 +225,9 @@ def test_add_refuses(case: str, out: Path, koffkit: Koffkit) -> None:
     before = digests(out)
     found = koffkit("memory", "add", out, *arguments, "--json")
     assert found.code == code, found.err
-    assert message in found.err and "Traceback" not in found.err and found.json["exit_code"] == code
+    assert message in found.err
+    assert "Traceback" not in found.err
+    assert found.json["exit_code"] == code
     assert digests(out) == before and not list(Path().glob("runs/*"))
 
 
@@ -266,7 +272,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(out: Path, tmp_path: Path,
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "--resume" in err and "Traceback" not in err
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
     assert digests(out) == before
     again = koffkit("memory", "add", out, "east", *settings)
     assert again.code == 2 and "go on with --resume" in again.err
@@ -315,11 +323,9 @@ def test_a_removed_memory_is_gone_and_nothing_else_changes(out: Path, koffkit: K
         name: value for name, value in before.items() if not name.startswith("memories/south/")
     }
     verified = koffkit("verify", out, "--json")
-    assert (
-        verified.code == 0
-        and verified.json["removed"] == ["south"]
-        and "south" not in verified.json["golden"]
-    )
+    assert verified.code == 0
+    assert verified.json["removed"] == ["south"]
+    assert "south" not in verified.json["golden"]
     assert "Removed since the export: south" in koffkit("verify", out).out
     assert koffkit("memory", "list", out, "--json").json["removed"] == ["south"]
     assert koffkit("inspect", out, "--json").json["removed_memories"] == ["south"]
@@ -333,11 +339,9 @@ def test_a_removed_memory_is_gone_and_nothing_else_changes(out: Path, koffkit: K
 def test_a_folder_with_files_missing_is_not_a_removed_one(out: Path, koffkit: Koffkit) -> None:
     (out / "memories" / "south" / "memory.json").unlink()
     found = koffkit("verify", out, "--json")
-    assert (
-        found.code == 4
-        and found.json["removed"] == []
-        and "south/memory.json: missing" in found.json["problems"][0]
-    )
+    assert found.code == 4
+    assert found.json["removed"] == []
+    assert "south/memory.json: missing" in found.json["problems"][0]
 
 
 def test_a_removed_domain_can_be_learned_anew_and_then_the_router_knows_it(
@@ -345,11 +349,9 @@ def test_a_removed_domain_can_be_learned_anew_and_then_the_router_knows_it(
 ) -> None:
     assert koffkit("memory", "remove", out, "south").code == 0
     added = koffkit("memory", "add", out, "south", "--text", "east.txt", *FAST, "--json").json
-    assert (
-        added["in_router"] is True
-        and added["routing"] is None
-        and not (out / "memories" / "south" / ROUTER_COLUMN).exists()
-    )
+    assert added["in_router"] is True
+    assert added["routing"] is None
+    assert not (out / "memories" / "south" / ROUTER_COLUMN).exists()
     assert koffkit("verify", out, "--json").json["ok"] is True
     assert koffkit("memory", "list", out, "--json").json["memories"]["south"]["origin"] == "added"
     (out / "memories" / "south" / "kv_memory.safetensors").unlink()

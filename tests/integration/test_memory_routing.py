@@ -30,16 +30,12 @@ def test_the_router_picks_the_added_memory_for_its_text_and_the_others_for_their
     added = koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST)
     assert added.code == 0, added.err
     routing = added.json["routing"]
-    assert (
-        added.json["in_router"]
-        and routing["against"] == ["north", "south", "none"]
-        and digests(out / "router") == before
-    )
-    assert (
-        routing["recognised"] > 0.5
-        and routing["mistaken"] < 0.4
-        and 0 < routing["documents"] < routing["other_documents"]
-    )
+    assert added.json["in_router"]
+    assert routing["against"] == ["north", "south", "none"]
+    assert digests(out / "router") == before
+    assert routing["recognised"] > 0.5
+    assert routing["mistaken"] < 0.4
+    assert 0 < routing["documents"] < routing["other_documents"]
     model = KoffModel.from_pretrained(out)
     for name, seed in (OTHERS | {"east": 7}).items():
         assert sum(found == name for found, _ in model.route(unseen(seed))) >= 32, name
@@ -92,16 +88,16 @@ def test_text_of_others_can_be_given(out: Path, koffkit: Koffkit) -> None:
     (out / "koffkit.json").write_text(json.dumps(manifest))
     add = ("memory", "add", out, "east", "--text", "east.txt", *FAST)
     found = koffkit(*add)
-    assert found.code == 0 and found.json["in_router"] is False and found.json["routing"] is None
+    assert found.code == 0
+    assert found.json["in_router"] is False
+    assert found.json["routing"] is None
     assert "give text of other kinds with --against GLOB" in found.err and not (out / COLUMN).exists()
     shutil.rmtree(out / "memories" / "east")
     Path("other.txt").write_text("\n\n".join(sentences(1, 60)), encoding="utf-8")
     found = koffkit(*add, "--against", "nowhere*.txt")
-    assert (
-        found.code == 3
-        and "--against: no file matches 'nowhere*.txt'" in found.err
-        and not any(Path("runs").iterdir())
-    )
+    assert found.code == 3
+    assert "--against: no file matches 'nowhere*.txt'" in found.err
+    assert not any(Path("runs").iterdir())
     Path("short.txt").write_text("one line", encoding="utf-8")
     found = koffkit(*add, "--against", "short.txt")
     assert (
@@ -109,7 +105,9 @@ def test_text_of_others_can_be_given(out: Path, koffkit: Koffkit) -> None:
     )
     assert not any(Path("runs").iterdir())
     found = koffkit(*add, "--against", "other.txt")
-    assert found.code == 0 and found.json["in_router"] and found.json["routing"]["against"] == ["other.txt"]
+    assert found.code == 0
+    assert found.json["in_router"]
+    assert found.json["routing"]["against"] == ["other.txt"]
 
 
 def test_what_is_missing_of_the_others_is_named(out: Path, koffkit: Koffkit) -> None:
@@ -140,8 +138,6 @@ def test_other_kinds_of_router_say_that_they_cannot_learn_it(
     )
     assert koffkit("export", "run", "--output", "probed").code == 0
     found = koffkit("memory", "add", "probed", "east", "--text", "east.txt", *FAST)
-    assert (
-        found.code == 0
-        and found.json["in_router"] is False
-        and f"a router of kind {kind} learns no label later" in found.err
-    )
+    assert found.code == 0
+    assert found.json["in_router"] is False
+    assert f"a router of kind {kind} learns no label later" in found.err

@@ -113,7 +113,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_cannot_be_exported(
     again = koffkit("compress", recipe, "--output", run)
     assert again.code == 2 and "there is a run already (running); add --resume" in again.err
     export = koffkit("export", run, "--format", "hf", "--output", tmp_path / "out")
-    assert export.code == 2 and "not finished" in export.err and not (tmp_path / "out").exists()
+    assert export.code == 2
+    assert "not finished" in export.err
+    assert not (tmp_path / "out").exists()
     other = koffkit("compress", recipe, "--output", run, "--resume", "--set", "seed=5")
     assert other.code == 2 and "cannot resume, the recipe changed in seed" in other.err
 
@@ -121,7 +123,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_cannot_be_exported(
 def test_a_finished_run_is_left_alone(recipe: Path, whole: Path, koffkit: Koffkit) -> None:
     before = learned(whole)
     done = koffkit("compress", recipe, "--output", whole, "--resume")
-    assert done.code == 0 and "already finished" in done.err and learned(whole) == before
+    assert done.code == 0
+    assert "already finished" in done.err
+    assert learned(whole) == before
 
 
 def test_an_interrupt_during_evaluate_loses_nothing(

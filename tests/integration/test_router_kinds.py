@@ -70,11 +70,9 @@ def test_from_recipe_to_generation(
     done = koffkit("compress", path, "--output", tmp_path / "run", "--json")
     assert done.code == 0, done.err
     figures = done.json["results"]["router"]
-    assert (
-        figures["accuracy"] >= 0.95
-        and set(figures["confusion"]) == {"north", "south", "none"}
-        and figures["milliseconds"] > 0
-    )
+    assert figures["accuracy"] >= 0.95
+    assert set(figures["confusion"]) == {"north", "south", "none"}
+    assert figures["milliseconds"] > 0
     assert koffkit("export", tmp_path / "run", "--output", tmp_path / "out").code == 0
     assert koffkit("verify", tmp_path / "out").code == 0
     described = koffkit("inspect", tmp_path / "out", "--json").json["router"]
@@ -177,7 +175,9 @@ def test_bad_routers_are_refused_before_anything_is_learned(
     route: dict[str, Any], code: int, message: str, llama: Path, tmp_path: Path, koffkit: Koffkit
 ) -> None:
     found = koffkit("compress", recipe_with(llama, tmp_path, route), "--output", tmp_path / "run")
-    assert found.code == code and message in found.err and not (tmp_path / "run").exists()
+    assert found.code == code
+    assert message in found.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_encoder_that_lost_its_weights_is_named(
@@ -191,7 +191,9 @@ def test_an_encoder_that_lost_its_weights_is_named(
     assert config["kind"] == "encoder" and config["max_tokens"] == 40
     (tmp_path / "run" / "router" / "encoder" / "model.safetensors").unlink()
     found = koffkit("export", tmp_path / "run", "--output", tmp_path / "out")
-    assert found.code == 4 and "the router cannot be read" in found.err and not (tmp_path / "out").exists()
+    assert found.code == 4
+    assert "the router cannot be read" in found.err
+    assert not (tmp_path / "out").exists()
 
 
 def pickled(bert: Path) -> None:
@@ -235,7 +237,9 @@ def test_an_encoder_that_cannot_work_is_refused_before_anything_is_learned(
     damage(folder)
     path = recipe_with(llama, tmp_path, {"kind": "encoder", "encoder": str(folder), "max_tokens": 24} | more)
     found = koffkit("compress", path, "--output", tmp_path / "run")
-    assert found.code == 3 and message in found.err and not (tmp_path / "run").exists()
+    assert found.code == 3
+    assert message in found.err
+    assert not (tmp_path / "run").exists()
 
 
 class StopInRoute(Silent):

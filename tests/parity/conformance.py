@@ -26,9 +26,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from koffkit import sliced as _  # noqa: F401  # registers koffkit's model classes
-from koffkit.arch import ARCHITECTURES, Shape
-from koffkit.arch.widths import layer_widths
+from koffkit.arch import ARCHITECTURES
 from koffkit.artefact.bundle import open_bundle
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.model.bundles import load_kv
 from koffkit.model.kv_attention import set_kv_memory, use_koffkit_attention
 from koffkit.progress import Silent
@@ -36,7 +36,7 @@ from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import _open_run
 from koffkit.stages.outputs import save_memories, set_masks
-from koffkit.training.build import _build
+from koffkit.training.build import build_context
 from koffkit.training.context import Context
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
@@ -138,8 +138,9 @@ def build(case: Case, root: Path) -> Context:
     recipe["stages"] = recipe["stages"][:1]
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
     run = RunFolder(root / "run")
-    state = _open_run(run, loaded, base_of(case.family, case.tied), None, False)
-    context = _build(loaded, run, base_of(case.family, case.tied), Silent())
+    base = ModelSpec.open(base_of(case.family, case.tied))
+    state = _open_run(run, loaded, base, None, False)
+    context = build_context(loaded, run, base, Silent())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         assert context.student.gates is not None and context.student.memories is not None
@@ -188,7 +189,7 @@ def load(root: Path, lora: bool, kv: bool, **options: Any) -> Any:
     if kv:
         use_koffkit_attention(plain)
         config = plain.config.to_dict()
-        set_kv_memory(plain, load_kv(bundle, layer_widths(config, Shape.of(config))))
+        set_kv_memory(plain, load_kv(bundle, ModelSpec(config=config).widths))
     return model
 
 

@@ -18,9 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from koffkit import compress
-from koffkit.arch import Shape, architecture_of
-from koffkit.arch.widths import full_widths
-from koffkit.checkpoint.files import read_config
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.masks.file import load_masks
 from koffkit.masks.masks import kept_counts
 from koffkit.model.memory import Memories
@@ -28,7 +26,7 @@ from koffkit.model.student import Student, load_frozen
 from koffkit.progress import Silent
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
-from koffkit.stages.engine import plan
+from koffkit.stages.planning import plan_of
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 
@@ -120,7 +118,7 @@ def run_and_export(
     recipe["stages"] = recipe["stages"][:2]
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
     compress(loaded, root / "run")
-    shipped, stated = find("hf").export(RunFolder(root / "run"), root / "out", {}, Silent()), plan(loaded)
+    shipped, stated = find("hf").export(RunFolder(root / "run"), root / "out", {}, Silent()), plan_of(loaded)
     assert shipped["removed"]["parameters"] == stated.budget.removed_params
     assert shipped["backbone"]["parameters"] == stated.backbone_params
     assert {domain["parameters"] for domain in shipped["domains"].values()} == {stated.memory_params}
@@ -130,17 +128,16 @@ def run_and_export(
 @torch.no_grad()
 def masked_logits(loaded: LoadedRecipe, root: Path) -> dict[str, Tensor]:
     """What the student computes with hard gates on the unsliced base, memories read from the run folder."""
-    config = read_config(root / "base")
-    arch, shape = architecture_of(config), Shape.of(config)
+    spec = ModelSpec.open(root / "base")
     recipe, run = loaded.recipe, RunFolder(root / "run")
     found: dict[str, Tensor] = {}
     for half in ("lora", "both"):
         model = load_frozen(str(root / "base"), "float32")
         kv = recipe.memory.kv if half == "both" else None
-        layers = recipe.memory_layers(shape.num_layers)
+        layers = recipe.memory_layers(spec.num_layers)
         memories = Memories(
             model,
-            [full_widths(shape)] * shape.num_layers,
+            spec.widths,
             list(recipe.domains),
             layers,
             recipe.memory.lora,
@@ -148,10 +145,10 @@ def masked_logits(loaded: LoadedRecipe, root: Path) -> dict[str, Tensor]:
             seed=99,
         )
         load_memories(memories, run)
-        student = Student(model, arch, shape, None, memories)
-        masks = load_masks(run.masks_file, arch, shape)
+        student = Student(model, spec, None, memories)
+        masks = load_masks(run.masks_file, spec)
         gates = {
-            name: torch.stack([torch.from_numpy(masks[i, name]).float() for i in range(shape.num_layers)])
+            name: torch.stack([torch.from_numpy(masks[i, name]).float() for i in range(spec.num_layers)])
             for name in kept_counts(masks)
         }
         for domain in [None, *recipe.domains]:
@@ -232,8 +229,8 @@ def test_the_export_refuses_to_publish_what_is_not_the_same(
 
     real = hf.backbone_slices
 
-    def wrong(arch: Any, shape: Any, masks: Any) -> Any:
-        found = real(arch, shape, masks)
+    def wrong(spec: Any, masks: Any) -> Any:
+        found = real(spec, masks)
         kept = found["model.layers.0.mlp.down_proj.weight"][1]
         found["model.layers.0.mlp.down_proj.weight"] = {1: np.sort((kept + 1) % 48)}
         return found

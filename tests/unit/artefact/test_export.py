@@ -72,11 +72,9 @@ def test_the_manifest_is_what_the_contract_says(shipped) -> None:  # type: ignor
         path.relative_to(shipped.export).as_posix() for path in shipped.export.rglob("*") if path.is_file()
     }
     assert listed == there - {MANIFEST}
-    assert (
-        manifest["koffkit"] == 1
-        and manifest["base"]["digest"]
-        and set(manifest["domains"]) == {"north", "south"}
-    )
+    assert manifest["koffkit"] == 1
+    assert manifest["base"]["digest"]
+    assert set(manifest["domains"]) == {"north", "south"}
     assert (
         manifest["backbone"]["parameters"]
         == manifest["base"]["parameters"] - manifest["removed"]["parameters"]
@@ -85,7 +83,9 @@ def test_the_manifest_is_what_the_contract_says(shipped) -> None:  # type: ignor
     for domain in ("north", "south"):
         info = json.loads((shipped.export / "memories" / domain / MEMORY_FILE).read_text())
         assert info["domain"] == domain and info["backbone_digest"] == manifest["backbone"]["digest"]
-        assert info["layers"] == [0, 1, 2] and info["lora"]["rank"] == 4 and info["kv"]["tokens"] == 3
+        assert info["layers"] == [0, 1, 2]
+        assert info["lora"]["rank"] == 4
+        assert info["kv"]["tokens"] == 3
         assert info["figures"]["matched"]["perplexity"] > 1
 
 

@@ -11,7 +11,6 @@ from koffkit.checkpoint.files import read_config
 from koffkit.checkpoint.fingerprint import fingerprint
 from koffkit.errors import DataError, UsageError
 from koffkit.hub import locate
-from koffkit.recipe.schema import Base
 
 from ...common import make_checkpoint
 
@@ -21,9 +20,9 @@ def test_local_folders_are_found_from_the_recipe_and_from_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in (llama.parent, tmp_path / "elsewhere"):
-        assert locate(Base(model=str(llama)), folder) == llama
-    assert locate(Base(model=llama.name), llama.parent) == llama
-    assert locate(Base(model="embedded:base"), tmp_path).joinpath("config.json").is_file()
+        assert locate(str(llama), folder) == llama
+    assert locate(llama.name, llama.parent) == llama
+    assert locate("embedded:base", tmp_path).joinpath("config.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,7 @@ def test_local_folders_are_found_from_the_recipe_and_from_here(
 )
 def test_what_is_not_there_is_named(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        locate(Base(model=name), tmp_path)
+        locate(name, tmp_path)
 
 
 def test_the_digest_notices_another_config_or_shape(llama: Path, tmp_path: Path) -> None:
@@ -59,8 +58,8 @@ def test_a_hub_model_is_fetched_at_its_revision_and_for_a_plan_its_config_only(
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    base = Base(model="owner/name", revision="v2")
-    assert locate(base, tmp_path) == tmp_path == locate(base, tmp_path, config_only=True)
+    for config_only in (False, True):
+        assert locate("owner/name", tmp_path, revision="v2", config_only=config_only) == tmp_path
     assert [(name, options["revision"]) for name, options in asked] == [("owner/name", "v2")] * 2
     assert "*.safetensors" in asked[0][1]["allow_patterns"] and asked[1][1]["allow_patterns"] == [
         "config.json"

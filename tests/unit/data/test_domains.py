@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from koffkit import compress
-from koffkit.checkpoint.files import read_config
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.data.domains import Embedder, resolve_domains
 from koffkit.errors import DataError, UsageError
 from koffkit.progress import Silent
@@ -37,7 +37,9 @@ def auto_recipe(llama: Path, root: Path, count: int = 3, **options: Any) -> Path
 @pytest.mark.parametrize("layer", [0, 2])
 def test_groups_become_domains_named_by_their_words(llama: Path, tmp_path: Path, layer: int) -> None:
     run = RunFolder(tmp_path / "run")
-    loaded = resolve_domains(load_recipe(auto_recipe(llama, tmp_path, layer=layer)), run, llama, Silent())
+    loaded = resolve_domains(
+        load_recipe(auto_recipe(llama, tmp_path, layer=layer)), run, ModelSpec.open(llama), Silent()
+    )
     assert len(loaded.recipe.sources) == 3
     for name in loaded.recipe.sources:
         texts = [json.loads(line)["text"] for line in run.domain_text(name).read_text().splitlines()]
@@ -53,9 +55,9 @@ def test_groups_become_domains_named_by_their_words(llama: Path, tmp_path: Path,
 def test_found_domains_are_not_found_again(llama: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     loaded = load_recipe(auto_recipe(llama, tmp_path))
-    first = resolve_domains(loaded, run, llama, Silent()).recipe.sources
+    first = resolve_domains(loaded, run, ModelSpec.open(llama), Silent()).recipe.sources
     (tmp_path / "data" / "mixed.txt").unlink()
-    assert resolve_domains(loaded, run, llama, Silent()).recipe.sources == first
+    assert resolve_domains(loaded, run, ModelSpec.open(llama), Silent()).recipe.sources == first
 
 
 def test_a_whole_run_and_its_resumption(llama: Path, tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_whole_run_and_its_resumption(llama: Path, tmp_path: Path) -> None:
 
 
 def test_the_plan_counts_domains_that_are_not_found_yet(llama: Path, tmp_path: Path) -> None:
-    plan = make_plan(load_recipe(auto_recipe(llama, tmp_path)).recipe, read_config(llama))
+    plan = make_plan(load_recipe(auto_recipe(llama, tmp_path)).recipe, ModelSpec.open(llama))
     assert plan.domains == ["auto-1", "auto-2", "auto-3"] and not (tmp_path / "run").exists()
 
 
@@ -85,7 +87,7 @@ def test_more_domains_than_documents(llama: Path, tmp_path: Path) -> None:
 def test_options_of_the_embedding(llama: Path, tmp_path: Path) -> None:
     def embed(**options: Any) -> Any:
         recipe = load_recipe(auto_recipe(llama, tmp_path, **options)).recipe
-        return Embedder(llama, recipe, recipe.domains.auto)(
+        return Embedder(ModelSpec.open(llama), recipe, recipe.domains.auto)(
             ["river stone lamp", "river stone lamp cloud seven"]
         )  # type: ignore[union-attr]
 
@@ -103,7 +105,9 @@ def test_options_of_the_embedding(llama: Path, tmp_path: Path) -> None:
 
 def test_groups_are_made_from_the_first_documents_and_the_rest_joins(llama: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    resolve_domains(load_recipe(auto_recipe(llama, tmp_path, fit_documents=12)), run, llama, Silent())
+    resolve_domains(
+        load_recipe(auto_recipe(llama, tmp_path, fit_documents=12)), run, ModelSpec.open(llama), Silent()
+    )
     found = json.loads(run.domains_file.read_text())["domains"]
     assert sum(entry["documents"] for entry in found.values()) == 90
     with pytest.raises(DataError, match="3 domains of 2 documents"):

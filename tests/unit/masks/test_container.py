@@ -3,19 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from koffkit.arch import Shape, architecture_of
 from koffkit.arch.widths import layer_widths
-from koffkit.masks.container import complete_config, sliced_config
+from koffkit.masks.container import open_complete, sliced_config
 
 from ...common import SIZES
 
 
-def masks_of(arch, shape, counts):  # type: ignore[no-untyped-def]
+def masks_of(spec, counts):  # type: ignore[no-untyped-def]
     """The first units of every layer."""
     return {
-        (layer, name): np.arange(arch.structures[name].num_units(shape)) < count
+        (layer, name): np.arange(spec.arch.structures[name].num_units(spec.shape)) < count
         for name, count in counts.items()
-        for layer in range(shape.num_layers)
+        for layer in range(spec.num_layers)
     }
 
 
@@ -23,8 +22,7 @@ def config_of(model_type: str, tmp_path, **changes):  # type: ignore[no-untyped-
     from transformers import AutoConfig
 
     AutoConfig.for_model(model_type, **(SIZES | {"vocab_size": 300} | changes)).save_pretrained(tmp_path)
-    config = complete_config(tmp_path)
-    return architecture_of(config), Shape.of(config), config
+    return open_complete(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +36,10 @@ def config_of(model_type: str, tmp_path, **changes):  # type: ignore[no-untyped-
     ],
 )
 def test_the_class_that_can_hold_it(tmp_path, model_type, heads, counts, expected) -> None:  # type: ignore[no-untyped-def]
-    arch, shape, config = config_of(
-        model_type, tmp_path, num_attention_heads=heads, num_key_value_heads=heads // 2
-    )
-    found = sliced_config(arch, shape, config, masks_of(arch, shape, counts))
+    spec = config_of(model_type, tmp_path, num_attention_heads=heads, num_key_value_heads=heads // 2)
+    found = sliced_config(spec, masks_of(spec, counts))
     assert found["architectures"] == [expected]
-    assert found["head_dim"] == shape.head_dim
+    assert found["head_dim"] == spec.shape.head_dim
     if "kv_group" in counts:
         assert (
             found["num_attention_heads"] == counts["kv_group"] * 2
@@ -58,8 +54,8 @@ def test_rope_is_written_for_old_readers_and_new(tmp_path) -> None:  # type: ign
         "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0,
         "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
     }  # fmt: skip
-    arch, shape, config = config_of("llama", tmp_path, rope_parameters=scaled)
-    found = sliced_config(arch, shape, config, masks_of(arch, shape, {"mlp_neuron": 40}))
+    spec = config_of("llama", tmp_path, rope_parameters=scaled)
+    found = sliced_config(spec, masks_of(spec, {"mlp_neuron": 40}))
     assert found["rope_theta"] == found["rope_parameters"]["rope_theta"] == 500000.0
     assert found["rope_scaling"]["factor"] == 32.0 and found["rope_scaling"]["rope_type"] == "llama3"
 
@@ -68,8 +64,8 @@ def test_what_no_stock_class_computes_gets_our_own(tmp_path) -> None:  # type: i
     """Mistral has no biases; Gemma 3 has no other class and refuses what its hidden size does not divide."""
     sizes = {"num_attention_heads": 8, "num_key_value_heads": 4}
     for model_type, changes in (("llama", {"attention_bias": True}), ("gemma3_text", {"head_dim": 4})):
-        arch, shape, config = config_of(model_type, tmp_path, **sizes, **changes)
-        found = sliced_config(arch, shape, config, masks_of(arch, shape, {"kv_group": 3}))
+        spec = config_of(model_type, tmp_path, **sizes, **changes)
+        found = sliced_config(spec, masks_of(spec, {"kv_group": 3}))
         assert found["model_type"] == f"koffkit_{model_type}" and found["auto_map"]["AutoConfig"].startswith(
             "modeling_koffkit.Koff"
         )
@@ -77,15 +73,15 @@ def test_what_no_stock_class_computes_gets_our_own(tmp_path) -> None:  # type: i
 
 
 def test_layers_that_differ_are_recorded_one_by_one(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    arch, shape, config = config_of("llama", tmp_path)
-    masks = masks_of(arch, shape, {"mlp_neuron": 40, "qk_pair": 8, "v_channel": 16})
+    spec = config_of("llama", tmp_path)
+    masks = masks_of(spec, {"mlp_neuron": 40, "qk_pair": 8, "v_channel": 16})
     masks[1, "mlp_neuron"][:10] = False
     pairs = np.zeros((2, 4), dtype=bool)
     pairs[0, [0, 3]] = pairs[1, [1, 2]] = True
     masks[2, "qk_pair"] = pairs.reshape(-1)
     masks[0, "v_channel"] = np.tile(np.arange(8) < 5, 2)
-    found = sliced_config(arch, shape, config, masks)
+    found = sliced_config(spec, masks)
     assert [layer["intermediate"] for layer in found["sliced_layers"]] == [40, 30, 40]
     assert [layer["rope_pairs"] for layer in found["sliced_layers"]] == [["f", "f"], ["f", "f"], ["9", "6"]]
     assert [layer["value_channels"] for layer in found["sliced_layers"]] == [5, 8, 8]
-    assert [w.key_channels for w in layer_widths(found, shape)] == [8, 8, 4]
+    assert [w.key_channels for w in layer_widths(found, spec.shape)] == [8, 8, 4]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from koffkit.arch import Shape, architecture_of
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.errors import IntegrityError
 from koffkit.masks.file import FORMAT, load_masks, save_masks
 from koffkit.masks.masks import kept_counts
@@ -14,7 +14,7 @@ from koffkit.masks.masks import kept_counts
 from ...common import SIZES
 
 CONFIG = SIZES | {"model_type": "llama"}
-ARCH, SHAPE = architecture_of(CONFIG), Shape.of(CONFIG)
+SPEC = ModelSpec(config=CONFIG)
 
 
 def test_masks_come_back_as_written(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_masks_come_back_as_written(tmp_path: Path) -> None:
         for name, units in (("mlp_neuron", 48), ("kv_group", 2))
     }
     save_masks(masks, tmp_path / "masks.safetensors")
-    found = load_masks(tmp_path / "masks.safetensors", ARCH, SHAPE)
+    found = load_masks(tmp_path / "masks.safetensors", SPEC)
     assert found.keys() == masks.keys() and all(np.array_equal(found[key], masks[key]) for key in masks)
     assert kept_counts(found)["mlp_neuron"] == [int(masks[i, "mlp_neuron"].sum()) for i in range(3)]
 
@@ -52,12 +52,12 @@ def test_masks_of_another_model_are_refused(
 ) -> None:
     save_file(tensors, tmp_path / "m.safetensors", metadata=metadata)
     with pytest.raises(IntegrityError, match=message):
-        load_masks(tmp_path / "m.safetensors", ARCH, SHAPE)
+        load_masks(tmp_path / "m.safetensors", SPEC)
 
 
 def test_missing_and_damaged_masks(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="masks are missing"):
-        load_masks(tmp_path / "m.safetensors", ARCH, SHAPE)
+        load_masks(tmp_path / "m.safetensors", SPEC)
     (tmp_path / "m.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(IntegrityError, match="not a readable safetensors file"):
-        load_masks(tmp_path / "m.safetensors", ARCH, SHAPE)
+        load_masks(tmp_path / "m.safetensors", SPEC)

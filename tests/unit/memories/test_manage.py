@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from koffkit.artefact.export import open_export, removed_memories, replaces
-from koffkit.memories import manage
 from koffkit.memories.manage import list_memories, remove_memory
 from koffkit.report.memories import layer_range, memories_table
+from koffkit.storage import publish
 from koffkit.storage.publish import discard
 
 from ...conftest import Shipped
@@ -32,7 +32,7 @@ def test_a_memory_is_renamed_away_before_it_is_deleted(
         if not ignore_errors:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(manage.shutil, "rmtree", crash)
+    monkeypatch.setattr(publish.shutil, "rmtree", crash)
     with pytest.raises(KeyboardInterrupt):
         remove_memory(out, "north")
     assert removed_memories(open_export(out)) == ["north"] and list(list_memories(out)["memories"]) == [

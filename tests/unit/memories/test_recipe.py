@@ -24,12 +24,16 @@ def test_settings_are_those_of_the_export(shipped: Shipped, llama: Path) -> None
     loaded = memory_recipe(export, "east", SOURCE, llama)
     recipe, original = loaded.recipe, export_recipe(export)
     dumped = recipe.model_dump(mode="json")
-    assert isinstance(recipe, MemoryRecipe) and list(recipe.domains) == ["east"] and recipe.retention is None
+    assert isinstance(recipe, MemoryRecipe)
+    assert list(recipe.domains) == ["east"]
+    assert recipe.retention is None
     assert all(
         dumped[key] == original[key]
         for key in ("sequence_length", "holdout", "memory", "distill", "train", "mask", "seed")
     )
-    assert recipe.base.model == str(llama) and recipe.name == "tiny-east" and loaded.root == Path.cwd()
+    assert recipe.base.model == str(llama)
+    assert recipe.name == "tiny-east"
+    assert loaded.root == Path.cwd()
     assert [stage.name for stage in recipe.stages] == ["recover", "evaluate"]
 
 

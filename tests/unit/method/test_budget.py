@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from koffkit.arch import ARCHITECTURES, Shape, architecture_of
-from koffkit.arch.weights import count_parameters, weight_shapes
+from koffkit.arch import ARCHITECTURES, architecture_of
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.errors import UsageError
 from koffkit.method.budget import plan_budget
 
@@ -44,12 +44,11 @@ def test_count_equals_transformers(config: dict) -> None:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    arch, shape = architecture_of(config), Shape.of(config)
-    assert count_parameters(arch, shape, config) == model.num_parameters()
+    assert ModelSpec(config=config).num_parameters == model.num_parameters()
     there = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         there.pop("lm_head.weight")
-    assert weight_shapes(arch, shape, config) == there
+    assert ModelSpec(config=config).weight_shapes == there
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -59,7 +58,7 @@ def test_count_equals_transformers(config: dict) -> None:
 def test_removed_is_target_to_within_one_step(
     config: dict, sparsity: float, structures: list[str], multiple_of: int
 ) -> None:
-    budget = plan_budget(architecture_of(config), Shape.of(config), config, structures, sparsity, multiple_of)
+    budget = plan_budget(ModelSpec(config=config), structures, sparsity, multiple_of)
     assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
     assert budget.target_params == pytest.approx(sparsity * budget.base_params, abs=1)
     assert budget.keep["mlp_neuron"] % multiple_of == 0
@@ -67,12 +66,12 @@ def test_removed_is_target_to_within_one_step(
 
 def test_unreachable_names_the_largest_value() -> None:
     with pytest.raises(UsageError, match=r"global_sparsity: 0\.95 is unreachable.*at most 0\.\d+"):
-        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.95)
+        plan_budget(ModelSpec(config=LLAMA), ["mlp_neuron"], 0.95)
 
 
 def test_multiple_of_larger_than_layer() -> None:
     with pytest.raises(UsageError, match="multiple_of: 512 cannot be met"):
-        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.1, 512)
+        plan_budget(ModelSpec(config=LLAMA), ["mlp_neuron"], 0.1, 512)
 
 
 def test_unsupported_model_type_names_the_supported() -> None:
@@ -97,7 +96,7 @@ def test_unsupported_model_type_names_the_supported() -> None:
 def test_structures_that_do_not_go_together(model_type: str, structures: list[str], message: str) -> None:
     config = LLAMA | {"model_type": model_type}
     with pytest.raises(UsageError, match=message):
-        plan_budget(architecture_of(config), Shape.of(config), config, structures, 0.1)
+        plan_budget(ModelSpec(config=config), structures, 0.1)
 
 
 def test_a_model_with_softcapped_logits_is_refused() -> None:
@@ -114,7 +113,7 @@ def test_a_model_with_softcapped_logits_is_refused() -> None:
 def test_parts_of_heads_go_from_all_heads_alike_and_masked_units_count_for_nothing(
     structures: list[str], sparsity: float
 ) -> None:
-    budget = plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, structures, sparsity)
+    budget = plan_budget(ModelSpec(config=LLAMA), structures, sparsity)
     assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
     assert budget.keep["qk_pair"] % 4 == 0 and budget.keep["v_channel"] % 4 == 0
     assert (
@@ -126,8 +125,7 @@ def test_parts_of_heads_go_from_all_heads_alike_and_masked_units_count_for_nothi
 
 def test_ragged_steps_are_of_one_layer() -> None:
     uniform, ragged = (
-        plan_budget(architecture_of(LLAMA), Shape.of(LLAMA), LLAMA, ["mlp_neuron"], 0.2, 8, x)
-        for x in ("uniform", "ragged")
+        plan_budget(ModelSpec(config=LLAMA), ["mlp_neuron"], 0.2, 8, x) for x in ("uniform", "ragged")
     )
     assert (
         ragged.step_params * 3 == uniform.step_params

@@ -29,4 +29,6 @@ def test_noise_depends_on_the_generator_alone() -> None:
 def test_gradient_reaches_log_alpha() -> None:
     alphas = torch.zeros(1000, requires_grad=True)
     sample(alphas, 2 / 3, torch.Generator().manual_seed(0)).sum().backward()
-    assert alphas.grad is not None and (alphas.grad > 0).float().mean() > 0.5 and (alphas.grad < 0).sum() == 0
+    assert alphas.grad is not None
+    assert (alphas.grad > 0).float().mean() > 0.5
+    assert (alphas.grad < 0).sum() == 0

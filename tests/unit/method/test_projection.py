@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from koffkit.arch import Shape, architecture_of
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.method.budget import plan_budget
 from koffkit.method.projection import project, top_units
 
 from .test_budget import LLAMA
 
-ARCH, SHAPE = architecture_of(LLAMA), Shape.of(LLAMA)
+SPEC = ModelSpec(config=LLAMA)
 EVERYTHING = ["mlp_neuron", "qk_pair", "v_channel", "mlp_output"]
 
 
@@ -20,12 +20,12 @@ def test_top_units_keeps_the_count_and_breaks_ties_by_index() -> None:
 
 def scores_of(structures: list[str], seed: int) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     generator = torch.Generator().manual_seed(seed)
-    units = {name: ARCH.structures[name].num_units(SHAPE) for name in structures}
+    units = {name: SPEC.arch.structures[name].num_units(SPEC.shape) for name in structures}
     scores = {
         name: torch.randn(3, size, generator=generator) + torch.randn(3, 1, generator=generator)
         for name, size in units.items()
     }
-    return scores, {name: ARCH.structures[name].heads(SHAPE) for name in structures}
+    return scores, {name: SPEC.arch.structures[name].heads(SPEC.shape) for name in structures}
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,7 @@ def scores_of(structures: list[str], seed: int) -> tuple[dict[str, torch.Tensor]
 @pytest.mark.parametrize("layout", ["uniform", "ragged"])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_mask_meets_the_budget_to_within_one_step(structures: list[str], layout: str, seed: int) -> None:
-    budget = plan_budget(
-        ARCH, SHAPE, LLAMA, structures, 0.15 if "mlp_neuron" in structures else 0.08, 8, layout
-    )
+    budget = plan_budget(SPEC, structures, 0.15 if "mlp_neuron" in structures else 0.08, 8, layout)
     scores, heads = scores_of(structures, seed)
     masks = project(scores, budget, heads)
     kept = {name: mask.sum(-1).tolist() for name, mask in masks.items()}
@@ -52,7 +50,7 @@ def test_the_mask_meets_the_budget_to_within_one_step(structures: list[str], lay
 
 
 def test_ragged_takes_the_lowest_scores_wherever_they_are() -> None:
-    budget = plan_budget(ARCH, SHAPE, LLAMA, ["mlp_neuron"], 0.1, 1, "ragged")
+    budget = plan_budget(SPEC, ["mlp_neuron"], 0.1, 1, "ragged")
     scores = torch.randn(3, 160, generator=torch.Generator().manual_seed(0))
     scores[1] -= 1.0
     mask = project({"mlp_neuron": scores}, budget, {"mlp_neuron": 1})["mlp_neuron"]
@@ -62,7 +60,7 @@ def test_ragged_takes_the_lowest_scores_wherever_they_are() -> None:
 
 
 def test_no_layer_loses_its_last_step() -> None:
-    budget = plan_budget(ARCH, SHAPE, LLAMA, ["mlp_neuron"], 0.3, 8, "ragged")
+    budget = plan_budget(SPEC, ["mlp_neuron"], 0.3, 8, "ragged")
     scores = torch.zeros(3, 160)
     scores[0] -= 100.0
     mask = project({"mlp_neuron": scores}, budget, {"mlp_neuron": 1})["mlp_neuron"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from koffkit.arch import Shape
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.model.bundles import mixed_kv
 from koffkit.model.kv_attention import KVMemory, koffkit_attention, set_kv_memory, use_koffkit_attention
 
@@ -22,7 +22,7 @@ def model(llama):  # type: ignore[no-untyped-def]
 
 
 def memory_for(model, seed: int, layers: list[int], tokens: int = P) -> dict[int, KVMemory]:  # type: ignore[no-untyped-def]
-    shape, generator = Shape.of(model.config.to_dict()), torch.Generator().manual_seed(seed)
+    shape, generator = ModelSpec(config=model.config.to_dict()).shape, torch.Generator().manual_seed(seed)
     size = (shape.kv_heads, tokens, shape.head_dim)
     return {
         i: KVMemory(torch.randn(size, generator=generator), torch.randn(size, generator=generator))
@@ -109,7 +109,7 @@ def test_qwen2_biases_do_not_reach_the_memory(tmp_path) -> None:  # type: ignore
         make_checkpoint(tmp_path, "qwen2"), dtype=torch.float32
     ).eval()
     use_koffkit_attention(model)
-    shape = Shape.of(model.config.to_dict())
+    shape = ModelSpec(config=model.config.to_dict()).shape
     value = torch.zeros(shape.kv_heads, 1, shape.head_dim)
     overwhelming = {i: KVMemory(torch.zeros_like(value), value) for i in range(shape.num_layers)}
     set_kv_memory(model, overwhelming)

@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from koffkit.arch import Shape, architecture_of
-from koffkit.arch.widths import full_widths
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.method.budget import plan_budget
 from koffkit.method.gates import active_probability, initial_log_alpha
 from koffkit.model.gating import Gates, gate_points
@@ -28,12 +27,12 @@ def build(
 ) -> Student:
     model = load_frozen(str(folder), "float32")
     config = model.config.to_dict()
-    arch, shape = architecture_of(config), Shape.of(config)
+    spec = ModelSpec(config=config)
     memories = Memories(
         model,
-        [full_widths(shape)] * shape.num_layers,
+        spec.widths,
         ["a", "b"],
-        list(range(shape.num_layers)),
+        list(range(spec.num_layers)),
         lora,
         kv,
         seed=0,
@@ -41,10 +40,8 @@ def build(
     with torch.no_grad():
         for tensor in memories.tensors().values():
             tensor.normal_(0, 0.3)
-    gates = Gates(
-        arch, shape, gate_points(arch, structures, "consumer"), initial_log_alpha(0.95, 2 / 3), 2 / 3
-    )
-    return Student(model, arch, shape, gates, memories)
+    gates = Gates(spec, gate_points(spec.arch, structures, "consumer"), initial_log_alpha(0.95, 2 / 3), 2 / 3)
+    return Student(model, spec, gates, memories)
 
 
 IDS = torch.arange(16).reshape(2, 8) + 3
@@ -66,8 +63,8 @@ def test_a_closed_gate_equals_zeroed_columns_of_the_consumer_and_its_lora(
     llama: Path, structure: str, consumer: str
 ) -> None:
     student = build(llama, [structure])
-    shape = student.shape
-    units = student.arch.structures[structure].num_units(shape)
+    shape = student.spec.shape
+    units = student.spec.arch.structures[structure].num_units(shape)
     gates = {structure: torch.ones(shape.num_layers, units)}
     gates[structure][1, 0] = 0
     masked = student(IDS, gates, "a")
@@ -102,9 +99,9 @@ def test_hard_masks_keep_the_highest_scores(llama: Path) -> None:
         student.gates.log_alpha["mlp_neuron"].copy_(
             torch.randn(3, 48, generator=torch.Generator().manual_seed(1))
         )
-    config = student.model.config.to_dict()
     budget = replace(
-        plan_budget(student.arch, student.shape, config, ["mlp_neuron"], 0.1), keep={"mlp_neuron": 20}
+        plan_budget(student.spec, ["mlp_neuron"], 0.1),
+        keep={"mlp_neuron": 20},
     )
     mask = student.gates.hard(budget)["mlp_neuron"]
     alphas = student.gates.log_alpha["mlp_neuron"]
@@ -118,7 +115,7 @@ def test_memories_depend_on_the_seed_alone(llama: Path) -> None:
         model = load_frozen(str(llama), "float32")
         return Memories(
             model,
-            [full_widths(Shape.of(model.config.to_dict()))] * 3,
+            ModelSpec(config=model.config.to_dict()).widths,
             ["a"],
             [0, 2],
             LORA,
@@ -134,9 +131,9 @@ def test_memories_depend_on_the_seed_alone(llama: Path) -> None:
 
 def test_the_papers_gates_of_a_neuron_are_two_and_either_takes_it(llama: Path) -> None:
     student = build(llama, ["mlp_neuron"])
-    points = gate_points(student.arch, ["mlp_neuron"], "paper")
+    points = gate_points(student.spec.arch, ["mlp_neuron"], "paper")
     assert points == {"mlp_neuron": ["mlp_neuron@gate_proj", "mlp_neuron@up_proj"]}
-    gates = Gates(student.arch, student.shape, points, 5.0, 2 / 3)
+    gates = Gates(student.spec, points, 5.0, 2 / 3)
     with torch.no_grad():
         gates.log_alpha["mlp_neuron@gate_proj"][0, 0] = gates.log_alpha["mlp_neuron@up_proj"][0, 1] = -9.0
     scores = gates.scores()["mlp_neuron"][0]
@@ -184,9 +181,7 @@ def test_layers_that_do_not_keep_memory_are_off_and_not_saved(llama: Path) -> No
     assert not torch.allclose(kept, full, atol=1e-3)
     student.memories.keep_layers([0, 2])
     config, tensors = student.memories.adapter("a")
-    assert (
-        config["layers_to_transform"] == [0, 2]
-        and tensors
-        and not any(".layers.1." in name for name in tensors)
-    )
+    assert config["layers_to_transform"] == [0, 2]
+    assert tensors
+    assert not any(".layers.1." in name for name in tensors)
     assert {name.split(".")[1] for name in student.memories.kv_tensors("a")} == {"0", "2"}

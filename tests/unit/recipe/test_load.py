@@ -41,7 +41,9 @@ def findings(tmp_path: Path, text: str, *overrides: str) -> list[str]:
 
 def test_defaults_are_filled_in(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD)).recipe
-    assert recipe.distill.top_k == 100 and recipe.mask.layout == "uniform" and recipe.sequence_length == 512
+    assert recipe.distill.top_k == 100
+    assert recipe.mask.layout == "uniform"
+    assert recipe.sequence_length == 512
     assert recipe.memory_layers(4) == [0, 1, 2, 3]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from koffkit.checkpoint.files import read_config
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.embedded import path as embedded_path
 from koffkit.errors import UsageError
 from koffkit.recipe.builtin import shipped
@@ -51,12 +51,12 @@ TRUE_SHAPES = {
     "meta-llama/Llama-3.1-8B": LLAMA_8B,
     "Qwen/Qwen2.5-3B": QWEN_3B,
 }
-EMBEDDED = read_config(embedded_path("base"))
+EMBEDDED = ModelSpec.open(embedded_path("base")).config
 LARGE = [name for name in shipped() if name != "quickstart"]
 
 
 def plan_for(name: str, config: dict[str, Any], *overrides: str):  # type: ignore[no-untyped-def]
-    return make_plan(load_recipe(name, overrides).recipe, config)
+    return make_plan(load_recipe(name, overrides).recipe, ModelSpec(config=config))
 
 
 def test_the_3b_recipe_at_its_true_shape() -> None:
@@ -103,11 +103,9 @@ def test_learned_placement_has_as_many_layers_as_its_bytes_hold() -> None:
     one = whole.memory_bytes // 6
     for layers in (1, 4):
         plan = plan_for("quickstart", EMBEDDED, f"memory.layers={{learned_bytes: {one * layers + 5}}}")
-        assert (
-            plan.memory_bytes == one * layers
-            and plan.num_memory_layers == layers
-            and plan.memory_layers == list(range(6))
-        )
+        assert plan.memory_bytes == one * layers
+        assert plan.num_memory_layers == layers
+        assert plan.memory_layers == list(range(6))
     with pytest.raises(UsageError, match=r"learned_bytes: 9 do not hold the memory of one layer \("):
         plan_for("quickstart", EMBEDDED, "memory.layers={learned_bytes: 9}")
 
@@ -117,7 +115,7 @@ def test_memory_parameters_are_those_of_the_files(shipped: Shipped) -> None:
     import json
 
     config = json.loads((Path(loaded.recipe.base.model) / "config.json").read_text())
-    plan = make_plan(loaded.recipe, config)
+    plan = make_plan(loaded.recipe, ModelSpec(config=config))
     folder = shipped.export / "memories" / "north"
     shipped_count = sum(
         value.numel() for file in folder.glob("*.safetensors") for value in load_file(file).values()

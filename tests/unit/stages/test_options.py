@@ -54,7 +54,9 @@ def test_temperature_falls_from_start_to_end(llama: Path, tmp_path: Path) -> Non
     for step in range(6):
         loop._step(step)
         seen.append(loop.student.gates.temperature)
-    assert seen[0] == 1.0 and seen[-1] == pytest.approx(0.25) and seen == sorted(seen, reverse=True)
+    assert seen[0] == 1.0
+    assert seen[-1] == pytest.approx(0.25)
+    assert seen == sorted(seen, reverse=True)
     assert loop_for(llama, tmp_path, mask=MASK | {"temperature": 0.4}).schedule.temperature(3) == 0.4
 
 
@@ -208,7 +210,10 @@ def test_the_layers_that_stay_are_those_whose_memory_is_missed(llama: Path, tmp_
     assert harm[1] == pytest.approx(by_hand[0], rel=1e-5) and by_hand[1] != pytest.approx(
         by_hand[0], rel=1e-3
     )
-    one = layer_memory_parameters(loop.recipe, loop.student.shape, full_widths(loop.student.shape)) * 4
+    one = (
+        layer_memory_parameters(loop.recipe, loop.student.spec.shape, full_widths(loop.student.spec.shape))
+        * 4
+    )
     assert layers_worth_keeping(loop, masks, one * 3) == [0, 1, 2]
     assert layers_worth_keeping(loop, masks, one * 3 - 1) == [0, 1]
     assert layers_worth_keeping(loop, masks, one) == [1] == layers_worth_keeping(loop, masks, 1)
@@ -228,7 +233,7 @@ def test_two_layers_that_stand_in_for_each_other_do_not_both_go(
     found = []
     with_losses = {(0, 1, 2): {0: 1.0, 1: 1.1, 2: 1.2}, (1, 2): {1: 5.0, 2: 2.0}}
     monkeypatch.setattr(
-        "koffkit.stages.placement.losses_without",
+        "koffkit.training.placement.losses_without",
         lambda _, kept: found.append(list(kept)) or with_losses[tuple(kept)],
     )
     assert layers_worth_keeping(loop, masks, 1) == [1] and found == [[0, 1, 2], [1, 2]]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from koffkit.checkpoint.spec import ModelSpec
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import compress
-from koffkit.training.build import _build
+from koffkit.training.build import build_context
 from koffkit.training.loop import DistillationLoop
 
 from ...common import recipe_dict, write_recipe
@@ -19,7 +20,7 @@ from ...common import recipe_dict, write_recipe
 
 def loop_for(llama: Path, root: Path, *, train_gates: bool = True, **changes: Any) -> DistillationLoop:
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe_dict(llama, root / "data", **changes)))
-    context = _build(loaded, RunFolder(root / "run"), llama, Silent())
+    context = build_context(loaded, RunFolder(root / "run"), ModelSpec.open(llama), Silent())
     name = "learn_masks" if train_gates else "recover"
     options = next(stage.options for stage in loaded.recipe.stages if stage.name == name)
     return DistillationLoop(context, name, options, train_gates=train_gates)

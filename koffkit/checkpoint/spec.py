@@ -1,0 +1,101 @@
+"""A model folder opened once: what everything else needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ..arch import ARCHITECTURES, Architecture, Shape, architecture_of
+from ..arch.weights import weight_shapes
+from ..arch.widths import LayerWidths, layer_widths
+from .files import CONFIG, read_config
+from .fingerprint import fingerprint
+from .reader import CheckpointReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model: its config and all that follows from it, each worked out once and when it is asked for.
+
+    Args:
+        config: the `config.json` object.
+        path: its folder; None for a model that is a config only, as in plans and tests.
+        family: `model_type` of the architecture where the config names another one: a sliced backbone may be
+            of a container class.
+
+    Raises:
+        UsageError: on `arch`, `shape` and what follows from them: the architecture is not supported, or a size
+            is missing.
+    """
+
+    config: Mapping[str, Any]
+    path: Path | None = None
+    family: str | None = None
+
+    @classmethod
+    def open(cls, folder: Path, *, family: str | None = None) -> ModelSpec:
+        """Read a folder's `config.json`.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        return cls(config=read_config(folder), path=folder, family=family)
+
+    @property
+    def folder(self) -> Path:
+        """`path`, of a model that has one."""
+        assert self.path is not None, "this model is a config without a folder"
+        return self.path
+
+    @cached_property
+    def arch(self) -> Architecture:
+        if self.family is not None:
+            return ARCHITECTURES[self.family]
+        return architecture_of(self.config, source=self._source)
+
+    @cached_property
+    def shape(self) -> Shape:
+        return Shape.of(self.config, source=self._source)
+
+    @cached_property
+    def widths(self) -> list[LayerWidths]:
+        """Of every layer: those that the config records, else the same for all."""
+        return layer_widths(self.config, self.shape)
+
+    @cached_property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the checkpoint must hold, with its shape."""
+        return weight_shapes(self.arch, self.shape, self.config)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Embeddings included, tied weights counted once."""
+        return sum(prod(size) for size in self.weight_shapes.values())
+
+    @property
+    def num_layers(self) -> int:
+        return self.shape.num_layers
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the folder is known again by (see `koffkit.checkpoint.fingerprint`)."""
+        return fingerprint(self.folder)
+
+    def reader(self) -> CheckpointReader:
+        """The checkpoint's tensors, all of which are there in the right shapes.
+
+        Raises:
+            IntegrityError: a file is damaged, or a tensor is missing or of another shape; a loader would fill it
+                with random numbers and say nothing.
+        """
+        reader = CheckpointReader(self.folder)
+        reader.require_all(self.weight_shapes)
+        return reader
+
+    @property
+    def _source(self) -> str:
+        return CONFIG if self.path is None else str(self.path / CONFIG)
