@@ -28,8 +28,8 @@ class ModelSpec:
             of a container class.
 
     Raises:
-        UsageError: on `arch`, `shape` and what follows from them: the architecture is not supported, or a size
-            is missing.
+        UsageError: on `arch`, `shape` and what follows from them: the architecture is not supported, or a
+            size is missing.
     """
 
     config: Mapping[str, Any]
@@ -89,8 +89,8 @@ class ModelSpec:
         """The checkpoint's tensors, all of which are there in the right shapes.
 
         Raises:
-            IntegrityError: a file is damaged, or a tensor is missing or of another shape; a loader would fill it
-                with random numbers and say nothing.
+            IntegrityError: a file is damaged, or a tensor is missing or of another shape; a loader would
+                fill it with random numbers and say nothing.
         """
         reader = CheckpointReader(self.folder)
         reader.require_all(self.weight_shapes)

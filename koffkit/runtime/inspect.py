@@ -17,7 +17,10 @@ from ..recipe.plan import VLLM_RANKS
 from ..router.routed import routed
 from ..run.folder import RunFolder
 
-OWN_CLASS = "after `import koffkit.sliced`, or without koffkit with trust_remote_code=True (the code lies in the folder)"
+OWN_CLASS = (
+    "after `import koffkit.sliced`, or without koffkit with trust_remote_code=True (the code lies in the "
+    "folder)"
+)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -292,7 +292,8 @@ def test_import_and_help_load_nothing_heavy(statement: str) -> None:
         "rich.progress",
         "safetensors",
     )
-    script = f"import sys; {statement}; found = [name for name in {heavy!r} if name in sys.modules]; assert not found, found"
+    check = f"loaded = [name for name in {heavy!r} if name in sys.modules]; assert not loaded, loaded"
+    script = f"import sys; {statement}; {check}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -127,6 +127,7 @@ def test_the_code_in_the_checkpoint_is_enough(tmp_path: Path) -> None:
     """Software without koffkit loads it with `trust_remote_code`, and not without."""
     context = build(Case("llama", "paper", "ragged", True), tmp_path)
     save_file({"ids": IDS}, tmp_path / "ids.safetensors")
+    backbone = str(tmp_path / "out" / "backbone")
     script = f"""
 import sys
 sys.modules["koffkit"] = None
@@ -134,14 +135,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 try:
-    AutoModelForCausalLM.from_pretrained({str(tmp_path / "out" / "backbone")!r}, trust_remote_code=False)
+    AutoModelForCausalLM.from_pretrained({backbone!r}, trust_remote_code=False)
 except ValueError as error:
     assert "trust_remote_code" in str(error), error
 else:
     raise SystemExit("loaded without being trusted")
-model = AutoModelForCausalLM.from_pretrained({str(tmp_path / "out" / "backbone")!r}, trust_remote_code=True, dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained({backbone!r}, trust_remote_code=True, dtype=torch.float32)
 ids = load_file({str(tmp_path / "ids.safetensors")!r})["ids"]
-save_file({{"logits": model.eval()(ids).logits.detach().contiguous()}}, {str(tmp_path / "logits.safetensors")!r})
+logits = model.eval()(ids).logits.detach().contiguous()
+save_file({{"logits": logits}}, {str(tmp_path / "logits.safetensors")!r})
 """
     environment = {
         "HF_MODULES_CACHE": str(tmp_path / "modules"),

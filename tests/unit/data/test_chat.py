@@ -15,8 +15,14 @@ from koffkit.recipe.load import load_recipe
 
 from ...common import make_tokenizer, recipe_dict, write_recipe
 
-TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
-FORGETFUL = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}<s>{{ m['content'] }}</s>{% endif %}{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+FORGETFUL = (
+    "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}<s>{{ m['content'] }}</s>{% endif %}"
+    "{% endfor %}"
+)
 TALK = [
     {"role": "system", "content": "quiet"},
     {"role": "user", "content": "river stone"},

@@ -257,7 +257,10 @@ def chat_base(llama: Path, root: Path) -> Path:
 
     base = Path(shutil.copytree(llama, root / "chat-base"))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     tokenizer.save_pretrained(base)
     return base
 
