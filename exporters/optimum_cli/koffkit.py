@@ -29,7 +29,7 @@ class KoffkitExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # opti
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     def run(self) -> None:
-        from ...cli import main
+        from koffkit.cli import main
 
         arguments = ["export", *(["--format", self.args.format] if self.args.format else [])]
         arguments += [self.args.run] if self.args.run else []

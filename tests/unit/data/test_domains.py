@@ -114,7 +114,7 @@ def test_groups_are_made_from_the_first_documents_and_the_rest_joins(llama: Path
         resolve_domains(
             load_recipe(auto_recipe(llama, tmp_path, fit_documents=2)),
             RunFolder(tmp_path / "other"),
-            llama,
+            ModelSpec.open(llama),
             Silent(),
         )
 
