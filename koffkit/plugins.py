@@ -1,7 +1,7 @@
 """The doors of koffkit: what is found by entry point, our own parts and those of other packages alike.
 
-Each group is one kind of thing, each entry point one of that kind: its name is what users write in recipes and
-on the command line, its value the object that the group's `Protocol` or base class describes. Nothing is
+Each group is one kind of thing, each entry point one of that kind: its name is what users write in recipes
+and on the command line, its value the object that the group's `Protocol` or base class describes. Nothing is
 imported until it is asked for.
 """
 

@@ -117,13 +117,14 @@ def source_note(counts: dict[str, int]) -> str:
     return f"""# Source of these facts
 
 Names of territories, currencies and languages by code, in six languages, and language-neutral facts about
-territories and currencies (`general`): from the Unicode CLDR locale data as packaged in Babel {version("babel")}.
+territories and currencies (`general`): from the Unicode CLDR locale data as packaged in
+Babel {version("babel")}.
 
 - Babel: BSD-3-Clause, (c) Babel team, https://babel.pocoo.org
 - CLDR: Unicode License v3, (c) Unicode, Inc., https://cldr.unicode.org
 
-Names longer than five words or with other signs than letters, digits, spaces and . ' - are left out. Sentences
-around the names are koffkit's own; each fact of a language stands in two of them. Made by
+Names longer than five words or with other signs than letters, digits, spaces and . ' - are left out.
+Sentences around the names are koffkit's own; each fact of a language stands in two of them. Made by
 `python benchmarks/embedded/make_facts.py`.
 
 | domain | sentences |

@@ -11,9 +11,9 @@ import yaml
 from ...artefact.names import BACKBONE, CARD
 from ...storage.files import write_atomically
 
-OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which no stock class holds.
-`import koffkit.sliced` first, or, without koffkit, pass `trust_remote_code=True`: the code lies beside the weights
-(`modeling_koffkit.py`, torch and transformers only).
+OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which
+no stock class holds. `import koffkit.sliced` first, or, without koffkit, pass `trust_remote_code=True`: the
+code lies beside the weights (`modeling_koffkit.py`, torch and transformers only).
 
 """
 FIGURES = ("perplexity", "kl", "recall")
@@ -42,9 +42,9 @@ def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str
 {yaml.safe_dump(header, sort_keys=False)}---
 # {manifest["name"]}: backbone
 
-{base["model"]} with {removed["parameters"]:,} of {base["parameters"]:,} parameters ({removed["global_sparsity"]:.1%}) physically removed
-by knowledge offloading (arXiv 2605.29075): {backbone["parameters"]:,} stay, {kept}.{masked} Knowledge of single domains was moved into the
-memories that ship beside it; the backbone alone is expected to be weaker than the base.
+{base["model"]} with {removed["parameters"]:,} of {base["parameters"]:,} parameters
+({removed["global_sparsity"]:.1%}) physically removed by knowledge offloading (arXiv 2605.29075): {backbone["parameters"]:,} stay, {kept}.{masked}
+Knowledge of single domains was moved into the memories that ship beside it; the backbone alone is expected to be weaker than the base.
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -55,9 +55,9 @@ model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone["class"]}
 
 ## Figures
 {_results_table(manifest["results"])}
-Largest logit difference to the masked model in float64: {max(parity["max_abs"].values()):.1e}, where the largest logit is
-{max(parity["max_logit"].values()):.1f}. Computing the same backbone in float32 instead moves its logits by
-{max(parity["noise_floor"]["max_abs"].values()):.1e} (KL {max(parity["noise_floor"]["kl"].values()):.1e}).
+Largest logit difference to the masked model in float64: {max(parity["max_abs"].values()):.1e}, where
+the largest logit is {max(parity["max_logit"].values()):.1f}. Computing the same backbone in float32
+instead moves its logits by {max(parity["noise_floor"]["max_abs"].values()):.1e} (KL {max(parity["noise_floor"]["kl"].values()):.1e}).
 Backbone digest: `{backbone["digest"]}`.
 
 ## Recipe

@@ -5,7 +5,10 @@ from __future__ import annotations
 from .spec import NO_STOCK, TWO_NORMS, Architecture
 from .structures import ALL
 
-QK_NORM = "its RMS norm over the whole head mixes what is left of a head with what is gone; use kv_group or v_channel"
+QK_NORM = (
+    "its RMS norm over the whole head mixes what is left of a head with what is gone; use kv_group or "
+    "v_channel"
+)
 HEAD_NORMS = {"self_attn.q_norm.weight": "head_dim", "self_attn.k_norm.weight": "head_dim"}
 
 ATTENTION_BIAS = {f"self_attn.{name}_proj": "attention_bias" for name in "qkvo"}

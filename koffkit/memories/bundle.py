@@ -130,28 +130,30 @@ model = PeftModel.from_pretrained(backbone, "memories/{info["domain"]}")
         ""
         if info["kv"] is None or packed
         else """
-The KV half (`kv_memory.safetensors`) holds `layers.{i}.key` and `layers.{i}.value`, [kv_heads, memory tokens, head_dim], keys before
-rotation. koffkit attaches it; a stock cache can be prefilled with it when every layer has one (rotate the keys by the position of the
-first text token).
+The KV half (`kv_memory.safetensors`) holds `layers.{i}.key` and `layers.{i}.value`, [kv_heads, memory tokens,
+head_dim], keys before rotation. koffkit attaches it; a stock cache can be prefilled with it when every layer has one
+(rotate the keys by the position of the first text token).
 """
     )
     small = (
         ""
         if not packed
         else """
-Weights are packed integers with float16 scales (`NAME.scale` beside `NAME`), which only koffkit reads. Where PEFT must load the LoRA half,
-compact the memory with `--dtype float16` instead.
+Weights are packed integers with float16 scales (`NAME.scale` beside `NAME`), which only koffkit reads. Where
+PEFT must load the LoRA half, compact the memory with `--dtype float16` instead.
 """
     )
     routing = (
         ""
         if "routing" not in info
         else """
-`router_column.safetensors` is what the router of that export learned of this domain; beside another router it is left out.
+`router_column.safetensors` is what the router of that export learned of this domain; beside another router it
+is left out.
 """
     )
     return f"""# {export}: memory of domain {info["domain"]}
 
-{info["parameters"]:,} parameters ({halves}) in layers {info["layers"][0]} to {info["layers"][-1]}, for backbone
-`{info["backbone_digest"]}` only; koffkit refuses any other. Standalone: copy this folder next to any copy of that backbone.
+{info["parameters"]:,} parameters ({halves}) in layers {info["layers"][0]} to {info["layers"][-1]}, for
+backbone `{info["backbone_digest"]}` only; koffkit refuses any other.
+Standalone: copy this folder next to any copy of that backbone.
 {adapter}{kv}{small}{routing}"""
