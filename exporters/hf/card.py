@@ -43,8 +43,10 @@ def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str
 # {manifest["name"]}: backbone
 
 {base["model"]} with {removed["parameters"]:,} of {base["parameters"]:,} parameters
-({removed["global_sparsity"]:.1%}) physically removed by knowledge offloading (arXiv 2605.29075): {backbone["parameters"]:,} stay, {kept}.{masked}
-Knowledge of single domains was moved into the memories that ship beside it; the backbone alone is expected to be weaker than the base.
+({removed["global_sparsity"]:.1%}) physically removed by
+knowledge offloading (arXiv 2605.29075): {backbone["parameters"]:,} stay, {kept}.{masked}
+Knowledge of single domains was moved into the memories that ship beside it;
+the backbone alone is expected to be weaker than the base.
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -57,7 +59,8 @@ model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone["class"]}
 {_results_table(manifest["results"])}
 Largest logit difference to the masked model in float64: {max(parity["max_abs"].values()):.1e}, where
 the largest logit is {max(parity["max_logit"].values()):.1f}. Computing the same backbone in float32
-instead moves its logits by {max(parity["noise_floor"]["max_abs"].values()):.1e} (KL {max(parity["noise_floor"]["kl"].values()):.1e}).
+instead moves its logits by
+{max(parity["noise_floor"]["max_abs"].values()):.1e} (KL {max(parity["noise_floor"]["kl"].values()):.1e}).
 Backbone digest: `{backbone["digest"]}`.
 
 ## Recipe

@@ -131,8 +131,8 @@ model = PeftModel.from_pretrained(backbone, "memories/{info["domain"]}")
         if info["kv"] is None or packed
         else """
 The KV half (`kv_memory.safetensors`) holds `layers.{i}.key` and `layers.{i}.value`, [kv_heads, memory tokens,
-head_dim], keys before rotation. koffkit attaches it; a stock cache can be prefilled with it when every layer has one
-(rotate the keys by the position of the first text token).
+head_dim], keys before rotation. koffkit attaches it; a stock cache can be prefilled with it when every layer
+has one (rotate the keys by the position of the first text token).
 """
     )
     small = (
