@@ -30,13 +30,13 @@ def pieces(text: str, size: int) -> list[str]:
 
 def encoder(texts: dict[str, list[str]], folder: Path | None, epochs: int, seed: int) -> Any:
     """Fine-tuned as a recipe's default options say."""
-    from koffkit.recipe.schema import Route
     from koffkit.router.encoder import fit_encoder
     from koffkit.router.training import beginning
+    from koffkit.stages.route import RouteOptions
 
     if folder is None:
         raise click.UsageError("--kind encoder needs --model FOLDER")
-    route = Route()
+    route = RouteOptions()
     return fit_encoder(
         texts,
         folder,
@@ -58,10 +58,10 @@ def probe(texts: dict[str, list[str]], folder: Path | None, layer: int | None) -
     from koffkit.embedded import path as embedded
     from koffkit.model.pooling import pooled_features
     from koffkit.model.student import Student, load_frozen
-    from koffkit.recipe.schema import Route
     from koffkit.router.probe import fit_probe
+    from koffkit.stages.route import RouteOptions
 
-    folder, route = folder or embedded("base"), Route()
+    folder, route = folder or embedded("base"), RouteOptions()
     from koffkit.checkpoint.spec import ModelSpec
 
     spec = ModelSpec.open(folder)

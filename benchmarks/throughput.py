@@ -67,7 +67,7 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     from koffkit.recipe.plan import budget_of
     from koffkit.run.folder import RunFolder
     from koffkit.training.build import make_accelerator, make_student
-    from koffkit.training.context import Context, stage_options
+    from koffkit.training.context import Context
     from koffkit.training.loop import DistillationLoop
 
     loaded = load_recipe(f"paper/{name}-topics", overrides)
@@ -87,7 +87,7 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     tokens = PackedTokens(path)
     corpus = Corpus(dict.fromkeys(recipe.domain_names, tokens), {}, tokens)
     context = Context(loaded, run, corpus, None, accelerator, student, budget_of(recipe, spec), Silent())
-    return DistillationLoop(context, "learn_masks", stage_options(context, "learn_masks"), train_gates=True)
+    return DistillationLoop(context, "learn_masks", recipe.stages[0].options, train_gates=True)
 
 
 def model_flops(config: dict[str, Any], loop: Any) -> float:
@@ -119,7 +119,7 @@ def model_flops(config: dict[str, Any], loop: Any) -> float:
 
 def measure(loop: Any, steps: int) -> dict[str, float]:
     """Tokens a second over `steps` steps after a warm-up, and the peak memory of all of them."""
-    from koffkit.training.loop import peak_memory
+    from koffkit.training.profile import peak_memory
 
     device = loop.context.accelerator.device
     for step in range(WARM_UP):

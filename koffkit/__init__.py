@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import KoffkitError
     from .runtime.model import KoffModel
-    from .stages.engine import compress
+    from .stages.engine import run_recipe as compress
 
-_LAZY = {"KoffModel": ".runtime.model", "KoffkitError": ".errors", "compress": ".stages.engine"}
+_LAZY = {
+    "KoffModel": ".runtime.model:KoffModel",
+    "KoffkitError": ".errors:KoffkitError",
+    "compress": ".stages.engine:run_recipe",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +24,8 @@ def __getattr__(name: str) -> Any:
 
         return version("koffkit")
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
+        module, _, attribute = _LAZY[name].partition(":")
+        return getattr(import_module(module, __name__), attribute)
     raise AttributeError(f"module 'koffkit' has no attribute {name!r}")
 
 

@@ -36,7 +36,7 @@ def command(
         emit({"recipe": loaded.recipe.name, "plan": plan.to_json()}) if as_json else _print_plan(plan)
         return
     quiet_libraries()
-    from ..stages.engine import compress
+    from ..stages.engine import run_recipe
 
     run = output or Path("runs") / loaded.recipe.name
     stated = plan_of(loaded)
@@ -44,7 +44,7 @@ def command(
     for warning in stated.warnings:
         progress.warn(warning)
     with progress.live():
-        state = compress(loaded, run, resume=resume, progress=progress)
+        state = run_recipe(loaded, run, resume=resume, progress=progress)
     if as_json:
         emit(
             {"run": str(run), "state": state["state"], "plan": stated.to_json(), "results": state["results"]}

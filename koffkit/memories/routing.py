@@ -15,11 +15,12 @@ from ..data.corpus import split_documents
 from ..data.sources import documents, file_source
 from ..errors import DataError
 from ..progress import Progress
-from ..recipe.schema import Route, Source
+from ..recipe.schema import Source
 from ..router import Router
 from ..router.column import Column, extended, fit_column, weights_digest
 from ..router.ngrams import TextRouter
 from ..router.routed import routed
+from ..stages.route import RouteOptions
 from .recipe import export_recipe
 
 AGAINST = "--against"
@@ -81,9 +82,12 @@ def teach_router(
     )
 
 
-def _route_options(export: Export) -> Route:
+def _route_options(export: Export) -> RouteOptions:
     stages = export_recipe(export)["stages"]
-    return next((Route.model_validate(stage["route"]) for stage in stages if stage.get("route")), Route())
+    return next(
+        (RouteOptions.model_validate(stage["route"]) for stage in stages if stage.get("route")),
+        RouteOptions(),
+    )
 
 
 def require_text(against: Sequence[str]) -> None:
@@ -98,11 +102,11 @@ def require_text(against: Sequence[str]) -> None:
         )
 
 
-def _given(patterns: Sequence[str], options: Route) -> Texts:
+def _given(patterns: Sequence[str], options: RouteOptions) -> Texts:
     return {pattern: _read(file_source(pattern), options, AGAINST) for pattern in patterns}
 
 
-def _known_sources(export: Export, name: str, options: Route) -> tuple[Texts, list[str]]:
+def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Texts, list[str]]:
     """Text of the other memories and of retention, and those whose text is gone; a memory's later recipe goes
     before the export's."""
     recipe = export_recipe(export)
@@ -124,7 +128,7 @@ def _known_sources(export: Export, name: str, options: Route) -> tuple[Texts, li
     return found, gone
 
 
-def _read(source: Source, options: Route, where: str) -> list[str]:
+def _read(source: Source, options: RouteOptions, where: str) -> list[str]:
     return list(islice(documents(source, Path.cwd(), where), options.max_documents))
 
 

@@ -32,7 +32,7 @@ def json_schema() -> dict[str, Any]:
     definitions["Recipe"] = schema
     # A recipe that extends another one gives some of the fields; its stages may be a mapping.
     properties = {
-        key: ({} if key == "stages" else _all_optional(value, definitions))
+        key: ({"description": value["description"]} if key == "stages" else _all_optional(value, definitions))
         for key, value in schema["properties"].items()
     }
     extends = {
@@ -59,5 +59,5 @@ def _all_optional(value: dict[str, Any], definitions: Mapping[str, Any]) -> dict
     reference = value.get("$ref")
     if reference is None:
         return value
-    definition = definitions[reference.rpartition("/")[2]]
+    definition = definitions[reference.rpartition("/")[2]] | {"description": value["description"]}
     return {key: entry for key, entry in definition.items() if key != "required"}

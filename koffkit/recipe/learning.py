@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ..arch.structures import PAPER
-from .sources import Part, Positive
+from ..strict import StrictModel, with_new_name
+from .sources import Positive
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 StructureName = Literal["mlp_neuron", "kv_group", "qk_pair", "v_channel", "mlp_output"]
 
 
-class Anneal(Part):
-    """A temperature that sinks geometrically over the steps of learn_masks."""
+class Anneal(StrictModel):
+    """A temperature that falls geometrically over the steps of learn_masks."""
 
-    start: float = Field(gt=0)
-    end: float = Field(gt=0)
+    start: float = Field(gt=0, description="Temperature of the first step.")
+    end: float = Field(gt=0, description="Temperature of the last step.")
 
 
-class Mask(Part):
+class Mask(StrictModel):
     structures: Literal["paper"] | list[StructureName] = Field(
         description="Kinds of unit that may go; paper: independent gates on the outputs of k, v, gate, up "
         "and down."
@@ -40,7 +41,7 @@ class Mask(Part):
         "equal.",
     )
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
-    init_spread: float = Field(1.0, gt=0, description="Standard deviation of log_alpha in a warm start.")
+    init_std: float = Field(1.0, gt=0, description="Standard deviation of log_alpha in a warm start.")
     init_open: float = Field(
         0.95, gt=0, lt=1, description="P(gate active) at the start; in a warm start, of the median gate."
     )
@@ -60,6 +61,11 @@ class Mask(Part):
         le=1,
         description="Share of the steps in which lambda may grow a thousandfold, or a moving target ends.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, data: Any) -> Any:
+        return with_new_name(data, "init_spread", "init_std")
 
     @model_validator(mode="after")
     def _consistent(self) -> Mask:
@@ -85,11 +91,11 @@ class Mask(Part):
         return list(PAPER if self.structures == "paper" else self.structures)
 
 
-class Upper(Part):
+class Upper(StrictModel):
     upper: Positive = Field(description="The last N layers.")
 
 
-class Learned(Part):
+class Learned(StrictModel):
     """All layers carry memory in learn_masks; then those whose memory is missed least give it up, until the
     rest fits the bytes."""
 
@@ -98,33 +104,41 @@ class Learned(Part):
     )
 
 
-class Lora(Part):
-    rank: Positive
+class Lora(StrictModel):
+    rank: Positive = Field(description="Rank of each pair of matrices.")
     alpha: float = Field(gt=0, description="The adapter is scaled by alpha / rank.")
-    targets: list[Target] = Field(min_length=1)
+    targets: list[Target] = Field(min_length=1, description="Linear modules that get a pair.")
 
 
-class KV(Part):
+class KV(StrictModel):
     tokens: Positive = Field(description="Memory tokens per layer.")
-    init_std: float = Field(0.02, gt=0)
+    init_std: float = Field(0.02, gt=0, description="Standard deviation that keys and values start with.")
 
 
-class Memory(Part):
+class Memory(StrictModel):
     layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0)]] = Field(
-        "all", description="all, {upper: N}, a list, or {learned_bytes: B}."
+        "all",
+        description="Layers that carry memory: all, {upper: N}, a list, or {learned_bytes: B}.",
     )
-    lora: Lora | None
-    kv: KV | None
+    lora: Lora | None = Field(description="Low-rank matrices beside the linear modules; null: none.")
+    kv: KV | None = Field(description="Keys and values that attention always sees; null: none.")
 
 
-class Coverage(Part):
-    coverage: float = Field(
-        gt=0, lt=1, description="As few of the teacher's tokens as cover this much of its mass ..."
+class TopP(StrictModel):
+    top_p: float = Field(
+        gt=0,
+        lt=1,
+        description="As few of the teacher's most likely tokens as have this probability together ...",
     )
     max: Positive = Field(1024, description="... but never more than this many.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, data: Any) -> Any:
+        return with_new_name(data, "coverage", "top_p")
 
-class Distill(Part):
+
+class Distill(StrictModel):
     loss: Literal["top_k", "full", "cross_entropy", "blended"] = Field(
         "top_k",
         description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended.",
@@ -133,8 +147,10 @@ class Distill(Part):
     domain_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="How often each domain is drawn; a domain that is not named has weight 1."
     )
-    top_k: Positive | Coverage = Field(
-        100, description="Teacher tokens told apart; the rest is one more outcome."
+    top_k: Positive | TopP = Field(
+        100,
+        description="The teacher's most likely tokens, by number or by {top_p: P}; "
+        "the others are one more outcome.",
     )
     chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
     retention_every: Positive = Field(

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from ..errors import UsageError
 from .builtin import shipped
 from .extend import merged
-from .schema import STAGES, Recipe
+from .schema import Recipe
+from .stages import STAGES
 
 Location = tuple[str | int, ...]
 Lines = dict[Location, tuple[Path, int]]
@@ -210,7 +211,7 @@ def _written(location: Iterable[str | int]) -> Location:
         "Upper",
         "Learned",
         "Anneal",
-        "Coverage",
+        "TopP",
         "KV",
         "Lora",
         "int",
@@ -222,7 +223,8 @@ def _written(location: Iterable[str | int]) -> Location:
         part
         for part in location
         if not (
-            isinstance(part, str) and (part in noise or part.startswith(("literal[", "list[", "constrained")))
+            isinstance(part, str)
+            and (part in noise or part.startswith(("literal[", "list[", "constrained", "function-")))
         )
     )
 

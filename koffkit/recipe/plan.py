@@ -15,7 +15,9 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
-from .schema import Coverage, Learned, Recipe, Training
+from .learning import Learned, TopP
+from .schema import Recipe
+from .training import Training
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -184,8 +186,8 @@ def _widths_kept(spec: ModelSpec, keep: Mapping[str, int]) -> LayerWidths:
 def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
     shape = spec.shape
     gates = sum(count * shape.num_layers for count in budget.total_units.values())
-    batch = max(stage.options.batch_size for stage in recipe.stages if isinstance(stage.options, Training))
-    tokens = batch * recipe.sequence_length
+    batches = [stage.options.batch_size for stage in recipe.stages if isinstance(stage.options, Training)]
+    tokens = max(batches, default=1) * recipe.sequence_length
     width = 4 if recipe.train.precision == "no" and recipe.base.dtype == "float32" else 2
     # What one layer keeps for the backward pass: about 10 vectors of the hidden and 5 of the intermediate
     # size a token.
@@ -206,26 +208,27 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
 
 
 def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
-    found = []
+    warnings = []
     lora, top = recipe.memory.lora, recipe.distill.top_k
     if lora is not None and lora.rank not in VLLM_RANKS:
-        found.append(
+        warnings.append(
             f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the "
             "adapters."
         )
     if budget.global_sparsity > COLLAPSE and not recipe.base.model.startswith("embedded:"):
-        found.append(
+        warnings.append(
             f"mask.global_sparsity: at {budget.global_sparsity:.0%} the paper's models collapse; 12 % is its "
             "setting."
         )
-    if isinstance(recipe.memory.layers, Learned) and all(stage.name != "recover" for stage in recipe.stages):
-        found.append(
+    later = [stage for stage in recipe.stages[1:] if isinstance(stage.options, Training)]
+    if isinstance(recipe.memory.layers, Learned) and not later:
+        warnings.append(
             "memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for "
             "those that go."
         )
-    if not isinstance(top, Coverage) and top < 10:
-        found.append(
+    if not isinstance(top, TopP) and top < 10:
+        warnings.append(
             f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses "
             "100."
         )
-    return found
+    return warnings

@@ -1,141 +1,27 @@
 """The recipe format, version 1. Every field has a meaning and a limit; unknown keys are errors.
 
-The loader (`load.py`) turns pydantic's findings into lines a user can act on.
+What may stand under `stages` is what is installed: the models of its options come through `stages.py`. The
+loader (`load.py`) turns pydantic's findings into lines a user can act on.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from .learning import KV, Anneal, Coverage, Distill, Learned, Lora, Mask, Memory, StructureName, Upper
-from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Part, Positive, Rate, Source
-
-
-class Train(Part):
-    precision: Literal["no", "bf16"] = Field("no", description="Automatic mixed precision.")
-    gradient_accumulation: Positive = 1
-    gradient_checkpointing: bool = False
-    checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
-    trackers: list[str] = Field([], description="Trackers of accelerate: tensorboard, wandb, ...")
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _no_is_a_word(cls, value: Any) -> Any:
-        return "no" if value is False else value  # what YAML makes of a bare `no`
+from ..strict import StrictModel
+from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, TopP, Upper
+from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Source
+from .stages import KINDS, STAGES, order_error
+from .training import LearningRates, Train, Training
 
 
-class Rates(Part):
-    lora: Rate = 1e-5
-    kv: Rate = 1e-2
-    gates: Rate = 1e-2
-
-
-class Training(Part):
-    max_steps: Annotated[int, Field(ge=0)]
-    batch_size: Positive = 2
-    lr: Rates = Rates()
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    decay: Literal["constant", "linear", "cosine"] = Field(
-        "linear", description="Of the memory's rates; gates stay constant."
-    )
-
-
-class LearnMasks(Training):
-    """Training of gates, jointly with the memories."""
-
-    joint: bool = Field(
-        True,
-        description="false: masks without memories, which then learn in recover only (prune, then recover).",
-    )
-
-
-class Recover(Training):
-    """Mask fixed and hard, memories only."""
-
-
-ROUTER_OPTIONS = {
-    "num_buckets": ("ngrams",),
-    "encoder": ("encoder",),
-    "lr": ("encoder",),
-    "epochs": ("ngrams", "encoder"),
-    "batch_size": ("encoder", "probe"),
-    "max_tokens": ("encoder", "probe"),
-    "layer": ("probe",),
-}
-
-
-class Route(Part):
-    """Train the router of the domains and (as `none`) retention text."""
-
-    kind: Literal["ngrams", "encoder", "probe"] = Field(
-        "ngrams",
-        description="Hashed character and word n-grams, a fine-tuned encoder, or a probe on the backbone's "
-        "hidden states.",
-    )
-    encoder: str = Field(
-        "FacebookAI/roberta-base", description="Of kind encoder: a local folder or a hub id."
-    )
-    lr: Rate = Field(2e-5, description="Of kind encoder: its learning rate.")
-    batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
-    max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
-    layer: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Of kind probe: whose hidden states; by default the middle one."
-    )
-    num_buckets: Positive = Field(
-        65536, description="Hash buckets; the router's size is this times the number of domains."
-    )
-    epochs: Positive = Field(4, description="Passes over the documents.")
-    max_documents: Annotated[int, Field(ge=2)] = Field(20000, description="Documents per domain.")
-    min_confidence: float = Field(
-        0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory."
-    )
-
-    @model_validator(mode="after")
-    def _options_of_the_kind(self) -> Route:
-        for name in sorted(
-            ROUTER_OPTIONS
-        ):  # by value, so that a recipe written out in full can be read again
-            if (
-                self.kind not in ROUTER_OPTIONS[name]
-                and getattr(self, name) != type(self).model_fields[name].default
-            ):
-                kinds = " and ".join(ROUTER_OPTIONS[name])
-                raise ValueError(
-                    f"{name} is an option of kind {kinds}, and this router is of kind {self.kind}"
-                )
-        return self
-
-
-class Evaluate(Part):
-    batch_size: Positive = 8
-    max_tokens: Positive | None = Field(None, description="Held-out tokens per domain.")
-    swap: bool = Field(True, description="Also evaluate every memory on every other domain.")
-    recall_limit: Positive | None = Field(None, description="Facts per domain, evenly spread.")
-    swap_recall_limit: Positive | None = Field(
-        None, description="Facts per domain for the memories of other domains; else recall_limit."
-    )
-
-
-STAGES: dict[str, type[Part]] = {
-    "learn_masks": LearnMasks,
-    "recover": Recover,
-    "route": Route,
-    "evaluate": Evaluate,
-}
-
-
-class Stage(Part):
+class StageEntry(StrictModel):
     """One stage: exactly one of the keys."""
 
-    learn_masks: LearnMasks | None = None
-    recover: Recover | None = None
-    route: Route | None = None
-    evaluate: Evaluate | None = None
-
     @model_validator(mode="after")
-    def _exactly_one(self) -> Stage:
+    def _exactly_one(self) -> StageEntry:
         given = [name for name in STAGES if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -149,30 +35,52 @@ class Stage(Part):
 
     @property
     def options(self) -> Any:
+        """What the recipe gives for the stage, as its options class."""
         return getattr(self, self.name)
+
+
+def _stage_model() -> type[StageEntry]:
+    """`StageEntry` with one optional field for every stage that is installed."""
+    fields: dict[str, Any] = {
+        name: (options | None, Field(None, description=(options.__doc__ or "").strip()))
+        for name, options in STAGES.items()
+    }
+    return create_model(
+        "Stage", __base__=StageEntry, __module__=__name__, __doc__=StageEntry.__doc__, **fields
+    )
+
+
+if TYPE_CHECKING:
+    Stage: TypeAlias = StageEntry
+else:
+    Stage = _stage_model()
 
 
 class ExportSpec(BaseModel):
     """A format and the options of its exporter."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    format: str
+    format: str = Field(description="Name of an exporter; the other keys are its options.")
 
 
-class Recipe(Part):
+class Recipe(StrictModel):
     koffkit: Literal[1] = Field(description="Format version.")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run folder's name.")
-    seed: Annotated[int, Field(ge=0)] = 0
-    base: Base
-    domains: Domains
-    retention: Source | None = None
-    sequence_length: Annotated[int, Field(ge=8)] = 512
-    holdout: float = Field(0.05, gt=0, lt=1, description="Share of each domain's documents held out.")
-    mask: Mask
-    memory: Memory
-    stages: list[Stage] = Field(min_length=1)
-    distill: Distill = Distill()
-    train: Train = Train()
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Noise and data order follow from it.")
+    base: Base = Field(description="The model to compress, which is also the teacher.")
+    domains: Domains = Field(description="Text by domain; each domain gets a memory.")
+    retention: Source | None = Field(
+        None, description="General text that the backbone must still model; it trains the mask only."
+    )
+    sequence_length: Annotated[int, Field(ge=8)] = Field(512, description="Tokens in a training sequence.")
+    holdout: float = Field(
+        0.05, gt=0, lt=1, description="Fraction of each domain's documents that is held out of training."
+    )
+    mask: Mask = Field(description="What is removed from the base, and how that is learned.")
+    memory: Memory = Field(description="What each domain's memory consists of.")
+    stages: list[Stage] = Field(min_length=1, description="What is done, in order.")
+    distill: Distill = Field(Distill(), description="The loss, and how often each kind of text is drawn.")
+    train: Train = Field(Train(), description="Precision, accumulation, checkpoints and trackers.")
     export: list[ExportSpec] = Field(
         [], description="What `koffkit export` writes when it is not told a format."
     )
@@ -200,24 +108,15 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _stage_order(self) -> Recipe:
-        names = [stage.name for stage in self.stages]
-        order = [name for name in STAGES if name in names]
-        if names != order or names[0] != "learn_masks":
-            raise ValueError(
-                "stages must be learn_masks, then any of recover, route, evaluate, in that order (found: "
-                f"{names})"
-            )
+        error = order_error([stage.name for stage in self.stages])
+        if error is not None:
+            raise ValueError(error)
         return self
 
     @model_validator(mode="after")
-    def _placement_has_memories(self) -> Recipe:
-        first = self.stages[0].learn_masks
-        if isinstance(self.memory.layers, Learned) and first is not None and not first.joint:
-            raise ValueError(
-                "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which has none "
-                "with joint: false; "
-                "leave joint out, or name the layers"
-            )
+    def _stages_fit_the_rest(self) -> Recipe:
+        for stage in self.stages:
+            KINDS[stage.name].check_recipe(stage.options, self)
         return self
 
     @property
@@ -257,26 +156,21 @@ __all__ = [
     "Auto",
     "AutoDomains",
     "Base",
-    "Coverage",
     "DOMAIN_NAME",
     "Distill",
-    "Evaluate",
     "ExportSpec",
     "KV",
-    "LearnMasks",
     "Learned",
+    "LearningRates",
     "Lora",
     "Mask",
     "Memory",
     "RESERVED",
-    "Rates",
     "Recipe",
-    "Recover",
-    "Route",
-    "STAGES",
     "Source",
     "Stage",
     "StructureName",
+    "TopP",
     "Train",
     "Training",
     "Upper",

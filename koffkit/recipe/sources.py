@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ..strict import StrictModel
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -12,11 +14,7 @@ DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 RESERVED = {"auto", "none", "attached"}
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Base(Part):
+class Base(StrictModel):
     model: str = Field(
         description="Hub id, local folder, or embedded:base for the model that ships with koffkit."
     )
@@ -29,7 +27,7 @@ class Base(Part):
     )
 
 
-class Source(Part):
+class Source(StrictModel):
     """Where text comes from: exactly one of text, jsonl, hub."""
 
     text: str | list[str] | None = Field(
@@ -99,8 +97,8 @@ class Auto(Source):
         return self
 
 
-class AutoDomains(Part):
-    auto: Auto
+class AutoDomains(StrictModel):
+    auto: Auto = Field(description="Text without labels, and how many domains to make of it.")
 
 
 def _kind_of_domains(value: Any) -> str:

@@ -9,23 +9,42 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from pydantic import Field
 
-from ..data.recall import Fact, load_facts, recall, spread
 from ..errors import DataError, Interrupted
-from ..recipe.load import LoadedRecipe
-from ..recipe.schema import Evaluate
-from ..training.checkpoint import Checkpoint
-from ..training.context import Context, stage_options
+from ..recipe.sources import AutoDomains, Positive
+from ..strict import StrictModel
+from .stage import StageKind
 
-Condition = tuple[str, bool, str | None]  # name, pruned, memory
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..checkpoint.spec import ModelSpec
+    from ..data.recall import Fact
+    from ..recipe.load import LoadedRecipe
+    from ..training.checkpoint import Checkpoint
+    from ..training.context import Context
+
+Condition = tuple[str, bool, "str | None"]  # name, pruned, memory
 
 
-def evaluate_domains(context: Context, options: Evaluate) -> dict[str, Any]:
+class EvaluateOptions(StrictModel):
+    """Perplexity, KL and recall of every domain, with and without its memory."""
+
+    batch_size: Positive = Field(8, description="Sequences at a time.")
+    max_tokens: Positive | None = Field(None, description="Held-out tokens per domain; by default all.")
+    swap: bool = Field(True, description="Also evaluate every memory on every other domain.")
+    recall_limit: Positive | None = Field(
+        None, description="Facts per domain, at even distances; by default all."
+    )
+    swap_recall_limit: Positive | None = Field(
+        None, description="Facts per domain for the memories of other domains; else recall_limit."
+    )
+
+
+def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, Any]:
     """`{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean":
     {...}}`.
 
@@ -42,21 +61,7 @@ def evaluate_domains(context: Context, options: Evaluate) -> dict[str, Any]:
     return {"domains": results, "mean": _mean(results)}
 
 
-def check_facts(loaded: LoadedRecipe, tokenizer: Any) -> None:
-    """Facts that recall cannot be told of are found before anything is learned.
-
-    Raises:
-        DataError: a record lacks a field, or no answer begins where a token does.
-    """
-    limit = next(
-        (stage.evaluate.recall_limit for stage in loaded.recipe.stages if stage.evaluate is not None), 0
-    )
-    for domain, source in loaded.recipe.sources.items():
-        if source.prompt_field is not None and limit != 0:
-            load_facts(source, loaded.root, f"domains.{domain}", tokenizer, limit)
-
-
-def _conditions(context: Context, options: Evaluate, domain: str) -> Iterator[Condition]:
+def _conditions(context: Context, options: EvaluateOptions, domain: str) -> Iterator[Condition]:
     yield "unpruned", False, None
     yield "backbone", True, None
     memories = context.student.memories
@@ -69,8 +74,16 @@ def _conditions(context: Context, options: Evaluate, domain: str) -> Iterator[Co
                 yield f"swap.{other}", True, other
 
 
-@torch.no_grad()
-def _evaluate_domain(context: Context, options: Evaluate, domain: str) -> dict[str, Any]:
+def _evaluate_domain(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+    import torch
+
+    with torch.no_grad():
+        return _figures(context, options, domain)
+
+
+def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+    from ..data.recall import load_facts, spread
+
     source = context.loaded.recipe.sources[domain]
     facts = None
     if source.prompt_field is not None:
@@ -79,17 +92,17 @@ def _evaluate_domain(context: Context, options: Evaluate, domain: str) -> dict[s
         )
     conditions = list(_conditions(context, options, domain))
     figures = _likelihood(context, options, domain, conditions)
-    found: dict[str, Any] = {"swap": {}}
+    result: dict[str, Any] = {"swap": {}}
     for condition in conditions:
         name = condition[0]
         if facts is not None:
             limit = options.swap_recall_limit if name.startswith("swap.") else None
             figures[name]["recall"] = _recall(context, condition, spread(facts, limit))
         if name.startswith("swap."):
-            found["swap"][name.removeprefix("swap.")] = figures[name]
+            result["swap"][name.removeprefix("swap.")] = figures[name]
         else:
-            found[name] = figures[name]
-    return found
+            result[name] = figures[name]
+    return result
 
 
 def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
@@ -100,27 +113,30 @@ def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
 
 
 def _likelihood(
-    context: Context, options: Evaluate, domain: str, conditions: list[Condition]
+    context: Context, options: EvaluateOptions, domain: str, conditions: list[Condition]
 ) -> dict[str, dict[str, float]]:
     """Perplexity and KL of every condition on the held-out tokens; the teacher runs once a batch."""
+    import torch
+    from torch.nn import functional as F
+
     sums = {name: [0.0, 0.0] for name, _, _ in conditions}
     tokens = 0
     length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
     head = context.student.head
-    for batch, counted in context.corpus.heldout[domain].sequences(
+    for batch, loss_mask in context.corpus.heldout[domain].sequences(
         length, options.batch_size, options.max_tokens
     ):
         ids = batch.to(context.accelerator.device)
-        rows_counted = (
+        positions = (
             torch.ones_like(ids[:, 1:], dtype=torch.bool)
-            if counted is None
-            else counted[:, 1:].to(ids.device)
+            if loss_mask is None
+            else loss_mask[:, 1:].to(ids.device)
         )
-        targets = ids[:, 1:][rows_counted]
+        targets = ids[:, 1:][positions]
         tokens += targets.numel()
-        teacher = _hidden(context, ids, conditions[0])[:, :-1][rows_counted]
+        teacher = _hidden(context, ids, conditions[0])[:, :-1][positions]
         for condition in conditions:
-            hidden = _hidden(context, ids, condition)[:, :-1][rows_counted]
+            hidden = _hidden(context, ids, condition)[:, :-1][positions]
             for part in range(0, len(targets), chunk):
                 rows = slice(part, part + chunk)
                 logits = F.linear(hidden[rows].to(head.dtype), head).float()
@@ -143,6 +159,10 @@ def _likelihood(
 
 
 def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
+    from torch.nn import functional as F
+
+    from ..data.recall import recall
+
     head = context.student.head
 
     def predict(ids: Tensor) -> Tensor:
@@ -166,10 +186,31 @@ def _average(key: str, rows: list[dict[str, float]]) -> float:
     return math.exp(fmean(math.log(value) for value in values)) if key == "perplexity" else fmean(values)
 
 
-class EvaluateStage:
+class Evaluate(StageKind):
     """Perplexity, KL and recall per domain: unpruned, backbone alone, matched memory, every other memory."""
 
     name = "evaluate"
+    options = EvaluateOptions
+    after = ("learn_masks", "recover", "route")
 
-    def run(self, context: Context, resume: Checkpoint | None) -> None:
-        context.results |= evaluate_domains(context, stage_options(context, self.name))
+    def check(self, options: EvaluateOptions, loaded: LoadedRecipe, base: ModelSpec) -> None:
+        """Refuse facts whose recall cannot be measured.
+
+        Raises:
+            DataError: a record lacks a field, or no answer begins where a token does.
+        """
+        from ..checkpoint.files import load_tokenizer
+        from ..data.recall import load_facts
+
+        if isinstance(loaded.recipe.domains, AutoDomains):
+            return  # plain documents
+        facts = {name: source for name, source in loaded.recipe.domains.items() if source.prompt_field}
+        if not facts:
+            return
+        trusted = loaded.recipe.base.trust_remote_code
+        tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
+        for domain, source in facts.items():
+            load_facts(source, loaded.root, f"domains.{domain}", tokenizer, options.recall_limit)
+
+    def run(self, context: Context, options: EvaluateOptions, resume: Checkpoint | None) -> None:
+        context.results |= evaluate_domains(context, options)

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from ..recipe.schema import Learned
-from ..training.checkpoint import Checkpoint
-from ..training.context import Context, stage_options
-from ..training.loop import DistillationLoop
-from ..training.placement import layers_worth_keeping
-from .outputs import keep_layers, save_memories, set_masks
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ..recipe.learning import Learned
+from ..recipe.training import Training
+from .stage import StageKind
+
+if TYPE_CHECKING:
+    from ..recipe.schema import Recipe
+    from ..training.checkpoint import Checkpoint
+    from ..training.context import Context
 
 
-class LearnMasksStage:
+class LearnMasksOptions(Training):
+    """Training of gates, jointly with the memories."""
+
+    joint: bool = Field(
+        True,
+        description="false: masks without memories, which then learn in recover only (prune, then recover).",
+    )
+
+
+class LearnMasks(StageKind):
     """Gates and memories jointly; ends with the projection of the scores onto the exact budget (method,
     section 3)."""
 
     name = "learn_masks"
+    options = LearnMasksOptions
+    learns_masks = True
 
-    def run(self, context: Context, resume: Checkpoint | None) -> None:
-        options = stage_options(context, self.name)
-        loop = DistillationLoop(context, self.name, options, train_gates=True)
+    def check_recipe(self, options: LearnMasksOptions, recipe: Recipe) -> None:
+        if isinstance(recipe.memory.layers, Learned) and not options.joint:
+            raise ValueError(
+                "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which has none "
+                "with joint: false; leave joint out, or name the layers"
+            )
+
+    def run(self, context: Context, options: LearnMasksOptions, resume: Checkpoint | None) -> None:
+        from ..training.loop import DistillationLoop
+        from ..training.placement import layers_worth_keeping
+        from .outputs import save_memories
+
+        loop = DistillationLoop(context, self.name, options, train_gates=True, train_memories=options.joint)
         loop.run(resume)
-        masks = set_masks(context)
+        masks = context.set_masks()
         placement = context.loaded.recipe.memory.layers
         if isinstance(placement, Learned) and loop.with_memory:
-            keep_layers(context, layers_worth_keeping(loop, masks, placement.learned_bytes))
+            context.keep_layers(layers_worth_keeping(loop, masks, placement.learned_bytes))
         save_memories(context)

@@ -9,29 +9,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
-from ..masks.file import save_masks
-from ..masks.masks import Masks, kept_counts
-from ..model.gating import as_masks
 from ..storage.files import write_atomically, write_json
 from ..training.context import Context
-
-
-def set_masks(context: Context) -> Masks:
-    """Project the learned scores onto the budget and write `masks.safetensors`."""
-    student = context.student
-    assert student.gates is not None
-    context.masks = student.gates.hard(context.budget)
-    masks = as_masks(context.masks)
-    save_masks(masks, context.run.masks_file)
-    context.learned["budget"] = context.budget.realised(kept_counts(masks)).to_json()
-    return masks
-
-
-def keep_layers(context: Context, layers: list[int]) -> None:
-    """Settle which layers carry memory from now on."""
-    if context.student.memories is not None:
-        context.student.memories.keep_layers(layers)
-        context.learned["memory_layers"] = layers
 
 
 def save_memories(context: Context) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from ..training.checkpoint import Checkpoint
-from ..training.context import Context, stage_options
-from ..training.loop import DistillationLoop
-from .outputs import save_memories
+from typing import TYPE_CHECKING
+
+from ..recipe.training import Training
+from .stage import StageKind
+
+if TYPE_CHECKING:
+    from ..training.checkpoint import Checkpoint
+    from ..training.context import Context
 
 
-class RecoverStage:
-    """Mask fixed and hard, memories only."""
+class RecoverOptions(Training):
+    """Training of the memories alone, under the finished masks."""
+
+
+class Recover(StageKind):
+    """Masks fixed and hard, memories only."""
 
     name = "recover"
+    options = RecoverOptions
+    after = ("learn_masks",)
 
-    def run(self, context: Context, resume: Checkpoint | None) -> None:
-        options = stage_options(context, self.name)
-        loop = DistillationLoop(context, self.name, options, train_gates=False)
-        loop.run(resume)
+    def run(self, context: Context, options: RecoverOptions, resume: Checkpoint | None) -> None:
+        from ..training.loop import DistillationLoop
+        from .outputs import save_memories
+
+        DistillationLoop(context, self.name, options, train_gates=False).run(resume)
         save_memories(context)

@@ -33,11 +33,9 @@ def build_context(
     """
     from ..data.corpus import prepare
     from ..model.student import Student, load_frozen
-    from ..stages.evaluate import check_facts
 
     recipe = loaded.recipe
     tokenizer = load_tokenizer(base.folder, trust_remote_code=recipe.base.trust_remote_code)
-    check_facts(loaded, tokenizer)
     corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
     accelerator = make_accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")

@@ -70,17 +70,17 @@ def load_latest(folder: Path) -> Checkpoint | None:
     Raises:
         IntegrityError: it is damaged.
     """
-    found = sorted(path for path in folder.glob("[0-9]*-*") if path.is_dir()) if folder.is_dir() else []
-    if not found:
+    complete = sorted(path for path in folder.glob("[0-9]*-*") if path.is_dir()) if folder.is_dir() else []
+    if not complete:
         return None
-    path = found[-1]
+    path = complete[-1]
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         flat = load_file(path / "state.safetensors")
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise IntegrityError(
             f"{path}: this checkpoint is damaged ({error}); remove it to resume from the one before, or "
-            "start anew."
+            "start the run again."
         ) from None
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}

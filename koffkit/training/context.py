@@ -1,4 +1,4 @@
-"""What a stage is, and what it works with."""
+"""What a stage works with."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.corpus import Corpus
+from ..masks.file import save_masks
+from ..masks.masks import Masks, kept_counts
 from ..method.budget import Budget
+from ..model.gating import as_masks
 from ..model.student import Student
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
+from .checkpoint import Checkpoint, restore
 
 
 @dataclass
@@ -22,7 +26,7 @@ class Context:
     """Everything a stage may use.
 
     Args:
-        masks: None until `learn_masks` is done: hard gates, [L, U] by structure.
+        masks: None until a stage has learned them: hard gates, [L, U] by structure.
         learned: what stages have settled of `run.json`.
         teacher: the unpruned model, where the student is a backbone that is sliced already; None: the student
             with all gates off.
@@ -48,7 +52,42 @@ class Context:
         hidden: Tensor = (self.teacher or self.student)(input_ids)
         return hidden
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor a checkpoint holds: the memories', and the gates' even when they no longer change, for
+        the masks follow from them."""
+        memories, gates = self.student.memories, self.student.gates
+        tensors = {} if memories is None else memories.tensors()
+        if gates is not None:
+            tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
+        return tensors
 
-def stage_options(context: Context, name: str) -> Any:
-    """The recipe's options for a stage."""
-    return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)
+    def set_masks(self) -> Masks:
+        """Project the learned scores onto the budget, write `masks.safetensors`, and prune by it from now
+        on."""
+        gates = self.student.gates
+        assert gates is not None
+        self.masks = gates.hard(self.budget)
+        masks = as_masks(self.masks)
+        save_masks(masks, self.run.masks_file)
+        self.learned["budget"] = self.budget.realised(kept_counts(masks)).to_json()
+        return masks
+
+    def keep_layers(self, layers: list[int]) -> None:
+        """Settle which layers carry memory from now on."""
+        if self.student.memories is not None:
+            self.student.memories.keep_layers(layers)
+            self.learned["memory_layers"] = layers
+
+    def restore(self, checkpoint: Checkpoint, layers: list[int]) -> None:
+        """Return to what stages before the checkpoint's had settled.
+
+        Args:
+            layers: that carry memory.
+
+        Raises:
+            IntegrityError: the checkpoint belongs to another recipe.
+        """
+        restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
+        if self.student.gates is not None:
+            self.set_masks()
+            self.keep_layers(layers)

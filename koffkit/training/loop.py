@@ -8,46 +8,57 @@ pure function of (seed, step).
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import IntegrityError, Interrupted
 from ..method.controller import make_controller
 from ..method.losses import Objective, TopK, training_loss
-from ..recipe.schema import Coverage, LearnMasks, Training
+from ..recipe.learning import TopP
+from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
+from .optimizer import parameter_groups
 from .parity import check_first_masks
+from .profile import peak_memory, span
 from .saliency import warm_start
 from .schedule import Schedule
+from .sparsity import active_and_target, expected_sparsity
 
-LOW_COVERAGE = 0.9
-BETAS = (0.9, 0.999)
-# A long memory of squared gradients would hold the gates where the sparsity hinge, while it was on, has
-# pushed them.
-GATE_BETAS = (0.9, 0.98)
+LOW_MASS = 0.9
+"""Of the teacher's probability: below this, the loss says little about the rest."""
 
 
 class DistillationLoop:
-    """One training stage. `train_gates` tells `learn_masks` from `recover`."""
+    """The training of one stage.
 
-    def __init__(self, context: Context, name: str, options: Training, *, train_gates: bool) -> None:
+    Args:
+        name: of the stage in the recipe.
+        train_gates: whether masks are learned; otherwise those of the context are fixed.
+        train_memories: whether memories are learned, where there are any.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        name: str,
+        options: Training,
+        *,
+        train_gates: bool,
+        train_memories: bool = True,
+    ) -> None:
         self.context, self.name, self.options, self.train_gates = context, name, options, train_gates
         self.recipe = context.loaded.recipe
         self.names = [stage.name for stage in self.recipe.stages]
         self.student = context.student
-        # Masks of their own: memories wait for `recover`.
-        self.with_memory = self.student.memories is not None and self.student.memories.exist
-        if isinstance(options, LearnMasks) and not options.joint:
-            self.with_memory = False
-        self.groups = self._parameter_groups()
-        self.tensor_names = {tensor: key for key, tensor in self.trainables().items()}
+        memories = self.student.memories
+        self.with_memory = train_memories and memories is not None and memories.exist
+        self.groups = parameter_groups(self.student, gates=train_gates, memories=self.with_memory)
+        self.tensor_names = {tensor: key for key, tensor in context.tensors().items()}
         self.optimizer = (
             torch.optim.AdamW(list(self.groups.values()), lr=1.0, weight_decay=0.0) if self.groups else None
         )
@@ -60,8 +71,8 @@ class DistillationLoop:
         )
         distill = self.recipe.distill
         top = (
-            TopK(distill.top_k.max, distill.top_k.coverage)
-            if isinstance(distill.top_k, Coverage)
+            TopK(distill.top_k.max, distill.top_k.top_p)
+            if isinstance(distill.top_k, TopP)
             else TopK(distill.top_k)
         )
         self.objective = Objective(distill.loss, top, distill.blend)
@@ -69,33 +80,11 @@ class DistillationLoop:
         self.schedule = Schedule(self.recipe, context.corpus.domains, options, retention)
         self.warned = False
 
-    def _parameter_groups(self) -> dict[str, dict[str, Any]]:
-        groups: dict[str, list[nn.Parameter]] = {}
-        memories, gates = self.student.memories, self.student.gates
-        if memories is not None and self.with_memory:
-            groups["lora"], groups["kv"] = list(memories.lora_parameters()), list(memories.kv_parameters())
-        if self.train_gates and gates is not None:
-            groups["gates"] = list(gates.parameters())
-        betas = {"gates": GATE_BETAS}
-        return {
-            name: {"params": params, "name": name, "betas": betas.get(name, BETAS)}
-            for name, params in groups.items()
-            if params
-        }
-
-    def trainables(self) -> dict[str, Tensor]:
-        """Every tensor a checkpoint holds, gates included in `recover` too: the mask derives from them."""
-        memories, gates = self.student.memories, self.student.gates
-        tensors = {} if memories is None else memories.tensors()
-        if gates is not None:
-            tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
-        return tensors
-
     def run(self, resume: Checkpoint | None) -> None:
         first = 0
         if resume is not None:
             first = resume.step
-            restore(resume, self.trainables(), self.context.run.checkpoints_dir)
+            restore(resume, self.context.tensors(), self.context.run.checkpoints_dir)
             if self.optimizer is not None:
                 restore_moments(self.optimizer, self.tensor_names, resume)
             self.controller.load(resume.extra["controller"])
@@ -122,7 +111,7 @@ class DistillationLoop:
     def checkpoint(self, step: int) -> None:
         moments = {} if self.optimizer is None else optimizer_moments(self.optimizer, self.tensor_names)
         state = Checkpoint(
-            self.name, step, dict(self.trainables()), moments, {"controller": self.controller.state()}
+            self.name, step, dict(self.context.tensors()), moments, {"controller": self.controller.state()}
         )
         save_checkpoint(self.context.run.checkpoints_dir, self.names.index(self.name), state)
 
@@ -134,10 +123,10 @@ class DistillationLoop:
         domain, retention = self.schedule.step(step)
         self._set_temperature(self.schedule.temperature(step))
         for part in range(accumulation):
-            batch, counted = self._batch(step, part, domain, retention)
+            batch, loss_mask = self._batch(step, part, domain, retention)
             tokens += batch.numel()
-            loss, found = self._loss(batch, counted, step * accumulation + part, domain)
-            for key, value in found.items():
+            loss, terms = self._loss(batch, loss_mask, step * accumulation + part, domain)
+            for key, value in terms.items():
                 figures[key] = figures.get(key, 0.0) + value / accumulation
             self._require_finite(figures, step)
             with span("backward"):
@@ -146,7 +135,7 @@ class DistillationLoop:
             self._update(step, retention)
         figures |= self._sparsity()
         seconds = time.perf_counter() - begin
-        self._warn_coverage(figures)
+        self._warn_low_mass(figures)
         return figures | {
             "domain": "retention" if retention else domain or "",
             "tokens": tokens,
@@ -174,15 +163,15 @@ class DistillationLoop:
             self.recipe.sequence_length,
             self.recipe.seed + 1000 * offset,
         )
-        device, counted = self.context.accelerator.device, stream.counted(*place)
-        return stream.batch(*place).to(device), None if counted is None else counted.to(device)
+        device, loss_mask = self.context.accelerator.device, stream.counted(*place)
+        return stream.batch(*place).to(device), None if loss_mask is None else loss_mask.to(device)
 
     def _loss(
-        self, batch: Tensor, counted: Tensor | None, draw: int, domain: str
+        self, batch: Tensor, loss_mask: Tensor | None, sample: int, domain: str
     ) -> tuple[Tensor, dict[str, float]]:
         """What is minimised, and its terms as numbers."""
         loss, figures = self.distillation(
-            batch, counted, domain if self.with_memory else None, self._gate_values(draw)
+            batch, loss_mask, domain if self.with_memory else None, self._gate_values(sample)
         )
         if self.train_gates and self.student.gates is not None:
             penalty = self.controller.penalty(*self._active_and_target())
@@ -191,12 +180,12 @@ class DistillationLoop:
         return loss, figures
 
     def distillation(
-        self, batch: Tensor, counted: Tensor | None, memory: str | None, values: Mapping[str, Tensor] | None
+        self, batch: Tensor, loss_mask: Tensor | None, memory: str | None, values: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of the student with these gate values and this memory, without the sparsity penalty.
 
         Args:
-            batch: token ids [B, T]. counted: which of them the loss counts, [B, T]; None: all.
+            batch: token ids [B, T]. loss_mask: which of them the loss counts, [B, T]; None: all.
         """
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
         with accelerator.autocast():
@@ -208,10 +197,10 @@ class DistillationLoop:
                 hidden = student(batch, values, memory)
             positions = torch.ones_like(batch, dtype=torch.bool)
             if (
-                objective.needs_labels or counted is not None
+                objective.needs_labels or loss_mask is not None
             ):  # a position counts for the token that follows it
                 positions = torch.nn.functional.pad(
-                    positions[:, 1:] if counted is None else counted[:, 1:], (0, 1), value=False
+                    positions[:, 1:] if loss_mask is None else loss_mask[:, 1:], (0, 1), value=False
                 )
             labels = batch.roll(-1, 1)[positions] if objective.needs_labels else None
             rows = None if teacher is None else teacher[positions]
@@ -224,36 +213,20 @@ class DistillationLoop:
             name: value.item() for name, value in terms.items()
         }
 
-    def _gate_values(self, draw: int) -> Mapping[str, Tensor] | None:
+    def _gate_values(self, sample: int) -> Mapping[str, Tensor] | None:
         """Gates [L, U] by name, sampled or hard."""
         if not self.train_gates or self.student.gates is None:
             return self.context.masks
         values: Mapping[str, Tensor] = self.student.gates.sample(
-            torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + draw)
+            torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + sample)
         )
         return values
 
     def _active_and_target(self) -> tuple[Tensor, Tensor]:
-        """Expected active fractions and their targets, one entry a constraint: for `uniform` every layer of a
-        structure, for `ragged` all removable parameters together, and a masked-only structure one."""
-        student, budget = self.student, self.context.budget
+        """Expected active fractions and their targets, one entry a constraint."""
+        student = self.student
         assert student.gates is not None
-        active, target = [], []
-        total = sum(budget.total_units[name] * budget.params_per_unit[name] for name in budget.removable)
-        for name, fraction in student.gates.active_fraction().items():
-            if budget.layout == "ragged" and budget.params_per_unit[name]:
-                active.append(
-                    fraction.mean() * (budget.total_units[name] * budget.params_per_unit[name] / total)
-                )
-                continue
-            active.append(fraction)
-            target.append(torch.full_like(fraction, budget.keep[name] / budget.total_units[name]))
-        if budget.layout == "ragged":
-            shares = [part for part in active if part.dim() == 0]
-            active = [part for part in active if part.dim()] + [torch.stack(shares).sum().reshape(1)]
-            share = budget.target_params / (total * student.spec.num_layers)
-            target.append(torch.full_like(active[-1], 1 - share))
-        return torch.cat(active), torch.cat(target)
+        return active_and_target(student.gates, self.context.budget, student.spec.num_layers)
 
     def _require_finite(self, figures: Mapping[str, float], step: int) -> None:
         if not math.isfinite(figures["loss"]):
@@ -280,49 +253,31 @@ class DistillationLoop:
                 self.controller.update(*self._active_and_target())
 
     def _sparsity(self) -> dict[str, float]:
-        """Fraction of all base parameters that the gates now expect to remove, and that the hard mask
-        removes."""
+        """The fraction of all base parameters that the hard mask removes, and that the gates are now expected
+        to remove."""
         gates, budget = self.student.gates, self.context.budget
         figures = {"sparsity": budget.global_sparsity}
         if self.train_gates and gates is not None:
-            with torch.no_grad():
-                gone = sum(
-                    float((1 - fraction).sum()) * budget.total_units[name] * budget.params_per_unit[name]
-                    for name, fraction in gates.active_fraction().items()
-                )
-            figures["expected_sparsity"] = gone / budget.base_params
+            figures["expected_sparsity"] = expected_sparsity(gates, budget)
         return figures
 
     def _track(self, step: int, figures: Mapping[str, Any]) -> None:
-        """To the trackers of accelerate, steps counted through all stages."""
+        """To the trackers of accelerate, steps loss_mask through all stages."""
         if self.recipe.train.trackers:
-            before = [stage.options.max_steps for stage in self.recipe.stages[: self.names.index(self.name)]]
+            earlier = [stage.options for stage in self.recipe.stages[: self.names.index(self.name)]]
+            before = sum(options.max_steps for options in earlier if isinstance(options, Training))
             numbers = {
                 f"{self.name}/{key}": value for key, value in figures.items() if not isinstance(value, str)
             }
-            self.context.accelerator.log(numbers, step=sum(before) + step)
+            self.context.accelerator.log(numbers, step=before + step)
 
-    def _warn_coverage(self, figures: Mapping[str, Any]) -> None:
-        if figures["covered_mass"] < LOW_COVERAGE and not self.warned:
+    def _warn_low_mass(self, figures: Mapping[str, Any]) -> None:
+        if figures["covered_mass"] < LOW_MASS and not self.warned:
             self.warned = True
-            remedy = "Raise distill.top_k, or give it by coverage: {coverage: 0.98}."
-            if self.objective.top.coverage is not None:
-                remedy = "Raise distill.top_k.coverage or distill.top_k.max."
+            remedy = "Raise distill.top_k, or give it by probability: {top_p: 0.98}."
+            if isinstance(self.recipe.distill.top_k, TopP):
+                remedy = "Raise distill.top_k.top_p or distill.top_k.max."
             self.context.progress.warn(
-                f"the teacher tokens told apart cover {figures['covered_mass']:.0%} of its mass (below "
-                f"{LOW_COVERAGE:.0%}); the tail is "
-                f"hardly constrained. {remedy}"
+                f"the teacher's top-k tokens have {figures['covered_mass']:.0%} of its probability (below "
+                f"{LOW_MASS:.0%}); the loss hardly constrains the rest. {remedy}"
             )
-
-
-def span(name: str) -> Any:
-    """A part of a step, by name, for torch's profiler; costs nothing when none is running."""
-    return torch.profiler.record_function(f"koffkit.{name}")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the allocator on a GPU, of the process otherwise."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -58,15 +58,15 @@ def _random(memories: Memories, seed: int) -> MemoryTensors:
     it is cut."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(like: Tensor) -> Tensor:
+    def random_like(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator) / math.sqrt(like.shape[-1])
 
     domain = memories.domains[0]
     adapter, kv = memories.adapter(domain), memories.kv_tensors(domain)
     lora = None if memories.lora is None else lora_config(memories.lora, memories.layers)
-    tensors = {} if adapter is None else {name: draw(value) for name, value in adapter[1].items()}
+    tensors = {} if adapter is None else {name: random_like(value) for name, value in adapter[1].items()}
     return MemoryTensors(
-        domain, lora, tensors, _by_layer({name: draw(value) for name, value in (kv or {}).items()})
+        domain, lora, tensors, _by_layer({name: random_like(value) for name, value in (kv or {}).items()})
     )
 
 

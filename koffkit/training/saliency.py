@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..arch import Cut
 from ..method.losses import Objective, TopK, training_loss
-from ..recipe.schema import Training
+from ..recipe.training import Training
 from .context import Context
 
 
@@ -31,13 +31,13 @@ def warm_start(context: Context, options: Training) -> None:
     if mask.init == "cold" or gates is None:
         return
     measure = _taylor if mask.init == "taylor" else _activation
-    found = measure(context, options)
+    saliencies = measure(context, options)
     with torch.no_grad():
-        for name, saliency in found.items():
+        for name, saliency in saliencies.items():
             score = saliency.clamp_min(1e-12).log()
             over = (-1,) if mask.layout == "uniform" else (0, 1)
-            spread = score.std(over, keepdim=True).clamp_min(1e-6)
-            gates.log_alpha[name].add_(mask.init_spread * (score - score.mean(over, keepdim=True)) / spread)
+            std = score.std(over, keepdim=True).clamp_min(1e-6)
+            gates.log_alpha[name].add_(mask.init_std * (score - score.mean(over, keepdim=True)) / std)
 
 
 def _batches(context: Context, options: Training) -> list[Tensor]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..recipe.schema import Anneal, Recipe, Training
+from ..recipe.learning import Anneal
+from ..recipe.schema import Recipe
+from ..recipe.training import Training
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Schedule:
         ], False
 
     def visit(self, step: int, retention: bool) -> int:
-        """The how-manieth batch of its stream a step takes."""
+        """The number of the batch that a step takes from its stream."""
         if retention:
             return step // self.recipe.distill.retention_every
         return step if self._weights is not None else step // len(self.domains)

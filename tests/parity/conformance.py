@@ -35,7 +35,7 @@ from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import _open_run
-from koffkit.stages.outputs import save_memories, set_masks
+from koffkit.stages.outputs import save_memories
 from koffkit.training.build import build_context
 from koffkit.training.context import Context
 
@@ -151,7 +151,7 @@ def build(case: Case, root: Path) -> Context:
             )
         for tensor in context.student.memories.tensors().values():
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
-    set_masks(context)
+    context.set_masks()
     save_memories(context)
     run.write(state | context.learned | {"state": "finished"})
     assert context.masks is not None and all(bool((table == 0).any()) for table in context.masks.values()), (

@@ -45,3 +45,22 @@ def test_the_schema_refuses_unknown_keys() -> None:
     recipe["mask"]["surprise"] = 1
     with pytest.raises(jsonschema.ValidationError, match="surprise"):
         jsonschema.validate(recipe, json_schema())
+
+
+def undescribed(schema: Any, place: str) -> list[str]:
+    """The places of all fields without a description, however deep."""
+    if isinstance(schema, list):
+        return [line for index, entry in enumerate(schema) for line in undescribed(entry, f"{place}.{index}")]
+    if not isinstance(schema, dict):
+        return []
+    fields = schema.get("properties", {})
+    without = [f"{place}.{name}" for name, field in fields.items() if not field.get("description")]
+    return without + [line for key, entry in schema.items() for line in undescribed(entry, f"{place}.{key}")]
+
+
+def test_every_field_is_described() -> None:
+    assert undescribed({"properties": {"a": {"properties": {"b": {}}}}}, "x") == [
+        "x.a",
+        "x.properties.a.b",
+    ]
+    assert undescribed(json_schema(), "schema") == []

@@ -207,3 +207,27 @@ def test_a_recipe_written_out_in_full_can_be_read_again(tmp_path: Path, route: s
     )
     recipe = load_recipe(write(tmp_path, text)).recipe
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("mask.init_spread=0.5", "mask.init_std=0.5"),
+        ("distill.top_k={coverage: 0.9}", "distill.top_k={top_p: 0.9}"),
+    ],
+)
+def test_former_names_of_fields_are_read(former: str, present: str) -> None:
+    read = load_recipe("quickstart", [former]).recipe
+    assert read == load_recipe("quickstart", [present]).recipe
+    assert read != load_recipe("quickstart").recipe
+
+
+def test_a_field_under_both_its_names_is_refused(tmp_path: Path) -> None:
+    both = findings(tmp_path, GOOD, "mask.init_spread=0.5", "mask.init_std=0.5")
+    assert "mask: init_spread is the former name of init_std; give init_std alone" in both[0]
+
+
+def test_an_error_inside_a_choice_of_forms_names_the_field_as_written(tmp_path: Path) -> None:
+    wrong = findings(tmp_path, GOOD, "distill.top_k={top_p: 2}")
+    assert any("distill.top_k.top_p: 2: input should be less than 1" in line for line in wrong)
+    assert all("function" not in line for line in wrong)

@@ -17,7 +17,6 @@ from koffkit.arch.widths import full_widths
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import layer_memory_parameters
-from koffkit.stages.outputs import set_masks
 from koffkit.training.placement import layers_worth_keeping, losses_without
 from koffkit.training.saliency import warm_start
 
@@ -68,7 +67,7 @@ def test_a_warm_start_ranks_units_by_what_the_model_needs(
     mask = MASK | {
         "structures": "paper",
         "init": init,
-        "init_spread": 0.7,
+        "init_std": 0.7,
         "init_batches": 2,
         "layout": layout,
     }
@@ -128,8 +127,8 @@ def test_loss(llama: Path, tmp_path: Path, distill: dict[str, Any], terms: set[s
 
 def test_cross_entropy_is_that_of_the_next_token(llama: Path, tmp_path: Path) -> None:
     loop = loop_for(llama, tmp_path, distill={"loss": "cross_entropy"})
-    batch, counted = loop._batch(0, 0, "north", False)
-    assert counted is None
+    batch, loss_mask = loop._batch(0, 0, "north", False)
+    assert loss_mask is None
     _, figures = loop._loss(batch, None, 0, "north")
     with torch.no_grad():
         values = loop._gate_values(0)
@@ -149,11 +148,11 @@ def test_domain_weights_set_how_often_a_domain_is_drawn(llama: Path, tmp_path: P
 def test_without_joint_training_masks_are_learned_alone(llama: Path, tmp_path: Path) -> None:
     stages = [{"learn_masks": {"max_steps": 6, "joint": False}}, {"recover": {"max_steps": 2}}]
     loop = loop_for(llama, tmp_path, stages=stages)
-    before = {name: value.detach().clone() for name, value in loop.trainables().items()}
+    before = {name: value.detach().clone() for name, value in loop.context.tensors().items()}
     loop._step(0)
     moved = {
         name.partition(".")[0]
-        for name, value in loop.trainables().items()
+        for name, value in loop.context.tensors().items()
         if not value.detach().equal(before[name])
     }
     assert moved == {"gates"}
@@ -191,7 +190,7 @@ def test_the_layers_that_stay_are_those_whose_memory_is_missed(llama: Path, tmp_
     layer 2."""
     memory = {"layers": {"learned_bytes": 10**6}, "lora": None, "kv": {"tokens": 3}}
     loop = loop_for(llama, tmp_path, memory=memory)
-    masks = set_masks(loop.context)
+    masks = loop.context.set_masks()
     with torch.no_grad():
         for pairs in loop.student.memories.kv.values():
             for layer, scale in ((0, 3.0), (1, 0.0), (2, 30.0)):
@@ -203,7 +202,8 @@ def test_the_layers_that_stay_are_those_whose_memory_is_missed(llama: Path, tmp_
     with torch.no_grad():
         by_hand = [
             sum(
-                loop.distillation(ids, counted, domain, values)[1]["loss"] for domain, ids, counted in batches
+                loop.distillation(ids, loss_mask, domain, values)[1]["loss"]
+                for domain, ids, loss_mask in batches
             )
             for values in (loop.context.masks, None)
         ]
@@ -229,7 +229,7 @@ def test_two_layers_that_stand_in_for_each_other_do_not_both_go(
     loop = loop_for(
         llama, tmp_path, memory={"layers": {"learned_bytes": 10**6}, "lora": None, "kv": {"tokens": 3}}
     )
-    masks = set_masks(loop.context)
+    masks = loop.context.set_masks()
     found = []
     with_losses = {(0, 1, 2): {0: 1.0, 1: 1.1, 2: 1.2}, (1, 2): {1: 5.0, 2: 2.0}}
     monkeypatch.setattr(
@@ -281,16 +281,16 @@ def test_the_loss_counts_the_assistants_tokens_only(llama: Path, tmp_path: Path,
     loop = loop_for(
         base, tmp_path, domains=chat_domains(tmp_path, "assistant"), distill={"loss": loss, "top_k": 50}
     )
-    batch, counted = loop._batch(0, 0, "talk", False)
-    assert counted is not None and 0 < counted.float().mean() < 1
-    found = loop._loss(batch, counted, 0, "talk")[1]["loss"]
+    batch, loss_mask = loop._batch(0, 0, "talk", False)
+    assert loss_mask is not None and 0 < loss_mask.float().mean() < 1
+    found = loop._loss(batch, loss_mask, 0, "talk")[1]["loss"]
     assert found != pytest.approx(loop._loss(batch, None, 0, "talk")[1]["loss"], rel=1e-5)
     later = batch.clone()  # what stands last is not the assistant's: whatever it is, the loss stays
-    row = int((~counted[:, -1]).nonzero()[0]) if bool((~counted[:, -1]).any()) else None
+    row = int((~loss_mask[:, -1]).nonzero()[0]) if bool((~loss_mask[:, -1]).any()) else None
     if row is not None:
         later[row, -1] = (later[row, -1] + 7) % 280
-        assert loop._loss(later, counted, 0, "talk")[1]["loss"] == pytest.approx(found, rel=1e-5)
-    one = torch.zeros_like(counted)
+        assert loop._loss(later, loss_mask, 0, "talk")[1]["loss"] == pytest.approx(found, rel=1e-5)
+    one = torch.zeros_like(loss_mask)
     one[0, 5] = True
     with torch.no_grad():
         values = loop._gate_values(0)
@@ -298,7 +298,7 @@ def test_the_loss_counts_the_assistants_tokens_only(llama: Path, tmp_path: Path,
     if loss == "cross_entropy":
         expected = torch.nn.functional.cross_entropy(logits[0, 4:5], batch[0, 5:6])
         assert loop._loss(batch, one, 0, "talk")[1]["ce"] == pytest.approx(expected.item(), rel=1e-5)
-    nothing, figures = loop._loss(batch, torch.zeros_like(counted), 0, "talk")
+    nothing, figures = loop._loss(batch, torch.zeros_like(loss_mask), 0, "talk")
     nothing.backward()
     assert figures["loss"] == 0.0 and figures["covered_mass"] == 1.0
 

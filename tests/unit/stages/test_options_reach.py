@@ -14,7 +14,6 @@ from koffkit.method.gates import active_probability
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
 from koffkit.stages.evaluate import evaluate_domains
-from koffkit.stages.outputs import set_masks
 
 from ...common import recipe_dict, sentences, write_recipe
 from ..training.test_loop import loop_for
@@ -36,12 +35,12 @@ def test_a_kv_memory_starts_with_the_spread_asked_for(llama: Path, tmp_path: Pat
         assert found.std().item() == pytest.approx(spread, rel=0.05)
 
 
-@pytest.mark.parametrize(("coverage", "most"), [(0.5, 270), (0.9, 270), (0.9, 7)])
-def test_top_tokens_by_coverage(llama: Path, tmp_path: Path, coverage: float, most: int) -> None:
-    loop = loop_for(llama, tmp_path, distill={"top_k": {"coverage": coverage, "max": most}})
-    assert (loop.objective.top.coverage, loop.objective.top.count) == (coverage, most)
+@pytest.mark.parametrize(("top_p", "most"), [(0.5, 270), (0.9, 270), (0.9, 7)])
+def test_top_tokens_by_probability(llama: Path, tmp_path: Path, top_p: float, most: int) -> None:
+    loop = loop_for(llama, tmp_path, distill={"top_k": {"top_p": top_p, "max": most}})
+    assert (loop.objective.top.coverage, loop.objective.top.count) == (top_p, most)
     covered = loop._step(0)["covered_mass"]
-    assert covered < 0.5 if most == 7 else coverage - 0.15 < covered < coverage + 0.1
+    assert covered < 0.5 if most == 7 else top_p - 0.15 < covered < top_p + 0.1
 
 
 def test_logits_exist_for_as_many_tokens_as_a_chunk_holds(
@@ -120,7 +119,7 @@ def evaluated(llama: Path, root: Path, **options: Any) -> dict[str, Any]:
     source = {"jsonl": str(root / "facts.jsonl"), "prompt_field": "prompt", "answer_field": "answer"}
     stages = [{"learn_masks": {"max_steps": 0}}, {"evaluate": options}]
     loop = loop_for(llama, root, domains={"one": source, "two": source}, holdout=0.3, stages=stages)
-    set_masks(loop.context)
+    loop.context.set_masks()
     return evaluate_domains(loop.context, loop.recipe.stages[1].options)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from koffkit import compress
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
-from koffkit.stages.engine import compress
 from koffkit.training.build import build_context
 from koffkit.training.loop import DistillationLoop
 
@@ -23,7 +23,8 @@ def loop_for(llama: Path, root: Path, *, train_gates: bool = True, **changes: An
     context = build_context(loaded, RunFolder(root / "run"), ModelSpec.open(llama), Silent())
     name = "learn_masks" if train_gates else "recover"
     options = next(stage.options for stage in loaded.recipe.stages if stage.name == name)
-    return DistillationLoop(context, name, options, train_gates=train_gates)
+    joint = getattr(options, "joint", True)
+    return DistillationLoop(context, name, options, train_gates=train_gates, train_memories=joint)
 
 
 def test_domains_take_turns_and_every_third_step_is_retention(llama: Path, tmp_path: Path) -> None:
@@ -52,12 +53,12 @@ def test_rates_warm_up_and_decay(llama: Path, tmp_path: Path) -> None:
 
 def test_a_retention_step_moves_the_mask_only(llama: Path, tmp_path: Path) -> None:
     loop = loop_for(llama, tmp_path)
-    before = {name: value.detach().clone() for name, value in loop.trainables().items()}
+    before = {name: value.detach().clone() for name, value in loop.context.tensors().items()}
     figures = loop._step(2)
     assert figures["domain"] == "retention"
     moved = {
         name.partition(".")[0]
-        for name, value in loop.trainables().items()
+        for name, value in loop.context.tensors().items()
         if not value.detach().equal(before[name])
     }
     assert moved == {"gates"}
@@ -92,12 +93,12 @@ def test_unknown_trackers_are_refused(llama: Path, tmp_path: Path) -> None:
 
 def test_bfloat16_and_gradient_checkpointing_train(llama: Path, tmp_path: Path) -> None:
     loop = loop_for(llama, tmp_path, train={"precision": "bf16", "gradient_checkpointing": True})
-    before = {name: value.detach().clone() for name, value in loop.trainables().items()}
+    before = {name: value.detach().clone() for name, value in loop.context.tensors().items()}
     figures = loop._step(0)
     assert 0 < figures["kl"] < 10
     moved = {
         name.partition(".")[0]
-        for name, value in loop.trainables().items()
+        for name, value in loop.context.tensors().items()
         if not value.detach().equal(before[name])
     }
     assert moved == {"gates", "kv", "lora"}

@@ -1,0 +1,45 @@
+"""Recipe fields: how anything is trained, and the options that every training stage has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ..strict import StrictModel
+from .sources import Positive, Rate
+
+
+class Train(StrictModel):
+    precision: Literal["no", "bf16"] = Field("no", description="Automatic mixed precision.")
+    gradient_accumulation: Positive = Field(1, description="Batches whose gradients add up to one step.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, more time."
+    )
+    checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
+    trackers: list[str] = Field([], description="Trackers of accelerate: tensorboard, wandb, ...")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # what YAML makes of a bare `no`
+
+
+class LearningRates(StrictModel):
+    lora: Rate = Field(1e-5, description="Learning rate of the LoRA matrices.")
+    kv: Rate = Field(1e-2, description="Learning rate of the KV memory.")
+    gates: Rate = Field(1e-2, description="Learning rate of the gates; it stays constant.")
+
+
+class Training(StrictModel):
+    """Options of a stage that trains; a plan counts the tokens of every such stage."""
+
+    max_steps: Annotated[int, Field(ge=0)] = Field(description="Optimiser steps.")
+    batch_size: Positive = Field(2, description="Sequences in a batch.")
+    lr: LearningRates = Field(LearningRates(), description="AdamW's learning rates.")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps in which the memory's learning rates rise to their values."
+    )
+    decay: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="How the memory's learning rates fall after that; the gates' stays constant."
+    )

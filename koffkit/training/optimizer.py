@@ -1,0 +1,30 @@
+"""What the optimiser moves: the parameters of the student, in groups with a learning rate each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..model.student import Student
+
+BETAS = (0.9, 0.999)
+# A long memory of squared gradients would hold the gates where the sparsity hinge, while it was on, has
+# pushed them.
+GATE_BETAS = (0.9, 0.98)
+
+
+def parameter_groups(student: Student, *, gates: bool, memories: bool) -> dict[str, dict[str, Any]]:
+    """AdamW's groups by name: `lora` and `kv` with `memories`, `gates` with `gates`; those that have
+    parameters."""
+    groups: dict[str, list[nn.Parameter]] = {}
+    if student.memories is not None and memories:
+        groups["lora"] = list(student.memories.lora_parameters())
+        groups["kv"] = list(student.memories.kv_parameters())
+    if student.gates is not None and gates:
+        groups["gates"] = list(student.gates.parameters())
+    return {
+        name: {"params": params, "name": name, "betas": GATE_BETAS if name == "gates" else BETAS}
+        for name, params in groups.items()
+        if params
+    }
