@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ..arch.structures import PAPER
+from .. import plugins
+from ..arch import paper_structures
 from .sources import Part, Positive
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-StructureName = Literal["mlp_neuron", "kv_group", "qk_pair", "v_channel", "mlp_output"]
+if TYPE_CHECKING:
+    StructureName = str
+else:  # whatever is installed
+    StructureName = Literal[tuple(plugins.names(plugins.STRUCTURES))]
 
 
 class Anneal(Part):
@@ -82,7 +86,7 @@ class Mask(Part):
 
     @property
     def structure_names(self) -> list[str]:
-        return list(PAPER if self.structures == "paper" else self.structures)
+        return paper_structures() if self.structures == "paper" else list(self.structures)
 
 
 class Upper(Part):
