@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from koffkit.arch import architecture_of, supported
+from koffkit.arch import Architecture, architecture_of, supported
+from koffkit.arch.spec import LINEAR_MODULES
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.errors import UsageError
 from koffkit.method.budget import plan_budget
@@ -105,6 +106,13 @@ def test_structures_that_do_not_go_together(model_type: str, structures: list[st
     config = LLAMA | {"model_type": model_type}
     with pytest.raises(UsageError, match=message):
         plan_budget(ModelSpec(config=config), structures, 0.1)
+
+
+def test_a_structure_needs_the_modules_that_it_cuts() -> None:
+    spec = ModelSpec(config=LLAMA)
+    spec.__dict__["arch"] = Architecture(model_type="mlp_only", biases={}, modules=LINEAR_MODULES[4:])
+    with pytest.raises(UsageError, match=r"kv_group cannot be removed from mlp_only: it needs modules"):
+        plan_budget(spec, ["mlp_neuron", "kv_group"], 0.1)
 
 
 def test_a_model_with_softcapped_logits_is_refused() -> None:
