@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from .. import plugins
 from ..arch import paper_structures
+from . import plugin_options
 from .sources import Part, Positive
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 if TYPE_CHECKING:
-    StructureName = str
+    StructureName = LossName = str
 else:  # whatever is installed
     StructureName = Literal[tuple(plugins.names(plugins.STRUCTURES))]
+    LossName = Literal[tuple(plugins.names(plugins.LOSSES))]
 
 
 class Anneal(Part):
@@ -121,26 +123,22 @@ class Memory(Part):
     kv: KV | None
 
 
-class Coverage(Part):
-    coverage: float = Field(
-        gt=0, lt=1, description="As few of the teacher's tokens as cover this much of its mass ..."
-    )
-    max: Positive = Field(1024, description="... but never more than this many.")
-
-
+@plugin_options.with_options_of(plugins.LOSSES, "distill.loss")
 class Distill(Part):
-    loss: Literal["top_k", "full", "cross_entropy", "blended"] = Field(
+    """What the student is trained on; each loss brings its own options."""
+
+    loss: LossName = Field(
         "top_k",
         description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended.",
     )
-    blend: float = Field(0.5, gt=0, lt=1, description="Share of cross-entropy in the blended loss.")
     domain_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="How often each domain is drawn; a domain that is not named has weight 1."
-    )
-    top_k: Positive | Coverage = Field(
-        100, description="Teacher tokens told apart; the rest is one more outcome."
     )
     chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
     retention_every: Positive = Field(
         20, description="Every so many steps one batch of retention text updates the mask only."
     )
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...

@@ -210,7 +210,7 @@ def _written(location: Iterable[str | int]) -> Location:
         "Upper",
         "Learned",
         "Anneal",
-        "Coverage",
+        "TopP",
         "KV",
         "Lora",
         "int",

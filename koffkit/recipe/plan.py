@@ -15,7 +15,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
-from .schema import Coverage, Learned, Recipe, Training
+from .schema import Learned, Recipe, Training
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -223,7 +223,7 @@ def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
             "memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for "
             "those that go."
         )
-    if not isinstance(top, Coverage) and top < 10:
+    if isinstance(top, int) and top < 10:
         found.append(
             f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses "
             "100."

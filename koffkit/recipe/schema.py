@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .learning import KV, Anneal, Coverage, Distill, Learned, Lora, Mask, Memory, StructureName, Upper
+from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, Upper
 from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Part, Positive, Rate, Source
 
 
@@ -257,7 +257,6 @@ __all__ = [
     "Auto",
     "AutoDomains",
     "Base",
-    "Coverage",
     "DOMAIN_NAME",
     "Distill",
     "Evaluate",

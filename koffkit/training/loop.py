@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import IntegrityError, Interrupted
 from ..method.controller import make_controller
-from ..method.losses import Objective, TopK, training_loss
-from ..recipe.schema import Coverage, LearnMasks, Training
+from ..method.losses.base import Objective
+from ..method.losses.chunked import training_loss
+from ..recipe.schema import LearnMasks, Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
 from .parity import check_first_masks
@@ -58,13 +59,7 @@ class DistillationLoop:
             lambda_rate=mask.lambda_rate,
             rise_steps=int(mask.reach_by * options.max_steps),
         )
-        distill = self.recipe.distill
-        top = (
-            TopK(distill.top_k.max, distill.top_k.coverage)
-            if isinstance(distill.top_k, Coverage)
-            else TopK(distill.top_k)
-        )
-        self.objective = Objective(distill.loss, top, distill.blend)
+        self.objective = Objective.named(self.recipe.distill.loss, self.recipe.distill)
         retention = train_gates and context.corpus.retention is not None
         self.schedule = Schedule(self.recipe, context.corpus.domains, options, retention)
         self.warned = False
@@ -201,19 +196,19 @@ class DistillationLoop:
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
         with accelerator.autocast():
             teacher = None
-            if objective.needs_teacher:
+            if objective.loss.needs_teacher:
                 with span("teacher"), torch.no_grad():
                     teacher = self.context.unpruned(batch)
             with span("student"):
                 hidden = student(batch, values, memory)
             positions = torch.ones_like(batch, dtype=torch.bool)
             if (
-                objective.needs_labels or counted is not None
+                objective.loss.needs_labels or counted is not None
             ):  # a position counts for the token that follows it
                 positions = torch.nn.functional.pad(
                     positions[:, 1:] if counted is None else counted[:, 1:], (0, 1), value=False
                 )
-            labels = batch.roll(-1, 1)[positions] if objective.needs_labels else None
+            labels = batch.roll(-1, 1)[positions] if objective.loss.needs_labels else None
             rows = None if teacher is None else teacher[positions]
             chunk = self.recipe.distill.chunk_tokens
             with span("loss"):
@@ -305,11 +300,11 @@ class DistillationLoop:
     def _warn_coverage(self, figures: Mapping[str, Any]) -> None:
         if figures["covered_mass"] < LOW_COVERAGE and not self.warned:
             self.warned = True
-            remedy = "Raise distill.top_k, or give it by coverage: {coverage: 0.98}."
-            if self.objective.top.coverage is not None:
-                remedy = "Raise distill.top_k.coverage or distill.top_k.max."
+            remedy = "Raise distill.top_k, or give it as a share of the mass: {top_p: 0.98}."
+            if not isinstance(self.recipe.distill.top_k, int):
+                remedy = "Raise distill.top_k.top_p or distill.top_k.max."
             self.context.progress.warn(
-                f"the teacher tokens told apart cover {figures['covered_mass']:.0%} of its mass (below "
+                f"the teacher's top tokens hold {figures['covered_mass']:.0%} of its mass (below "
                 f"{LOW_COVERAGE:.0%}); the tail is "
                 f"hardly constrained. {remedy}"
             )

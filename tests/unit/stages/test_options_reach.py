@@ -11,6 +11,7 @@ import torch
 
 from koffkit import compress
 from koffkit.method.gates import active_probability
+from koffkit.method.losses.top_k import TopK
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
 from koffkit.stages.evaluate import evaluate_domains
@@ -39,7 +40,7 @@ def test_a_kv_memory_starts_with_the_spread_asked_for(llama: Path, tmp_path: Pat
 @pytest.mark.parametrize(("coverage", "most"), [(0.5, 270), (0.9, 270), (0.9, 7)])
 def test_top_tokens_by_coverage(llama: Path, tmp_path: Path, coverage: float, most: int) -> None:
     loop = loop_for(llama, tmp_path, distill={"top_k": {"coverage": coverage, "max": most}})
-    assert (loop.objective.top.coverage, loop.objective.top.count) == (coverage, most)
+    assert TopK.of(loop.objective.options) == TopK(most, coverage)
     covered = loop._step(0)["covered_mass"]
     assert covered < 0.5 if most == 7 else coverage - 0.15 < covered < coverage + 0.1
 
@@ -47,12 +48,12 @@ def test_top_tokens_by_coverage(llama: Path, tmp_path: Path, coverage: float, mo
 def test_logits_exist_for_as_many_tokens_as_a_chunk_holds(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from koffkit.method import losses
+    from koffkit.method.losses import chunked
 
     seen: list[int] = []
-    score = losses.score
+    score = chunked.score
     monkeypatch.setattr(
-        losses, "score", lambda student, *rest: seen.append(len(student)) or score(student, *rest)
+        chunked, "score", lambda student, *rest: seen.append(len(student)) or score(student, *rest)
     )
     for chunk in (7, 1024):
         seen.clear()
