@@ -13,7 +13,8 @@ from .sources import Part, Positive
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 if TYPE_CHECKING:
-    StructureName = LossName = str
+    StructureName = str
+    LossName = str
 else:  # whatever is installed
     StructureName = Literal[tuple(plugins.names(plugins.STRUCTURES))]
     LossName = Literal[tuple(plugins.names(plugins.LOSSES))]

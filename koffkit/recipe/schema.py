@@ -5,10 +5,11 @@ The loader (`load.py`) turns pydantic's findings into lines a user can act on.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..router.options import RouterKind, require_options_of_kind, with_kind_options
 from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, Upper
 from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Part, Positive, Rate, Source
 
@@ -55,38 +56,15 @@ class Recover(Training):
     """Mask fixed and hard, memories only."""
 
 
-ROUTER_OPTIONS = {
-    "num_buckets": ("ngrams",),
-    "encoder": ("encoder",),
-    "lr": ("encoder",),
-    "epochs": ("ngrams", "encoder"),
-    "batch_size": ("encoder", "probe"),
-    "max_tokens": ("encoder", "probe"),
-    "layer": ("probe",),
-}
-
-
+@with_kind_options
 class Route(Part):
     """Train the router of the domains and (as `none`) retention text."""
 
-    kind: Literal["ngrams", "encoder", "probe"] = Field(
+    kind: RouterKind = Field(
         "ngrams",
         description="Hashed character and word n-grams, a fine-tuned encoder, or a probe on the backbone's "
         "hidden states.",
     )
-    encoder: str = Field(
-        "FacebookAI/roberta-base", description="Of kind encoder: a local folder or a hub id."
-    )
-    lr: Rate = Field(2e-5, description="Of kind encoder: its learning rate.")
-    batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
-    max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
-    layer: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Of kind probe: whose hidden states; by default the middle one."
-    )
-    num_buckets: Positive = Field(
-        65536, description="Hash buckets; the router's size is this times the number of domains."
-    )
-    epochs: Positive = Field(4, description="Passes over the documents.")
     max_documents: Annotated[int, Field(ge=2)] = Field(20000, description="Documents per domain.")
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory."
@@ -94,18 +72,12 @@ class Route(Part):
 
     @model_validator(mode="after")
     def _options_of_the_kind(self) -> Route:
-        for name in sorted(
-            ROUTER_OPTIONS
-        ):  # by value, so that a recipe written out in full can be read again
-            if (
-                self.kind not in ROUTER_OPTIONS[name]
-                and getattr(self, name) != type(self).model_fields[name].default
-            ):
-                kinds = " and ".join(ROUTER_OPTIONS[name])
-                raise ValueError(
-                    f"{name} is an option of kind {kinds}, and this router is of kind {self.kind}"
-                )
+        require_options_of_kind(self)
         return self
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # what the kinds bring along
 
 
 class Evaluate(Part):

@@ -6,18 +6,15 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from .. import plugins
 from ..data.corpus import split_documents
 from ..data.sources import documents
-from ..errors import Interrupted, UsageError
+from ..errors import Interrupted
 from ..model.pooling import pooled_features
 from ..recipe.schema import Route, Source
-from ..router import Router
+from ..router import Features, Router, Setting
 from ..router.assess import assess
 from ..router.base import NONE
-from ..router.encoder import find_encoder, fit_encoder, open_encoder
-from ..router.ngrams import fit
-from ..router.probe import fit_probe
-from ..router.training import beginning
 from ..training.checkpoint import Checkpoint
 from ..training.context import Context, stage_options
 
@@ -54,54 +51,37 @@ def check_route(options: Route, root: Path, num_layers: int) -> None:
         DataError: the encoder is nowhere to be found, or not what is asked of it.
         UsageError: the model has no such layer.
     """
-    if options.kind == "encoder":
-        open_encoder(find_encoder(options.encoder, root), 2, options.max_tokens)
-    if options.layer is not None and options.layer > num_layers:
-        raise UsageError(
-            f"stages.route.layer: {options.layer} is not a layer of this model; use 0 (embeddings) to "
-            f"{num_layers}."
-        )
+    setting = Setting(root=root, seed=0, device="cpu", num_layers=num_layers, features=_no_features)
+    _kind(options).check(options, setting)
+
+
+def _kind(options: Route) -> type[Router]:
+    kind: type[Router] = plugins.load(plugins.ROUTERS, options.kind, "stages.route.kind")
+    return kind
+
+
+def _no_features(layer: int, max_tokens: int, batch_size: int) -> Features:
+    raise AssertionError("there is no backbone yet")
 
 
 def _fit(context: Context, options: Route, texts: dict[str, list[str]]) -> Router:
-    seed, least = context.loaded.recipe.seed, options.min_confidence
-
-    def pulse() -> None:
+    def check_interrupt() -> None:
         if context.stop():
             raise Interrupted("interrupted in route; continue with the same command and --resume.")
 
-    if options.kind == "encoder":
-        folder = find_encoder(options.encoder, context.loaded.root)
-        return fit_encoder(
-            texts,
-            folder,
-            epochs=options.epochs,
-            rate=options.lr,
-            batch_size=options.batch_size,
-            max_tokens=options.max_tokens,
-            min_confidence=least,
-            seed=seed,
-            device=context.accelerator.device,
-            beginning=beginning,
-            pulse=pulse,
-        )
-    if options.kind == "probe":
-        layer = context.student.spec.num_layers // 2 if options.layer is None else options.layer
+    def features(layer: int, max_tokens: int, batch_size: int) -> Features:
         hidden = partial(context.student.hidden_states, layer=layer, gate_values=context.masks)
-        features = pooled_features(
-            hidden, context.tokenizer, options.max_tokens, options.batch_size, context.accelerator.device
-        )
-        return fit_probe(
-            texts, features, layer=layer, max_tokens=options.max_tokens, min_confidence=least, pulse=pulse
-        )
-    return fit(
-        texts,
-        num_buckets=options.num_buckets,
-        epochs=options.epochs,
-        min_confidence=least,
-        seed=seed,
-        pulse=pulse,
+        return pooled_features(hidden, context.tokenizer, max_tokens, batch_size, setting.device)
+
+    setting = Setting(
+        root=context.loaded.root,
+        seed=context.loaded.recipe.seed,
+        device=context.accelerator.device,
+        num_layers=context.student.spec.num_layers,
+        features=features,
+        check_interrupt=check_interrupt,
     )
+    return _kind(options).fit(texts, options, setting)
 
 
 def _split(context: Context, label: str, source: Source, limit: int) -> tuple[list[str], list[str]]:
