@@ -31,7 +31,6 @@ def pieces(text: str, size: int) -> list[str]:
 def encoder(texts: dict[str, list[str]], folder: Path | None, epochs: int, seed: int) -> Any:
     """Fine-tuned as a recipe's default options say."""
     from koffkit.router.encoder import fit_encoder
-    from koffkit.router.training import beginning
     from koffkit.stages.route import RouteOptions
 
     if folder is None:
@@ -47,8 +46,6 @@ def encoder(texts: dict[str, list[str]], folder: Path | None, epochs: int, seed:
         min_confidence=0.0,
         seed=seed,
         device="cpu",
-        beginning=beginning,
-        pulse=lambda: None,
     )
 
 
@@ -69,9 +66,7 @@ def probe(texts: dict[str, list[str]], folder: Path | None, layer: int | None) -
     layer = student.shape.num_layers // 2 if layer is None else layer
     hidden = partial(student.hidden_states, layer=layer)
     features = pooled_features(hidden, load_tokenizer(folder), route.max_tokens, route.batch_size, "cpu")
-    return fit_probe(
-        texts, features, layer=layer, max_tokens=route.max_tokens, min_confidence=0.0, pulse=lambda: None
-    )
+    return fit_probe(texts, features, layer=layer, max_tokens=route.max_tokens, min_confidence=0.0)
 
 
 @click.command(help=__doc__)
@@ -124,9 +119,9 @@ def main(
     if limit:
         train = {label: texts[:: max(1, len(texts) // limit)][:limit] for label, texts in train.items()}
     if kind == "ngrams":
-        from koffkit.router.ngrams import fit
+        from koffkit.router.ngrams import fit_ngrams
 
-        router: Any = fit(train, num_buckets=buckets, epochs=epochs, min_confidence=0.0, seed=seed)
+        router: Any = fit_ngrams(train, num_buckets=buckets, epochs=epochs, min_confidence=0.0, seed=seed)
     else:
         router = encoder(train, model, epochs, seed) if kind == "encoder" else probe(train, model, layer)
     figures = assess(router, test)

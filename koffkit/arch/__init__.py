@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .. import plugins
 from ..errors import UsageError
-from .families import GEMMA3, GRANITE, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
-from .spec import Architecture, Cut, Shape, Structure
+from .spec import Architecture, Cut, Shape, Structure, installed_structures, paper_structures
 
-ARCHITECTURES: Mapping[str, Architecture] = {
-    arch.model_type: arch for arch in (LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, SMOLLM3, GEMMA3)
-}
+
+def supported() -> list[str]:
+    """The model types of all installed architectures."""
+    return plugins.names(plugins.ARCHITECTURES)
+
+
+def architecture(model_type: str) -> Architecture:
+    """The declaration of one installed architecture.
+
+    Raises:
+        UsageError: there is none of this name, or its package is broken.
+    """
+    declaration: Architecture = plugins.load(plugins.ARCHITECTURES, model_type, "model_type")
+    return declaration
 
 
 def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -> Architecture:
@@ -21,8 +32,8 @@ def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -
         UsageError: the model type is not supported; names the ones that are.
     """
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
+    if not isinstance(model_type, str) or model_type not in supported():
+        known = ", ".join(supported())
         raise UsageError(
             f"{source}: model_type {model_type!r} is not supported; koffkit knows {known}. Use a model of "
             "one of these families."
@@ -32,7 +43,7 @@ def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -
             f"{source}: quantization_config: quantised weights cannot be sliced; use the unquantised "
             "checkpoint."
         )
-    arch = ARCHITECTURES[model_type]
+    arch = architecture(model_type)
     for key, reason in arch.must_be_unset.items():
         if config.get(key):
             raise UsageError(
@@ -41,4 +52,14 @@ def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -
     return arch
 
 
-__all__ = ["ARCHITECTURES", "Architecture", "Cut", "Shape", "Structure", "architecture_of"]
+__all__ = [
+    "Architecture",
+    "Cut",
+    "Shape",
+    "Structure",
+    "architecture",
+    "architecture_of",
+    "installed_structures",
+    "paper_structures",
+    "supported",
+]

@@ -1,9 +1,9 @@
-"""The declarations themselves. Adding a family that computes like Llama means adding one value here."""
+"""The declarations themselves. Adding a family that computes like Llama means adding one value and one entry
+point (`koffkit.architectures`), here or in another package."""
 
 from __future__ import annotations
 
 from .spec import NO_STOCK, TWO_NORMS, Architecture
-from .structures import ALL
 
 QK_NORM = (
     "its RMS norm over the whole head mixes what is left of a head with what is gone; use kv_group or "
@@ -16,7 +16,6 @@ MLP_BIAS = {f"mlp.{name}_proj": "mlp_bias" for name in ("gate", "up", "down")}
 
 LLAMA = Architecture(
     model_type="llama",
-    structures=ALL,
     head_pruned_container="mistral",
     reads_head_dim=True,
     container_drops={"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
@@ -26,7 +25,6 @@ LLAMA = Architecture(
 
 QWEN2 = Architecture(
     model_type="qwen2",
-    structures=ALL,
     head_pruned_container="seed_oss",
     reads_head_dim=False,
     container_drops={
@@ -48,13 +46,11 @@ QWEN2 = Architecture(
 
 MISTRAL = Architecture(
     model_type="mistral",
-    structures=ALL,
     biases={},
 )
 
 QWEN3 = Architecture(
     model_type="qwen3",
-    structures=ALL,
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS | HEAD_NORMS,
     refuses={"qk_pair": QK_NORM},
@@ -62,21 +58,18 @@ QWEN3 = Architecture(
 
 GRANITE = Architecture(
     model_type="granite",
-    structures=ALL,
     biases=ATTENTION_BIAS | MLP_BIAS,
     logit_divisor="logits_scaling",
 )
 
 SMOLLM3 = Architecture(
     model_type="smollm3",
-    structures=ALL,
     biases=ATTENTION_BIAS | MLP_BIAS,
     ties_by_default=True,
 )
 
 GEMMA3 = Architecture(
     model_type="gemma3_text",
-    structures=ALL,
     head_pruned_container=NO_STOCK,
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS

@@ -11,14 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import plugins
 from ..errors import UsageError
 
 NO_STOCK = "no stock class"
+LINEAR_MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 TWO_NORMS = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
 
 
@@ -63,47 +74,8 @@ class Shape:
 
 Indices = NDArray[np.int64]
 UnitOfChannel = Callable[[Shape], Indices]
-
-
-def _each(size: Callable[[Shape], int], per_unit: Callable[[Shape], int]) -> UnitOfChannel:
-    """Units of `per_unit` consecutive channels."""
-    return lambda shape: np.arange(size(shape)) // per_unit(shape)
-
-
-def _kv_channels(shape: Shape) -> Indices:
-    return np.arange(shape.kv_heads * shape.head_dim)
-
-
-def _query_channels(shape: Shape) -> Indices:
-    """For every channel of the query heads the channel of the KV head that its head reads."""
-    head, inside = np.divmod(np.arange(shape.query_heads * shape.head_dim), shape.head_dim)
-    return head // shape.queries_per_kv * shape.head_dim + inside
-
-
-def _pairs(channels: UnitOfChannel) -> UnitOfChannel:
-    """The RoPE pair of each channel: i and i + H/2 of one KV head (the half-rotation layout of all supported
-    families)."""
-
-    def unit_of(shape: Shape) -> Indices:
-        head, inside = np.divmod(channels(shape), shape.head_dim)
-        found: Indices = head * (shape.head_dim // 2) + inside % (shape.head_dim // 2)
-        return found
-
-    return unit_of
-
-
-PATTERNS: Mapping[str, UnitOfChannel] = {
-    "neuron": _each(lambda s: s.intermediate, lambda s: 1),
-    "residual": _each(lambda s: s.hidden, lambda s: 1),
-    "kv head": _each(lambda s: s.kv_heads * s.head_dim, lambda s: s.head_dim),
-    "query head": _each(lambda s: s.query_heads * s.head_dim, lambda s: s.queries_per_kv * s.head_dim),
-    "kv pair": _pairs(_kv_channels),
-    "query pair": _pairs(_query_channels),
-    "kv channel": _kv_channels,
-    "query channel": _query_channels,
-}
-"""How the channels of a tensor dimension belong to units: a `Cut` names one. Each gives the unit of every
-channel."""
+"""A pattern: the unit of every channel of a tensor dimension, [channels]. The usual ones are in
+`koffkit.arch.patterns`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +86,16 @@ class Cut:
         module: linear module inside a decoder layer, for example `mlp.gate_proj`.
         side: `out` (rows of the weight, entries of the bias, rows of LoRA B) or `in` (columns of the weight,
             columns of LoRA A).
-        pattern: which channels a unit owns, a key of `PATTERNS`.
+        pattern: which channels a unit owns.
     """
 
     module: str
-    side: str
-    pattern: str
+    side: Literal["out", "in"]
+    pattern: UnitOfChannel
 
     def unit_of_channel(self, shape: Shape) -> Indices:
         """The unit of every channel of this dimension, [channels]."""
-        return PATTERNS[self.pattern](shape)
+        return self.pattern(shape)
 
     def channels_per_unit(self, shape: Shape) -> int:
         return int((self.unit_of_channel(shape) == 0).sum())
@@ -139,31 +111,71 @@ class Structure:
         heads: the units are split evenly over this many KV heads, all of which keep the same count; 1: not by
             head.
         cuts: every weight dimension that goes with a unit.
-        zeros: dimensions that are set to zero instead: masked, never counted as removed.
+        masked_cuts: dimensions that are set to zero instead: they stay, and never count as removed.
         gate: where the gate multiplies: the *input* of the unit's consumer (side `in`), or the *output* of a
             module (side `out`).
         paper_gates: where the paper gates the same unit, independently; the unit goes when one of these goes.
         kv_memory: the halves of the KV memory that units index, each as `(half, pattern)` over its [kv_heads
             * head_dim] channels.
+        takes_multiple_of: whether the recipe's `mask.multiple_of` applies to its counts.
+        paper_position: its place in the preset `mask.structures: paper`; None: not part of it.
     """
 
     name: str
     units: Callable[[Shape], int]
     heads: Callable[[Shape], int] = lambda shape: 1
     cuts: tuple[Cut, ...] = ()
-    zeros: tuple[Cut, ...] = ()
+    masked_cuts: tuple[Cut, ...] = ()
     gate: Cut
     paper_gates: tuple[Cut, ...] = ()
-    kv_memory: tuple[tuple[str, str], ...] = ()
+    kv_memory: tuple[tuple[Literal["key", "value"], UnitOfChannel], ...] = ()
+    takes_multiple_of: bool = False
+    paper_position: int | None = None
 
     def num_units(self, shape: Shape) -> int:
         return self.units(shape)
+
+    def step_units(self, shape: Shape, multiple_of: int) -> int:
+        """Units of a layer that go together: one of every KV head, times `multiple_of` where that applies."""
+        return self.heads(shape) * (multiple_of if self.takes_multiple_of else 1)
+
+    def modules(self) -> set[str]:
+        """The modules of a decoder layer that it needs."""
+        return {cut.module for cut in (*self.cuts, *self.masked_cuts, self.gate, *self.paper_gates)}
+
+    def clash(self, other: Structure) -> Cut | None:
+        """A cut of this structure that keeps it from going together with another one, if there is any.
+
+        Two structures must not index the same dimension of a weight, and one must not cut the rows of a
+        weight of which the other cuts the columns: what both remove would count twice.
+        """
+        touched = {(cut.module, cut.side) for cut in (*other.cuts, *other.masked_cuts)}
+        removed = {cut.module for cut in other.cuts}
+        shared = [cut for cut in (*self.cuts, *self.masked_cuts) if (cut.module, cut.side) in touched]
+        return next(iter([*shared, *(cut for cut in self.cuts if cut.module in removed)]), None)
 
     def gate_points(self) -> dict[str, Cut]:
         """Every place where gates of this structure can act, by the name of the gates: its own, then the
         paper's."""
         own = {self.name: self.gate}
         return own | {f"{self.name}@{cut.module.rpartition('.')[2]}": cut for cut in self.paper_gates}
+
+
+def installed_structures() -> dict[str, Structure]:
+    """Every structure that is installed, our own and those of other packages."""
+    group = plugins.STRUCTURES
+    return {name: plugins.load(group, name, "mask.structures") for name in plugins.names(group)}
+
+
+def paper_structures() -> list[str]:
+    """The preset `paper`. The paper gates the outputs of k, v, gate, up and down (section 3): the structures
+    that say so, neurons through their `paper_gates`."""
+    places = {
+        name: structure.paper_position
+        for name, structure in installed_structures().items()
+        if structure.paper_position is not None
+    }
+    return sorted(places, key=lambda name: places[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +185,8 @@ class Architecture:
     Args:
         model_type: `model_type` in `config.json`.
         layers: prefix of decoder layers, with `{i}` for the layer index.
-        structures: what can be removed.
+        modules: the linear modules of a decoder layer. Every installed structure that needs no others can be
+            removed.
         refuses: structures that cannot be removed from this family, with the reason.
         head_pruned_container: stock model type that takes the sliced weights bit for bit when
             `hidden_size` is no longer `heads * head_dim`, because the family's own class refuses or misreads
@@ -198,7 +211,7 @@ class Architecture:
     final_norm: str = "model.norm.weight"
     layer_norms: Mapping[str, str] = field(default_factory=lambda: dict(TWO_NORMS))
     logit_divisor: str | None = None
-    structures: Mapping[str, Structure]
+    modules: tuple[str, ...] = LINEAR_MODULES
     refuses: Mapping[str, str] = field(default_factory=dict)
     head_pruned_container: str | None = None
     reads_head_dim: bool = True
@@ -208,6 +221,12 @@ class Architecture:
     biases: Mapping[str, str | None]
     must_be_unset: Mapping[str, str] = field(default_factory=dict)
     ties_by_default: bool = False
+
+    @cached_property
+    def structures(self) -> Mapping[str, Structure]:
+        """The installed structures whose modules this family has, those that it refuses included."""
+        installed = installed_structures().items()
+        return {name: structure for name, structure in installed if structure.modules() <= {*self.modules}}
 
     def has_bias(self, module: str, config: Mapping[str, Any]) -> bool:
         """Whether a linear module of a decoder layer has a bias in this model."""

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..arch import ARCHITECTURES, Architecture, Shape, architecture_of
+from ..arch import Architecture, Shape, architecture, architecture_of
 from ..arch.weights import weight_shapes
 from ..arch.widths import LayerWidths, layer_widths
 from .files import CONFIG, read_config
@@ -54,7 +54,7 @@ class ModelSpec:
     @cached_property
     def arch(self) -> Architecture:
         if self.family is not None:
-            return ARCHITECTURES[self.family]
+            return architecture(self.family)
         return architecture_of(self.config, source=self._source)
 
     @cached_property

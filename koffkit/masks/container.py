@@ -15,16 +15,6 @@ from ..checkpoint.spec import ModelSpec
 from .masks import Masks
 from .slicing import needs_own_class, rope_pairs, widths_of
 
-CLASSES = {
-    "gemma3_text": "Gemma3ForCausalLM",
-    "granite": "GraniteForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "seed_oss": "SeedOssForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM",
-}
 STALE = (
     "_name_or_path",
     "auto_map",
@@ -83,7 +73,13 @@ def _stock_class(spec: ModelSpec, config: dict[str, Any], widths: LayerWidths) -
             if value is not None and harmless is not ... and value != harmless:
                 return None
         config |= dict(spec.arch.container_sets) | {"model_type": container}
-    return config | {"architectures": [CLASSES[container]]}
+    return config | {"architectures": [_class_name(container)]}
+
+
+def _class_name(model_type: str) -> str:
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]].__name__)
 
 
 def _own_class(spec: ModelSpec, config: dict[str, Any], masks: Masks) -> dict[str, Any]:
@@ -91,7 +87,7 @@ def _own_class(spec: ModelSpec, config: dict[str, Any], masks: Masks) -> dict[st
     them."""
     from ..sliced import CODE, PREFIX, classes
 
-    config_class, model_class = (found.__name__ for found in classes(spec.arch.model_type))
+    config_class, model_class = (made.__name__ for made in classes(spec.arch.model_type))
     layers = []
     for index, widths in enumerate(widths_of(spec, masks)):
         pairs = rope_pairs(spec, masks, index)

@@ -27,6 +27,6 @@ def masked_counts(arch: Architecture, masks: Masks) -> dict[str, int]:
     """Units that are zero and still there, in all layers together, by masked-only structure."""
     counts: dict[str, int] = {}
     for (_, name), keep in masks.items():
-        if arch.structures[name].zeros:
+        if arch.structures[name].masked_cuts:
             counts[name] = counts.get(name, 0) + int((~keep).sum())
     return counts

@@ -15,13 +15,13 @@ class MemoryCuts:
     """What stays of the memories of one backbone, tensor by tensor."""
 
     def __init__(self, spec: ModelSpec, masks: Masks) -> None:
-        self._adapter, self._zeros = adapter_slices(spec, masks), zero_rows(spec, masks)
+        self._adapter, self._zero_rows = adapter_slices(spec, masks), zero_rows(spec, masks)
         self._kv = kv_memory_keeps(spec, masks)
 
     def adapter(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        if name in self._zeros:
+        if name in self._zero_rows:
             value = value.copy()
-            value[self._zeros[name]] = 0
+            value[self._zero_rows[name]] = 0
         return take(value, self._adapter.get(name))
 
     def kv(self, name: str, value: NDArray[Any]) -> NDArray[Any]:

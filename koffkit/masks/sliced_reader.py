@@ -22,25 +22,25 @@ class SlicedReader(CheckpointReader):
     Args:
         folder: the unsliced checkpoint.
         slices: what stays of which tensor.
-        zeros: rows of tensors that stay and become zero.
+        zero_rows: rows of tensors that stay and become zero.
 
     Raises:
         IntegrityError: files and index do not agree, or a file is damaged.
     """
 
-    def __init__(self, folder: Path, slices: Slices, zeros: Mapping[str, Indices]) -> None:
+    def __init__(self, folder: Path, slices: Slices, zero_rows: Mapping[str, Indices]) -> None:
         super().__init__(folder)
-        self._slices, self._zeros, self._whole = slices, zeros, self.tensors
+        self._slices, self._zero_rows, self._whole = slices, zero_rows, self.tensors
         self.tensors = {
             name: replace(info, shape=_shape(info, slices.get(name))) for name, info in self._whole.items()
         }
 
     def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """`(first row, rows)` of what stays; pieces of at most about `at_once` bytes before they are cut."""
-        cuts, zeros, done = self._slices.get(name, {}), self._zeros.get(name), 0
+        cuts, zero_rows, done = self._slices.get(name, {}), self._zero_rows.get(name), 0
         for first, rows in self._rows(self._whole[name], at_once):
-            if zeros is not None:
-                rows[_within(zeros, first, len(rows))] = 0
+            if zero_rows is not None:
+                rows[_within(zero_rows, first, len(rows))] = 0
             if 0 in cuts:
                 rows = rows[_within(cuts[0], first, len(rows))]
             if 1 in cuts:
@@ -50,7 +50,7 @@ class SlicedReader(CheckpointReader):
 
     def read_pieces(self, name: str, at_once: int) -> Iterator[Any]:
         """What stays of a tensor, in order, as buffers of their own."""
-        if name not in self._slices and name not in self._zeros:
+        if name not in self._slices and name not in self._zero_rows:
             yield from self.read_bytes(name, at_once)
             return
         for _, rows in self.read_rows(name, at_once):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arch import Cut, Shape
-from ..arch.spec import PATTERNS, Indices
+from ..arch.spec import Indices
 from ..arch.widths import LayerWidths, full_widths
 from ..checkpoint.spec import ModelSpec
 from .masks import Masks
@@ -72,7 +72,7 @@ def zero_rows(spec: ModelSpec, masks: Masks) -> dict[str, Indices]:
     LoRA B."""
     found: dict[str, Indices] = {}
     for (layer, name), keep in masks.items():
-        for cut in spec.arch.structures[name].zeros:
+        for cut in spec.arch.structures[name].masked_cuts:
             module, gone = spec.arch.layer(layer) + cut.module, channels(cut, spec.shape, ~keep)
             if len(gone):
                 for tensor in (
@@ -91,7 +91,7 @@ def kv_memory_keeps(spec: ModelSpec, masks: Masks) -> dict[str, Keep]:
         for half, pattern in spec.arch.structures[name].kv_memory:
             tensor, kept = (
                 f"layers.{layer}.{half}",
-                keep[PATTERNS[pattern](spec.shape)].reshape(spec.shape.kv_heads, spec.shape.head_dim),
+                keep[pattern(spec.shape)].reshape(spec.shape.kv_heads, spec.shape.head_dim),
             )
             found[tensor] = found[tensor] & kept if tensor in found else kept
     return found
@@ -117,9 +117,19 @@ def widths_of(spec: ModelSpec, masks: Masks) -> list[LayerWidths]:
 
 
 def rope_pairs(spec: ModelSpec, masks: Masks, layer: int) -> list[Keep] | None:
-    """The RoPE pairs that stay, [H / 2] for each KV head that stays; None when `qk_pair` was not cut."""
-    keep = masks.get((layer, "qk_pair"))
-    return None if keep is None else list(keep.reshape(spec.shape.kv_heads, spec.shape.head_dim // 2))
+    """The RoPE pairs that stay, [H / 2] for each KV head that stays; None when no structure divides keys."""
+    shape = spec.shape
+    owners = (
+        pattern(shape).reshape(shape.kv_heads, shape.head_dim)
+        for index, name in masks
+        if index == layer
+        for half, pattern in spec.arch.structures[name].kv_memory
+        if half == "key"
+    )
+    if not any((units != units[:, :1]).any() for units in owners):
+        return None
+    keep = kv_memory_keeps(spec, masks)[f"layers.{layer}.key"]
+    return [pairs for pairs in keep[:, : shape.head_dim // 2] if pairs.any()]
 
 
 def needs_own_class(spec: ModelSpec, masks: Masks) -> bool:

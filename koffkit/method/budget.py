@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from math import ceil
 from typing import Any, Literal
 
@@ -27,8 +28,7 @@ class Budget:
             would be).
         keep: units kept in every layer, by structure; masked-only structures included.
         total_units: units in every layer before.
-        step_units: units of a layer that go together: `multiple_of` neurons, one unit of every KV head, one
-            KV group.
+        step_units: units of a layer that go together, by structure (`Structure.step_units`).
         params_per_unit: base parameters that go with one unit; 0 for a masked-only structure.
         base_params: parameters of the whole base, embeddings included, tied weights counted once.
         target_params: `ceil(global_sparsity * base_params)`.
@@ -86,28 +86,30 @@ def unit_parameters(spec: ModelSpec, structure: Structure) -> int:
     return total
 
 
-def check_structures(spec: ModelSpec, structures: Sequence[str]) -> None:
+def check_structures(spec: ModelSpec, names: Sequence[str]) -> None:
     """Whether these structures can be removed together from this family.
 
     Raises:
-        UsageError: one is refused by the family, two overlap, or none takes parameters with it.
+        UsageError: one is refused by the family or needs modules that it does not have, two cut the same
+            weights, or none takes parameters with it.
     """
-    for name in structures:
-        if name in spec.arch.refuses:
+    arch = spec.arch
+    for name in names:
+        if name in arch.refuses or name not in arch.structures:
+            reason = arch.refuses.get(name, "it needs modules that this family does not have")
+            raise UsageError(f"mask.structures: {name} cannot be removed from {arch.model_type}: {reason}.")
+    for first, second in combinations(names, 2):
+        shared = arch.structures[first].clash(arch.structures[second])
+        if shared is not None:
             raise UsageError(
-                f"mask.structures: {name} cannot be removed from {spec.arch.model_type}: "
-                f"{spec.arch.refuses[name]}."
+                f"mask.structures: {first} and {second} overlap (both cut {shared.module}); choose one of "
+                "the two."
             )
-    parts = [name for name in ("qk_pair", "v_channel") if name in structures]
-    if "kv_group" in structures and parts:
+    if all(not arch.structures[name].cuts for name in names):
+        others = [name for name, structure in arch.structures.items() if structure.cuts]
         raise UsageError(
-            f"mask.structures: kv_group and {parts[0]} overlap (a group is made of its channels); choose one "
-            "of the two."
-        )
-    if all(not spec.arch.structures[name].cuts for name in structures):
-        raise UsageError(
-            f"mask.structures: {', '.join(structures)} is masked only and removes no parameters; add "
-            "mlp_neuron."
+            f"mask.structures: {', '.join(names)} is masked only and removes no parameters; add one of "
+            f"{', '.join(name for name in others if name not in arch.refuses)}."
         )
 
 
@@ -134,16 +136,8 @@ def plan_budget(
     known = {name: spec.arch.structures[name] for name in structures}
     units = {name: structure.num_units(spec.shape) for name, structure in known.items()}
     params = {name: unit_parameters(spec, structure) for name, structure in known.items()}
-    step = {
-        name: multiple_of if name == "mlp_neuron" else structure.heads(spec.shape)
-        for name, structure in known.items()
-    }
-    if multiple_of > units.get("mlp_neuron", multiple_of):
-        raise UsageError(
-            f"mask.multiple_of: {multiple_of} cannot be met: a layer has {units['mlp_neuron']} units of "
-            "mlp_neuron; "
-            f"use a value of at most {units['mlp_neuron']}."
-        )
+    step = {name: structure.step_units(spec.shape, multiple_of) for name, structure in known.items()}
+    _check_steps(multiple_of, step, units)
     removable = [name for name in structures if params[name]]
     reachable = spec.shape.num_layers * sum((units[name] - step[name]) * params[name] for name in removable)
     if target > reachable:
@@ -172,6 +166,16 @@ def plan_budget(
         removed_params=removed if layout == "uniform" else target,
         step_params=one_step * (spec.shape.num_layers if layout == "uniform" else 1),
     )
+
+
+def _check_steps(multiple_of: int, step: Mapping[str, int], units: Mapping[str, int]) -> None:
+    for name, count in units.items():
+        if step[name] > count:
+            largest = count * multiple_of // step[name]
+            raise UsageError(
+                f"mask.multiple_of: {multiple_of} cannot be met: a layer has {count} units of {name}; use a "
+                f"value of at most {largest}."
+            )
 
 
 def _keep_counts(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ..arch.structures import PAPER
+from .. import plugins
+from ..arch import paper_structures
 from ..strict import StrictModel, with_new_name
+from . import plugin_options
 from .sources import Positive
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-StructureName = Literal["mlp_neuron", "kv_group", "qk_pair", "v_channel", "mlp_output"]
+if TYPE_CHECKING:
+    StructureName = str
+    LossName = str
+else:  # whatever is installed
+    StructureName = Literal[tuple(plugins.names(plugins.STRUCTURES))]
+    LossName = Literal[tuple(plugins.names(plugins.LOSSES))]
 
 
 class Anneal(StrictModel):
@@ -88,7 +95,7 @@ class Mask(StrictModel):
 
     @property
     def structure_names(self) -> list[str]:
-        return list(PAPER if self.structures == "paper" else self.structures)
+        return paper_structures() if self.structures == "paper" else list(self.structures)
 
 
 class Upper(StrictModel):
@@ -124,35 +131,22 @@ class Memory(StrictModel):
     kv: KV | None = Field(description="Keys and values that attention always sees; null: none.")
 
 
-class TopP(StrictModel):
-    top_p: float = Field(
-        gt=0,
-        lt=1,
-        description="As few of the teacher's most likely tokens as have this probability together ...",
-    )
-    max: Positive = Field(1024, description="... but never more than this many.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_names(cls, data: Any) -> Any:
-        return with_new_name(data, "coverage", "top_p")
-
-
+@plugin_options.with_options_of(plugins.LOSSES, "distill.loss")
 class Distill(StrictModel):
-    loss: Literal["top_k", "full", "cross_entropy", "blended"] = Field(
+    """What the student is trained on; each loss brings its own options."""
+
+    loss: LossName = Field(
         "top_k",
         description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended.",
     )
-    blend: float = Field(0.5, gt=0, lt=1, description="Share of cross-entropy in the blended loss.")
     domain_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="How often each domain is drawn; a domain that is not named has weight 1."
-    )
-    top_k: Positive | TopP = Field(
-        100,
-        description="The teacher's most likely tokens, by number or by {top_p: P}; "
-        "the others are one more outcome.",
     )
     chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
     retention_every: Positive = Field(
         20, description="Every so many steps one batch of retention text updates the mask only."
     )
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...

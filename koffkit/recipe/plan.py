@@ -15,7 +15,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
-from .learning import Learned, TopP
+from .learning import Learned
 from .schema import Recipe
 from .training import Training
 
@@ -226,7 +226,7 @@ def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
             "memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for "
             "those that go."
         )
-    if not isinstance(top, TopP) and top < 10:
+    if isinstance(top, int) and top < 10:
         warnings.append(
             f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses "
             "100."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from ..strict import StrictModel
-from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, TopP, Upper
+from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, Upper
 from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Source
 from .stages import KINDS, STAGES, order_error
 from .training import LearningRates, Train, Training
@@ -170,7 +170,6 @@ __all__ = [
     "Source",
     "Stage",
     "StructureName",
-    "TopP",
     "Train",
     "Training",
     "Upper",

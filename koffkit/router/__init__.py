@@ -1,32 +1,30 @@
-"""Which memory fits a text."""
+"""Which memory fits a text. A kind of router is one file, found by entry point (`koffkit.routers`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from .. import plugins
 from ..errors import IntegrityError
-from .base import CONFIG, Features, Router, read_config
-from .encoder import EncoderRouter
-from .ngrams import TextRouter
-from .probe import ProbeRouter
-
-KINDS = {"ngrams": TextRouter.load, "encoder": EncoderRouter.load, "probe": ProbeRouter.load}
+from .base import CONFIG, Features, Router, Setting, read_config
 
 
 def load_router(folder: Path) -> Router:
-    """Read a router of any kind.
+    """Read a router of any installed kind.
 
     Raises:
         IntegrityError: a file is missing, damaged, or of a kind that is not known.
+        UsageError: the package of this kind cannot be imported.
     """
     kind = read_config(folder).get("kind")
-    if kind not in KINDS:
+    known = plugins.names(plugins.ROUTERS)
+    if kind not in known:
         raise IntegrityError(
             f"{folder / CONFIG}: router kind {kind!r} is not known here; this koffkit knows "
-            f"{', '.join(KINDS)}."
+            f"{', '.join(known)}."
         )
-    router: Router = KINDS[kind](folder)
+    router: Router = plugins.load(plugins.ROUTERS, kind, f"{folder / CONFIG}: kind").load(folder)
     return router
 
 
-__all__ = ["Features", "Router", "load_router"]
+__all__ = ["Features", "Router", "Setting", "load_router"]

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from typing_extensions import Self
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -24,8 +29,34 @@ Features = Callable[[Sequence[str]], Array]
 """Texts to [N, D]: for routers that look at the backbone's hidden states."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a router is fitted with, beside its options.
+
+    Args:
+        root: the folder that relative paths of the recipe start from.
+        seed: of the recipe.
+        device: of torch.
+        num_layers: of the backbone.
+        features: from a layer (0: the embeddings), the tokens of a text that count and the texts at a time to
+            the backbone's mean hidden states.
+        check_interrupt: to be called often; it raises when the user wants to stop.
+    """
+
+    root: Path
+    seed: int
+    device: Any
+    num_layers: int
+    features: Callable[[int, int, int], Features]
+    check_interrupt: Callable[[], None] = lambda: None
+
+
 class Router(ABC):
-    """Which memory fits a text.
+    """Which memory fits a text. An entry point of `koffkit.routers` names a class like this one.
+
+    Attributes:
+        kind: its name in recipes and in its `config.json`.
+        options: the fields of stage `route` that belong to this kind.
 
     Args:
         labels: the domains, and `none` if general text was seen in training.
@@ -33,6 +64,7 @@ class Router(ABC):
     """
 
     kind: ClassVar[str]
+    options: ClassVar[type[BaseModel] | None] = None
 
     def __init__(self, labels: Sequence[str], min_confidence: float = 0.0) -> None:
         self.labels = tuple(labels)
@@ -45,6 +77,43 @@ class Router(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the router into a folder; `load_router` reads it."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            IntegrityError: a file is missing or damaged.
+        """
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, texts: Mapping[str, Sequence[str]], options: Any, setting: Setting) -> Self:
+        """Learn from documents by label.
+
+        Args:
+            options: of stage `route`: `min_confidence`, and what this kind's `options` declare.
+        """
+
+    @classmethod  # noqa: B027  # most kinds always work
+    def check(cls, options: Any, setting: Setting) -> None:
+        """Refuse what would fail only after everything else is learned.
+
+        Args:
+            options: as in `fit`. setting: as in `fit`; without features.
+
+        Raises:
+            DataError: a file that the kind needs is missing or unfit.
+            UsageError: an option does not fit the model.
+        """
+
+    def read_backbone(self, features: Callable[[int, int], Features]) -> None:  # noqa: B027  # most kinds do not
+        """Told to a router that is loaded beside its backbone.
+
+        Args:
+            features: from a layer and the tokens of a text that count to the backbone's mean hidden states.
+        """
 
     def require_backbone(self, num_layers: int, hidden: int) -> None:  # noqa: B027  # most kinds fit any backbone
         """Refuse a backbone that this router cannot read; only routers that look at hidden states care.
@@ -67,15 +136,15 @@ class Router(ABC):
         """
         if not texts:
             return []
-        found = self.probabilities(texts)
+        probabilities = self.probabilities(texts)
         if allowed is not None:
-            found = found * np.array(
+            probabilities = probabilities * np.array(
                 [label in allowed or label == NONE for label in self.labels], dtype=np.float32
             )
-        best = found.argmax(-1)
+        best = probabilities.argmax(-1)
         return [
             self._decide(self.labels[label], float(row[label]))
-            for label, row in zip(best, found, strict=True)
+            for label, row in zip(best, probabilities, strict=True)
         ]
 
     def _decide(self, label: str, probability: float) -> tuple[str | None, float]:
@@ -83,9 +152,10 @@ class Router(ABC):
 
 
 def softmax(logits: Array) -> Array:
-    odds = np.exp(logits - logits.max(-1, keepdims=True))
-    found: Array = odds / odds.sum(-1, keepdims=True)
-    return found
+    """Probabilities [N, C] from logits [N, C]."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities: Array = exponentials / exponentials.sum(-1, keepdims=True)
+    return probabilities
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -99,9 +169,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise unreadable(folder, error) from None
     if not isinstance(config, dict) or config.get("koffkit") != FORMAT:
-        found = config.get("koffkit") if isinstance(config, dict) else None
+        version = config.get("koffkit") if isinstance(config, dict) else None
         raise IntegrityError(
-            f"{folder / CONFIG}: router format {found!r} is not known here; this koffkit reads {FORMAT}."
+            f"{folder / CONFIG}: router format {version!r} is not known here; this koffkit reads {FORMAT}."
         )
     return config
 

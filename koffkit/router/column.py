@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from ..storage.files import write_atomically
 from .base import Array, Router
 from .linear import WEIGHTS
 from .ngrams import TextRouter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "koffkit-router-column-1"
 
@@ -50,13 +53,13 @@ class Column:
 
         try:
             with safe_open(str(path), framework="numpy") as file:
-                found: dict[str, Any] = file.metadata() or {}
+                metadata: dict[str, Any] = file.metadata() or {}
                 weight, bias = file.get_tensor("weight").astype(np.float32), file.get_tensor("bias")
         except (OSError, SafetensorError) as error:
             raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
-        if found.get("format") != FORMAT or weight.ndim != 1 or bias.shape != (1,):
-            raise IntegrityError(f"{path}: format {found.get('format')!r}; this koffkit reads {FORMAT!r}.")
-        return cls(weight, bias, str(found.get("router")))
+        if metadata.get("format") != FORMAT or weight.ndim != 1 or bias.shape != (1,):
+            raise IntegrityError(f"{path}: format {metadata.get('format')!r}; this koffkit reads {FORMAT!r}.")
+        return cls(weight, bias, str(metadata.get("router")))
 
 
 def weights_digest(folder: Path) -> str:
@@ -111,29 +114,21 @@ def fit_column(
     from torch.nn import functional as F
 
     from .ngrams import DECAY, RATE, bucket_logits
-    from .training import BATCH, beginning
+    from .training import BATCH, minimise, random_prefix
 
-    sources = {True: [own], False: list(others.values())}
-    documents = [
-        (text, float(new), 1 / len(texts))
-        for new, found in sources.items()
-        for texts in found
-        for text in texts
-    ]
-    scale = len(documents) / (1 + len(others))
-    draw = random.Random(seed)
+    sources = [(1.0, own), *((0.0, documents) for documents in others.values())]
+    examples = [(text, target, 1 / len(texts)) for target, texts in sources for text in texts]
+    scale = len(examples) / len(sources)
+    rng = random.Random(seed)
     weight, bias = torch.zeros(len(router.weight), 1, requires_grad=True), torch.zeros(1, requires_grad=True)
+
+    def loss_of(batch: list[tuple[str, float, float]]) -> Tensor:
+        texts = [random_prefix(text, rng) for text, _, _ in batch]
+        rest = torch.from_numpy(router.logits(texts)).logsumexp(-1)
+        logits = bucket_logits(weight, bias, texts)[:, 0] - rest
+        target, weights = (torch.tensor([example[place] for example in batch]) for place in (1, 2))
+        return F.binary_cross_entropy_with_logits(logits, target, weight=weights * scale)
+
     optimizer = torch.optim.AdamW([weight, bias], lr=RATE, weight_decay=DECAY)
-    for _ in range(epochs):
-        draw.shuffle(documents)
-        for start in range(0, len(documents), BATCH):
-            part = documents[start : start + BATCH]
-            texts = [beginning(text, draw) for text, _, _ in part]
-            rest = torch.from_numpy(router.logits(texts)).logsumexp(-1)
-            odds = bucket_logits(weight, bias, texts)[:, 0] - rest
-            target, share = (torch.tensor([row[place] for row in part]) for place in (1, 2))
-            loss = F.binary_cross_entropy_with_logits(odds, target, weight=share * scale)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    minimise(optimizer, examples, loss_of, epochs=epochs, batch_size=BATCH, rng=rng)
     return Column(weight.detach().numpy()[:, 0], bias.detach().numpy(), digest)

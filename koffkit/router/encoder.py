@@ -6,22 +6,41 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
 from ..errors import DataError, KoffkitError
+from ..recipe.sources import Positive, Rate
 from ..storage.files import write_json
-from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
+from ..strict import StrictModel
+from .base import CONFIG, FORMAT, Array, Router, Setting, read_config, unreadable
+from .training import class_weights, labelled, minimise, random_prefix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHERE = "stages.route.encoder"
 FOLDER = "encoder"
 """Beside our own `config.json`: a stock checkpoint with its tokenizer."""
 
 
+class Options(StrictModel):
+    encoder: str = Field(
+        "FacebookAI/roberta-base", description="Of kind encoder: a local folder or a hub id."
+    )
+    lr: Rate = Field(2e-5, description="Of kind encoder: its learning rate.")
+    epochs: Positive = Field(4, description="Passes over the documents.")
+    batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
+    max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
+
+
 class EncoderRouter(Router):
     """Args: model: a sequence classifier with a class for each label. max_tokens: of a text that count."""
 
     kind = "encoder"
+    options = Options
 
     def __init__(
         self, labels: Sequence[str], model: Any, tokenizer: Any, max_tokens: int, min_confidence: float = 0.0
@@ -34,8 +53,8 @@ class EncoderRouter(Router):
 
         self.model.eval()
         with torch.no_grad():
-            found: Array = self.logits(texts).float().softmax(-1).cpu().numpy()
-        return found
+            probabilities: Array = self.logits(texts).float().softmax(-1).cpu().numpy()
+        return probabilities
 
     def logits(self, texts: Sequence[str]) -> Any:
         """[N, C], differentiable."""
@@ -74,6 +93,25 @@ class EncoderRouter(Router):
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise unreadable(folder, error) from None
+
+    @classmethod
+    def check(cls, options: Any, setting: Setting) -> None:
+        open_encoder(find_encoder(options.encoder, setting.root), 2, options.max_tokens)
+
+    @classmethod
+    def fit(cls, texts: Mapping[str, Sequence[str]], options: Any, setting: Setting) -> EncoderRouter:
+        return fit_encoder(
+            texts,
+            find_encoder(options.encoder, setting.root),
+            epochs=options.epochs,
+            rate=options.lr,
+            batch_size=options.batch_size,
+            max_tokens=options.max_tokens,
+            min_confidence=options.min_confidence,
+            seed=setting.seed,
+            device=setting.device,
+            check_interrupt=setting.check_interrupt,
+        )
 
 
 def find_encoder(name: str, root: Path) -> Path:
@@ -123,22 +161,22 @@ def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, A
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    options = {
+    arguments = {
         "use_safetensors": True,
         "ignore_mismatched_sizes": True,
         "dtype": torch.float32,
         "output_loading_info": True,
     }
     try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=num_labels, **options
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=num_labels, **arguments
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{WHERE}: {folder} does not load as a text classifier: {reason}") from None
     body = f"{model.base_model_prefix}."
-    lost = sorted(name for name in found["missing_keys"] if name.startswith(body) and "pooler" not in name)
+    lost = sorted(name for name in loading["missing_keys"] if name.startswith(body) and "pooler" not in name)
     if lost:
         raise DataError(
             f"{WHERE}: {folder} lacks {len(lost)} tensors of the encoder ({lost[0]}, ...); download it again."
@@ -162,15 +200,13 @@ def fit_encoder(
     min_confidence: float,
     seed: int,
     device: Any,
-    beginning: Callable[[str, random.Random], str],
-    pulse: Callable[[], None],
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> EncoderRouter:
     """Fine-tune all of an encoder's weights.
 
     Args:
-        folder: a checkpoint; its classifier is made anew. beginning: cuts a training text short, since
-            prompts are beginnings.
-        pulse: called before every batch; it may raise.
+        folder: a checkpoint; its classifier is made anew.
+        rate: learning rate. batch_size: documents at a time. max_tokens: of a document that count.
 
     Raises:
         DataError: the checkpoint does not load as a whole.
@@ -183,24 +219,22 @@ def fit_encoder(
         torch.manual_seed(seed)
         model, tokenizer = open_encoder(folder, len(labels), max_tokens)
     router = EncoderRouter(labels, model.to(device), tokenizer, max_tokens, min_confidence)
-    documents = [(text, index) for index, label in enumerate(labels) for text in texts[label]]
-    share = torch.tensor(
-        [len(documents) / (len(labels) * max(1, len(texts[label]))) for label in labels], device=device
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-    draw = random.Random(seed)
+    weights, rng = class_weights(texts).to(device), random.Random(seed)
+
+    def loss_of(batch: list[tuple[str, int]]) -> Tensor:
+        logits = router.logits([random_prefix(text, rng) for text, _ in batch]).float()
+        indices = torch.tensor([index for _, index in batch], device=device)
+        return F.cross_entropy(logits, indices, weight=weights)
+
     model.eval()  # no dropout: short runs, and the result depends on the seed alone
-    for _ in range(epochs):
-        draw.shuffle(documents)
-        for start in range(0, len(documents), batch_size):
-            pulse()
-            part = documents[start : start + batch_size]
-            logits = router.logits([beginning(text, draw) for text, _ in part])
-            loss = F.cross_entropy(
-                logits.float(), torch.tensor([index for _, index in part], device=device), weight=share
-            )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+    minimise(
+        torch.optim.AdamW(model.parameters(), lr=rate),
+        labelled(texts),
+        loss_of,
+        epochs=epochs,
+        batch_size=batch_size,
+        rng=rng,
+        check_interrupt=check_interrupt,
+        max_norm=1.0,
+    )
     return router

@@ -10,24 +10,35 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
+from pydantic import Field
 
-from .base import Array, softmax
+from ..recipe.sources import Positive
+from ..strict import StrictModel
+from .base import Array, Setting, softmax
 from .linear import LinearRouter
-from .training import BATCH, beginning
+from .training import BATCH, class_weights, labelled, minimise, random_prefix
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Options(StrictModel):
+    num_buckets: Positive = Field(
+        65536, description="Hash buckets; the router's size is this times the number of domains."
+    )
+    epochs: Positive = Field(4, description="Passes over the documents.")
 
 
 class TextRouter(LinearRouter):
     """Args: weight: [F, C]. bias: [C]."""
 
     kind = "ngrams"
+    options = Options
     stored = np.float16
 
     def probabilities(self, texts: Sequence[str]) -> Array:
@@ -36,8 +47,8 @@ class TextRouter(LinearRouter):
     def logits(self, texts: Sequence[str]) -> Array:
         """[N, C]."""
         rows = [features(text, len(self.weight)) for text in texts]
-        found: Array = np.stack([self.weight[row].sum(0) / np.sqrt(len(row)) for row in rows]) + self.bias
-        return found
+        logits: Array = np.stack([self.weight[row].sum(0) / np.sqrt(len(row)) for row in rows]) + self.bias
+        return logits
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"num_buckets": len(self.weight)}
@@ -45,6 +56,17 @@ class TextRouter(LinearRouter):
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], weight: Array, bias: Array) -> TextRouter:
         return cls(config["labels"], weight, bias, float(config["min_confidence"]))
+
+    @classmethod
+    def fit(cls, texts: Mapping[str, Sequence[str]], options: Any, setting: Setting) -> TextRouter:
+        return fit_ngrams(
+            texts,
+            num_buckets=options.num_buckets,
+            epochs=options.epochs,
+            min_confidence=options.min_confidence,
+            seed=setting.seed,
+            check_interrupt=setting.check_interrupt,
+        )
 
 
 CHARACTER_SIZES = (2, 3, 4)
@@ -61,20 +83,20 @@ def features(text: str, num_buckets: int) -> NDArray[np.int64]:
     """
     text = text[:MAX_CHARACTERS]
     codes = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-    found = []
+    buckets = []
     for size in CHARACTER_SIZES:
         if len(codes) >= size:
             count = len(codes) - size + 1
             hashed = np.full(count, size, dtype=np.uint64)
             for offset in range(size):
                 hashed = (hashed ^ codes[offset : offset + count]) * _PRIME
-            found.append(_bucket(hashed, num_buckets))
+            buckets.append(_bucket(hashed, num_buckets))
     words = _WORD.findall(text.lower())
     grams = words + [f"{first} {second}" for first, second in pairwise(words)]
     if grams:
         hashed = np.array([crc32(gram.encode()) for gram in grams], dtype=np.uint64) * _PRIME
-        found.append(_bucket(hashed, num_buckets))
-    return np.concatenate(found) if found else np.zeros(1, dtype=np.int64)
+        buckets.append(_bucket(hashed, num_buckets))
+    return np.concatenate(buckets) if buckets else np.zeros(1, dtype=np.int64)
 
 
 def _bucket(hashed: NDArray[np.uint64], num_buckets: int) -> NDArray[np.int64]:
@@ -88,44 +110,45 @@ RATE = 0.05
 DECAY = 1e-4
 
 
-def fit(
+def fit_ngrams(
     texts: Mapping[str, Sequence[str]],
     *,
     num_buckets: int,
     epochs: int,
     min_confidence: float,
     seed: int,
-    pulse: Callable[[], None] = lambda: None,
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> TextRouter:
     """Train on documents by label. Every epoch sees each document once, whole or (every second time) cut
-    short.
+    short."""
+    import torch
+    from torch.nn import functional as F
 
-    Args:
-        pulse: called before every batch; it may raise.
-    """
-    labels = tuple(texts)
-    documents = [(text, index) for index, label in enumerate(labels) for text in texts[label]]
-    # A label with few documents counts as much as one with many.
-    share = torch.tensor([len(documents) / (len(labels) * max(1, len(texts[label]))) for label in labels])
-    draw = random.Random(seed)
+    labels, weights, rng = tuple(texts), class_weights(texts), random.Random(seed)
     weight = torch.zeros(num_buckets, len(labels), requires_grad=True)
     bias = torch.zeros(len(labels), requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=RATE, weight_decay=DECAY)
-    for _ in range(epochs):
-        draw.shuffle(documents)
-        for start in range(0, len(documents), BATCH):
-            pulse()
-            part = documents[start : start + BATCH]
-            logits = bucket_logits(weight, bias, [beginning(text, draw) for text, _ in part])
-            loss = F.cross_entropy(logits, torch.tensor([index for _, index in part]), weight=share)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+
+    def loss_of(batch: list[tuple[str, int]]) -> Tensor:
+        logits = bucket_logits(weight, bias, [random_prefix(text, rng) for text, _ in batch])
+        return F.cross_entropy(logits, torch.tensor([index for _, index in batch]), weight=weights)
+
+    minimise(
+        torch.optim.AdamW([weight, bias], lr=RATE, weight_decay=DECAY),
+        labelled(texts),
+        loss_of,
+        epochs=epochs,
+        batch_size=BATCH,
+        rng=rng,
+        check_interrupt=check_interrupt,
+    )
     return TextRouter(labels, weight.detach().numpy(), bias.detach().numpy(), min_confidence)
 
 
 def bucket_logits(weight: Tensor, bias: Tensor, texts: Sequence[str]) -> Tensor:
     """[N, C] from [F, C] and [C], differentiable."""
+    import torch
+    from torch.nn import functional as F
+
     rows = [features(text, len(weight)) for text in texts]
     flat = torch.from_numpy(np.concatenate(rows))
     offsets = torch.tensor([0, *np.cumsum([len(row) for row in rows])[:-1]])

@@ -6,17 +6,32 @@ Legend: C labels, D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from ..errors import IntegrityError, UsageError
-from .base import Array, Features, softmax
+from ..recipe.sources import Positive
+from ..strict import StrictModel
+from .base import Array, Features, Setting, softmax
 from .linear import LinearRouter
+from .training import class_weights, labelled, minimise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DECAY = 1e-3
 ROUNDS = 100
 AT_ONCE = 256  # documents between two looks at whether to stop
+
+
+class Options(StrictModel):
+    batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
+    max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
+    layer: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Of kind probe: whose hidden states; by default the middle one."
+    )
 
 
 class ProbeRouter(LinearRouter):
@@ -28,10 +43,11 @@ class ProbeRouter(LinearRouter):
         weight: [D, C]. bias: [C].
 
     Attributes:
-        features: the backbone, without memory; who loads the router sets it.
+        features: of the backbone, without memory; None until `read_backbone` was called.
     """
 
     kind = "probe"
+    options = Options
 
     def __init__(
         self,
@@ -53,6 +69,9 @@ class ProbeRouter(LinearRouter):
                 "(KoffModel.from_pretrained)."
             )
         return softmax(self.features(texts) @ self.weight + self.bias)
+
+    def read_backbone(self, features: Callable[[int, int], Features]) -> None:
+        self.features = features(self.layer, self.max_tokens)
 
     def require_backbone(self, num_layers: int, hidden: int) -> None:
         if self.layer > num_layers or len(self.weight) != hidden:
@@ -76,6 +95,26 @@ class ProbeRouter(LinearRouter):
             float(config["min_confidence"]),
         )
 
+    @classmethod
+    def check(cls, options: Any, setting: Setting) -> None:
+        if options.layer is not None and options.layer > setting.num_layers:
+            raise UsageError(
+                f"stages.route.layer: {options.layer} is not a layer of this model; use 0 (embeddings) to "
+                f"{setting.num_layers}."
+            )
+
+    @classmethod
+    def fit(cls, texts: Mapping[str, Sequence[str]], options: Any, setting: Setting) -> ProbeRouter:
+        layer = setting.num_layers // 2 if options.layer is None else options.layer
+        return fit_probe(
+            texts,
+            setting.features(layer, options.max_tokens, options.batch_size),
+            layer=layer,
+            max_tokens=options.max_tokens,
+            min_confidence=options.min_confidence,
+            check_interrupt=setting.check_interrupt,
+        )
+
 
 def fit_probe(
     texts: Mapping[str, Sequence[str]],
@@ -84,43 +123,48 @@ def fit_probe(
     layer: int,
     max_tokens: int,
     min_confidence: float,
-    pulse: Callable[[], None],
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> ProbeRouter:
-    """Fit on whole documents; labels count alike however many documents they have. `pulse` is called often
-    and may raise."""
+    """Fit on whole documents; labels count alike however many documents they have."""
     import torch
     from torch.nn import functional as F
 
-    labels = tuple(texts)
-    parts = []
-    for label in labels:
-        for start in range(0, len(texts[label]), AT_ONCE):
-            pulse()
-            parts.append(features(texts[label][start : start + AT_ONCE]))
-    inputs = torch.from_numpy(np.concatenate(parts))
-    targets = torch.repeat_interleave(
-        torch.arange(len(labels)), torch.tensor([len(texts[label]) for label in labels])
-    )
-    share = torch.tensor([len(targets) / (len(labels) * max(1, len(texts[label]))) for label in labels])
-    mean, spread = inputs.mean(0), inputs.std(0) + 1e-6
-    points = (inputs - mean) / spread
-    weight, bias = (
-        torch.zeros(points.shape[1], len(labels), requires_grad=True),
-        torch.zeros(len(labels), requires_grad=True),
-    )
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ROUNDS, line_search_fn="strong_wolfe")
+    labels, weights = tuple(texts), class_weights(texts)
+    inputs = torch.from_numpy(_features_of_all(texts, features, check_interrupt))
+    targets = torch.tensor([index for _, index in labelled(texts)])
+    mean, std = inputs.mean(0), inputs.std(0) + 1e-6
+    weight = torch.zeros(inputs.shape[1], len(labels), requires_grad=True)
+    bias = torch.zeros(len(labels), requires_grad=True)
 
-    def closure() -> torch.Tensor:
-        pulse()
-        optimizer.zero_grad()
-        loss = F.cross_entropy(points @ weight + bias, targets, weight=share) + DECAY * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+    def loss_of(batch: list[tuple[Tensor, Tensor]]) -> Tensor:
+        ((points, targets),) = batch
+        loss = F.cross_entropy(points @ weight + bias, targets, weight=weights)
+        return loss + DECAY * weight.square().sum()
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    minimise(
+        torch.optim.LBFGS([weight, bias], max_iter=ROUNDS, line_search_fn="strong_wolfe"),
+        [((inputs - mean) / std, targets)],  # all documents at once
+        loss_of,
+        epochs=1,
+        batch_size=1,
+        rng=None,
+        check_interrupt=check_interrupt,
+    )
     with torch.no_grad():  # the standardisation goes into the weights
-        scaled = weight / spread[:, None]
+        scaled = weight / std[:, None]
         shifted = bias - mean @ scaled
     router = ProbeRouter(labels, layer, max_tokens, scaled.numpy(), shifted.numpy(), min_confidence)
     router.features = features
     return router
+
+
+def _features_of_all(
+    texts: Mapping[str, Sequence[str]], features: Features, check_interrupt: Callable[[], None]
+) -> Array:
+    """[N, D] of all documents, label by label."""
+    rows = []
+    for documents in texts.values():
+        for start in range(0, len(documents), AT_ONCE):
+            check_interrupt()
+            rows.append(features(documents[start : start + AT_ONCE]))
+    return np.concatenate(rows)

@@ -1,17 +1,78 @@
-"""Fitting the router: multinomial logistic regression on whole documents and on their beginnings, because
-prompts are beginnings."""
+"""What fitting a router shares, whatever its kind: one loop, and training on whole documents and on random
+prefixes of them, because prompts are beginnings."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH = 64
 LEAST_WORDS = 3
+Example = TypeVar("Example")
 
 
-def beginning(text: str, draw: random.Random) -> str:
-    """A text, every second time cut short."""
+def minimise(
+    optimizer: Any,
+    examples: list[Example],
+    loss_of: Callable[[list[Example]], Tensor],
+    *,
+    epochs: int,
+    batch_size: int,
+    rng: random.Random | None,
+    check_interrupt: Callable[[], None] = lambda: None,
+    max_norm: float | None = None,
+) -> None:
+    """Take one optimizer step a batch.
+
+    Args:
+        optimizer: of torch; LBFGS may ask for the loss of a batch several times.
+        examples: shuffled in place in every epoch.
+        loss_of: the loss of a batch, a differentiable number.
+        rng: shuffles; None keeps the order.
+        check_interrupt: called before every loss; it may raise.
+        max_norm: the gradient is clipped to this norm.
+    """
+    import torch
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def evaluate(batch: list[Example]) -> Tensor:
+        check_interrupt()
+        loss = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        return loss
+
+    for _ in range(epochs):
+        if rng is not None:
+            rng.shuffle(examples)
+        for start in range(0, len(examples), batch_size):
+            batch = examples[start : start + batch_size]
+            optimizer.step(lambda batch=batch: evaluate(batch))
+
+
+def labelled(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, int]]:
+    """Every document with the index of its label."""
+    return [(text, index) for index, label in enumerate(texts) for text in texts[label]]
+
+
+def class_weights(texts: Mapping[str, Sequence[str]]) -> Tensor:
+    """Weights [labels] with which a label of few documents counts as much as one of many."""
+    import torch
+
+    total = sum(len(documents) for documents in texts.values())
+    return torch.tensor([total / (len(texts) * max(1, len(documents))) for documents in texts.values()])
+
+
+def random_prefix(text: str, rng: random.Random) -> str:
+    """A text, every second time cut short after a random number of words."""
     words = text.split(" ")
-    if len(words) <= LEAST_WORDS or draw.random() < 0.5:
+    if len(words) <= LEAST_WORDS or rng.random() < 0.5:
         return text
-    return " ".join(words[: draw.randint(LEAST_WORDS, len(words))])
+    return " ".join(words[: rng.randint(LEAST_WORDS, len(words))])

@@ -26,9 +26,8 @@ from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attenti
 from ..model.lora_rows import RowAdapters
 from ..model.per_call import for_this_call
 from ..model.pooling import pooled_features
-from ..router import Router, load_router
+from ..router import Features, Router, load_router
 from ..router.column import with_column
-from ..router.probe import ProbeRouter
 
 AT_ONCE = 16  # prompts that a probe reads together
 Memory = str | Sequence[str | None] | None
@@ -98,15 +97,12 @@ class KoffModel:
 
     def _take_router(self, router: Router, folder: Path) -> None:
         router.require_backbone(len(self._widths), self._plain.config.hidden_size)
-        if isinstance(router, ProbeRouter):
-            router.features = pooled_features(
-                partial(self._hidden, layer=router.layer),
-                self.tokenizer,
-                router.max_tokens,
-                AT_ONCE,
-                self._plain.device,
-            )
+        router.read_backbone(self._features)
         self._router, self._router_folder = router, folder
+
+    def _features(self, layer: int, max_tokens: int) -> Features:
+        hidden = partial(self._hidden, layer=layer)
+        return pooled_features(hidden, self.tokenizer, max_tokens, AT_ONCE, self._plain.device)
 
     def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
         """Hidden states of the bare backbone."""

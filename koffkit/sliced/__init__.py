@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from .. import plugins
 from . import modeling_koffkit
-from .modeling_koffkit import FAMILIES, PREFIX, classes
+from .modeling_koffkit import PREFIX, classes
 
 CODE = Path(modeling_koffkit.__file__)
 """The file that ships in checkpoints, so that software without koffkit can load them
@@ -24,7 +25,8 @@ def register(family: str) -> None:
     AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
 
 
-__all__ = ["CODE", "FAMILIES", "PREFIX", "classes", "register"]
+__all__ = ["CODE", "PREFIX", "classes", "register"]
 
-for _family in FAMILIES:
-    register(_family)
+for _family in plugins.names(plugins.ARCHITECTURES):
+    if _family in CONFIG_MAPPING:  # an architecture may be newer than the transformers that is installed
+        register(_family)

@@ -17,22 +17,14 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-FAMILIES = {
-    "gemma3_text": ("gemma3", "Gemma3TextConfig", "Gemma3ForCausalLM"),
-    "granite": ("granite", "GraniteConfig", "GraniteForCausalLM"),
-    "llama": ("llama", "LlamaConfig", "LlamaForCausalLM"),
-    "mistral": ("mistral", "MistralConfig", "MistralForCausalLM"),
-    "qwen2": ("qwen2", "Qwen2Config", "Qwen2ForCausalLM"),
-    "qwen3": ("qwen3", "Qwen3Config", "Qwen3ForCausalLM"),
-    "smollm3": ("smollm3", "SmolLM3Config", "SmolLM3ForCausalLM"),
-}
 PREFIX = "koffkit_"
 
 
@@ -166,10 +158,9 @@ def _sliced(attention: Any) -> type:
 
 @cache
 def classes(family: str) -> tuple[type, type]:
-    """The config class and the model class for a stock model type."""
-    module, config_name, model_name = FAMILIES[family]
-    stock_config = getattr(import_module(f"transformers.models.{module}.configuration_{module}"), config_name)
-    stock_model = getattr(import_module(f"transformers.models.{module}.modeling_{module}"), model_name)
+    """The config class and the model class that narrow the stock ones of a model type."""
+    stock_config: Any = CONFIG_MAPPING[family]
+    stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
 
     def init(self: Any, config: Any) -> None:
         stock_model.__init__(self, config)
@@ -177,15 +168,18 @@ def classes(family: str) -> tuple[type, type]:
             narrow_layer(layer, spec)
 
     here = {"__module__": __name__}
-    config_class = type(f"Koff{config_name}", (stock_config,), here | {"model_type": PREFIX + family})
+    config_class = type(
+        f"Koff{stock_config.__name__}", (stock_config,), here | {"model_type": PREFIX + family}
+    )
     fields = here | {"__init__": init, "config_class": config_class, "config": config_class}
-    return config_class, type(f"Koff{model_name}", (stock_model,), fields)
+    return config_class, type(f"Koff{stock_model.__name__}", (stock_model,), fields)
 
 
 def __getattr__(name: str) -> Any:
     """`Koff...Config` and `Koff...ForCausalLM`, made when they are asked for: only one family's code is
     imported."""
-    for family, (_, config_name, model_name) in FAMILIES.items():
-        if name in (f"Koff{config_name}", f"Koff{model_name}"):
-            return next(found for found in classes(family) if found.__name__ == name)
-    raise AttributeError(f"module {sys.modules[__name__].__name__!r} has no attribute {name!r}")
+    stock = getattr(transformers, name.removeprefix("Koff"), None) if name.startswith("Koff") else None
+    if stock is None:
+        raise AttributeError(f"module {sys.modules[__name__].__name__!r} has no attribute {name!r}")
+    config = getattr(stock, "config_class", None) or stock
+    return next(made for made in classes(config.model_type) if made.__name__ == name)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..errors import IntegrityError, Interrupted
 from ..method.controller import make_controller
-from ..method.losses import Objective, TopK, training_loss
-from ..recipe.learning import TopP
+from ..method.losses.base import Objective
+from ..method.losses.chunked import training_loss
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
@@ -69,13 +69,7 @@ class DistillationLoop:
             lambda_rate=mask.lambda_rate,
             rise_steps=int(mask.reach_by * options.max_steps),
         )
-        distill = self.recipe.distill
-        top = (
-            TopK(distill.top_k.max, distill.top_k.top_p)
-            if isinstance(distill.top_k, TopP)
-            else TopK(distill.top_k)
-        )
-        self.objective = Objective(distill.loss, top, distill.blend)
+        self.objective = Objective.named(self.recipe.distill.loss, self.recipe.distill)
         retention = train_gates and context.corpus.retention is not None
         self.schedule = Schedule(self.recipe, context.corpus.domains, options, retention)
         self.warned = False
@@ -190,19 +184,19 @@ class DistillationLoop:
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
         with accelerator.autocast():
             teacher = None
-            if objective.needs_teacher:
+            if objective.loss.needs_teacher:
                 with span("teacher"), torch.no_grad():
                     teacher = self.context.unpruned(batch)
             with span("student"):
                 hidden = student(batch, values, memory)
             positions = torch.ones_like(batch, dtype=torch.bool)
             if (
-                objective.needs_labels or loss_mask is not None
+                objective.loss.needs_labels or loss_mask is not None
             ):  # a position counts for the token that follows it
                 positions = torch.nn.functional.pad(
                     positions[:, 1:] if loss_mask is None else loss_mask[:, 1:], (0, 1), value=False
                 )
-            labels = batch.roll(-1, 1)[positions] if objective.needs_labels else None
+            labels = batch.roll(-1, 1)[positions] if objective.loss.needs_labels else None
             rows = None if teacher is None else teacher[positions]
             chunk = self.recipe.distill.chunk_tokens
             with span("loss"):
@@ -275,7 +269,7 @@ class DistillationLoop:
         if figures["covered_mass"] < LOW_MASS and not self.warned:
             self.warned = True
             remedy = "Raise distill.top_k, or give it by probability: {top_p: 0.98}."
-            if isinstance(self.recipe.distill.top_k, TopP):
+            if not isinstance(self.recipe.distill.top_k, int):
                 remedy = "Raise distill.top_k.top_p or distill.top_k.max."
             self.context.progress.warn(
                 f"the teacher's top-k tokens have {figures['covered_mass']:.0%} of its probability (below "

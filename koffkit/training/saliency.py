@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import Cut
-from ..method.losses import Objective, TopK, training_loss
+from ..method.losses.base import Objective
+from ..method.losses.chunked import training_loss
 from ..recipe.training import Training
 from .context import Context
 
@@ -58,7 +59,7 @@ def _taylor(context: Context, options: Training) -> dict[str, Tensor]:
         name: torch.ones_like(alpha, requires_grad=True) for name, alpha in student.gates.log_alpha.items()
     }
     total = {name: torch.zeros_like(alpha) for name, alpha in values.items()}
-    objective = Objective("cross_entropy", TopK(1))
+    objective = Objective.named("cross_entropy")
     for ids in _batches(context, options):
         with context.accelerator.autocast():
             hidden = student(ids, values)[:, :-1].flatten(0, 1)

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from koffkit import sliced as _  # noqa: F401  # registers koffkit's model classes
-from koffkit.arch import ARCHITECTURES
+from koffkit.arch import architecture, supported
 from koffkit.artefact.bundle import open_bundle
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.model.bundles import load_kv
@@ -91,13 +91,13 @@ class Case:
     @property
     def refused(self) -> bool:
         structures = STRUCTURES[self.structure]
-        return "qk_pair" in ARCHITECTURES[self.family].refuses and (
+        return "qk_pair" in architecture(self.family).refuses and (
             "qk_pair" in structures or structures == "paper"
         )
 
 
 def cases() -> Iterator[Case]:
-    for family in ARCHITECTURES:
+    for family in supported():
         for structure in STRUCTURES:
             for layout in ("uniform", "ragged"):
                 for tied in (True, False):
@@ -235,7 +235,7 @@ def main() -> None:
     table.add_column("architecture")
     for structure in STRUCTURES:
         table.add_column(structure, justify="right")
-    for family in ARCHITECTURES:
+    for family in supported():
         cells = (
             f"{worst[family, structure]:.1e}" if (family, structure) in worst else "refused"
             for structure in STRUCTURES

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from koffkit.arch import ARCHITECTURES, architecture_of
+from koffkit.arch import Architecture, architecture_of, supported
+from koffkit.arch.spec import LINEAR_MODULES
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.errors import UsageError
 from koffkit.method.budget import plan_budget
@@ -34,7 +35,7 @@ CONFIGS = [
 
 
 def test_every_architecture_is_counted() -> None:
-    assert {config["model_type"] for config in CONFIGS} == set(ARCHITECTURES)
+    assert {config["model_type"] for config in CONFIGS} == set(supported())
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -89,14 +90,29 @@ def test_unsupported_model_type_names_the_supported() -> None:
             ["mlp_neuron", "qk_pair"],
             r"qk_pair cannot be removed from qwen3: its RMS norm .* use kv_group or v_channel",
         ),
-        ("llama", ["kv_group", "v_channel"], r"kv_group and v_channel overlap .* choose one"),
-        ("llama", ["mlp_output"], r"mlp_output is masked only and removes no parameters; add mlp_neuron"),
+        (
+            "llama",
+            ["kv_group", "v_channel"],
+            r"kv_group and v_channel overlap \(both cut self_attn.v_proj\); choose one",
+        ),
+        (
+            "llama",
+            ["mlp_output"],
+            r"mlp_output is masked only and removes no parameters; add one of kv_group, mlp_neuron, ",
+        ),
     ],
 )
 def test_structures_that_do_not_go_together(model_type: str, structures: list[str], message: str) -> None:
     config = LLAMA | {"model_type": model_type}
     with pytest.raises(UsageError, match=message):
         plan_budget(ModelSpec(config=config), structures, 0.1)
+
+
+def test_a_structure_needs_the_modules_that_it_cuts() -> None:
+    spec = ModelSpec(config=LLAMA)
+    spec.__dict__["arch"] = Architecture(model_type="mlp_only", biases={}, modules=LINEAR_MODULES[4:])
+    with pytest.raises(UsageError, match=r"kv_group cannot be removed from mlp_only: it needs modules"):
+        plan_budget(spec, ["mlp_neuron", "kv_group"], 0.1)
 
 
 def test_a_model_with_softcapped_logits_is_refused() -> None:

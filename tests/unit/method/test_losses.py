@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from koffkit.method.losses import Objective, TopK, coarse_kl, cross_entropy, full_kl, training_loss
+from koffkit.method.losses.base import Loss, Objective
+from koffkit.method.losses.chunked import training_loss
+from koffkit.method.losses.cross_entropy import cross_entropy
+from koffkit.method.losses.full import full_kl
+from koffkit.method.losses.top_k import TopK, coarse_kl
+from koffkit.recipe.learning import Distill
 
 
 def reference(student: Tensor, teacher: Tensor, top: TopK) -> Tensor:
@@ -13,15 +18,19 @@ def reference(student: Tensor, teacher: Tensor, top: TopK) -> Tensor:
     rows = []
     for s, t in zip(student.log_softmax(-1), teacher.log_softmax(-1), strict=True):
         order = t.exp().argsort(descending=True)[: top.count]
-        if top.coverage is not None:
+        if top.top_p is not None:
             mass = t.exp()[order].cumsum(0)
-            order = order[: int((mass < top.coverage).sum()) + 1]
+            order = order[: int((mass < top.top_p).sum()) + 1]
         rest = torch.ones_like(t, dtype=torch.bool)
         rest[order] = False
         p, q = t.exp(), s.exp()
         told = (p[order] * (t[order] - s[order])).sum()
         rows.append(told + p[rest].sum() * (p[rest].sum().log() - q[rest].sum().log()))
     return torch.stack(rows)
+
+
+def named(loss: str, **options: object) -> Objective:
+    return Objective.named(loss, Distill(top_k=6, **options))
 
 
 @pytest.fixture
@@ -78,7 +87,7 @@ def test_chunks_change_nothing(chunk: int) -> None:
     generator = torch.Generator().manual_seed(1)
     head, teacher = torch.randn(40, 8, generator=generator), torch.randn(10, 8, generator=generator)
     student = torch.randn(10, 8, generator=generator, requires_grad=True)
-    loss, covered, terms = training_loss(student, teacher, None, head, Objective("top_k", TopK(6)), chunk)
+    loss, covered, terms = training_loss(student, teacher, None, head, named("top_k"), chunk)
     (loss * 2).backward()
     plain = student.detach().requires_grad_()
     expected = reference(F.linear(plain, head), F.linear(teacher, head), TopK(6)).mean()
@@ -118,7 +127,37 @@ def test_blended_is_the_weighted_sum_of_both(blend: float) -> None:
         loss.backward()
         return loss.detach(), student.grad
 
-    kl, ce = run(Objective("top_k", TopK(6))), run(Objective("cross_entropy", TopK(6)))
-    for found, a, b in zip(run(Objective("blended", TopK(6), blend)), kl, ce, strict=True):
+    kl, ce = run(named("top_k")), run(named("cross_entropy"))
+    for found, a, b in zip(run(named("blended", blend=blend)), kl, ce, strict=True):
         torch.testing.assert_close(found, a * (1 - blend) + b * blend)
     assert not torch.allclose(kl[1], ce[1])
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_a_loss_without_a_closed_form_is_differentiated_chunk_by_chunk(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    head, teacher = torch.randn(40, 8, generator=generator), torch.randn(10, 8, generator=generator)
+    sizes = []
+
+    def per_token(student: Tensor, teacher: Tensor | None, labels: Tensor | None, options: object) -> Tensor:
+        assert teacher is not None and labels is None
+        sizes.append(student.shape)
+        return (student - teacher).square().mean(-1)
+
+    student = torch.randn(10, 8, generator=generator, requires_grad=True)
+    with torch.no_grad():  # as inside an autograd function
+        objective = Objective(Loss(per_token=per_token))
+    loss, covered, terms = training_loss(student, teacher, None, head, objective, chunk)
+    (loss * 2).backward()
+    plain = student.detach().requires_grad_()
+    expected = (F.linear(plain, head) - F.linear(teacher, head)).square().mean()
+    (expected * 2).backward()
+    torch.testing.assert_close(loss.detach(), expected.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(student.grad, plain.grad, atol=1e-5, rtol=1e-4)
+    assert covered == 1 and terms == {"loss": loss}
+    assert max(size[0] for size in sizes) == min(chunk, 10)
+
+
+def test_a_loss_has_one_form() -> None:
+    with pytest.raises(TypeError, match="either per_token or closed_form"):
+        Loss()

@@ -10,7 +10,7 @@ import pytest
 
 from koffkit.errors import IntegrityError
 from koffkit.router.column import Column, extended, fit_column, weights_digest
-from koffkit.router.ngrams import TextRouter, features, fit
+from koffkit.router.ngrams import TextRouter, features, fit_ngrams
 
 from .test_router import TOPICS, documents
 
@@ -18,13 +18,13 @@ GARDEN = ["spade", "hedge", "seed", "rake", "compost", "salt", "wave"]
 
 
 def garden(seed: int, count: int = 60) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(GARDEN, k=8)) for _ in range(count)]
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(GARDEN, k=8)) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
 def router() -> TextRouter:
-    return fit(documents(0, 120), num_buckets=8192, epochs=3, min_confidence=0.0, seed=0)
+    return fit_ngrams(documents(0, 120), num_buckets=8192, epochs=3, min_confidence=0.0, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from koffkit.errors import IntegrityError
 from koffkit.router import load_router
 from koffkit.router.assess import assess
-from koffkit.router.ngrams import TextRouter, features, fit
+from koffkit.router.ngrams import TextRouter, features, fit_ngrams
 
 TOPICS = {
     "sea": ["wave", "harbour", "sail", "tide", "anchor", "gull", "salt"],
@@ -20,15 +20,15 @@ TOPICS = {
 
 
 def documents(seed: int, count: int) -> dict[str, list[str]]:
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     return {
-        label: [" ".join(draw.choices(words, k=8)) for _ in range(count)] for label, words in TOPICS.items()
+        label: [" ".join(rng.choices(words, k=8)) for _ in range(count)] for label, words in TOPICS.items()
     }
 
 
 @pytest.fixture(scope="module")
 def router() -> TextRouter:
-    return fit(documents(0, 120), num_buckets=8192, epochs=3, min_confidence=0.0, seed=0)
+    return fit_ngrams(documents(0, 120), num_buckets=8192, epochs=3, min_confidence=0.0, seed=0)
 
 
 def test_features_are_the_same_on_every_machine() -> None:
@@ -74,7 +74,7 @@ def test_probabilities_sum_to_one(router: TextRouter) -> None:
 
 def test_training_is_a_function_of_the_seed() -> None:
     one, two, other = (
-        fit(documents(0, 20), num_buckets=512, epochs=2, min_confidence=0, seed=seed).weight.tobytes()
+        fit_ngrams(documents(0, 20), num_buckets=512, epochs=2, min_confidence=0, seed=seed).weight.tobytes()
         for seed in (1, 1, 2)
     )
     assert one == two != other
@@ -91,7 +91,7 @@ def test_a_router_comes_back_as_written(router: TextRouter, tmp_path: Path) -> N
     ("change", "message"),
     [
         ({"koffkit": 9}, "format 9"),
-        ({"kind": "oracle"}, "kind 'oracle' is not known here; this koffkit knows ngrams, encoder, probe"),
+        ({"kind": "oracle"}, "kind 'oracle' is not known here; this koffkit knows encoder, ngrams, probe"),
         ({"labels": ["sea"]}, "do not fit the 1 labels"),
         ({"labels": None}, "cannot be read"),
     ],

@@ -11,6 +11,7 @@ import torch
 
 from koffkit import compress
 from koffkit.method.gates import active_probability
+from koffkit.method.losses.top_k import TopK
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
 from koffkit.stages.evaluate import evaluate_domains
@@ -38,7 +39,7 @@ def test_a_kv_memory_starts_with_the_spread_asked_for(llama: Path, tmp_path: Pat
 @pytest.mark.parametrize(("top_p", "most"), [(0.5, 270), (0.9, 270), (0.9, 7)])
 def test_top_tokens_by_probability(llama: Path, tmp_path: Path, top_p: float, most: int) -> None:
     loop = loop_for(llama, tmp_path, distill={"top_k": {"top_p": top_p, "max": most}})
-    assert (loop.objective.top.coverage, loop.objective.top.count) == (top_p, most)
+    assert TopK.of(loop.objective.options) == TopK(most, top_p)
     covered = loop._step(0)["covered_mass"]
     assert covered < 0.5 if most == 7 else top_p - 0.15 < covered < top_p + 0.1
 
@@ -46,12 +47,12 @@ def test_top_tokens_by_probability(llama: Path, tmp_path: Path, top_p: float, mo
 def test_logits_exist_for_as_many_tokens_as_a_chunk_holds(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from koffkit.method import losses
+    from koffkit.method.losses import chunked
 
     seen: list[int] = []
-    score = losses.score
+    score = chunked.score
     monkeypatch.setattr(
-        losses, "score", lambda student, *rest: seen.append(len(student)) or score(student, *rest)
+        chunked, "score", lambda student, *rest: seen.append(len(student)) or score(student, *rest)
     )
     for chunk in (7, 1024):
         seen.clear()

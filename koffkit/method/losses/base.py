@@ -1,0 +1,90 @@
+"""What a loss is: a pure function of logits, and what it needs to be computed.
+
+A loss's file imports torch inside its functions: recipes are read without torch.
+
+Legend: C tokens of a chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ... import plugins
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import Tensor
+
+    PerToken = Callable[[Tensor, Tensor | None, Tensor | None, Any], Tensor]
+    ClosedForm = Callable[[Tensor, Tensor | None, Tensor | None, Any], "Scored"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A loss with its gradient in closed form.
+
+    Args:
+        terms: every term of the loss, per token [C].
+        gradient: of the weighted sum of the terms by the student's logits, [C, V].
+        covered: the teacher's probability mass on the tokens that the loss looks at one by one, [C]; None:
+            all of it.
+    """
+
+    terms: Mapping[str, Tensor]
+    gradient: Tensor
+    covered: Tensor | None = None
+
+
+def one_term(options: Any) -> dict[str, float]:
+    """The terms of a loss that is not a sum."""
+    return {"loss": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """One loss. It has either `per_token` or `closed_form`; both take the student's logits [C, V], the
+    teacher's [C, V], the labels [C] (each None unless the loss needs it) and the loss's options.
+
+    Args:
+        per_token: the loss per token [C], differentiable by autograd.
+        closed_form: the same with its gradient, so that autograd is not needed.
+        needs_teacher: whether it compares with the unpruned model.
+        needs_labels: whether it reads the token that follows each position.
+        options: the fields of the recipe's `distill` that belong to this loss.
+        terms: from the options to the weight of each term that `closed_form` returns.
+    """
+
+    per_token: PerToken | None = None
+    closed_form: ClosedForm | None = None
+    needs_teacher: bool = True
+    needs_labels: bool = False
+    options: type[BaseModel] | None = None
+    terms: Callable[[Any], dict[str, float]] = one_term
+
+    def __post_init__(self) -> None:
+        if (self.per_token is None) == (self.closed_form is None):
+            raise TypeError("a loss has either per_token or closed_form")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: a loss and its options, of which it may read those that its class declares."""
+
+    loss: Loss
+    options: Any = None
+
+    @classmethod
+    def named(cls, name: str, options: Any = None) -> Objective:
+        """An installed loss by its recipe name.
+
+        Raises:
+            UsageError: there is no such loss.
+        """
+        return cls(plugins.load(plugins.LOSSES, name, "distill.loss"), options)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The terms of the loss and their weights."""
+        return self.loss.terms(self.options)

@@ -1,0 +1,105 @@
+"""KL(teacher || student) on the teacher's top tokens, with the rest as one more outcome (method, section 4).
+
+Legend: C tokens of a chunk, V vocabulary, k top tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from ...recipe.sources import Positive
+from ...strict import StrictModel, with_new_name
+from .base import Loss, Scored
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TopP(StrictModel):
+    top_p: float = Field(
+        gt=0,
+        lt=1,
+        description="As few of the teacher's most likely tokens as have this probability together ...",
+    )
+    max: Positive = Field(1024, description="... but never more than this many.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, data: Any) -> Any:
+        return with_new_name(data, "coverage", "top_p")
+
+
+class Options(StrictModel):
+    top_k: Positive | TopP = Field(
+        100,
+        description="The teacher's most likely tokens, by number or by {top_p: P}; "
+        "the others are one more outcome.",
+    )
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Which of the teacher's tokens are compared one by one: the most likely `count`, or as few as hold
+    `top_p` of its probability mass (at most `count`)."""
+
+    count: int
+    top_p: float | None = None
+
+    @classmethod
+    def of(cls, options: Any) -> TopK:
+        """From the recipe's `distill.top_k`."""
+        top = options.top_k
+        return cls(top.max, top.top_p) if isinstance(top, TopP) else cls(top)
+
+
+def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tuple[Tensor, Tensor, Tensor]:
+    """KL of the coarsened distributions, and its gradient in closed form.
+
+    With p, q the coarsened teacher and student, d KL / d logit is q - p for a top token; the tail shares its
+    part of the gradient in proportion to q.
+
+    Args:
+        student_logits, teacher_logits: [C, V] over the full vocabulary.
+
+    Returns:
+        KL per token [C], the teacher's mass on the top tokens [C], d KL / d student_logits [C, V].
+    """
+    import torch
+
+    student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
+    tiny = torch.finfo(torch.float32).tiny
+    log_z = student_logits.logsumexp(-1, keepdim=True)
+    p, q = teacher_logits.softmax(-1), (student_logits - log_z).exp_()
+    top_p, index = p.topk(min(top.count, p.shape[-1] - 1), dim=-1)
+    kept = _kept(top_p, top.top_p)
+    log_q = student_logits.gather(-1, index) - log_z
+    top_q = log_q.exp()
+
+    tail_p = p.scatter(-1, index, top_p.masked_fill(kept, 0.0)).sum(-1).clamp_min(tiny)
+    tail_q = q.scatter(-1, index, top_q.masked_fill(kept, 0.0)).sum(-1).clamp_min(tiny)
+    top_kl = (top_p * (top_p.clamp_min(tiny).log() - log_q)).masked_fill(~kept, 0.0).sum(-1)
+    kl = top_kl + tail_p * (tail_p.log() - tail_q.log())
+
+    ratio = (1 - tail_p / tail_q).unsqueeze(-1)
+    gradient = q.mul_(ratio).scatter_(-1, index, torch.where(kept, top_q - top_p, top_q * ratio))
+    return kl, top_p.masked_fill(~kept, 0.0).sum(-1), gradient
+
+
+def _kept(probabilities: Tensor, top_p: float | None) -> Tensor:
+    """True for the leading tokens [C, k] until their mass reaches `top_p` (the token that crosses it
+    included)."""
+    if top_p is None:
+        return probabilities.new_ones(probabilities.shape).bool()
+    return probabilities.cumsum(-1) - probabilities < top_p
+
+
+def closed_form(student: Tensor, teacher: Tensor | None, labels: Tensor | None, options: Any) -> Scored:
+    assert teacher is not None
+    kl, covered, gradient = coarse_kl(student, teacher, TopK.of(options))
+    return Scored({"kl": kl}, gradient, covered)
+
+
+LOSS = Loss(closed_form=closed_form, options=Options, terms=lambda options: {"kl": 1.0})
