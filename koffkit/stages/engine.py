@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import platform
 import shutil
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from ..artefact.digests import backbone_digest
 from ..checkpoint.spec import ModelSpec
@@ -18,7 +16,9 @@ from ..interrupts import interruptible
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.plan import budget_of, check_layers
-from ..run.folder import FORMAT, RunFolder
+from ..run.folder import RunFolder
+from ..run.state import FORMAT, RunBase, RunBudget, RunState, StageState
+from ..storage.clock import timestamp
 from ..training.build import build_context
 from ..training.checkpoint import load_latest, restore
 from ..training.context import Context, stage_options
@@ -28,8 +28,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 def compress(
     loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Run every stage of a recipe into the folder `output`; returns the final `run.json`.
+) -> RunState:
+    """Run every stage of a recipe into the folder `output`; returns the final state (`run.json`).
 
     Args:
         resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on
@@ -49,7 +49,7 @@ def learn_memory(
     *,
     resume: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> RunState:
     """`compress` without its first half: memories for a backbone that is sliced already, taught by the
     unpruned base.
 
@@ -65,19 +65,19 @@ def learn_memory(
 
 def _carry_out(
     loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress
-) -> dict[str, Any]:
+) -> RunState:
     run = RunFolder(output)
     base = ModelSpec.open(locate(loaded.recipe.base.model, loaded.root, revision=loaded.recipe.base.revision))
     base.reader()  # transformers loads a checkpoint with missing tensors without a word
     _check_stages(loaded, base)
     fresh = not run.exists
     state = _open_run(run, loaded, base, backbone, resume)
-    if state["state"] == "finished":
+    if state.is_finished:
         progress.message(f"{output}: already finished.")
         return state
     try:
         loaded = resolve_domains(loaded, run, base, progress)
-        state["recipe"] = loaded.recipe.model_dump(mode="json")
+        state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
         context = build_context(loaded, run, base, progress, backbone)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
@@ -85,12 +85,10 @@ def _carry_out(
         raise
     try:
         with interruptible(at_once=False) as context.stop:
-            _run_stages(context, state)
+            state = _run_stages(context, state)
     finally:
         context.accelerator.end_training()
-    finished = run.update(
-        state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    )
+    finished = run.write(state.evolve(state="finished", results=context.results, finished=timestamp()))
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
     return finished
@@ -107,7 +105,7 @@ def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
 
 def _open_run(
     run: RunFolder, loaded: LoadedRecipe, base: ModelSpec, backbone: Path | None, resume: bool
-) -> dict[str, Any]:
+) -> RunState:
     recipe = loaded.recipe
     resolved = recipe.model_dump(mode="json")
     sliced = None if backbone is None else backbone_digest(backbone)
@@ -115,21 +113,21 @@ def _open_run(
         state = run.read()
         if not resume:
             raise UsageError(
-                f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or "
+                f"{run.path}: there is a run already ({state.state}); add --resume to continue it, or "
                 "choose another --output."
             )
-        asked = state.get("asked", state["recipe"])
+        asked = state.requested_recipe
         if asked != resolved:
             changed = [key for key in resolved if asked.get(key) != resolved[key]]
             raise UsageError(
                 f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
                 "the run, or another --output."
             )
-        if state["base"]["digest"] != base.fingerprint:
+        if state.base.fingerprint != base.fingerprint:
             raise IntegrityError(
                 f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
             )
-        if state.get("backbone") != sliced:
+        if state.backbone != sliced:
             raise IntegrityError(
                 f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the "
                 "run."
@@ -138,40 +136,39 @@ def _open_run(
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     budget = budget_of(recipe, base)
-    state = {
-        "koffkit": FORMAT,
-        "asked": resolved,
-        "recipe": resolved,  # with the domains that were found, once they are
-        "recipe_path": str(loaded.path),
-        "recipe_root": str(loaded.root),
-        "versions": {name: version(name) for name in ("koffkit", *PACKAGES)}
+    state = RunState(
+        koffkit=FORMAT,
+        requested_recipe=resolved,
+        recipe=resolved,  # with the domains that were found, once they are
+        recipe_path=str(loaded.path),
+        recipe_root=str(loaded.root),
+        versions={name: version(name) for name in ("koffkit", *PACKAGES)}
         | {"python": platform.python_version()},
-        "seed": recipe.seed,
-        "base": {
-            "model": recipe.base.model,
-            "path": str(base.folder),
-            "digest": base.fingerprint,
-            "config": dict(base.config),
-        },
-        "budget": budget.to_json(),
-        "backbone": sliced,
-        "memory_layers": check_layers(recipe, base.num_layers),
-        "stages": [{"name": stage.name, "state": "pending"} for stage in recipe.stages],
-        "state": "running",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "results": {},
-    }
+        seed=recipe.seed,
+        base=RunBase(
+            model=recipe.base.model,
+            path=str(base.folder),
+            fingerprint=base.fingerprint,
+            config=dict(base.config),
+        ),
+        budget=RunBudget.model_validate(budget.to_json()),
+        backbone=sliced,
+        memory_layers=check_layers(recipe, base.num_layers),
+        stages=[StageState(name=stage.name, state="pending") for stage in recipe.stages],
+        state="running",
+        started=timestamp(),
+        results={},
+    )
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write(state)
-    return state
+    return run.write(state)
 
 
-def _run_stages(context: Context, state: dict[str, Any]) -> None:
+def _run_stages(context: Context, state: RunState) -> RunState:
     from ..training.loop import DistillationLoop
     from .outputs import keep_layers, set_masks
     from .registry import RUNNERS
 
-    names = [stage["name"] for stage in state["stages"]]
+    names = state.stage_names
     checkpoint = load_latest(context.run.checkpoints_dir)
     if checkpoint is not None:
         context.run.rewind_metrics(names, checkpoint.stage, checkpoint.step)
@@ -192,12 +189,11 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
             )
             restore(checkpoint, loop.trainables(), context.run.checkpoints_dir)
             set_masks(context)
-            keep_layers(context, state["memory_layers"])
-        state["stages"][place]["state"] = "running"
-        context.run.write(state | context.learned)
+            keep_layers(context, state.memory_layers)
+        state = context.run.write(state.with_stage(stage.name, "running").evolve(**context.learned))
         RUNNERS[stage.name].run(context, resume)
-        state["stages"][place]["state"] = "done"
-        context.run.write(state | context.learned)
+        state = context.run.write(state.with_stage(stage.name, "done").evolve(**context.learned))
+    return state
 
 
 __all__ = ["compress", "learn_memory"]

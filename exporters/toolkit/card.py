@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ...artefact.manifest import Manifest
 from ...artefact.names import BACKBONE, CARD
 from ...storage.files import write_atomically
 
@@ -19,49 +20,51 @@ code lies beside the weights (`modeling_koffkit.py`, torch and transformers only
 FIGURES = ("perplexity", "kl", "recall")
 
 
-def write_card(output: Path, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def write_card(output: Path, manifest: Manifest) -> None:
     """A README for the backbone; bundles have their own, see `koffkit.memories.bundle`."""
-    write_atomically(output / BACKBONE / CARD, _backbone_card(manifest, state))
+    write_atomically(output / BACKBONE / CARD, _backbone_card(manifest))
 
 
-def _backbone_card(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    backbone, removed, base, parity = (manifest[key] for key in ("backbone", "removed", "base", "parity"))
+def _backbone_card(manifest: Manifest) -> str:
+    backbone, removed, base, parity = manifest.backbone, manifest.removed, manifest.base, manifest.parity
+    noise = parity.noise_floor
+    assert noise is not None
     kept = ", ".join(
         f"{_range(counts)} {name} a layer"
-        for name, counts in manifest["kept"].items()
-        if name not in manifest["masked"]
+        for name, counts in manifest.kept.items()
+        if name not in manifest.masked
     )
     masked = "".join(
         f" {count:,} units of {name} are masked: zero, but still there."
-        for name, count in manifest["masked"].items()
+        for name, count in manifest.masked.items()
     )
-    how = "" if backbone["class"].startswith("Koff") else ", no koffkit, no remote code"
-    header = {"library_name": "transformers", "base_model": base["model"], "tags": ["koffkit", "pruned"]}
-    recipe = yaml.safe_dump(state["recipe"], sort_keys=False, allow_unicode=True)
+    how = "" if backbone.model_class.startswith("Koff") else ", no koffkit, no remote code"
+    header = {"library_name": "transformers", "base_model": base.model, "tags": ["koffkit", "pruned"]}
+    recipe = yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True)
     return f"""---
 {yaml.safe_dump(header, sort_keys=False)}---
-# {manifest["name"]}: backbone
+# {manifest.name}: backbone
 
-{base["model"]} with {removed["parameters"]:,} of {base["parameters"]:,} parameters
-({removed["global_sparsity"]:.1%}) physically removed by
-knowledge offloading (arXiv 2605.29075): {backbone["parameters"]:,} stay, {kept}.{masked}
+{base.model} with {removed.parameters:,} of {base.parameters:,} parameters
+({removed.global_sparsity:.1%}) physically removed by
+knowledge offloading (arXiv 2605.29075): {backbone.parameters:,} stay, {kept}.{masked}
 Knowledge of single domains was moved into the memories that ship beside it;
 the backbone alone is expected to be weaker than the base.
 
 ```python
 from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone["class"]}{how}
+model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone.model_class}{how}
 ```
 {"" if how else OWN_CLASS}With its memories: `koffkit.KoffModel.from_pretrained("..")`, or for the LoRA half
 `peft.PeftModel.from_pretrained(model, "memories/<domain>")`. The license of the base model applies.
 
 ## Figures
-{_results_table(manifest["results"])}
-Largest logit difference to the masked model in float64: {max(parity["max_abs"].values()):.1e}, where
-the largest logit is {max(parity["max_logit"].values()):.1f}. Computing the same backbone in float32
+{_results_table(manifest.results)}
+Largest logit difference to the masked model in float64: {max(parity.max_abs.values()):.1e}, where
+the largest logit is {max(parity.max_logit.values()):.1f}. Computing the same backbone in float32
 instead moves its logits by
-{max(parity["noise_floor"]["max_abs"].values()):.1e} (KL {max(parity["noise_floor"]["kl"].values()):.1e}).
-Backbone digest: `{backbone["digest"]}`.
+{max(noise.max_abs.values()):.1e} (KL {max(noise.kl.values()):.1e}).
+Backbone digest: `{backbone.digest}`.
 
 ## Recipe
 ```yaml

@@ -1,0 +1,29 @@
+"""The base of every format of ours that is read from a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """A pydantic model that refuses fields it does not know and never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def with_new_name(data: Any, old: str, new: str) -> Any:
+    """What a file gives for a model, with a field under its present name; for `model_validator(mode="before")`.
+
+    Args:
+        old: the name that earlier versions read. new: the present one.
+
+    Raises:
+        ValueError: the file gives both.
+    """
+    if not isinstance(data, dict) or old not in data:
+        return data
+    if new in data:
+        raise ValueError(f"{old} is the former name of {new}; give {new} alone")
+    return {new if key == old else key: value for key, value in data.items()}
