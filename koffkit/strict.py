@@ -14,7 +14,7 @@ class StrictModel(BaseModel):
 
 
 def with_new_name(data: Any, old: str, new: str) -> Any:
-    """What a file gives for a model, with a field under its present name; for `model_validator(mode="before")`.
+    """A file's fields, one of them under its present name; for `model_validator(mode="before")`.
 
     Args:
         old: the name that earlier versions read. new: the present one.

@@ -80,17 +80,20 @@ def _results_table(results: Mapping[str, Any]) -> str:
     domains = results.get("domains")
     if not domains:
         return "This run was not evaluated.\n"
-    shown = [name for name in FIGURES if name in next(iter(domains.values()))["unpruned"]]
-    conditions = [
-        name for name in ("unpruned", "backbone", "matched") if name in next(iter(domains.values()))
+    first = next(iter(domains.values()))
+    conditions = [name for name in ("unpruned", "backbone", "matched") if name in first]
+    columns = [
+        (figure, condition) for figure in FIGURES if figure in first["unpruned"] for condition in conditions
     ]
-    head = (
-        "| domain | "
-        + " | ".join(f"{figure}, {condition}" for figure in shown for condition in conditions)
-        + " |"
-    )
-    rows = [head, "|---|" + "---|" * (len(shown) * len(conditions))]
-    for domain, found in domains.items():
-        cells = [f"{found[condition][figure]:.3f}" for figure in shown for condition in conditions]
+    rows = [
+        "| domain | " + " | ".join(f"{figure}, {condition}" for figure, condition in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for domain, figures in domains.items():
+        cells = [_cell(figures[condition][figure]) for figure, condition in columns]
         rows.append(f"| {domain} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
+
+
+def _cell(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.3f}"

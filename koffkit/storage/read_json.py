@@ -97,19 +97,3 @@ def _unique_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:80]!r} stands there twice")
         result[key] = value
     return result
-
-
-def non_finite_field(tree: Any, place: str = "") -> str | None:
-    """The dotted name of the first number in a JSON tree that is NaN or infinite; None: all are finite."""
-    if isinstance(tree, float):
-        return None if math.isfinite(tree) else place
-    children: Iterable[tuple[Any, Any]] = ()
-    if isinstance(tree, dict):
-        children = tree.items()
-    elif isinstance(tree, list | tuple):
-        children = enumerate(tree)
-    for key, value in children:
-        name = non_finite_field(value, f"{place}.{key}" if place else str(key))
-        if name is not None:
-            return name
-    return None

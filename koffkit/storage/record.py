@@ -11,7 +11,7 @@ from typing_extensions import Self
 from ..errors import IntegrityError, KoffkitError, UsageError
 from ..strict import StrictModel
 from .files import write_json
-from .read_json import non_finite_field, read_json
+from .read_json import read_json
 
 VERSION_KEY = "koffkit"
 
@@ -69,19 +69,9 @@ class Record(RecordPart):
             raise cls.damaged(f"{path}: {first_problem(error)}; {cls.remedy}.") from None
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all.
-
-        Raises:
-            IntegrityError: a number is not finite, which nobody could read back.
-        """
-        tree = self.to_json()
-        field = non_finite_field(tree)
-        if field is not None:
-            raise IntegrityError(
-                f"{path}: {field}: not a finite number, so it cannot be written; the model computes NaN or "
-                "infinity there."
-            )
-        write_json(path, tree)
+        """Write the file whole or not at all. A figure that is not finite becomes null: JSON has no word for
+        it."""
+        write_json(path, self.to_json())
 
     def evolve(self, **changes: Any) -> Self:
         """A copy in which some fields, by their Python names, have other values; checked like a new one."""
