@@ -77,9 +77,9 @@ def run(name: str, overrides: list[str], seed: int, folder: Path, recall: int) -
     loaded = load_recipe("quickstart", [f"seed={seed}", *settings(overrides, recall)])
     state = compress(loaded, output, resume=RunFolder(output).exists, progress=Silent())
     return {
-        "mean": state["results"]["mean"],
-        "sparsity": state["budget"]["global_sparsity"],
-        "layers": state["memory_layers"],
+        "mean": state.results["mean"],
+        "sparsity": state.budget.global_sparsity,
+        "layers": state.memory_layers,
     }
 
 

@@ -14,13 +14,14 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
 
+from koffkit.run.state import RunState
 
-def compress(run: Path, overrides: list[str]) -> dict[str, Any]:
+
+def compress(run: Path, overrides: list[str]) -> RunState:
     from koffkit import compress
     from koffkit.cli.console import RichProgress
     from koffkit.recipe.load import load_recipe
@@ -30,18 +31,17 @@ def compress(run: Path, overrides: list[str]) -> dict[str, Any]:
 
 def without(domain: str, runs: Path, exports: Path) -> Path:
     """The export of a run that never saw the domain, fresh."""
-    from koffkit.exporters import find
+    from koffkit.exporters import export
 
     from koffkit.cli.console import RichProgress
     from koffkit.recipe.builtin import shipped
-    from koffkit.run.folder import RunFolder
 
     run, output = runs / f"memory-add-without-{domain}", exports / f"memory-add-without-{domain}"
     domains = yaml.safe_load(shipped()["quickstart"].read_text(encoding="utf-8"))["domains"]
     del domains[domain]
     compress(run, [f"domains={json.dumps(domains)}"])
     shutil.rmtree(output, ignore_errors=True)
-    find("hf").export(RunFolder(run), output, {}, RichProgress())
+    export(run, output, progress=RichProgress())
     return output
 
 
@@ -56,7 +56,7 @@ def main(domains: tuple[str, ...], overrides: tuple[str, ...], runs: Path, expor
 
     quiet_libraries()
     exports.mkdir(exist_ok=True)
-    joint = compress(runs / "memory-add-joint", [])["results"]["domains"]
+    joint = compress(runs / "memory-add-joint", []).results["domains"]
     rows = []
     for domain in domains:
         export = without(domain, runs, exports)

@@ -58,9 +58,9 @@ def measure(
         "kl_more": kl[1] / kl[0] - 1,
         "bytes": size,
         "ratio": size / sum(row["bytes_before"] for row in rows.values()),
-        "with_backbone": size + export.manifest["backbone"]["bytes"],
+        "with_backbone": size + export.manifest.backbone.bytes,
         "router": router,
-        "base": export.manifest["base"]["bytes"],
+        "base": export.manifest.base.bytes,
         "domains": rows,
     }
 

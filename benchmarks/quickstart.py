@@ -18,12 +18,14 @@ from typing import Any
 
 import click
 
+from koffkit.run.state import RunState
+
 BEGIN = time.monotonic()
 NAME = "make-quickstart"
 LEAST_LOSS = 0.05  # below this loss of recall, the share of it that a memory recovers is noise
 
 
-def compress(seed: int, sparsity: float | None, run: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+def compress(seed: int, sparsity: float | None, run: Path, overrides: tuple[str, ...]) -> RunState:
     from koffkit import compress
     from koffkit.cli.console import RichProgress
     from koffkit.recipe.load import load_recipe
@@ -35,12 +37,11 @@ def compress(seed: int, sparsity: float | None, run: Path, overrides: tuple[str,
 
 
 def export(run: Path, output: Path) -> dict[str, Any]:
-    from koffkit.exporters import find
+    from koffkit.exporters import export as export_run
 
     from koffkit.cli.console import RichProgress
-    from koffkit.run.folder import RunFolder
 
-    return find("hf").export(RunFolder(run), output, {}, RichProgress())
+    return export_run(run, output, progress=RichProgress())
 
 
 def comparison(
@@ -180,8 +181,8 @@ def main(seed: int, sparsity: float | None, overrides: tuple[str, ...], runs: Pa
         )
         states[part] = compress(seed, sparsity, run, sets)
         manifests[part] = export(run, output)
-    koff, pruned = states["koff"]["results"], states["pruned"]["results"]
-    base_bytes = (Path(states["koff"]["base"]["path"]) / "model.safetensors").stat().st_size
+    koff, pruned = states["koff"].results, states["pruned"].results
+    base_bytes = (Path(states["koff"].base.path) / "model.safetensors").stat().st_size
     rows = comparison(koff["mean"], pruned["mean"], manifests, base_bytes)
     figures = verdict(rows, koff, manifests)
     picture = runs / f"{NAME}.png"

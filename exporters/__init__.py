@@ -1,49 +1,120 @@
-"""Exporters: from a finished run folder to artefacts that other software loads.
+"""Exporters: from a finished run to artefacts that other software loads.
 
 Found through the entry-point group `koffkit.exporters`, the same door that third parties use. An exporter
-reads the run folder, never live objects.
+receives a `FinishedRun`, never live objects; what most of them need is in `koffkit.exporters.toolkit`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import BaseModel, ValidationError
+
+from .. import plugins
 from ..errors import UsageError
 from ..progress import Progress
+from ..run.finished import FinishedRun
 from ..run.folder import RunFolder
-
-GROUP = "koffkit.exporters"
+from ..storage.record import first_problem
 
 
 class Exporter(Protocol):
-    """One format.
+    """One format: a class that the entry point names, made without arguments.
 
-    `export` writes the folder `output` whole or not at all, and returns what `koffkit export --json` prints.
+    Attributes:
+        Options: a pydantic model of what a recipe may say beside `format` under `export`; it should forbid
+            unknown fields (`koffkit.strict.StrictModel` does).
     """
 
-    def export(
-        self, run: RunFolder, output: Path, options: Mapping[str, Any], progress: Progress
-    ) -> dict[str, Any]: ...
+    Options: type[BaseModel]
+
+    def export(self, run: FinishedRun, output: Path, options: Any, progress: Progress) -> dict[str, Any]:
+        """Write the folder `output`, whole or not at all (`toolkit.publishing` sees to that).
+
+        Args:
+            run: what is exported.
+            output: a folder that does not exist yet.
+            options: an instance of `Options`.
+            progress: where messages go.
+
+        Returns:
+            what `koffkit export --json` prints: a JSON object with `output`, the folder, in it.
+
+        Raises:
+            KoffkitError: with a message that names the file, what is wrong and the remedy.
+        """
+        ...
 
 
-def available() -> dict[str, EntryPoint]:
-    """Installed formats by name."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+def available() -> list[str]:
+    """The formats that are installed."""
+    return plugins.names(plugins.EXPORTERS)
 
 
 def find(name: str) -> Exporter:
-    """The exporter for a format.
+    """The exporter of a format.
 
     Raises:
-        UsageError: no such format is installed.
+        UsageError: no such format is installed, or its package cannot be imported.
     """
-    points = available()
-    if name not in points:
-        raise UsageError(
-            f"--format {name}: no such exporter; installed: {', '.join(sorted(points)) or 'none'}."
-        )
-    exporter: Exporter = points[name].load()()
+    exporter: Exporter = plugins.load(plugins.EXPORTERS, name, "--format")()
     return exporter
+
+
+def check_options(name: str, exporter: Exporter, options: Mapping[str, Any]) -> BaseModel:
+    """The options of a recipe as the exporter's own class.
+
+    Args:
+        name: of the format, for the error.
+        options: what the recipe says beside `format`.
+
+    Raises:
+        UsageError: one is unknown or has a wrong value; the text names it.
+    """
+    unknown = sorted(set(options) - _option_names(exporter.Options))
+    if unknown and exporter.Options.model_config.get("extra") != "allow":
+        known = ", ".join(sorted(_option_names(exporter.Options))) or "no options"
+        raise UsageError(
+            f"export: format {name} has no option {', '.join(unknown)}; remove it (there is: {known})."
+        )
+    try:
+        return exporter.Options.model_validate(dict(options))
+    except ValidationError as error:
+        raise UsageError(f"export: format {name}: {first_problem(error)}.") from None
+
+
+def _option_names(options: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in options.model_fields.items()}
+
+
+def export(
+    run: FinishedRun | RunFolder | Path | str,
+    output: Path,
+    name: str = "hf",
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Export a finished run in one format.
+
+    Args:
+        run: a run's folder, or one that is open already.
+        output: the folder to make.
+        name: of the format.
+        options: of the format, as a recipe has them.
+        progress: where messages go; by default nowhere.
+
+    Returns:
+        what `koffkit export --json` prints.
+
+    Raises:
+        UsageError: no such format or option, or `output` exists.
+        IntegrityError: the run or its base is damaged, or the result is not what it should be.
+    """
+    from ..progress import Silent
+
+    exporter = find(name)
+    checked = check_options(name, exporter, options or {})
+    finished = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
+    return exporter.export(finished, Path(output), checked, progress or Silent())

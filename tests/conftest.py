@@ -62,17 +62,15 @@ class Shipped:
 @pytest.fixture(scope="session")
 def shipped(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     """Do not change these folders; copy what you want to damage."""
-    from koffkit.exporters import find
+    from koffkit.exporters import export
 
     from koffkit import compress
-    from koffkit.progress import Silent
     from koffkit.recipe.load import load_recipe
-    from koffkit.run.folder import RunFolder
 
     root = tmp_path_factory.mktemp("shipped")
     recipe = write_recipe(root / "recipe.yaml", recipe_dict(llama, root / "data"))
     compress(load_recipe(recipe), root / "run")
-    find("hf").export(RunFolder(root / "run"), root / "export", {}, Silent())
+    export(root / "run", root / "export")
     return Shipped(recipe, root / "run", root / "export")
 
 

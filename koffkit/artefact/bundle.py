@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import IntegrityError, UsageError
-from ..storage.files import _read_json
+from ..storage.read_json import read_json
+from .bundle_info import BundleInfo
+from .manifest import BundleEntry
 from .names import (
     ADAPTER_PACKED,
     ADAPTER_WEIGHTS,
-    FORMAT,
     KV_MEMORY,
     KV_MEMORY_PACKED,
     MEMORIES,
@@ -22,15 +21,15 @@ from .names import (
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """One domain's memory on disk."""
+class MemoryFolder:
+    """The weights of one domain's memory: in a run, at the widths of the base, or in a bundle.
+
+    Args:
+        domain: the name it goes by, which may differ from the one it was learned under.
+    """
 
     path: Path
-    info: Mapping[str, Any]
-
-    @property
-    def domain(self) -> str:
-        return str(self.info["domain"])
+    domain: str
 
     @property
     def adapter_file(self) -> Path | None:
@@ -50,10 +49,17 @@ class Bundle:
     def _first(self, *names: str) -> Path | None:
         return next((self.path / name for name in names if (self.path / name).is_file()), None)
 
+
+@dataclass(frozen=True)
+class Bundle(MemoryFolder):
+    """A memory for a sliced backbone, with what it says of itself."""
+
+    info: BundleInfo
+
     @property
     def bytes(self) -> int:
         """Of the weights and their configuration; not of card and `memory.json`."""
-        return sum(int(entry["size"]) for entry in self.info.get("files", {}).values())
+        return self.info.bytes
 
     def require_backbone(self, digest: str, where: Path) -> None:
         """Refuse a backbone that this memory was not learned for.
@@ -61,15 +67,16 @@ class Bundle:
         Raises:
             IntegrityError: the digests differ.
         """
-        if self.info.get("backbone_digest") != digest:
+        if self.info.backbone_digest != digest:
             raise IntegrityError(
                 f"{self.path / MEMORY_FILE}: this memory ({self.domain}) belongs to backbone "
-                f"{str(self.info.get('backbone_digest'))[:12]}, "
+                f"{self.info.backbone_digest[:12]}, "
                 f"but {where} is {digest[:12]}; use the backbone it was exported with."
             )
 
 
 def is_bundle(path: Path) -> bool:
+    """Whether a folder says that it is a memory."""
     return (path / MEMORY_FILE).is_file()
 
 
@@ -78,27 +85,22 @@ def open_bundle(path: Path | str) -> Bundle:
 
     Raises:
         UsageError: this is no bundle, or one of a later format.
-        IntegrityError: it is damaged.
+        IntegrityError: it is damaged; the text names the field.
     """
     path = Path(path)
     if not is_bundle(path):
         raise UsageError(f"{path}: not a memory bundle (no {MEMORY_FILE}).")
-    info = _read_json(path / MEMORY_FILE)
-    if info.get("koffkit") != FORMAT:
+    tree = read_json(path / MEMORY_FILE, remedy=BundleInfo.remedy)
+    if tree.keys() == {"koffkit", "domain", "layers"}:
         raise UsageError(
-            f"{path / MEMORY_FILE}: format {info.get('koffkit')!r}; this koffkit reads {FORMAT}."
+            f"{path}: a memory inside a run, at the widths of the base; `koffkit export` makes bundles."
         )
-    if not isinstance(info.get("domain"), str):
-        raise IntegrityError(f"{path / MEMORY_FILE}: no domain is named; export the memory again.")
-    return Bundle(path, info)
+    info = BundleInfo.parse(tree, path / MEMORY_FILE)
+    return Bundle(path, info.domain, info)
 
 
-def bundle_summary(path: Path) -> dict[str, Any]:
+def bundle_entry(bundle: Bundle) -> BundleEntry:
     """What `koffkit.json` says of a bundle."""
-    bundle = open_bundle(path)
-    return {"path": f"{MEMORIES}/{path.name}", "parameters": bundle.info["parameters"], "bytes": bundle.bytes}
-
-
-def is_packed(info: Mapping[str, Any]) -> bool:
-    """Whether a bundle's weights are koffkit's own packed integers, which no other software reads."""
-    return str(info.get("dtype", "float32")).startswith("int")
+    return BundleEntry(
+        path=f"{MEMORIES}/{bundle.path.name}", parameters=bundle.info.parameters, bytes=bundle.bytes
+    )

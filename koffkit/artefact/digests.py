@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoint.files import checkpoint_files
 from .names import MANIFEST
+from .parts import FileEntry
 
 CHUNK = 1 << 22
 
@@ -53,13 +54,13 @@ def list_files(root: Path) -> Iterator[Path]:
             yield path
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """`{"sha256", "size"}` of a file."""
+def file_entry(path: Path) -> FileEntry:
+    """Digest and size of a file."""
     with open(path, "rb") as file:
         digest = (
             hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _file_digest(file)
         )
-    return {"sha256": digest.hexdigest(), "size": path.stat().st_size}
+    return FileEntry(sha256=digest.hexdigest(), size=path.stat().st_size)
 
 
 def _file_digest(file: Any) -> Any:  # Python 3.10

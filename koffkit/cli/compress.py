@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from .console import RichProgress, emit, json_option, print_results, quiet_libra
 if TYPE_CHECKING:
     from ..method.budget import Budget
     from ..recipe.plan import Plan
+    from ..run.state import RunState
 
 
 @click.command("compress")
@@ -46,9 +47,7 @@ def command(
     with progress.live():
         state = run_recipe(loaded, run, resume=resume, progress=progress)
     if as_json:
-        emit(
-            {"run": str(run), "state": state["state"], "plan": stated.to_json(), "results": state["results"]}
-        )
+        emit({"run": str(run), "state": state.state, "plan": stated.to_json(), "results": state.results})
     else:
         _print_results(run, state)
 
@@ -96,6 +95,6 @@ def _kept(name: str, budget: Budget) -> str:
     return f"{name} {kept} in every layer" if budget.layout == "uniform" else f"{name} {kept}, mean of layers"
 
 
-def _print_results(run: Path, state: dict[str, Any]) -> None:
-    print_results(state["results"])
+def _print_results(run: Path, state: RunState) -> None:
+    print_results(state.results)
     stdout().print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)

@@ -31,7 +31,7 @@ def command(
         raise UsageError(f"{path}: no such folder.")
     run = RunFolder(path)
     if run.exists:
-        results = run.require_finished()["results"]
+        results = run.require_finished().results
         if "domains" not in results:
             raise UsageError(f"{path}: this run has no evaluate stage; export it and give --data.")
         emit({"path": str(path), "results": results}) if as_json else print_results(results)

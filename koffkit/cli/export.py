@@ -28,22 +28,27 @@ def command(run: Path | None, format_: str | None, output: Path | None, as_json:
     from ..run.folder import RunFolder, newest_finished
 
     folder = RunFolder(run) if run is not None else newest_finished()
-    jobs = _jobs(folder.require_finished()["recipe"], format_)
+    jobs = _jobs(folder.require_finished().recipe, format_)
     if output is not None and len(jobs) > 1:
         raise UsageError(
             f"--output names one folder, but the recipe asks for {', '.join(jobs)}; name one of them with "
             "--format."
         )
-    from ..exporters import find
+    from ..exporters import check_options, find
 
     exporters = {name: find(name) for name in jobs}
+    options = {name: check_options(name, exporters[name], given) for name, given in jobs.items()}
     targets = {name: output or Path("exports") / f"{folder.path.resolve().name}-{name}" for name in jobs}
     quiet_libraries()
+    from ..run.finished import FinishedRun
+
     progress = RichProgress()
-    results = []
+    finished = FinishedRun.open(folder)
     with progress.live():
-        for name, options in jobs.items():
-            results.append(exporters[name].export(folder, targets[name], options, progress))
+        results = [
+            exporter.export(finished, targets[name], options[name], progress)
+            for name, exporter in exporters.items()
+        ]
     if as_json:
         emit(results[0] if len(results) == 1 else {"exports": results})
         return
@@ -63,6 +68,9 @@ def _jobs(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any
 
 
 def _print(result: dict[str, Any]) -> None:
+    if "backbone" not in result or "parity" not in result:  # a format of another package
+        stdout().print(f"{result['output']}: done.", markup=False)
+        return
     backbone, parity = result["backbone"], result["parity"]
     stdout().print(
         f"{result['output']}: {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes "

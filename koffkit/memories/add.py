@@ -8,12 +8,12 @@ command can go on.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artefact.bundle import bundle_summary
+from ..artefact.bundle import bundle_entry, open_bundle
+from ..artefact.bundle_info import Added, Routing
 from ..artefact.digests import backbone_digest
 from ..artefact.export import Export, open_export, replaces
 from ..artefact.names import BACKBONE, MEMORIES, ROUTER_COLUMN
@@ -22,6 +22,8 @@ from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..router.routed import routed
 from ..run.folder import RunFolder
+from ..run.state import RunState
+from ..storage.clock import timestamp
 from ..storage.publish import staged
 from .bundle import record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
@@ -74,17 +76,17 @@ def add_memory(
         progress.message("recording golden logits")
         _write(export, name, work, state, partial, routing)
         record_golden(partial, export.backbone)
-        write_bundle_card(partial, export.manifest["name"])
+        write_bundle_card(partial, export.manifest.name)
     shutil.rmtree(work.path)  # published; of no more use
-    figures = state["results"]["domains"][name]
+    figures = state.results["domains"][name]
     router = routed(export)
     known = router is not None and name in router.labels
     return {
         "memory": name,
-        **bundle_summary(target),
+        **bundle_entry(open_bundle(target)).to_json(),
         "figures": figures,
         "in_router": known,
-        "routing": routing or None,
+        "routing": None if routing is None else routing.to_json(),
     }
 
 
@@ -106,7 +108,7 @@ def _free_place(export: Export, name: str) -> Path:
 
 def _learn(
     loaded: LoadedRecipe, export: Export, work: RunFolder, resume: bool, progress: Progress
-) -> dict[str, Any]:
+) -> RunState:
     from ..stages.engine import learn_memory
 
     if work.exists and not resume:
@@ -119,39 +121,34 @@ def _learn(
 
 def _teach(
     loaded: LoadedRecipe, export: Export, name: str, against: Sequence[str], target: Path, progress: Progress
-) -> dict[str, Any]:
-    """Let the router learn the new domain; the figures of that, empty where it cannot or need not."""
+) -> Routing | None:
+    """Let the router learn the new domain; the figures of that, None where it cannot or need not."""
     recipe = loaded.recipe
-    found = teach_router(export, name, recipe.sources[name], against, recipe.seed, recipe.holdout, progress)
-    if found is None:
-        return {}
-    column, figures = found
+    taught = teach_router(export, name, recipe.sources[name], against, recipe.seed, recipe.holdout, progress)
+    if taught is None:
+        return None
+    column, figures = taught
     column.save(target / ROUTER_COLUMN)
     return figures
 
 
 def _write(
-    export: Export,
-    name: str,
-    work: RunFolder,
-    state: Mapping[str, Any],
-    target: Path,
-    routing: Mapping[str, Any],
+    export: Export, name: str, work: RunFolder, state: RunState, target: Path, routing: Routing | None
 ) -> None:
-    added: dict[str, Any] = {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "base": state["base"]["digest"],
-        "recipe": state["recipe"],
-        "versions": state["versions"],
+    extra: dict[str, Any] = {
+        "added": Added(
+            created=timestamp(),
+            base=state.base.fingerprint,
+            recipe=state.recipe,
+            versions=state.versions,
+        )
     }
-    more = {"added": added, **replaces(export, name)} | ({"routing": dict(routing)} if routing else {})
+    shipped = replaces(export, name)
+    if shipped is not None:
+        extra["replaces"] = shipped
+    if routing is not None:
+        extra["routing"] = routing
+    figures = state.results["domains"][name]
     write_bundle(
-        work.memory_dir(name),
-        target,
-        name,
-        None,
-        export.backbone_digest,
-        state["results"]["domains"][name],
-        state,
-        more,
+        work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, extra=extra
     )

@@ -3,15 +3,15 @@ later."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artefact.bundle import is_packed, open_bundle
+from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.bundle_info import BundleInfo, KVHalf, LoraHalf
 from ..artefact.digests import file_entry
 from ..artefact.names import (
     ADAPTER_CONFIG,
@@ -23,9 +23,12 @@ from ..artefact.names import (
     MEMORY_FILE,
     ROUTER_COLUMN,
 )
+from ..artefact.parts import Golden
 from ..errors import IntegrityError
 from ..masks.memory_cuts import MemoryCuts
+from ..run.state import RunState
 from ..storage.files import write_atomically, write_json
+from ..storage.read_json import read_json
 
 
 def write_bundle(
@@ -35,26 +38,33 @@ def write_bundle(
     cuts: MemoryCuts | None,
     backbone: str,
     figures: Mapping[str, Any],
-    state: Mapping[str, Any],
-    more: Mapping[str, Any] | None = None,
+    state: RunState,
+    *,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Slice the memory in the run folder `source` into the bundle `target`.
 
     Args:
+        source: `memories/DOMAIN` of a run.
+        target: an empty folder. A router column that lies there already becomes part of the bundle.
+        domain: whose memory it is.
         cuts: what stays of it; None: it was learned at the widths of the backbone.
         backbone: the digest of the backbone that it is for.
         figures: of this domain, from `evaluate`.
-        more: entries of `memory.json` beside those of every bundle. A router column that lies in `target`
-            already becomes part of it.
+        state: of the run.
+        extra: fields of `BundleInfo` beside those of every bundle.
+
+    Raises:
+        IntegrityError: a file of the run is missing or damaged.
     """
-    memory = state["recipe"]["memory"]
+    memory = state.recipe["memory"]
     parameters: dict[str, int] = {}
     files = []
     if memory["lora"] is not None:
         parameters["lora"] = _slice_file(
             source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole
         )
-        config = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
         write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
         files += [ADAPTER_WEIGHTS, ADAPTER_CONFIG]
     if memory["kv"] is not None:
@@ -62,19 +72,30 @@ def write_bundle(
         files.append(KV_MEMORY)
     if (target / ROUTER_COLUMN).is_file():
         files.append(ROUTER_COLUMN)
-    info = {
-        "koffkit": FORMAT,
-        "domain": domain,
-        "backbone_digest": backbone,
-        "layers": state["memory_layers"],
-        "lora": memory["lora"],
-        "kv": memory["kv"],
-        "parameters": sum(parameters.values()),
-        "parameters_by_half": parameters,
-        "figures": figures,
-        "files": {name: file_entry(target / name) for name in files},
-    }
-    write_json(target / MEMORY_FILE, info | dict(more or {}))
+    info = BundleInfo(
+        koffkit=FORMAT,
+        domain=domain,
+        backbone_digest=backbone,
+        layers=state.memory_layers,
+        lora=_half(LoraHalf, memory["lora"]),
+        kv=_half(KVHalf, memory["kv"]),
+        parameters=sum(parameters.values()),
+        parameters_by_half=parameters,
+        figures=dict(figures),
+        files={name: file_entry(target / name) for name in files},
+        **dict(extra or {}),
+    )
+    info.write(target / MEMORY_FILE)
+
+
+Half = TypeVar("Half", LoraHalf, KVHalf)
+
+
+def _half(kind: type[Half], settings: Mapping[str, Any] | None) -> Half | None:
+    """What `memory.json` keeps of the recipe's settings for a half."""
+    if settings is None:
+        return None
+    return kind.model_validate({key: settings[key] for key in kind.model_fields if key in settings})
 
 
 def _whole(name: str, value: NDArray[Any]) -> NDArray[Any]:
@@ -103,8 +124,13 @@ def record_golden(path: Path, backbone: Path) -> None:
     bundle = open_bundle(path)
     probe = Probe(backbone, [bundle])
     tokens = probe_tokens(probe.vocabulary)
-    found = golden(probe, probe.hidden(tokens, [bundle.domain]))[0]
-    write_json(path / MEMORY_FILE, dict(bundle.info) | {"golden": {"tokens": tokens, **found}})
+    logits = golden(probe, probe.hidden(tokens, [bundle.domain]))[0]
+    set_golden(bundle, Golden(tokens=tokens, **logits))
+
+
+def set_golden(bundle: Bundle, logits: Golden) -> None:
+    """Write a bundle's golden logits into its `memory.json`."""
+    bundle.info.evolve(golden=logits).write(bundle.path / MEMORY_FILE)
 
 
 def write_bundle_card(path: Path, export: str) -> None:
@@ -112,23 +138,23 @@ def write_bundle_card(path: Path, export: str) -> None:
     write_atomically(path / CARD, _card(open_bundle(path).info, export))
 
 
-def _card(info: Mapping[str, Any], export: str) -> str:
-    halves = ", ".join(f"{half} {count:,}" for half, count in info["parameters_by_half"].items())
-    packed = is_packed(info)
+def _card(info: BundleInfo, export: str) -> str:
+    halves = ", ".join(f"{half} {count:,}" for half, count in info.parameters_by_half.items())
+    packed = info.is_packed
     adapter = (
         ""
-        if info["lora"] is None or packed
+        if info.lora is None or packed
         else f"""
 The LoRA half is a stock PEFT adapter for the sliced backbone:
 ```python
 from peft import PeftModel
-model = PeftModel.from_pretrained(backbone, "memories/{info["domain"]}")
+model = PeftModel.from_pretrained(backbone, "memories/{info.domain}")
 ```
 """
     )
     kv = (
         ""
-        if info["kv"] is None or packed
+        if info.kv is None or packed
         else """
 The KV half (`kv_memory.safetensors`) holds `layers.{i}.key` and `layers.{i}.value`, [kv_heads, memory tokens,
 head_dim], keys before rotation. koffkit attaches it; a stock cache can be prefilled with it when every layer
@@ -145,15 +171,15 @@ PEFT must load the LoRA half, compact the memory with `--dtype float16` instead.
     )
     routing = (
         ""
-        if "routing" not in info
+        if info.routing is None
         else """
 `router_column.safetensors` is what the router of that export learned of this domain; beside another router it
 is left out.
 """
     )
-    return f"""# {export}: memory of domain {info["domain"]}
+    return f"""# {export}: memory of domain {info.domain}
 
-{info["parameters"]:,} parameters ({halves}) in layers {info["layers"][0]} to {info["layers"][-1]}, for
-backbone `{info["backbone_digest"]}` only; koffkit refuses any other.
+{info.parameters:,} parameters ({halves}) in layers {info.layers[0]} to {info.layers[-1]}, for
+backbone `{info.backbone_digest}` only; koffkit refuses any other.
 Standalone: copy this folder next to any copy of that backbone.
 {adapter}{kv}{small}{routing}"""

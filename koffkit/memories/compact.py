@@ -21,11 +21,12 @@ from ..runtime.probe import probe_tokens
 from ..storage.publish import replacing, staged
 from .compact_bundle import Options, record_loss, write_compact
 from .measure import kl_before_and_after
-from .recipe import export_recipe, find_base
+from .recipe import find_base
 
 MOST_TOKENS = 1 << 15
 AT_ONCE = 1 << 11  # tokens whose logits exist at one time
 FIELD = "text"
+SHOWN = ("ranks", "energy", "kl")
 
 
 def compact(
@@ -64,23 +65,21 @@ def compact(
             "no --data: the loss is measured on a few fixed tokens only, which says little about text."
         )
     batches = {bundle.domain: list(_batches(export, bundle.domain, data, field)) for bundle in bundles}
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
 
     def one(bundle: Bundle, target: Path) -> None:
         small = write_compact(bundle, export, options, target)
         loss = kl_before_and_after(export, bundle, small, teacher, batches[bundle.domain])
         small = record_loss(small, loss | {"text": list(data) or "probe tokens"})
-        found[bundle.domain] = {
+        compacted = small.info.compacted
+        assert compacted is not None
+        rows[bundle.domain] = {
             "bytes_before": bundle.bytes,
             "bytes": small.bytes,
             "ratio": small.bytes / bundle.bytes,
-            **{
-                key: small.info["compacted"][key]
-                for key in ("ranks", "energy", "kl")
-                if key in small.info["compacted"]
-            },
+            **{key: value for key, value in compacted.to_json().items() if key in SHOWN},
         }
-        progress.advance("compact", len(found), {})
+        progress.advance("compact", len(rows), {})
 
     progress.start("compact", len(bundles), 0)
     if in_place:
@@ -94,7 +93,7 @@ def compact(
             for bundle in bundles:
                 (partial / bundle.domain).mkdir()
                 one(bundle, partial / bundle.domain)
-    return {"output": str(written), "dtype": options.dtype, "memories": found}
+    return {"output": str(written), "dtype": options.dtype, "memories": rows}
 
 
 def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
@@ -141,7 +140,7 @@ def _batches(export: Export, name: str, data: Sequence[str], field: str) -> Iter
     for pattern in data:
         ids += token_ids(tokenizer, pattern.replace("{name}", name), field, MOST_TOKENS)
     ids = ids[:MOST_TOKENS]
-    length = min(len(ids), int(export_recipe(export)["sequence_length"]))
+    length = min(len(ids), int(export.manifest.recipe["sequence_length"]))
     rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
     at_once = max(1, AT_ONCE // length)
     yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))

@@ -6,9 +6,7 @@ A compacted memory is a bundle like any other, for the same backbone. What was d
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..artefact.bundle import Bundle, open_bundle
-from ..artefact.digests import file_entry  # fmt: skip
+from ..artefact.bundle_info import BundleInfo, Compacted, CompactedFrom, CompactedLoss
+from ..artefact.digests import file_entry
 from ..artefact.export import Export, replaces
 from ..artefact.names import (
     ADAPTER_CONFIG,
@@ -32,10 +31,12 @@ from ..artefact.names import (
     ROUTER_COLUMN,
 )
 from ..artefact.quantise import LEVELS, Factors, pack
-from ..errors import IntegrityError, UsageError
+from ..errors import UsageError
 from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import load_adapter, load_tensors
+from ..storage.clock import timestamp
 from ..storage.files import write_atomically, write_json
+from ..storage.read_json import read_json
 from .bundle import record_golden, write_bundle_card
 
 DTYPES = ("int6", "int8", "float16", "float32")
@@ -63,16 +64,18 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
         UsageError: the rank asked for is higher than the memory's.
         IntegrityError: the bundle is damaged.
     """
-    info = dict(bundle.info)
+    info = bundle.info
+    lora = info.lora
     files, counts = [], {}
-    done: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    done: dict[str, Any] = {"created": timestamp()}
     if bundle.adapter_file is not None:
         tensors, config, cut = _cut(bundle, options)
         done |= cut
         counts["lora"] = sum(values.numel() for values in tensors.values())
         files += [_write(target, ADAPTER_WEIGHTS, ADAPTER_PACKED, tensors, options.dtype), ADAPTER_CONFIG]
         write_json(target / ADAPTER_CONFIG, config)
-        info["lora"] = {**info["lora"], "rank": config["r"], "alpha": config["lora_alpha"]}
+        if lora is not None:
+            lora = lora.model_copy(update={"rank": config["r"], "alpha": config["lora_alpha"]})
     if bundle.kv_file is not None:
         tensors = load_tensors(bundle.kv_file)
         counts["kv"] = sum(values.numel() for values in tensors.values())
@@ -80,29 +83,34 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
     if bundle.column_file is not None:
         shutil.copyfile(bundle.column_file, target / ROUTER_COLUMN)
         files.append(ROUTER_COLUMN)
-    done["from"] = {
-        "parameters": info["parameters"],
-        "bytes": bundle.bytes,
-        "dtype": info.get("dtype", "float32"),
-    }
-    info |= {
+    done["original"] = CompactedFrom(parameters=info.parameters, bytes=bundle.bytes, dtype=info.dtype)
+    changes: dict[str, Any] = {
+        "lora": lora,
         "parameters": sum(counts.values()),
         "parameters_by_half": counts,
         "dtype": options.dtype,
-        "compacted": done,
+        "compacted": Compacted(**done),
+        "files": {name: file_entry(target / name) for name in files},
     }
-    info |= {"files": {name: file_entry(target / name) for name in files}, **replaces(export, bundle.domain)}
-    info.pop("golden", None)
-    write_json(target / MEMORY_FILE, info)
+    shipped = replaces(export, bundle.domain)
+    if shipped is not None:
+        changes["replaces"] = shipped
+    _without_golden(info).evolve(**changes).write(target / MEMORY_FILE)
     record_golden(target, export.backbone)
-    write_bundle_card(target, export.manifest["name"])
+    write_bundle_card(target, export.manifest.name)
     return open_bundle(target)
+
+
+def _without_golden(info: BundleInfo) -> BundleInfo:
+    """The logits of other weights are of no use."""
+    return BundleInfo(**{name: getattr(info, name) for name in info.model_fields_set - {"golden"}})
 
 
 def record_loss(bundle: Bundle, loss: Mapping[str, Any]) -> Bundle:
     """Add what compacting cost to `memory.json`; its `figures` are those of the memory before."""
-    compacted = {**bundle.info["compacted"], "kl": dict(loss)}
-    write_json(bundle.path / MEMORY_FILE, {**bundle.info, "compacted": compacted})
+    assert bundle.info.compacted is not None
+    compacted = bundle.info.compacted.model_copy(update={"kl": CompactedLoss(**loss)})
+    bundle.info.evolve(compacted=compacted).write(bundle.path / MEMORY_FILE)
     return open_bundle(bundle.path)
 
 
@@ -141,16 +149,9 @@ def _cut(bundle: Bundle, options: Options) -> tuple[dict[str, Tensor], dict[str,
 
 
 def _adapter_config(bundle: Bundle) -> dict[str, Any]:
-    path = bundle.path / ADAPTER_CONFIG
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return (
-            {"rank_pattern": {}, "alpha_pattern": {}}
-            | config
-            | {"base_model_name_or_path": BACKBONE_OF_BUNDLE}
-        )
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
+    config = read_json(bundle.path / ADAPTER_CONFIG, remedy="copy the bundle again")
+    defaults: dict[str, Any] = {"rank_pattern": {}, "alpha_pattern": {}}
+    return defaults | config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE}
 
 
 def _write(target: Path, plain: str, packed: str, tensors: Mapping[str, Tensor], dtype: str) -> str:

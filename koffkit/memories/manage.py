@@ -33,24 +33,26 @@ def list_memories(path: Path) -> dict[str, Any]:
 
 def _row(bundle: Bundle, export: Export, labels: list[str]) -> dict[str, Any]:
     info = bundle.info
-    figures = {name: values for name, values in info.get("figures", {}).items() if name != "swap"}
+    figures = {name: values for name, values in info.figures.items() if name != "swap"}
     return {
-        "parameters": info["parameters"],
+        "parameters": info.parameters,
         "bytes": bundle.bytes,
-        "layers": info["layers"],
-        "rank": info["lora"]["rank"] if info.get("lora") else None,
-        "kv_tokens": info["kv"]["tokens"] if info.get("kv") else None,
-        "dtype": info.get("dtype", "float32"),
+        "layers": info.layers,
+        "rank": None if info.lora is None else info.lora.rank,
+        "kv_tokens": None if info.kv is None else info.kv.tokens,
+        "dtype": info.dtype,
         "in_router": bundle.domain in labels,
-        "routing": info.get("routing"),
-        "origin": "added"
-        if "added" in info
-        else "shipped"
-        if bundle.domain in export.manifest["domains"]
-        else "copied",
-        "compacted": "compacted" in info,
+        "routing": None if info.routing is None else info.routing.to_json(),
+        "origin": _origin(bundle, export),
+        "compacted": info.compacted is not None,
         "figures": figures,
     }
+
+
+def _origin(bundle: Bundle, export: Export) -> str:
+    if bundle.info.added is not None:
+        return "added"
+    return "shipped" if bundle.domain in export.manifest.domains else "copied"
 
 
 def remove_memory(path: Path, name: str) -> dict[str, Any]:

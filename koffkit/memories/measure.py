@@ -36,7 +36,7 @@ def kl_before_and_after(
         (before, BEFORE),
         (after, AFTER),
     ):  # of the same domain, so under names of their own
-        model.load_memory(replace(bundle, info={**bundle.info, "domain": alias}))
+        model.load_memory(replace(bundle, domain=alias))
     reference = _memory(model, BEFORE) if base is None else _base(base)
     sums = {BEFORE: 0.0, AFTER: 0.0}
     tokens = 0

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import model_validator
 
 from ..artefact.export import Export
-from ..artefact.names import CARD, MANIFEST
+from ..artefact.names import MANIFEST
 from ..checkpoint.fingerprint import fingerprint
 from ..errors import DataError, IntegrityError, UsageError
 from ..hub import locate
@@ -50,27 +49,6 @@ def check_name(name: str) -> None:
         )
 
 
-def export_recipe(export: Export) -> dict[str, Any]:
-    """The resolved recipe that an export was made with; exports of older versions have it in the backbone's
-    card only.
-
-    Raises:
-        UsageError: it is nowhere to be found.
-    """
-    if isinstance(export.manifest.get("recipe"), dict):
-        return dict(export.manifest["recipe"])
-    card = export.backbone / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    found = re.search(r"^## Recipe\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    tree = yaml.safe_load(found[1]) if found else None
-    if not isinstance(tree, dict):
-        raise UsageError(
-            f"{export.path / MANIFEST}: does not say which recipe the export was made with; export the run "
-            "again."
-        )
-    return tree
-
-
 def find_base(export: Export, given: Path | None) -> Path:
     """The unpruned model of an export: where its manifest says, or at `given`.
 
@@ -78,26 +56,24 @@ def find_base(export: Export, given: Path | None) -> Path:
         DataError: it is not there.
         IntegrityError: it is not the model that the export was made from.
     """
-    recorded = export.manifest["base"]
-    settings = {
-        key: value for key, value in export_recipe(export)["base"].items() if key in Base.model_fields
-    }
-    base = Base.model_validate(settings | {"model": recorded["model"] if given is None else str(given)})
+    recorded, settings = export.manifest.base, export.manifest.recipe["base"]
+    known = {key: value for key, value in settings.items() if key in Base.model_fields}
+    base = Base.model_validate(known | {"model": recorded.model if given is None else str(given)})
     try:
-        found = locate(
+        folder = locate(
             base.model, export.path.resolve().parent if given is None else Path.cwd(), revision=base.revision
         )
     except DataError as error:
         raise DataError(
             f"{error} The unpruned model teaches and is compared with; say where it is with --base PATH."
         ) from None
-    if fingerprint(found) != recorded["digest"]:
+    if fingerprint(folder) != recorded.fingerprint:
         raise IntegrityError(
-            f"{found}: not the base that {export.path} was made from ({recorded['model']}, digest "
-            f"{recorded['digest'][:12]}); "
+            f"{folder}: not the base that {export.path} was made from ({recorded.model}, fingerprint "
+            f"{recorded.fingerprint[:12]}); "
             "give that one with --base."
         )
-    return found
+    return folder
 
 
 def memory_recipe(
@@ -112,14 +88,14 @@ def memory_recipe(
     Raises:
         UsageError: a setting is not valid, or is the backbone's and so fixed.
     """
-    original = export_recipe(export)
+    original = export.manifest.recipe
     tree = {key: original[key] for key in KEPT if key in original}
     tree["distill"] = {
         key: value for key, value in tree.get("distill", {}).items() if key != "domain_weights"
     }  # of other domains
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"] = tree["memory"] | {"layers": _learned_layers(export)}
-    tree["name"] = f"{export.manifest['name']}-{name}"
+    tree["name"] = f"{export.manifest.name}-{name}"
     tree["base"] = tree["base"] | {
         "model": str(base),
         "trust_remote_code": False,
@@ -149,7 +125,7 @@ def _learned_layers(export: Export) -> list[int]:
         UsageError: none of them is left to tell.
     """
     for bundle in export.bundles():
-        return list(bundle.info["layers"])
+        return list(bundle.info.layers)
     raise UsageError(
         "memory.layers: which layers carry memory was learned, and no memory is left to tell; name them: "
         "--set memory.layers=[...]."

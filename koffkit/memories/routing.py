@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from ..artefact.bundle_info import Routing
 from ..artefact.export import Export
 from ..data.corpus import split_documents
 from ..data.sources import documents, file_source
@@ -21,7 +21,6 @@ from ..router.column import Column, extended, fit_column, weights_digest
 from ..router.ngrams import TextRouter
 from ..router.routed import routed
 from ..stages.route import RouteOptions
-from .recipe import export_recipe
 
 AGAINST = "--against"
 Texts = dict[str, list[str]]
@@ -35,7 +34,7 @@ def teach_router(
     seed: int,
     holdout: float,
     progress: Progress,
-) -> tuple[Column, dict[str, Any]] | None:
+) -> tuple[Column, Routing] | None:
     """A column for the memory `name`, and how good it is on held-out text; None where the router cannot learn
     one, with a warning.
 
@@ -83,7 +82,7 @@ def teach_router(
 
 
 def _route_options(export: Export) -> RouteOptions:
-    stages = export_recipe(export)["stages"]
+    stages = export.manifest.recipe["stages"]
     return next(
         (RouteOptions.model_validate(stage["route"]) for stage in stages if stage.get("route")),
         RouteOptions(),
@@ -109,10 +108,10 @@ def _given(patterns: Sequence[str], options: RouteOptions) -> Texts:
 def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Texts, list[str]]:
     """Text of the other memories and of retention, and those whose text is gone; a memory's later recipe goes
     before the export's."""
-    recipe = export_recipe(export)
+    recipe = export.manifest.recipe
     sources = dict(recipe["domains"]) | ({"none": recipe["retention"]} if recipe.get("retention") else {})
     for bundle in export.bundles():
-        sources |= bundle.info.get("added", {}).get("recipe", {}).get("domains", {})
+        sources |= {} if bundle.info.added is None else bundle.info.added.recipe.get("domains", {})
     found, gone = {}, []
     for label, fields in sources.items():
         if label == name:
@@ -132,15 +131,15 @@ def _read(source: Source, options: RouteOptions, where: str) -> list[str]:
     return list(islice(documents(source, Path.cwd(), where), options.max_documents))
 
 
-def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> Routing:
     """`recognised`: share of its own held-out documents that get it. `mistaken`: share of the others' that
     do."""
     taken = {label: [chosen == name for chosen, _ in router.route(found)] for label, found in texts.items()}
     own, rest = taken.pop(name), [hit for hits in taken.values() for hit in hits]
-    return {
-        "recognised": sum(own) / len(own),
-        "mistaken": sum(rest) / len(rest),
-        "documents": len(own),
-        "other_documents": len(rest),
-        "against": list(taken),
-    }
+    return Routing(
+        recognised=sum(own) / len(own),
+        mistaken=sum(rest) / len(rest),
+        documents=len(own),
+        other_documents=len(rest),
+        against=list(taken),
+    )

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..arch.widths import LayerWidths
-from ..artefact.bundle import Bundle
+from ..artefact.bundle import MemoryFolder
 from ..artefact.quantise import unpack
 from ..errors import IntegrityError
 from .kv_attention import KVMemory
@@ -37,7 +37,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return unpack(tensors)
 
 
-def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:
+def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:
     """The KV memory of a bundle by layer; empty when it has none.
 
     Args:
@@ -74,7 +74,7 @@ def load_kv(bundle: Bundle, layers: Sequence[LayerWidths]) -> dict[int, KVMemory
     return memory
 
 
-def adapter_config(bundle: Bundle) -> LoraConfig:
+def adapter_config(bundle: MemoryFolder) -> LoraConfig:
     """PEFT's configuration of a bundle with LoRA, for whatever copy of the backbone is in memory."""
     config = LoraConfig.from_pretrained(str(bundle.path))
     config.base_model_name_or_path = (
@@ -83,7 +83,7 @@ def adapter_config(bundle: Bundle) -> LoraConfig:
     return config
 
 
-def load_adapter(bundle: Bundle) -> dict[str, Tensor]:
+def load_adapter(bundle: MemoryFolder) -> dict[str, Tensor]:
     """The adapter's tensors by PEFT's names; empty when the bundle has no LoRA."""
     return {} if bundle.adapter_file is None else load_tensors(bundle.adapter_file)
 
@@ -103,7 +103,7 @@ class MemoryTensors:
     kv: KVTensors
 
 
-def load_memory(bundle: Bundle, layers: Sequence[LayerWidths]) -> MemoryTensors:
+def load_memory(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> MemoryTensors:
     """A whole bundle.
 
     Args:

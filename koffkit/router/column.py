@@ -64,7 +64,7 @@ class Column:
 
 def weights_digest(folder: Path) -> str:
     """What a column says of the router in `folder` that it belongs to."""
-    return str(file_entry(folder / WEIGHTS)["sha256"])
+    return file_entry(folder / WEIGHTS).sha256
 
 
 def extended(router: Router, label: str, column: Column, digest: str) -> Router:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from ..storage.files import write_atomically, write_json
-
-FORMAT = 1
+from ..errors import KoffkitError, UsageError
+from ..storage.files import write_atomically
+from .state import RunState
 
 
 class RunFolder:
@@ -62,52 +61,45 @@ class RunFolder:
     def exists(self) -> bool:
         return self.run_file.is_file()
 
-    def read(self) -> dict[str, Any]:
-        """The `run.json` object.
+    def read(self) -> RunState:
+        """What `run.json` says.
 
         Raises:
-            UsageError: this is no run folder, or one of a later format.
+            UsageError: this is no run folder, one of a later format, or the file is damaged; the text names
+                the field.
         """
-        try:
-            state = json.loads(self.run_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self.exists:
             raise UsageError(
                 f"{self.path}: not a run folder (no run.json); make one with `koffkit compress`."
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{self.run_file}: damaged ({error}); start the run anew.") from None
-        if not isinstance(state, dict) or state.get("koffkit") != FORMAT:
-            raise UsageError(
-                f"{self.run_file}: run format {state.get('koffkit')!r}; this koffkit reads {FORMAT}."
             )
-        return state
+        return RunState.read(self.run_file)
 
-    def write(self, state: Mapping[str, Any]) -> None:
-        write_json(self.run_file, state)
-
-    def update(self, **changes: Any) -> dict[str, Any]:
-        state = self.read() | changes
-        self.write(state)
+    def write(self, state: RunState) -> RunState:
+        """Write `run.json` whole or not at all; returns the state."""
+        state.write(self.run_file)
         return state
 
     @property
     def is_finished(self) -> bool:
         """Finished, and a whole run: not the work folder of `koffkit memory add`."""
-        state = self.read() if self.exists else {}
-        return state.get("state") == "finished" and state.get("backbone") is None
+        try:
+            state = self.read()
+        except KoffkitError:
+            return False
+        return state.is_finished and state.backbone is None
 
-    def require_finished(self) -> dict[str, Any]:
+    def require_finished(self) -> RunState:
         """The state of a finished run.
 
         Raises:
             UsageError: the run is not finished.
         """
         state = self.read()
-        if state.get("backbone") is not None:
+        if state.backbone is not None:
             raise UsageError(
                 f"{self.path}: this is the work of `koffkit memory add`; finish that command with --resume."
             )
-        if state.get("state") != "finished":
+        if not state.is_finished:
             raise UsageError(
                 f"{self.path}: this run is not finished; continue it with `koffkit compress ... --output "
                 f"{self.path} --resume`."

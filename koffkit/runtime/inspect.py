@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..arch.widths import SLICED_LAYERS
-from ..artefact.bundle import is_bundle, is_packed, open_bundle
+from ..artefact.bundle import Bundle, is_bundle, open_bundle
+from ..artefact.bundle_info import BundleInfo
 from ..artefact.digests import backbone_digest, weight_bytes
 from ..artefact.export import Export, is_export, open_export, removed_memories
+from ..artefact.manifest import Manifest
 from ..checkpoint.spec import ModelSpec
 from ..errors import KoffkitError, UsageError
 from ..recipe.plan import VLLM_RANKS
 from ..router.routed import routed
 from ..run.folder import RunFolder
+from ..storage.record import Record
 
 OWN_CLASS = (
     "after `import koffkit.sliced`, or without koffkit with trust_remote_code=True (the code lies in the "
     "folder)"
+)
+SHOWN_OF_RUN = (
+    "state",
+    "base",
+    "budget",
+    "memory_layers",
+    "stages",
+    "versions",
+    "seed",
+    "started",
+    "finished",
 )
 
 
@@ -45,101 +58,95 @@ def describe(path: Path) -> dict[str, Any]:
 def _bundle(path: Path) -> dict[str, Any]:
     info = open_bundle(path).info
     loads = {"koffkit": "all of it"}
-    if info.get("lora") and not is_packed(info):
+    if info.lora is not None and not info.is_packed:
         loads["peft"] = "LoRA half"
-    return {"kind": "bundle", **info, "loads_in": loads}
+    return {"kind": "bundle", **info.to_json(), "loads_in": loads}
 
 
 def _export(path: Path) -> dict[str, Any]:
     export = open_export(path)
-    manifest = {
-        key: value
-        for key, value in export.manifest.items()
-        if key not in ("files", "golden", "results", "recipe")
-    }
     spec = ModelSpec.open(export.backbone)
-    config = spec.config
     bundles = export.bundles()
-    router, memories = routed(export, bundles), {bundle.domain: dict(bundle.info) for bundle in bundles}
-    for info in memories.values():
-        for key in ("golden", "files", "figures"):
-            info.pop(key, None)
+    router = routed(export, bundles)
     return {
         "kind": "export",
-        **manifest,
+        **_without(export.manifest, "files", "golden", "results", "recipe"),
         "widths": _widths(spec),
-        "memories": memories,
+        "memories": {
+            bundle.domain: _without(bundle.info, "golden", "files", "figures") for bundle in bundles
+        },
         "removed_memories": removed_memories(export),
-        "net": _net(export),
+        "net": _net(export, bundles),
         "router": None if router is None else router.describe(),
-        "loads_in": _loads_in(export.manifest, memories, config),
+        "loads_in": _loads_in(export.manifest, bundles, spec),
     }
 
 
-def _net(export: Export) -> dict[str, Any]:
+def _without(record: Record, *names: str) -> dict[str, Any]:
+    return {key: value for key, value in record.to_json().items() if key not in names}
+
+
+def _net(export: Export, bundles: list[Bundle]) -> dict[str, Any]:
     """Bytes on disk against the base: weights and what they need to load, without cards and tokenizers.
 
     `break_even`: how many memories of the present mean size the bytes that were cut pay for; with more, the
     whole is larger than the base.
     """
-    backbone = weight_bytes(export.backbone)
-    sizes = [bundle.bytes for bundle in export.bundles()]
-    router = (
-        0
-        if export.router is None
-        else sum(path.stat().st_size for path in export.router.rglob("*") if path.is_file())
-    )
-    recorded = export.manifest["base"].get(
-        "bytes"
-    )  # exports of older versions lack it: slicing keeps the type of the weights
-    base = (
-        recorded
-        or backbone * export.manifest["base"]["parameters"] // export.manifest["backbone"]["parameters"]
-    )
-    found: dict[str, Any] = {"base": base, "backbone": backbone, "memories": sum(sizes), "router": router}
+    base, backbone = export.manifest.base.bytes, weight_bytes(export.backbone)
+    memories = sum(bundle.bytes for bundle in bundles)
+    router = 0 if export.router is None else _folder_bytes(export.router)
+    net: dict[str, Any] = {"base": base, "backbone": backbone, "memories": memories, "router": router}
     for suffix, more in (("", 0), ("_with_router", router)):
-        total = backbone + sum(sizes) + more
-        found |= {f"total{suffix}": total, f"saved{suffix}": base - total}
-        found[f"break_even{suffix}"] = (
-            max(0, base - backbone - more) * len(sizes) // sum(sizes) if sizes else None
+        total = backbone + memories + more
+        net |= {f"total{suffix}": total, f"saved{suffix}": base - total}
+        net[f"break_even{suffix}"] = (
+            max(0, base - backbone - more) * len(bundles) // memories if bundles else None
         )
-    return found
+    return net
 
 
-def _loads_in(manifest: Any, memories: dict[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    num_layers = int(config["num_hidden_layers"])
-    packed = [name for name, info in memories.items() if is_packed(info)]
-    open_ = [info for name, info in memories.items() if name not in packed]
-    ranks = {
-        rank
-        for info in open_
-        if info.get("lora")
-        for rank in info.get("compacted", {}).get("ranks", [info["lora"]["rank"]])
-    }
-    kv_layers = [len(info["layers"]) for info in open_ if info.get("kv")]
-    own = SLICED_LAYERS in config
-    found = {
-        "transformers": f"backbone: {manifest['backbone']['class']}, "
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _loads_in(manifest: Manifest, bundles: list[Bundle], spec: ModelSpec) -> dict[str, str]:
+    packed = [bundle.domain for bundle in bundles if bundle.info.is_packed]
+    plain = [bundle.info for bundle in bundles if not bundle.info.is_packed]
+    ranks = {rank for info in plain for rank in _ranks(info)}
+    kv_layers = [len(info.layers) for info in plain if info.kv is not None]
+    own = SLICED_LAYERS in spec.config
+    loads = {
+        "transformers": f"backbone: {manifest.backbone.model_class}, "
         + (OWN_CLASS if own else "no koffkit needed")
     }
     if ranks:
-        found["peft"] = "LoRA half of every memory" + (f" but {', '.join(packed)}" if packed else "")
-        if own:
-            found["vllm"] = "not: its layers differ, or parts of heads are gone"
-        elif all(rank in VLLM_RANKS for rank in ranks):
-            found["vllm"] = "backbone and LoRA (not run by koffkit)"
-        else:
-            found["vllm"] = f"backbone; LoRA ranks {sorted(ranks)} are not served"
+        loads["peft"] = "LoRA half of every memory" + (f" but {', '.join(packed)}" if packed else "")
+        loads["vllm"] = _vllm(own, ranks)
     if kv_layers:
-        everywhere = all(count == num_layers for count in kv_layers)
-        found["kv memory"] = "koffkit" + (
+        everywhere = all(count == int(spec.config["num_hidden_layers"]) for count in kv_layers)
+        loads["kv memory"] = "koffkit" + (
             ", or a prefilled cache in transformers (keys rotated)"
             if everywhere
             else " only: not in all layers"
         )
     if packed:
-        found["koffkit"] = f"only: {', '.join(packed)} (packed weights)"
-    return found
+        loads["koffkit"] = f"only: {', '.join(packed)} (packed weights)"
+    return loads
+
+
+def _ranks(info: BundleInfo) -> list[int]:
+    if info.lora is None:
+        return []
+    compacted = None if info.compacted is None else info.compacted.ranks
+    return compacted or [info.lora.rank]
+
+
+def _vllm(own_class: bool, ranks: set[int]) -> str:
+    if own_class:
+        return "not: its layers differ, or parts of heads are gone"
+    if all(rank in VLLM_RANKS for rank in ranks):
+        return "backbone and LoRA (not run by koffkit)"
+    return f"backbone; LoRA ranks {sorted(ranks)} are not served"
 
 
 def _widths(spec: ModelSpec) -> dict[str, Any]:
@@ -152,32 +159,32 @@ def _widths(spec: ModelSpec) -> dict[str, Any]:
         "head_dim",
         "vocab_size",
     )
-    found: dict[str, Any] = {key: spec.config.get(key) for key in keys}
+    widths: dict[str, Any] = {key: spec.config.get(key) for key in keys}
     if SLICED_LAYERS in spec.config:
-        layers = [asdict(widths) for widths in spec.widths]
-        found["layers"] = {key: [widths[key] for widths in layers] for key in layers[0]}
-    return found
+        layers = [asdict(layer) for layer in spec.widths]
+        widths["layers"] = {key: [layer[key] for layer in layers] for key in layers[0]}
+    return widths
 
 
 def _run(path: Path) -> dict[str, Any]:
     state = RunFolder(path).read()
-    kept = ("state", "base", "budget", "memory_layers", "stages", "versions", "seed", "started", "finished")
+    tree = state.to_json()
     return {
         "kind": "run",
-        "name": state["recipe"]["name"],
-        **{key: state[key] for key in kept if key in state},
+        "name": state.recipe["name"],
+        **{key: tree[key] for key in SHOWN_OF_RUN if key in tree},
     }
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     spec = ModelSpec.open(path)
-    found: dict[str, Any] = {
+    checkpoint: dict[str, Any] = {
         "kind": "checkpoint",
         "model_type": spec.config.get("model_type"),
         "widths": _widths(spec),
     }
     try:
-        found |= {"parameters": spec.num_parameters, "compressible": True}
+        checkpoint |= {"parameters": spec.num_parameters, "compressible": True}
     except KoffkitError:
-        found |= {"compressible": False}
-    return found | {"bytes": weight_bytes(path), "digest": backbone_digest(path)}
+        checkpoint |= {"compressible": False}
+    return checkpoint | {"bytes": weight_bytes(path), "digest": backbone_digest(path)}

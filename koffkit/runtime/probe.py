@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
-from ..artefact.bundle import Bundle
+from ..artefact.bundle import MemoryFolder
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
 from ..masks.masks import Masks
@@ -57,7 +57,7 @@ class Probe:
     def __init__(
         self,
         folder: Path,
-        memories: Sequence[Bundle | MemoryTensors] = (),
+        memories: Sequence[MemoryFolder | MemoryTensors] = (),
         masks: Masks | None = None,
         dtype: torch.dtype = torch.float64,
         view: tuple[Mapping[str, Any], CheckpointReader] | None = None,

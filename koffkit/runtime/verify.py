@@ -10,6 +10,7 @@ from ..artefact.bundle import Bundle
 from ..artefact.digests import backbone_digest, file_entry
 from ..artefact.export import Export, open_export, removed_memories
 from ..artefact.names import MANIFEST, MEMORIES, MEMORY_FILE
+from ..artefact.parts import FileEntry, Golden
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
 from ..errors import KoffkitError
@@ -45,10 +46,10 @@ def verify_export(path: Path) -> dict[str, Any]:
             if router is not None:
                 shape = _backbone_spec(export).shape
                 router.require_backbone(shape.num_layers, shape.hidden)
-            problems += [found for bundle in bundles for found in _check_bundle(bundle, export)]
+            problems += [problem for bundle in bundles for problem in _check_bundle(bundle, export)]
             if not problems:
-                golden, found = _check_golden(export, bundles)
-                problems += found
+                golden, wrong = _check_golden(export, bundles)
+                problems += wrong
         except KoffkitError as error:
             problems.append(str(error))
     return {
@@ -62,19 +63,19 @@ def verify_export(path: Path) -> dict[str, Any]:
     }
 
 
-def _still_listed(export: Export, removed: list[str]) -> dict[str, Any]:
+def _still_listed(export: Export, removed: list[str]) -> dict[str, FileEntry]:
     """The manifest's files, less those of memories that were removed or replaced on purpose; a replaced one
     lists its own."""
-    gone = [name for name in export.manifest["domains"] if name in removed or export.is_replaced(name)]
+    gone = [name for name in export.manifest.domains if name in removed or export.is_replaced(name)]
     prefixes = tuple(f"{MEMORIES}/{name}/" for name in gone)
     return {
         name: entry
-        for name, entry in export.manifest["files"].items()
+        for name, entry in export.manifest.files.items()
         if not (prefixes and name.startswith(prefixes))
     }
 
 
-def _check_files(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _check_files(root: Path, listed: Mapping[str, FileEntry]) -> list[str]:
     problems = []
     for name, entry in listed.items():
         path = root / name
@@ -82,15 +83,15 @@ def _check_files(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> list[st
             problems.append(f"{root / MANIFEST}: lists {name!r}, which leads out of the export.")
         elif not path.is_file():
             problems.append(f"{path}: missing.")
-        elif path.stat().st_size != entry["size"]:
-            problems.append(f"{path}: {path.stat().st_size} bytes, {entry['size']} expected.")
-        elif file_entry(path)["sha256"] != entry["sha256"]:
+        elif path.stat().st_size != entry.size:
+            problems.append(f"{path}: {path.stat().st_size} bytes, {entry.size} expected.")
+        elif file_entry(path).sha256 != entry.sha256:
             problems.append(f"{path}: its sha256 is not the one in {MANIFEST}; the content has changed.")
     return problems
 
 
 def _backbone_spec(export: Export) -> ModelSpec:
-    return ModelSpec.open(export.backbone, family=export.manifest["base"]["architecture"])
+    return ModelSpec.open(export.backbone, family=export.manifest.base.architecture)
 
 
 def _check_backbone(export: Export) -> list[str]:
@@ -108,7 +109,7 @@ def _check_backbone(export: Export) -> list[str]:
 
 def _check_bundle(bundle: Bundle, export: Export) -> list[str]:
     """Also for a memory that was added later and is not in the manifest."""
-    problems = _check_files(bundle.path, bundle.info.get("files", {}))
+    problems = _check_files(bundle.path, bundle.info.files)
     try:
         bundle.require_backbone(export.backbone_digest, export.backbone)
     except KoffkitError as error:
@@ -122,22 +123,22 @@ def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, floa
     places: dict[str | None, Path] = {None: export.path / MANIFEST} | {
         bundle.domain: bundle.path / MEMORY_FILE for bundle in bundles
     }
-    expected = {None: export.manifest["golden"]} | {
-        b.domain: b.info["golden"] for b in bundles if "golden" in b.info
-    }
+    recorded: dict[str | None, Golden] = {None: export.manifest.golden}
+    recorded |= {bundle.domain: bundle.info.golden for bundle in bundles if bundle.info.golden is not None}
+    expected = {name: logits.model_dump() for name, logits in recorded.items()}
     distances = distances_to_golden(Probe(export.backbone, bundles), expected)
-    found = {name or "none": value for name, value in distances.items()}
-    limits = {name: _golden_limit(values) for name, values in expected.items()}
+    by_condition = {name or "none": value for name, value in distances.items()}
+    limits = {name: _golden_limit(values) for name, values in recorded.items()}
     problems = [
         f"{places[name]}: golden logits of memory {name or 'none'} differ by {value:.3g} (limit "
         f"{limits[name]:.3g})."
         for name, value in distances.items()
         if not value <= limits[name]
     ]
-    return found, problems
+    return by_condition, problems
 
 
-def _golden_limit(golden: Mapping[str, Any]) -> float:
+def _golden_limit(golden: Golden) -> float:
     """How far logits may be from those recorded; they are rounded to nine decimals."""
-    largest: float = max(1.0, *(abs(value) for value in golden["logits"]))
-    return largest * (TOLERANCE if golden.get("dtype") == "float64" else OLD_TOLERANCE)
+    largest: float = max(1.0, *(abs(value) for value in golden.logits))
+    return largest * (TOLERANCE if golden.dtype == "float64" else OLD_TOLERANCE)

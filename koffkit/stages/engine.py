@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import platform
 import shutil
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -22,7 +21,9 @@ from ..recipe.load import LoadedRecipe
 from ..recipe.plan import budget_of, check_layers
 from ..recipe.schema import Recipe
 from ..recipe.stages import KINDS
-from ..run.folder import FORMAT, RunFolder
+from ..run.folder import RunFolder
+from ..run.state import FORMAT, RunBase, RunBudget, RunState, StageState
+from ..storage.clock import timestamp
 from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
@@ -33,8 +34,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 def run_recipe(
     loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Run every stage of a recipe into the folder `output`; returns the final `run.json`.
+) -> RunState:
+    """Run every stage of a recipe into the folder `output`; returns the final state (`run.json`).
 
     Args:
         resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on
@@ -54,7 +55,7 @@ def learn_memory(
     *,
     resume: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> RunState:
     """`run_recipe` without its first half: memories for a backbone that is sliced already, taught by the
     unpruned base.
 
@@ -70,19 +71,19 @@ def learn_memory(
 
 def _carry_out(
     loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress
-) -> dict[str, Any]:
+) -> RunState:
     run = RunFolder(output)
     base = ModelSpec.open(locate(loaded.recipe.base.model, loaded.root, revision=loaded.recipe.base.revision))
     base.reader()  # transformers loads a checkpoint with missing tensors without a word
     fresh = not run.exists
     state = _open_run(run, loaded, base, backbone, resume)
-    if state["state"] == "finished":
+    if state.is_finished:
         progress.message(f"{output}: already finished.")
         return state
     try:
         _check_stages(loaded, base)
         loaded = resolve_domains(loaded, run, base, progress)
-        state["recipe"] = loaded.recipe.model_dump(mode="json")
+        state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
         context = build_context(loaded, run, base, progress, backbone)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
@@ -90,12 +91,10 @@ def _carry_out(
         raise
     try:
         with interruptible(at_once=False) as context.stop:
-            _run_stages(context, state)
+            state = _run_stages(context, state)
     finally:
         context.accelerator.end_training()
-    finished = run.update(
-        state="finished", results=context.results, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    )
+    finished = run.write(state.evolve(state="finished", results=context.results, finished=timestamp()))
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
     return finished
@@ -113,17 +112,17 @@ def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
 
 def _open_run(
     run: RunFolder, loaded: LoadedRecipe, base: ModelSpec, backbone: Path | None, resume: bool
-) -> dict[str, Any]:
+) -> RunState:
     sliced = None if backbone is None else backbone_digest(backbone)
     if run.exists:
         state = run.read()
         if not resume:
             raise UsageError(
-                f"{run.path}: there is a run already ({state['state']}); add --resume to continue it, or "
+                f"{run.path}: there is a run already ({state.state}); add --resume to continue it, or "
                 "choose another --output."
             )
         _require_same_run(run, state, loaded.recipe, base)
-        if state.get("backbone") != sliced:
+        if state.backbone != sliced:
             raise IntegrityError(
                 f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the "
                 "run."
@@ -131,37 +130,35 @@ def _open_run(
         return state
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
-    state = _new_state(loaded, base, sliced)
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write(state)
-    return state
+    return run.write(_new_state(loaded, base, sliced))
 
 
-def _require_same_run(run: RunFolder, state: dict[str, Any], recipe: Recipe, base: ModelSpec) -> None:
+def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec) -> None:
     """Refuse to continue a run with another recipe or base than it began with."""
     resolved = recipe.model_dump(mode="json")
-    asked = _in_present_names(state.get("asked", state["recipe"]), recipe)
-    if asked != resolved:
-        changed = [key for key in resolved if asked.get(key) != resolved[key]]
+    requested = _in_present_names(state.requested_recipe, recipe)
+    if requested != resolved:
+        changed = [key for key in resolved if requested.get(key) != resolved[key]]
         raise UsageError(
             f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
             "the run, or another --output."
         )
-    if state["base"]["digest"] != base.fingerprint:
+    if state.base.fingerprint != base.fingerprint:
         raise IntegrityError(
             f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
         )
 
 
-def _in_present_names(asked: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """A resolved recipe as this version writes it: an earlier one may have had other names for its fields."""
     try:
-        return type(recipe).model_validate(asked).model_dump(mode="json")
+        return type(recipe).model_validate(requested).model_dump(mode="json")
     except ValidationError:
-        return asked
+        return requested
 
 
-def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> dict[str, Any]:
+def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> RunState:
     """`run.json` of a run that is about to begin.
 
     Args:
@@ -169,32 +166,32 @@ def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> dic
     """
     recipe = loaded.recipe
     resolved = recipe.model_dump(mode="json")
-    return {
-        "koffkit": FORMAT,
-        "asked": resolved,
-        "recipe": resolved,  # with the domains of `auto`, once they are known
-        "recipe_path": str(loaded.path),
-        "recipe_root": str(loaded.root),
-        "versions": {name: version(name) for name in ("koffkit", *PACKAGES)}
+    return RunState(
+        koffkit=FORMAT,
+        requested_recipe=resolved,
+        recipe=resolved,  # with the domains of `auto`, once they are known
+        recipe_path=str(loaded.path),
+        recipe_root=str(loaded.root),
+        versions={name: version(name) for name in ("koffkit", *PACKAGES)}
         | {"python": platform.python_version()},
-        "seed": recipe.seed,
-        "base": {
-            "model": recipe.base.model,
-            "path": str(base.folder),
-            "digest": base.fingerprint,
-            "config": dict(base.config),
-        },
-        "budget": budget_of(recipe, base).to_json(),
-        "backbone": sliced,
-        "memory_layers": check_layers(recipe, base.num_layers),
-        "stages": [{"name": stage.name, "state": "pending"} for stage in recipe.stages],
-        "state": "running",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "results": {},
-    }
+        seed=recipe.seed,
+        base=RunBase(
+            model=recipe.base.model,
+            path=str(base.folder),
+            fingerprint=base.fingerprint,
+            config=dict(base.config),
+        ),
+        budget=RunBudget.model_validate(budget_of(recipe, base).to_json()),
+        backbone=sliced,
+        memory_layers=check_layers(recipe, base.num_layers),
+        stages=[StageState(name=stage.name, state="pending") for stage in recipe.stages],
+        state="running",
+        started=timestamp(),
+        results={},
+    )
 
 
-def _run_stages(context: Context, state: dict[str, Any]) -> None:
+def _run_stages(context: Context, state: RunState) -> RunState:
     stages = context.loaded.recipe.stages
     names = [stage.name for stage in stages]
     checkpoint = load_latest(context.run.checkpoints_dir)
@@ -205,19 +202,21 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
     elif context.run.metrics_file.exists():
         context.run.metrics_file.unlink()
     if checkpoint is not None and first:  # everything the earlier stages learned is in the checkpoint
-        context.restore(checkpoint, state["memory_layers"])
-        context.results |= state["results"]
+        context.restore(checkpoint, state.memory_layers)
+        context.results |= state.results
     for place, stage in enumerate(stages[first:], first):
-        _note(context, state, place, "running")
+        state = _note(context, state, stage.name, "running")
         resume = checkpoint if place == first else None
         _stage_kind(stage.name).run(context, stage.options, resume)
-        _note(context, state, place, "done")
+        state = _note(context, state, stage.name, "done")
+    return state
 
 
-def _note(context: Context, state: dict[str, Any], place: int, progress: str) -> None:
+def _note(context: Context, state: RunState, stage: str, progress: Literal["running", "done"]) -> RunState:
     """Write into `run.json` how far a stage is, and what is settled by now."""
-    state["stages"][place]["state"] = progress
-    context.run.write(state | context.learned | {"results": context.results})
+    return context.run.write(
+        state.with_stage(stage, progress).evolve(**context.learned, results=context.results)
+    )
 
 
 __all__ = ["learn_memory", "run_recipe"]

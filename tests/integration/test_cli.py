@@ -241,9 +241,10 @@ def change_bundle_and_its_digest(out: Path) -> str:
     for path in (folder / "memory.json", out / "koffkit.json"):
         info = json.loads(path.read_text())
         prefix = "" if path.name == "memory.json" else "memories/north/"
-        info["files"][f"{prefix}kv_memory.safetensors"] = file_entry(folder / "kv_memory.safetensors")
+        entry = file_entry(folder / "kv_memory.safetensors")
+        info["files"][f"{prefix}kv_memory.safetensors"] = entry.to_json()
         if prefix:
-            info["files"][f"{prefix}memory.json"] = file_entry(folder / "memory.json")
+            info["files"][f"{prefix}memory.json"] = file_entry(folder / "memory.json").to_json()
         path.write_text(json.dumps(info))
     return "golden logits of memory north differ"
 

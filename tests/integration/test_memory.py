@@ -167,15 +167,12 @@ def test_the_base_may_have_moved(out: Path, llama: Path, tmp_path: Path, koffkit
     assert koffkit(*add, "--base", llama).code == 0
 
 
-def test_exports_of_older_versions_say_their_recipe_in_the_card(out: Path, koffkit: Koffkit) -> None:
+def test_a_manifest_without_its_recipe_is_refused(out: Path, koffkit: Koffkit) -> None:
     manifest = json.loads((out / "koffkit.json").read_text())
-    del manifest["recipe"], manifest["base"]["bytes"]
+    del manifest["recipe"]
     (out / "koffkit.json").write_text(json.dumps(manifest))
-    assert koffkit("memory", "add", out, "east", "--text", "east.txt", *FAST).code == 0
-    assert koffkit("inspect", out, "--json").json["net"]["base"] > 0
-    (out / "backbone" / "README.md").write_text("gone")
-    found = koffkit("memory", "add", out, "west", "--text", "east.txt")
-    assert found.code == 2 and "does not say which recipe" in found.err
+    refused = koffkit("memory", "add", out, "east", "--text", "east.txt")
+    assert refused.code == 4 and "koffkit.json: recipe: field required" in refused.err
 
 
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {

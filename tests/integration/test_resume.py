@@ -149,4 +149,4 @@ def test_an_interrupt_during_evaluate_loses_nothing(
     before = losses(run)
     state = compress(load_recipe(recipe), run, resume=True)
     assert learned(run) == learned(whole) and losses(run) == losses(whole) == before
-    assert state["results"] == json.loads((whole / "run.json").read_text())["results"]
+    assert state.results == json.loads((whole / "run.json").read_text())["results"]

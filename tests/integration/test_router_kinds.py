@@ -116,7 +116,7 @@ def test_verify_names_a_router_that_does_not_fit_the_backbone(
     config = json.loads((out / "router" / "config.json").read_text())
     (out / "router" / "config.json").write_text(json.dumps(config | {"layer": 9}))
     manifest = json.loads((out / "koffkit.json").read_text())  # as whoever put it there would have done
-    manifest["files"]["router/config.json"] = file_entry(out / "router" / "config.json")
+    manifest["files"]["router/config.json"] = file_entry(out / "router" / "config.json").to_json()
     (out / "koffkit.json").write_text(json.dumps(manifest))
     found = koffkit("verify", out, "--json")
     assert found.code == 4 and "router: it reads layer 9" in found.json["problems"][0]
@@ -257,7 +257,7 @@ def test_fitting_a_router_can_be_interrupted(kind: str, llama: Path, bert: Path,
     with pytest.raises(Interrupted, match="interrupted in route"):
         compress(loaded, tmp_path / "run", progress=StopInRoute())
     assert not (tmp_path / "run" / "router").exists()
-    assert compress(loaded, tmp_path / "run", resume=True)["results"]["router"]["documents"] > 0
+    assert compress(loaded, tmp_path / "run", resume=True).results["router"]["documents"] > 0
 
 
 def test_a_probe_of_another_backbone_is_refused(llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:

@@ -59,9 +59,9 @@ def test_every_option_at_once_resumes_bit_identically(llama: Path, tmp_path: Pat
     parts = compress(loaded, tmp_path / "parts", resume=True)
     for key in ("budget", "memory_layers"):
         assert parts[key] == whole[key]
-    for figures in (parts["results"], whole["results"]):
+    for figures in (parts.results, whole.results):
         del figures["router"]["milliseconds"]
-    assert parts["results"] == whole["results"] and len(whole["memory_layers"]) == 2
+    assert parts.results == whole.results and len(whole.memory_layers) == 2
     files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors")]
     assert len(files) == 1 + 2 * 2 + 1
     for name in files:
@@ -77,7 +77,7 @@ def test_choosing_layers_can_be_interrupted(llama: Path, tmp_path: Path) -> None
     with pytest.raises(Interrupted, match="interrupted while choosing layers"):
         compress(loaded, tmp_path / "parts", progress=StopAt("placement", 1))
     parts = compress(loaded, tmp_path / "parts", resume=True)
-    assert parts["memory_layers"] == whole["memory_layers"] and len(whole["memory_layers"]) == 1
+    assert parts["memory_layers"] == whole.memory_layers and len(whole.memory_layers) == 1
     kept = Path("memories") / "north" / "kv_memory.safetensors"
     assert (tmp_path / "parts" / kept).read_bytes() == (tmp_path / "whole" / kept).read_bytes()
 

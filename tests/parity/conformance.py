@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from koffkit.exporters import find
+from koffkit.exporters import export
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -153,11 +153,11 @@ def build(case: Case, root: Path) -> Context:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
     context.set_masks()
     save_memories(context)
-    run.write(state | context.learned | {"state": "finished"})
+    run.write(state.evolve(**context.learned, state="finished"))
     assert context.masks is not None and all(bool((table == 0).any()) for table in context.masks.values()), (
         "a structure lost no unit"
     )
-    find("hf").export(run, root / "out", {}, Silent())
+    export(run, root / "out")
     return context
 
 

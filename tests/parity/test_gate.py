@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from koffkit.exporters import find, hf
+from koffkit.exporters import export
+from koffkit.exporters.toolkit import backbone
 from safetensors.torch import load_file, save_file
 
 from koffkit import compress
 from koffkit.artefact.names import MANIFEST
 from koffkit.errors import IntegrityError
-from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.runtime.probe import Probe, golden, probe_tokens
@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture(scope="module")
 def exported(run: RunFolder) -> Path:
     out = run.path.parent / "out"
-    find("hf").export(run, out, {}, Silent())
+    export(run, out)
     return out
 
 
@@ -70,19 +70,19 @@ def test_rounding_does_not_refuse_an_export(exported: Path) -> None:
 
 def swap_a_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that stays is taken for one that goes, in one matrix of one layer."""
-    real: Callable[..., Any] = hf.backbone_slices
+    real: Callable[..., Any] = backbone.backbone_slices
 
     def slices(*arguments: Any) -> Any:
         found = real(*arguments)
         kept = found[DOWN][1]
         return found | {DOWN: {1: np.sort(np.append(kept[1:], np.setdiff1d(np.arange(96), kept)[0]))}}
 
-    monkeypatch.setattr(hf, "backbone_slices", slices)
+    monkeypatch.setattr(backbone, "backbone_slices", slices)
 
 
 def change_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """By less than rounding to float32 does to the logits."""
-    real: Callable[..., Any] = hf.slice_checkpoint
+    real: Callable[..., Any] = backbone.slice_checkpoint
 
     def write(reader: Any, skip: Any, output: Path, progress: Any) -> Any:
         found = real(reader, skip, output, progress)
@@ -91,7 +91,7 @@ def change_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
         save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})
         return found
 
-    monkeypatch.setattr(hf, "slice_checkpoint", write)
+    monkeypatch.setattr(backbone, "slice_checkpoint", write)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_one_small_fault_is_refused(
     with pytest.raises(
         IntegrityError, match=r"parity: memory none: the sliced backbone differs .* nothing was published"
     ) as refused:
-        find("hf").export(run, tmp_path / "out", {}, Silent())
+        export(run, tmp_path / "out")
     assert least < float(re.findall(r"by ([\d.e+-]+),", str(refused.value))[0]) < most
     assert not list(tmp_path.iterdir())
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from koffkit.exporters import find
+from koffkit.exporters import export
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,7 +23,6 @@ from koffkit.masks.file import load_masks
 from koffkit.masks.masks import kept_counts
 from koffkit.model.memory import Memories
 from koffkit.model.student import Student, load_frozen
-from koffkit.progress import Silent
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.stages.planning import plan_of
@@ -118,7 +117,7 @@ def run_and_export(
     recipe["stages"] = recipe["stages"][:2]
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
     compress(loaded, root / "run")
-    shipped, stated = find("hf").export(RunFolder(root / "run"), root / "out", {}, Silent()), plan_of(loaded)
+    shipped, stated = export(root / "run", root / "out"), plan_of(loaded)
     assert shipped["removed"]["parameters"] == stated.budget.removed_params
     assert shipped["backbone"]["parameters"] == stated.backbone_params
     assert {domain["parameters"] for domain in shipped["domains"].values()} == {stated.memory_params}
@@ -223,11 +222,11 @@ def test_the_export_refuses_to_publish_what_is_not_the_same(
 ) -> None:
     """A slicing bug, made on purpose: the neurons of down_proj are those of the next layer."""
     import numpy as np
-    from koffkit.exporters import hf
+    from koffkit.exporters.toolkit import backbone
 
     from koffkit.errors import IntegrityError
 
-    real = hf.backbone_slices
+    real = backbone.backbone_slices
 
     def wrong(spec: Any, masks: Any) -> Any:
         found = real(spec, masks)
@@ -235,7 +234,7 @@ def test_the_export_refuses_to_publish_what_is_not_the_same(
         found["model.layers.0.mlp.down_proj.weight"] = {1: np.sort((kept + 1) % 48)}
         return found
 
-    monkeypatch.setattr(hf, "backbone_slices", wrong)
+    monkeypatch.setattr(backbone, "backbone_slices", wrong)
     with pytest.raises(
         IntegrityError, match=r"parity: memory none: the sliced backbone differs .* nothing was published"
     ):

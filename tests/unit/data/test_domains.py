@@ -63,11 +63,9 @@ def test_found_domains_are_not_found_again(llama: Path, tmp_path: Path) -> None:
 def test_a_whole_run_and_its_resumption(llama: Path, tmp_path: Path) -> None:
     loaded = load_recipe(auto_recipe(llama, tmp_path))
     state = compress(loaded, tmp_path / "run")
-    assert state["asked"]["domains"]["auto"]["count"] == 3
-    assert set(state["recipe"]["domains"]) == {
-        path.name for path in (tmp_path / "run" / "memories").iterdir()
-    }
-    assert compress(loaded, tmp_path / "run", resume=True)["state"] == "finished"
+    assert state.requested_recipe["domains"]["auto"]["count"] == 3
+    assert set(state.recipe["domains"]) == {path.name for path in (tmp_path / "run" / "memories").iterdir()}
+    assert compress(loaded, tmp_path / "run", resume=True).state == "finished"
     with pytest.raises(UsageError, match="the recipe changed in domains"):
         compress(load_recipe(loaded.path, ["domains.auto.count=2"]), tmp_path / "run", resume=True)
 

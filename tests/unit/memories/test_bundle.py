@@ -42,7 +42,7 @@ def test_a_bundle_that_names_no_base_still_loads_and_is_compacted_into_one_that_
     config = json.loads((bundle / "adapter_config.json").read_text())
     (bundle / "adapter_config.json").write_text(json.dumps(config | {FIELD: None}))
     info = json.loads((bundle / "memory.json").read_text())
-    info["files"]["adapter_config.json"] = file_entry(bundle / "adapter_config.json")
+    info["files"]["adapter_config.json"] = file_entry(bundle / "adapter_config.json").to_json()
     (bundle / "memory.json").write_text(json.dumps(info))
     expected = KoffModel.from_pretrained(shipped.export).logits(IDS, "north")
     assert torch.equal(KoffModel.from_pretrained(old / "backbone", [bundle]).logits(IDS, "north"), expected)

@@ -40,7 +40,7 @@ def test_modules_keep_their_scaling_and_the_energy_asked_for(
     bundle = export.bundles()[0]
     small = write_compact(bundle, export, options, tmp_path)
     before, after = products(bundle.path), products(tmp_path)
-    assert before.keys() == after.keys() and small.info["compacted"]["rank_before"] == 4
+    assert before.keys() == after.keys() and small.info.compacted.rank_before == 4
     for module, whole in before.items():
         lost = float((whole - after[module]).square().sum() / whole.square().sum())
         if options.rank is not None:
@@ -49,10 +49,10 @@ def test_modules_keep_their_scaling_and_the_energy_asked_for(
         else:
             assert lost <= 1 - options.energy + 1e-5
     if options.energy < 1:
-        assert small.info["compacted"]["ranks"][0] < 4
+        assert small.info.compacted.ranks[0] < 4
     kept = sum(
         value.numel()
         for name in ("adapter_model", "kv_memory")
         for value in load_file(tmp_path / f"{name}.safetensors").values()
     )
-    assert small.info["parameters"] == kept and "golden" in small.info
+    assert small.info.parameters == kept and small.info.golden is not None

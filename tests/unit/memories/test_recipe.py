@@ -8,7 +8,7 @@ import pytest
 
 from koffkit.artefact.export import Export, open_export
 from koffkit.errors import UsageError
-from koffkit.memories.recipe import MemoryRecipe, check_name, export_recipe, memory_recipe
+from koffkit.memories.recipe import MemoryRecipe, check_name, memory_recipe
 
 from ...conftest import Shipped
 
@@ -16,13 +16,13 @@ SOURCE = {"text": ["a.txt"]}
 
 
 def with_recipe(export: Export, **changes: Any) -> Export:
-    return replace(export, manifest={**export.manifest, "recipe": export_recipe(export) | changes})
+    return replace(export, manifest=export.manifest.evolve(recipe=export.manifest.recipe | changes))
 
 
 def test_settings_are_those_of_the_export(shipped: Shipped, llama: Path) -> None:
     export = open_export(shipped.export)
     loaded = memory_recipe(export, "east", SOURCE, llama)
-    recipe, original = loaded.recipe, export_recipe(export)
+    recipe, original = loaded.recipe, export.manifest.recipe
     dumped = recipe.model_dump(mode="json")
     assert isinstance(recipe, MemoryRecipe)
     assert list(recipe.domains) == ["east"]
@@ -59,14 +59,6 @@ def test_steps_are_those_that_each_domain_got(
     assert (recover.max_steps, recover.lr.lora) == (steps, rate)
 
 
-def test_the_cards_recipe_is_that_of_the_manifest(shipped: Shipped) -> None:
-    export = open_export(shipped.export)
-    older = replace(
-        export, manifest={key: value for key, value in export.manifest.items() if key != "recipe"}
-    )
-    assert export_recipe(older) == export_recipe(export)
-
-
 @pytest.mark.parametrize("name", ["a b", "", "-x", "a/b", ".", "ä", "x\n"])
 def test_names_that_cannot_be_domains(name: str) -> None:
     with pytest.raises(UsageError, match="not a domain's name"):
@@ -85,5 +77,5 @@ def test_what_is_fixed_cannot_be_set(override: str, shipped: Shipped, llama: Pat
 
 def test_an_export_cannot_switch_remote_code_on(shipped: Shipped, llama: Path) -> None:
     export = open_export(shipped.export)
-    export = with_recipe(export, base=export_recipe(export)["base"] | {"trust_remote_code": True})
+    export = with_recipe(export, base=export.manifest.recipe["base"] | {"trust_remote_code": True})
     assert memory_recipe(export, "east", SOURCE, llama).recipe.base.trust_remote_code is False

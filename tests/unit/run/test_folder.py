@@ -9,6 +9,8 @@ import pytest
 from koffkit.errors import UsageError
 from koffkit.run.folder import RunFolder, newest_finished
 
+from .states import run_state
+
 STAGES = ["learn_masks", "recover"]
 
 
@@ -39,7 +41,7 @@ def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
     for age, (name, state) in enumerate((("old", "finished"), ("new", "finished"), ("open", "running"))):
         run = RunFolder(tmp_path / name)
         run.path.mkdir()
-        run.write({"koffkit": 1, "state": state})
+        run.write(run_state(state=state))
         os.utime(run.run_file, (age, age))
     assert newest_finished(tmp_path).path.name == "new"
     with pytest.raises(UsageError, match="no finished run"):
@@ -57,6 +59,6 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path, content: str | None, messa
 
 
 def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
-    RunFolder(tmp_path).write({"koffkit": 1, "state": "running"})
+    RunFolder(tmp_path).write(run_state(state="running"))
     with pytest.raises(UsageError, match=r"not finished; continue it with .*--resume"):
         RunFolder(tmp_path).require_finished()

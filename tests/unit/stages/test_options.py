@@ -17,6 +17,7 @@ from koffkit.arch.widths import full_widths
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import layer_memory_parameters
+from koffkit.run.state import RunState
 from koffkit.training.placement import layers_worth_keeping, losses_without
 from koffkit.training.saliency import warm_start
 
@@ -160,7 +161,7 @@ def test_without_joint_training_masks_are_learned_alone(llama: Path, tmp_path: P
     assert set(recover.groups) == {"lora", "kv"} and recover.with_memory
 
 
-def finished(llama: Path, root: Path, **changes: Any) -> dict[str, Any]:
+def finished(llama: Path, root: Path, **changes: Any) -> RunState:
     recipe = recipe_dict(llama, root / "data", **changes)
     recipe["stages"] = [stage for stage in recipe["stages"] if "route" not in stage]
     return compress(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
@@ -175,7 +176,7 @@ def test_learned_placement_keeps_as_many_layers_as_the_bytes_allow(llama: Path, 
     kept = tensors(tmp_path / "some", llama, memory | {"layers": {"learned_bytes": whole * 2 // 3}})
     state = json.loads((tmp_path / "some" / "run" / "run.json").read_text())
     layers = {int(name.split("layers.")[1].split(".")[0]) for name in kept}
-    assert sorted(layers) == state["memory_layers"] and len(layers) == 2
+    assert sorted(layers) == state.memory_layers and len(layers) == 2
 
 
 def tensors(root: Path, llama: Path, memory: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -243,10 +244,8 @@ def test_a_ragged_run_meets_its_budget_and_its_layers_differ(llama: Path, tmp_pa
     state = finished(
         llama, tmp_path, mask=MASK | {"layout": "ragged", "global_sparsity": 0.3, "multiple_of": 1}
     )
-    budget = state["budget"]
-    assert (
-        budget["target_params"] <= budget["removed_params"] < budget["target_params"] + budget["step_params"]
-    )
+    budget = state.budget
+    assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
     masks = load_file(tmp_path / "run" / "masks.safetensors")
     assert len({int(mask.sum()) for mask in masks.values()}) > 1
 
@@ -309,7 +308,4 @@ def test_a_run_on_conversations(llama: Path, tmp_path: Path, loss_on: str) -> No
     domains = chat_domains(tmp_path, loss_on)
     recipe = recipe_dict(base, tmp_path / "data", domains=domains, retention=domains["talk"])
     state = compress(load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe)), tmp_path / "run")
-    assert (
-        state["results"]["domains"]["talk"]["matched"]["kl"] > 0
-        and state["results"]["router"]["documents"] > 0
-    )
+    assert state.results["domains"]["talk"]["matched"]["kl"] > 0 and state.results["router"]["documents"] > 0

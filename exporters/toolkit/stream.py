@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact.digests import combine_tensor_digests, tensor_hasher
+from ...artefact.parts import FileEntry
 from ...checkpoint.files import INDEX
 from ...checkpoint.reader import fsync_file, write_header
 from ...masks.sliced_reader import SlicedReader
@@ -22,12 +23,11 @@ PIECE = 1 << 24
 
 @dataclass(frozen=True)
 class Sliced:
-    """What was written: parameters and bytes of the backbone, its digest, and `{file: {"sha256",
-    "size"}}`."""
+    """What was written: the backbone's parameters, its digest, and what is known of each file."""
 
     parameters: int
     digest: str
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
 
 
 def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progress: Progress) -> Sliced:
@@ -68,7 +68,9 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
         }
         (output / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     digests = {name: hasher.hexdigest() for name, hasher in hashes.items()}
-    entries = {name: {"sha256": hasher.hexdigest(), "size": size} for name, (hasher, size) in files.items()}
+    entries = {
+        name: FileEntry(sha256=hasher.hexdigest(), size=size) for name, (hasher, size) in files.items()
+    }
     return Sliced(parameters, combine_tensor_digests(digests), entries)
 
 

@@ -1,0 +1,28 @@
+"""What every exporter needs, so that one of its own is a few lines; `koffkit.exporters.hf` is the shortest.
+
+An exporter calls, in this order: `publishing` for a folder that appears whole or not at all, `write_backbone`
+(or writes its own), `write_router`, `write_bundles`, `check_parity`, and `finish`, which writes cards and
+manifest.
+"""
+
+from __future__ import annotations
+
+from .backbone import write_backbone
+from .bundles import write_bundles, write_router
+from .finish import finish
+from .parity import ParityFigures, check_parity
+from .publishing import Draft, publishing
+from .stream import Sliced, slice_checkpoint
+
+__all__ = [
+    "Draft",
+    "ParityFigures",
+    "Sliced",
+    "check_parity",
+    "finish",
+    "publishing",
+    "slice_checkpoint",
+    "write_backbone",
+    "write_bundles",
+    "write_router",
+]

@@ -1,0 +1,55 @@
+"""The backbone as a checkpoint folder of transformers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ...masks.sliced_reader import SlicedReader
+from ...masks.slicing import backbone_slices, zero_rows
+from ...storage.files import write_json
+from .publishing import Draft
+from .stream import Sliced, slice_checkpoint
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "generation_config.json",
+)
+
+
+def write_backbone(draft: Draft) -> Sliced:
+    """Write weights, config, tokenizer and, where no stock class holds the result, the code of its class.
+
+    Raises:
+        IntegrityError: the base is damaged.
+    """
+    run, folder = draft.run, draft.backbone
+    folder.mkdir()
+    config = run.sliced_config
+    skip = {f"{run.spec.arch.head}.weight"} if config["tie_word_embeddings"] else set()
+    with draft.timed("prepare"):
+        slices, rows = backbone_slices(run.spec, run.masks), zero_rows(run.spec, run.masks)
+        reader = SlicedReader(run.spec.folder, slices, rows)
+    with draft.timed("slice"):
+        sliced = slice_checkpoint(reader, skip, folder, draft.progress)
+    write_json(folder / "config.json", config)
+    if "auto_map" in config:
+        from ...sliced import CODE
+
+        shutil.copyfile(CODE, folder / CODE.name)
+    copy_tokenizer(run.spec.folder, folder)
+    return sliced
+
+
+def copy_tokenizer(base: Path, backbone: Path) -> None:
+    """Copy the files of the tokenizer and of generation."""
+    for pattern in TOKENIZER_FILES:
+        for path in base.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, backbone / path.name)

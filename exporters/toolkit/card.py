@@ -1,0 +1,99 @@
+"""Model cards: what this is, how good it is, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...artefact.manifest import Manifest
+from ...artefact.names import BACKBONE, CARD
+from ...storage.files import write_atomically
+
+OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which
+no stock class holds. `import koffkit.sliced` first, or, without koffkit, pass `trust_remote_code=True`: the
+code lies beside the weights (`modeling_koffkit.py`, torch and transformers only).
+
+"""
+FIGURES = ("perplexity", "kl", "recall")
+
+
+def write_card(output: Path, manifest: Manifest) -> None:
+    """A README for the backbone; bundles have their own, see `koffkit.memories.bundle`."""
+    write_atomically(output / BACKBONE / CARD, _backbone_card(manifest))
+
+
+def _backbone_card(manifest: Manifest) -> str:
+    backbone, removed, base, parity = manifest.backbone, manifest.removed, manifest.base, manifest.parity
+    noise = parity.noise_floor
+    assert noise is not None
+    kept = ", ".join(
+        f"{_range(counts)} {name} a layer"
+        for name, counts in manifest.kept.items()
+        if name not in manifest.masked
+    )
+    masked = "".join(
+        f" {count:,} units of {name} are masked: zero, but still there."
+        for name, count in manifest.masked.items()
+    )
+    how = "" if backbone.model_class.startswith("Koff") else ", no koffkit, no remote code"
+    header = {"library_name": "transformers", "base_model": base.model, "tags": ["koffkit", "pruned"]}
+    recipe = yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True)
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False)}---
+# {manifest.name}: backbone
+
+{base.model} with {removed.parameters:,} of {base.parameters:,} parameters
+({removed.global_sparsity:.1%}) physically removed by
+knowledge offloading (arXiv 2605.29075): {backbone.parameters:,} stay, {kept}.{masked}
+Knowledge of single domains was moved into the memories that ship beside it;
+the backbone alone is expected to be weaker than the base.
+
+```python
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone.model_class}{how}
+```
+{"" if how else OWN_CLASS}With its memories: `koffkit.KoffModel.from_pretrained("..")`, or for the LoRA half
+`peft.PeftModel.from_pretrained(model, "memories/<domain>")`. The license of the base model applies.
+
+## Figures
+{_results_table(manifest.results)}
+Largest logit difference to the masked model in float64: {max(parity.max_abs.values()):.1e}, where
+the largest logit is {max(parity.max_logit.values()):.1f}. Computing the same backbone in float32
+instead moves its logits by
+{max(noise.max_abs.values()):.1e} (KL {max(noise.kl.values()):.1e}).
+Backbone digest: `{backbone.digest}`.
+
+## Recipe
+```yaml
+{recipe}```
+"""
+
+
+def _range(counts: list[int]) -> str:
+    return f"{counts[0]:,}" if len(set(counts)) == 1 else f"{min(counts):,} to {max(counts):,}"
+
+
+def _results_table(results: Mapping[str, Any]) -> str:
+    domains = results.get("domains")
+    if not domains:
+        return "This run was not evaluated.\n"
+    first = next(iter(domains.values()))
+    conditions = [name for name in ("unpruned", "backbone", "matched") if name in first]
+    columns = [
+        (figure, condition) for figure in FIGURES if figure in first["unpruned"] for condition in conditions
+    ]
+    rows = [
+        "| domain | " + " | ".join(f"{figure}, {condition}" for figure, condition in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for domain, figures in domains.items():
+        cells = [_cell(figures[condition][figure]) for figure, condition in columns]
+        rows.append(f"| {domain} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.3f}"

@@ -1,0 +1,104 @@
+"""The last step of an export: cards, and the manifest with the digest of every file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...artefact.bundle import Bundle, bundle_entry
+from ...artefact.digests import file_entry, list_files, weight_bytes
+from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Removed
+from ...artefact.names import BACKBONE, FORMAT, MANIFEST
+from ...artefact.parts import FileEntry
+from ...errors import IntegrityError
+from ...masks.masks import kept_counts, masked_counts
+from ...memories.bundle import write_bundle_card
+from ...run.finished import FinishedRun
+from ...storage.clock import timestamp
+from .card import write_card
+from .parity import ParityFigures
+from .publishing import Draft
+from .stream import Sliced
+
+
+def finish(
+    draft: Draft, format_name: str, sliced: Sliced, bundles: list[Bundle], figures: ParityFigures
+) -> dict[str, Any]:
+    """Write the cards and `koffkit.json`.
+
+    Args:
+        format_name: the exporter's name.
+        sliced: the backbone that was written.
+        bundles: the memories that were written.
+        figures: of the comparison with the masked model.
+
+    Returns:
+        what `koffkit export --json` prints: the manifest without files and golden logits.
+
+    Raises:
+        IntegrityError: other parameters are gone than the plan said.
+    """
+    manifest = Manifest(
+        koffkit=FORMAT,
+        format=format_name,
+        name=draft.run.name,
+        created=timestamp(),
+        versions=draft.run.state.versions,
+        base=_base_entry(draft.run),
+        backbone=_backbone_entry(draft, sliced),
+        removed=_removed(draft.run, sliced),
+        kept=kept_counts(draft.run.masks),
+        masked=masked_counts(draft.run.spec.arch, draft.run.masks),
+        domains={bundle.path.name: bundle_entry(bundle) for bundle in bundles},
+        parity=figures.parity,
+        results=dict(draft.run.results),
+        recipe=dict(draft.run.recipe),
+        golden=figures.golden,
+        files={},
+    )
+    write_card(draft.folder, manifest)
+    for bundle in bundles:
+        write_bundle_card(bundle.path, manifest.name)
+    manifest = manifest.evolve(files=_entries(draft, sliced))
+    manifest.write(draft.folder / MANIFEST)
+    shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
+    return {"output": str(draft.output), **shown, "seconds": draft.seconds}
+
+
+def _base_entry(run: FinishedRun) -> BaseModelEntry:
+    return BaseModelEntry(
+        model=run.state.base.model,
+        fingerprint=run.state.base.fingerprint,
+        architecture=run.spec.arch.model_type,
+        parameters=run.state.budget.base_params,
+        bytes=weight_bytes(run.spec.folder),
+    )
+
+
+def _backbone_entry(draft: Draft, sliced: Sliced) -> BackboneEntry:
+    return BackboneEntry(
+        path=BACKBONE,
+        digest=sliced.digest,
+        model_class=draft.run.sliced_config["architectures"][0],
+        parameters=sliced.parameters,
+        bytes=weight_bytes(draft.backbone),
+    )
+
+
+def _removed(run: FinishedRun, sliced: Sliced) -> Removed:
+    budget = run.state.budget
+    removed = budget.base_params - sliced.parameters
+    if removed != budget.removed_params:
+        raise IntegrityError(
+            f"export: {removed:,} parameters are gone, the plan said {budget.removed_params:,}; "
+            "the base's config.json does not describe its weights."
+        )
+    return Removed(
+        parameters=removed, target=budget.target_params, global_sparsity=removed / budget.base_params
+    )
+
+
+def _entries(draft: Draft, sliced: Sliced) -> dict[str, FileEntry]:
+    """Digest and size of every file; weights were hashed while they were written."""
+    known = {f"{BACKBONE}/{name}": entry for name, entry in sliced.files.items()}
+    names = [path.relative_to(draft.folder).as_posix() for path in list_files(draft.folder)]
+    return {name: known.get(name) or file_entry(draft.folder / name) for name in names}

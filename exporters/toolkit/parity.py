@@ -1,0 +1,83 @@
+"""The gate before publishing: masked == sliced (method, invariant 1), for no memory and for every memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...artefact.bundle import Bundle, MemoryFolder, open_bundle
+from ...artefact.manifest import NoiseFloor, Parity
+from ...artefact.parts import Golden
+from ...memories.bundle import set_golden
+from .publishing import Draft
+
+if TYPE_CHECKING:
+    from ...runtime.parity import Difference
+
+
+@dataclass(frozen=True)
+class ParityFigures:
+    """What the manifest says of the comparison, and the golden logits without a memory."""
+
+    parity: Parity
+    golden: Golden
+
+
+def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
+    """Compare masked and sliced model on the probe tokens, and record golden logits of the sliced side: those
+    of each memory go into its `memory.json`.
+
+    Args:
+        draft: its backbone is written.
+        bundles: the memories that are written.
+
+    Raises:
+        IntegrityError: a difference is above the tolerance, or not a number.
+    """
+    import torch
+
+    from ...runtime.parity import NO_MEMORY, compare, require_same
+    from ...runtime.probe import Probe, golden, probe_tokens
+
+    draft.progress.message("checking parity")
+    run, domains = draft.run, [bundle.domain for bundle in bundles]
+    with draft.timed("parity"):
+        learned = [MemoryFolder(run.memories[domain], domain) for domain in domains]
+        masked = Probe(run.spec.folder, learned, run.masks)
+        sliced = Probe(draft.backbone, bundles)
+        tokens, rows = probe_tokens(sliced.vocabulary), [None, *domains]
+        hidden = sliced.hidden(tokens, rows)
+        differences = require_same(
+            sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
+        )
+        del masked
+        plain, *others = [Golden(tokens=tokens, **logits) for logits in golden(sliced, hidden)]
+        for bundle, logits in zip(bundles, others, strict=True):
+            set_golden(open_bundle(bundle.path), logits)
+        single = Probe(draft.backbone, bundles, dtype=torch.float32)
+        rounding = compare(sliced, hidden, single, single.hidden(tokens, rows))
+    noise = dict(zip([NO_MEMORY, *domains], rounding, strict=True))
+    return ParityFigures(_summary(len(tokens), differences, noise), plain)
+
+
+def _summary(
+    tokens: int, differences: Mapping[str, Difference], rounding: Mapping[str, Difference]
+) -> Parity:
+    """By condition: the largest |logit| and the largest |logit difference| in float64, of which `tolerance`,
+    times the former, is the limit; beside it the noise floor, which is what float32 alone does to the sliced
+    backbone."""
+    from ...runtime.parity import TOLERANCE
+
+    return Parity(
+        dtype="float64",
+        tokens=tokens,
+        tolerance=TOLERANCE,
+        max_logit={name: value.max_logit for name, value in differences.items()},
+        max_abs={name: value.max_abs for name, value in differences.items()},
+        noise_floor=NoiseFloor(
+            dtype="float32",
+            max_abs={name: value.max_abs for name, value in rounding.items()},
+            kl={name: value.kl for name, value in rounding.items()},
+        ),
+    )

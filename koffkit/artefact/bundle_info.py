@@ -1,0 +1,109 @@
+"""`memory.json`: what a bundle says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ..storage.record import Count, FolderName, InnerPath, Record, RecordPart, Sha256
+from .names import FORMAT
+from .parts import FileEntry, Golden
+
+
+class LoraHalf(RecordPart):
+    """The LoRA half."""
+
+    rank: int = Field(ge=1, description="Of a module, unless adapter_config.json says otherwise for it.")
+    alpha: float
+    targets: list[str] = Field(description="Modules that have an adapter.")
+
+
+class KVHalf(RecordPart):
+    """The KV half."""
+
+    tokens: int = Field(ge=1, description="Memory tokens in every layer that has any.")
+    init_std: float = Field(0.02, description="As in the recipe: what learning began with.")
+
+
+class CompactedFrom(RecordPart):
+    """The memory before it was compacted."""
+
+    parameters: Count
+    bytes: Count
+    dtype: str
+
+
+class CompactedLoss(RecordPart):
+    """What compacting cost: KL in nats per token to a reference, on the same text before and after."""
+
+    reference: str
+    before: float
+    after: float
+    tokens: int
+    text: str | list[str] = Field(description="Files, or `probe tokens`.")
+
+
+class Compacted(RecordPart):
+    """How a memory was compacted."""
+
+    created: str
+    rank_before: int | None = None
+    ranks: list[int] | None = Field(None, description="Smallest and largest rank.")
+    energy: float | None = Field(None, description="Least share of the squared norm that a module keeps.")
+    original: CompactedFrom = Field(alias="from")
+    kl: CompactedLoss | None = None
+
+
+class Added(RecordPart):
+    """How a memory that came after the export was learned."""
+
+    created: str
+    base: Sha256 = Field(description="Fingerprint of the unpruned model.")
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Routing(RecordPart):
+    """How well the router tells the text of a memory that came later."""
+
+    recognised: float = Field(description="Share of its own held-out documents that get it.")
+    mistaken: float = Field(description="Share of other documents that get it.")
+    documents: int
+    other_documents: int
+    against: list[str] = Field(description="Where the other documents came from.")
+
+
+class BundleInfo(Record):
+    """The object in a bundle's `memory.json`."""
+
+    newest = FORMAT
+    remedy = "copy the bundle again"
+
+    domain: FolderName
+    backbone_digest: Sha256 = Field(description="The one backbone that it belongs to.")
+    layers: list[Count] = Field(min_length=1, description="Layers that carry memory.")
+    lora: LoraHalf | None = Field(description="null: this half is off.")
+    kv: KVHalf | None = Field(description="null: this half is off.")
+    parameters: Count
+    parameters_by_half: dict[str, Count] = Field(description="`lora`, `kv`.")
+    figures: dict[str, Any] = Field(description="Of this domain, by condition, from `evaluate`.")
+    dtype: str = Field("float32", description="Type of the weights; int8 and int6 are packed.")
+    compacted: Compacted | None = None
+    added: Added | None = Field(None, description="Present in memories that came after the export.")
+    replaces: Sha256 | None = Field(
+        None, description="sha256 of the memory.json that this one stands in for."
+    )
+    routing: Routing | None = None
+    golden: Golden | None = Field(None, description="With this memory attached.")
+    files: dict[InnerPath, FileEntry] = Field(description="Weights and their configuration.")
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the weights are koffkit's own packed integers, which no other software reads."""
+        return self.dtype.startswith("int")
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights and their configuration; not of card and `memory.json`."""
+        return sum(entry.size for entry in self.files.values())

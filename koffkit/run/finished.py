@@ -1,0 +1,121 @@
+"""A finished run, opened once: all that an exporter receives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.fingerprint import fingerprint
+from ..checkpoint.spec import ModelSpec
+from ..errors import IntegrityError
+from ..hub import locate
+from ..masks.container import open_complete, sliced_config
+from ..masks.file import load_masks
+from ..masks.masks import Masks
+from .folder import RunFolder
+from .state import RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What a run has left behind. Make one with `open`.
+
+    Attributes:
+        folder: where its files lie.
+        state: its `run.json`.
+        spec: the unpruned base, found and known to be the one that the run began with, with every default of
+            its config spelled out.
+        masks: by layer and structure; True = keep.
+        memories: the folder of every memory, at the widths of the base, by domain; empty for pruning alone.
+        router: the router's folder, if the run has one.
+    """
+
+    folder: RunFolder
+    state: RunState
+    spec: ModelSpec
+    masks: Masks
+    memories: Mapping[str, Path]
+    router: Path | None
+
+    @classmethod
+    def open(cls, folder: RunFolder | Path | str) -> FinishedRun:
+        """Find and check everything that a run consists of.
+
+        Args:
+            folder: the run.
+
+        Raises:
+            UsageError: this is no run, or it is not finished.
+            DataError: its base is nowhere to be found.
+            IntegrityError: the base is damaged or has changed since, or the masks do not fit it.
+        """
+        folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+        state = folder.require_finished()
+        spec = open_complete(_find_base(folder, state))
+        spec.reader()
+        return cls(
+            folder=folder,
+            state=state,
+            spec=spec,
+            masks=load_masks(folder.masks_file, spec),
+            memories=_memories(folder, state),
+            router=folder.router_dir if folder.router_dir.is_dir() else None,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def name(self) -> str:
+        """As the recipe says."""
+        return str(self.state.recipe["name"])
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The resolved recipe."""
+        return self.state.recipe
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """Figures by stage."""
+        return self.state.results
+
+    @cached_property
+    def sliced_config(self) -> dict[str, Any]:
+        """The `config.json` of the sliced backbone."""
+        return sliced_config(self.spec, self.masks)
+
+    def figures(self, domain: str) -> Mapping[str, Any]:
+        """What `evaluate` found for a domain; empty where it did not run."""
+        figures: Mapping[str, Any] = self.results.get("domains", {}).get(domain, {})
+        return figures
+
+
+def _find_base(folder: RunFolder, state: RunState) -> Path:
+    """The base that the run was made from: where it was then, or where the recipe now finds it.
+
+    Raises:
+        IntegrityError: it has changed since.
+    """
+    base = Path(state.base.path)
+    if not base.is_dir():
+        settings = state.recipe["base"]
+        base = locate(settings["model"], Path(state.recipe_root), revision=settings["revision"])
+    if fingerprint(base) != state.base.fingerprint:
+        raise IntegrityError(
+            f"{base}: this is not the base that {folder.path} was made from (its files changed since); "
+            "restore it, or compress again."
+        )
+    return base
+
+
+def _memories(folder: RunFolder, state: RunState) -> dict[str, Path]:
+    memory = state.recipe["memory"]
+    if memory["lora"] is None and memory["kv"] is None:
+        return {}
+    return {domain: folder.memory_dir(domain) for domain in state.recipe["domains"]}
