@@ -88,6 +88,7 @@ def _results_table(results: Mapping[str, Any]) -> str:
     )
     rows = [head, "|---|" + "---|" * (len(shown) * len(conditions))]
     for domain, found in domains.items():
-        cells = [f"{found[condition][figure]:.3f}" for figure in shown for condition in conditions]
+        values = [found[condition][figure] for figure in shown for condition in conditions]
+        cells = ["inf" if value is None else f"{value:.3f}" for value in values]
         rows.append(f"| {domain} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"

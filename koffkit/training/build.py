@@ -78,7 +78,6 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
     memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
     return Student(model, spec, gates, memories)
 
 

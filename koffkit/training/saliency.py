@@ -36,7 +36,9 @@ def warm_start(context: Context, options: Training) -> None:
         for name, saliency in found.items():
             score = saliency.clamp_min(1e-12).log()
             over = (-1,) if mask.layout == "uniform" else (0, 1)
-            spread = score.std(over, keepdim=True).clamp_min(1e-6)
+            # of one unit alone, a sample has no deviation: it stays where it is
+            units = score.shape[-1] if over == (-1,) else score.numel()
+            spread = score.std(over, keepdim=True, correction=min(1, units - 1)).clamp_min(1e-6)
             gates.log_alpha[name].add_(mask.init_spread * (score - score.mean(over, keepdim=True)) / spread)
 
 
