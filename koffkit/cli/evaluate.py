@@ -8,6 +8,7 @@ import click
 
 from ..errors import UsageError
 from .console import emit, json_option, print_results, quiet_libraries
+from .place import batch_size_option, device_option, dtype_option
 
 
 @click.command("evaluate")
@@ -19,9 +20,21 @@ from .console import emit, json_option, print_results, quiet_libraries
 @click.option("--data", help="Text or jsonl file, or a glob. A run needs none: it has its held-out text.")
 @click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
 @click.option("--sequence-length", default=512, show_default=True, type=click.IntRange(min=2))
+@device_option
+@dtype_option("float32")
+@batch_size_option(4, "Sequences")
 @json_option
 def command(
-    path: Path, task: str, memory: str, data: str | None, field: str, sequence_length: int, as_json: bool
+    path: Path,
+    task: str,
+    memory: str,
+    data: str | None,
+    field: str,
+    sequence_length: int,
+    device: str | None,
+    dtype: str,
+    batch_size: int,
+    as_json: bool,
 ) -> None:
     """Figures of a run (from its evaluate stage), or the perplexity of an export or a plain model on
     --data."""
@@ -42,8 +55,18 @@ def command(
     from ..runtime.perplexity import perplexity
 
     chosen = None if memory == "none" else memory
-    figures = perplexity(path, data, chosen, sequence_length=sequence_length, field=field)
+    figures = perplexity(
+        path,
+        data,
+        chosen,
+        sequence_length=sequence_length,
+        field=field,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+    )
     result = {"path": str(path), "task": task, "memory": memory, **figures}
+    shown = "inf" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}"
     emit(result) if as_json else click.echo(
-        f"perplexity {figures['perplexity']:.3f} on {figures['tokens']:,} tokens (memory {memory})"
+        f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})"
     )

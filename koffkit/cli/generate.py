@@ -8,6 +8,7 @@ import click
 
 from ..errors import UsageError
 from .console import emit, json_option, quiet_libraries
+from .place import batch_size_option, device_option, dtype_option
 
 
 @click.command("generate")
@@ -17,21 +18,38 @@ from .console import emit, json_option, quiet_libraries
     "--memory", default="auto", show_default=True, help="auto (the router decides), none, or a domain."
 )
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
+@device_option
+@dtype_option("auto")
+@batch_size_option(16, "Prompts")
 @json_option
-def command(export: Path, prompt: tuple[str, ...], memory: str, max_new_tokens: int, as_json: bool) -> None:
+def command(
+    export: Path,
+    prompt: tuple[str, ...],
+    memory: str,
+    max_new_tokens: int,
+    device: str | None,
+    dtype: str,
+    batch_size: int,
+    as_json: bool,
+) -> None:
     """Complete a prompt with the backbone of EXPORT and one of its memories."""
     if not export.is_dir():
         raise UsageError(f"{export}: no such folder.")
     quiet_libraries()
+    from ..devices import find_device
     from ..runtime.model import KoffModel
 
-    model = KoffModel.from_pretrained(export)
+    model = KoffModel.from_pretrained(export, device=find_device(device), dtype=dtype)
     chosen = (
         model.route(prompt)
         if memory == "auto"
         else [(None if memory == "none" else memory, None)] * len(prompt)
     )
-    texts = model.generate(list(prompt), memory=[name for name, _ in chosen], max_new_tokens=max_new_tokens)
+    texts: list[str] = []
+    for first in range(0, len(prompt), batch_size):
+        part = slice(first, first + batch_size)
+        names = [name for name, _ in chosen[part]]
+        texts += model.generate(list(prompt[part]), memory=names, max_new_tokens=max_new_tokens)
     if as_json:
         rows = zip(prompt, texts, chosen, strict=True)
         emit(

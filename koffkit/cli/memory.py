@@ -9,6 +9,7 @@ import click
 
 from ..errors import UsageError
 from .console import RichProgress, emit, json_option, quiet_libraries, stdout
+from .place import device_option
 
 NOT_ROUTED = "The router does not know it: --memory auto never picks it, --memory {name} does."
 
@@ -197,6 +198,12 @@ def remove(export: Path, name: str, as_json: bool) -> None:
 @click.option(
     "--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the manifest says]"
 )
+@device_option
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Sequences of --data at a time.  [default: 2,048 tokens' worth]",
+)
 @json_option
 def compact(
     path: Path,
@@ -209,6 +216,8 @@ def compact(
     data: tuple[str, ...],
     field: str,
     base: Path | None,
+    device: str | None,
+    batch_size: int | None,
     as_json: bool,
 ) -> None:
     """Shrink one memory or all of an export: lower LoRA ranks, smaller weights, and a statement of what it
@@ -239,6 +248,8 @@ def compact(
             data=data,
             field=field,
             base=base,
+            device=device,
+            batch_size=batch_size,
             progress=progress,
         )
     if as_json:

@@ -14,6 +14,7 @@ from ..artefact.bundle import Bundle, is_bundle, open_bundle
 from ..artefact.export import Export, is_export, open_export
 from ..artefact.names import MEMORIES
 from ..checkpoint.files import load_tokenizer
+from ..devices import find_device
 from ..errors import DataError, UsageError
 from ..progress import Progress, Silent
 from ..runtime.perplexity import token_ids
@@ -38,6 +39,8 @@ def compact(
     data: Sequence[str] = (),
     field: str = FIELD,
     base: Path | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compact one memory, or all of an export; returns what `koffkit memory compact --json` prints.
@@ -49,13 +52,17 @@ def compact(
         data: text or jsonl files; `{name}` stands for the memory's name. Without any, only the probe tokens
             are compared.
         base: the unpruned model, where it is not where the manifest says.
+        device: where the loss is measured; None: on the accelerator of the machine, or the CPU without one.
+        batch_size: sequences at a time; None: as many as make `AT_ONCE` tokens.
 
     Raises:
-        UsageError: there is no such memory, the output exists, or the rank is too high.
+        UsageError: there is no such memory or kind of device, the output exists, or the rank is too high.
+        ResourceError: the device is not there.
         DataError: no text in `data`, or no base at `base`.
         IntegrityError: a bundle is damaged, or the base is not the export's.
     """
     progress = progress or Silent()
+    place = find_device(device)
     export, bundles = find_bundles(path)
     for bundle in bundles:
         bundle.require_backbone(export.backbone_digest, export.backbone)
@@ -64,12 +71,14 @@ def compact(
         progress.warn(
             "no --data: the loss is measured on a few fixed tokens only, which says little about text."
         )
-    batches = {bundle.domain: list(_batches(export, bundle.domain, data, field)) for bundle in bundles}
+    batches = {
+        bundle.domain: list(_batches(export, bundle.domain, data, field, batch_size)) for bundle in bundles
+    }
     rows: dict[str, Any] = {}
 
     def one(bundle: Bundle, target: Path) -> None:
         small = write_compact(bundle, export, options, target)
-        loss = kl_before_and_after(export, bundle, small, teacher, batches[bundle.domain])
+        loss = kl_before_and_after(export, bundle, small, teacher, batches[bundle.domain], place)
         small = record_loss(small, loss | {"text": list(data) or "probe tokens"})
         compacted = small.info.compacted
         assert compacted is not None
@@ -130,7 +139,9 @@ def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | N
         return None
 
 
-def _batches(export: Export, name: str, data: Sequence[str], field: str) -> Iterator[Tensor]:
+def _batches(
+    export: Export, name: str, data: Sequence[str], field: str, batch_size: int | None
+) -> Iterator[Tensor]:
     """Token ids [B, T] of the text, or of the probe."""
     tokenizer = load_tokenizer(export.backbone)
     if not data:
@@ -142,5 +153,5 @@ def _batches(export: Export, name: str, data: Sequence[str], field: str) -> Iter
     ids = ids[:MOST_TOKENS]
     length = min(len(ids), int(export.manifest.recipe["sequence_length"]))
     rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
-    at_once = max(1, AT_ONCE // length)
+    at_once = batch_size or max(1, AT_ONCE // length)
     yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))

@@ -12,61 +12,64 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..artefact.bundle import Bundle
 from ..artefact.export import Export
+from ..method.likelihood import TokenSums, add_tokens, given
 from ..runtime.model import KoffModel
 
-LogProbabilities = Callable[[Tensor], Tensor]
+Logits = Callable[[Tensor], Tensor]
+"""[B, T] -> [B, T, V] in float32."""
 BEFORE, AFTER = "before", "after"
 
 
 def kl_before_and_after(
-    export: Export, before: Bundle, after: Bundle, base: Path | None, batches: Iterable[Tensor]
+    export: Export,
+    before: Bundle,
+    after: Bundle,
+    base: Path | None,
+    batches: Iterable[Tensor],
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
     """`{"reference", "before", "after", "tokens"}`: KL(reference || backbone with the memory).
 
     Args:
         base: the unpruned model, which is then the reference; None: the memory before.
         batches: token ids [B, T].
+        device: where the models run; None: the CPU.
     """
-    model = KoffModel.from_pretrained(export.backbone, dtype=torch.float32)
+    model = KoffModel.from_pretrained(export.backbone, device=device, dtype=torch.float32)
     for bundle, alias in (
         (before, BEFORE),
         (after, AFTER),
     ):  # of the same domain, so under names of their own
         model.load_memory(replace(bundle, domain=alias))
-    reference = _memory(model, BEFORE) if base is None else _base(base)
-    sums = {BEFORE: 0.0, AFTER: 0.0}
-    tokens = 0
-    for ids in batches:
-        expected = reference(ids)
-        tokens += ids.numel()
-        for alias in sums:
-            sums[alias] += F.kl_div(
-                _memory(model, alias)(ids), expected, reduction="sum", log_target=True
-            ).item()
+    reference = _memory(model, BEFORE) if base is None else _base(base, model.device)
+    sums = {BEFORE: TokenSums(), AFTER: TokenSums()}
+    for batch in batches:
+        ids = batch.to(model.device)
+        expected = given(reference(ids).flatten(0, 1))
+        for alias, total in sums.items():
+            logits = given(model.logits(ids, alias).flatten(0, 1))
+            add_tokens(total, ids.numel(), logits, reference=expected)
     named = "memory before compaction" if base is None else "unpruned model"
-    return {"reference": named, **{alias: total / tokens for alias, total in sums.items()}, "tokens": tokens}
+    means = {alias: total.mean_kl for alias, total in sums.items()}
+    return {"reference": named, **means, "tokens": sums[BEFORE].tokens}
 
 
-def _memory(model: KoffModel, alias: str) -> LogProbabilities:
-    def of(ids: Tensor) -> Tensor:
-        return model.logits(ids, alias).log_softmax(-1)
-
-    return of
+def _memory(model: KoffModel, alias: str) -> Logits:
+    return lambda ids: model.logits(ids, alias)
 
 
-def _base(folder: Path) -> LogProbabilities:
+def _base(folder: Path, device: torch.device) -> Logits:
     """[B, T] -> [B, T, V] in float32."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
 
     def of(ids: Tensor) -> Tensor:
         with torch.no_grad():
             logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        return logits.log_softmax(-1)
+        return logits
 
     return of

@@ -8,7 +8,7 @@ Legend: K KV heads, H head dim, P memory tokens.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +76,9 @@ class Memories(nn.Module):
                         for i in layers
                     }
                     self.kv[self.slot(domain)] = nn.ModuleDict(pairs)
+        if kv is not None and kv.freezes_first:
+            for parameter in self.kv_parameters():
+                parameter.register_hook(_without_first)  # type: ignore[no-untyped-call]
         self._tuners: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         for parameter in self.lora_parameters():
             parameter.data = parameter.data.float()
@@ -133,6 +136,23 @@ class Memories(nn.Module):
     def kv_parameters(self) -> Iterator[nn.Parameter]:
         yield from self.kv.parameters()
 
+    @property
+    def num_kv_tokens(self) -> int:
+        """Memory tokens of each layer; 0 without KV memories."""
+        return next((parameter.shape[1] for parameter in self.kv_parameters()), 0)
+
+    def kv_shape(self, layer: int) -> tuple[torch.Size, torch.Size]:
+        """Of the keys and the values of a layer, [K, P, H] each."""
+        key, value = self.kv[self.slot(self.domains[0])][str(layer)]
+        return key.shape, value.shape
+
+    @torch.no_grad()
+    def set_kv(self, domain: str, tensors: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Overwrite keys and values, [K, P, H] by layer, of one domain."""
+        for layer, pair in tensors.items():
+            for parameter, value in zip(self.kv[self.slot(domain)][str(layer)], pair, strict=True):
+                parameter.copy_(value)
+
     def _named_lora(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self._model[0].named_parameters():
             if "lora_" in name:
@@ -174,6 +194,13 @@ class Memories(nn.Module):
 def _sizes(widths: LayerWidths, kv: KV) -> list[tuple[int, int, int]]:
     """Of the keys and the values of one layer."""
     return [(widths.kv_heads, kv.tokens, width) for width in (widths.key_channels, widths.value_channels)]
+
+
+def _without_first(gradient: Tensor) -> Tensor:
+    """The gradient [K, P, H] without that of the first memory token: what attention leans on stays put."""
+    gradient = gradient.clone()
+    gradient[:, 0] = 0
+    return gradient
 
 
 def _layer(name: str) -> int:

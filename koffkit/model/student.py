@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
+from ..errors import IntegrityError
 from .gating import Gates, GateValues, register_gates
 from .kv_attention import use_koffkit_attention
 from .memory import Memories
@@ -42,6 +43,21 @@ class Student(nn.Module):
         )
         self._values: GateValues | None = None
         register_gates(model, spec, lambda: self._values)
+        self.train()
+
+    def train(self, mode: bool = True) -> Student:
+        """Gradient checkpointing as it was enabled (True) or off (False).
+
+        Dropout of the frozen model stays off either way: teacher and student are to differ by gates and
+        memory alone. transformers couples checkpointing to a layer's training mode and dropout to that of the
+        modules within.
+        """
+        super().train(False)
+        self.training = mode
+        for module in self.model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = mode
+        return self
 
     def forward(
         self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None
@@ -77,7 +93,11 @@ class Student(nn.Module):
 
 
 def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> Any:
-    """The base as a frozen transformers model with koffkit's attention."""
+    """The base as a frozen transformers model with koffkit's attention.
+
+    Raises:
+        IntegrityError: a weight is NaN or infinite.
+    """
     from transformers import AutoModelForCausalLM
 
     from .. import sliced  # noqa: F401  # a backbone may be of koffkit's own class
@@ -86,5 +106,17 @@ def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> An
         path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
     )
     model.requires_grad_(False)
+    _require_finite(model, path)
     use_koffkit_attention(model)
     return model
+
+
+@torch.no_grad()
+def _require_finite(model: nn.Module, path: str) -> None:
+    """Found later, a NaN in the base would look like a learning rate that is too high."""
+    for name, weight in model.named_parameters():
+        if weight.numel() and not bool(torch.stack(weight.aminmax()).isfinite().all()):
+            raise IntegrityError(
+                f"{path}: {name}: the base itself holds NaN or infinite values, as {weight.dtype} at least; "
+                "download it again, or set base.dtype to the type it was saved in."
+            )

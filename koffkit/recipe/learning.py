@@ -119,7 +119,21 @@ class Lora(StrictModel):
 
 class KV(StrictModel):
     tokens: Positive = Field(description="Memory tokens per layer.")
-    init_std: float = Field(0.02, gt=0, description="Standard deviation that keys and values start with.")
+    init: Literal["text", "random"] = Field(
+        "text",
+        description="Memory tokens begin as keys and values of the first tokens of the domain's own text, or "
+        "as random numbers.",
+    )
+    init_std: float = Field(0.02, gt=0, description="Of init random: standard deviation of the numbers.")
+    freeze_first: bool | None = Field(
+        None,
+        description="The first memory token keeps its value, for attention to lean on. By default true with "
+        "init text, false with random.",
+    )
+
+    @property
+    def freezes_first(self) -> bool:
+        return self.init == "text" if self.freeze_first is None else self.freeze_first
 
 
 class Memory(StrictModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ..strict import StrictModel
 
@@ -18,13 +18,24 @@ class Base(StrictModel):
     model: str = Field(
         description="Hub id, local folder, or embedded:base for the model that ships with koffkit."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "bfloat16", description="Type the frozen weights are held in."
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16",
+        description="Type the frozen weights are held in; in float16, most gradients would vanish.",
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     trust_remote_code: bool = Field(
         False, description="Allow code from the model's repository. Off unless you say so."
     )
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _no_float16(cls, value: Any) -> Any:
+        if value == "float16":
+            raise ValueError(
+                "float16 is too narrow to train with: most gradients fall below its smallest number and "
+                "vanish; use bfloat16 or float32 (a base saved in float16 loads as either)"
+            )
+        return value
 
 
 class Source(StrictModel):

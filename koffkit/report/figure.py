@@ -3,6 +3,7 @@ be."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ HIGHER_IS_BETTER = {"recall"}
 
 
 def draw_comparison(
-    path: Path, title: str, bars: Mapping[str, Sequence[float]], results: Mapping[str, Any], figure: str
+    path: Path,
+    title: str,
+    bars: Mapping[str, Sequence[float | None]],
+    results: Mapping[str, Any],
+    figure: str,
 ) -> None:
     """Write a PNG with bars per domain on the left and the swap matrix on the right.
 
@@ -46,9 +51,10 @@ def draw_comparison(
     canvas.savefig(path, dpi=150)
 
 
-def _bars(axes: Any, bars: Mapping[str, Sequence[float]], domains: list[str], figure: str) -> None:
+def _bars(axes: Any, bars: Mapping[str, Sequence[float | None]], domains: list[str], figure: str) -> None:
     width = 0.84 / len(bars)
-    for place, (name, values) in enumerate(bars.items()):
+    for place, (name, given) in enumerate(bars.items()):
+        values = [math.nan if value is None else value for value in given]  # no bar
         positions = [index + (place - (len(bars) - 1) / 2) * width for index in range(len(domains))]
         axes.bar(positions, values, width * 0.94, label=name, color=COLOURS.get(name))
     axes.set_xticks(range(len(domains)), domains)
@@ -60,9 +66,16 @@ def _bars(axes: Any, bars: Mapping[str, Sequence[float]], domains: list[str], fi
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=len(bars), frameon=False, fontsize=9)
 
 
+def _drawable(rows: list[list[float]]) -> list[list[float]]:
+    """An empty cell for what is infinite, which would leave no colours to the others."""
+    return [[value if math.isfinite(value) else math.nan for value in row] for row in rows]
+
+
 def _matrix(axes: Any, canvas: Any, results: Mapping[str, Any], figure: str) -> None:
     domains, rows = list(results["domains"]), swap_matrix(results, figure)
-    image = axes.imshow(rows, cmap="Blues" if figure in HIGHER_IS_BETTER else "Blues_r", aspect="auto")
+    image = axes.imshow(
+        _drawable(rows), cmap="Blues" if figure in HIGHER_IS_BETTER else "Blues_r", aspect="auto"
+    )
     middle = (image.norm.vmin + image.norm.vmax) / 2
     for i, row in enumerate(rows):
         for j, value in enumerate(row):

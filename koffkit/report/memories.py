@@ -50,7 +50,7 @@ def _or_none(value: int | None) -> str:
 
 def _figures(figures: Mapping[str, Any]) -> list[str]:
     found = figures.get("matched", {})
-    kl = f"{found['kl']:.3f}" if "kl" in found else "-"
+    kl = "-" if found.get("kl") is None else f"{found['kl']:.3f}"
     return [
         kl,
         *(format_figure(name, found[name]) if name in found else "-" for name in ("perplexity", "recall")),

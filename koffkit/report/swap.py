@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 
 def swap_matrix(results: Mapping[str, Any], figure: str) -> list[list[float]]:
-    """`figure` of domain i (row) with memory j (column), both in the order of the domains."""
+    """`figure` of domain i (row) with memory j (column), both in the order of the domains; infinite where it
+    is beyond the range of a float."""
     domains = results["domains"]
+
+    def value(row: Mapping[str, Any]) -> float:
+        return math.inf if row[figure] is None else float(row[figure])
+
     return [
-        [(found["matched"] if memory == domain else found["swap"][memory])[figure] for memory in domains]
+        [value(found["matched"] if memory == domain else found["swap"][memory]) for memory in domains]
         for domain, found in domains.items()
     ]
 

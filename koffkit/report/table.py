@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def swap_table(results: Mapping[str, Any], figure: str) -> Table:
     for memory in results["domains"]:
         table.add_column(memory, justify="right")
     rows = swap_matrix(results, figure)
-    values = [value for row in rows for value in row]
+    values = [value for row in rows for value in row if math.isfinite(value)] or [math.inf]
     worst, best = (min(values), max(values)) if figure == "recall" else (max(values), min(values))
     for i, (domain, row) in enumerate(zip(results["domains"], rows, strict=True)):
         cells = [_shaded(figure, value, worst, best, bold=i == j) for j, value in enumerate(row)]
@@ -87,7 +88,7 @@ def swap_table(results: Mapping[str, Any], figure: str) -> Table:
 
 
 def _shaded(figure: str, value: float, worst: float, best: float, *, bold: bool) -> Text:
-    share = 1.0 if best == worst else (value - worst) / (best - worst)
+    share = 1.0 if best == worst else (value - worst) / (best - worst) if math.isfinite(value) else 0.0
     red, green, blue = (round(pale + (dark - pale) * share) for pale, dark in zip(PALE, DARK, strict=True))
     ink = "white" if share > 0.5 else "black"
     return Text(
@@ -95,6 +96,8 @@ def _shaded(figure: str, value: float, worst: float, best: float, *, bold: bool)
     )
 
 
-def format_figure(figure: str, value: float) -> str:
-    """A figure for people."""
+def format_figure(figure: str, value: float | None) -> str:
+    """A figure for people; None, what JSON has for a value beyond the range of a float, is `inf`."""
+    if value is None:
+        return "inf"
     return f"{value:.1%}" if figure == "recall" else f"{value:.2f}"

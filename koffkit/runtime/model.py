@@ -20,6 +20,7 @@ from ..artefact.export import is_export, open_export
 from ..artefact.names import ADAPTER_CONFIG, BACKBONE
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
+from ..devices import find_device, parse_dtype
 from ..errors import IntegrityError, UsageError
 from ..model.bundles import KVTensors, adapter_config, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attention
@@ -60,23 +61,35 @@ class KoffModel:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, memories: Sequence[str | Path] | None = None, **options: Any
+        cls,
+        path: str | Path,
+        memories: Sequence[str | Path] | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **options: Any,
     ) -> KoffModel:
         """Load an export, or a backbone folder and bundles.
 
         Args:
             path: an export (all its memories are loaded unless `memories` names some), or a backbone folder.
             memories: bundle folders; for an export, domain names also do.
-            options: for `AutoModelForCausalLM.from_pretrained`, for example `dtype` and `device_map`.
+            device: where the model runs, for example `cuda` or `cpu`; None: the CPU, or where the option
+                `device_map` puts it.
+            dtype: of the weights, for example `bfloat16`; None: as they are stored.
+            options: for `AutoModelForCausalLM.from_pretrained`, for example `device_map`.
 
         Raises:
             UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for
                 attention without KV memories.
             IntegrityError: a memory belongs to another backbone, or does not fit this one.
+            ResourceError: there is no such device.
         """
         from transformers import AutoModelForCausalLM
 
         _require_attention(options)
+        place = None if device is None else find_device(device)
+        kind = parse_dtype(dtype)
         path = Path(path)
         export = open_export(path) if is_export(path) else None
         folder = path / BACKBONE if export is not None else path
@@ -86,7 +99,11 @@ class KoffModel:
         digest = backbone_digest(folder)
         for bundle in bundles:
             bundle.require_backbone(digest, folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, **options, **({} if kind is None else {"dtype": kind})
+        )
+        if place is not None:
+            model.to(place)
         tokenizer = load_tokenizer(folder)
         loaded = cls(model, tokenizer, digest, folder)
         if export is not None and export.router is not None:
@@ -115,6 +132,12 @@ class KoffModel:
     @property
     def domains(self) -> list[str]:
         return list(self._slots)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must be."""
+        device: torch.device = self._plain.device
+        return device
 
     def load_memory(self, bundle: Bundle | str | Path) -> str:
         """Load one more memory; returns its domain.
@@ -149,6 +172,7 @@ class KoffModel:
                 self.model = get_peft_model(self._plain, config, adapter_name=slot).eval()
             else:
                 self.model.add_adapter(slot, config)
+                self.model.eval()  # what is added begins in training mode: with dropout, if it has any
         self._adapters.take(self._plain)
         found = set_peft_model_state_dict(self.model, load_adapter(bundle), adapter_name=slot)
         missing = [name for name in found.missing_keys if f".{slot}." in name]

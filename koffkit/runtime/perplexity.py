@@ -2,42 +2,79 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 
+if TYPE_CHECKING:
+    import torch
+
+    from .model import KoffModel
+
 
 def perplexity(
-    path: Path, data: str, memory: str | None, *, sequence_length: int, field: str = "text"
+    path: Path,
+    data: str,
+    memory: str | None,
+    *,
+    sequence_length: int,
+    field: str = "text",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    batch_size: int = 1,
 ) -> dict[str, Any]:
-    """`{"perplexity", "tokens"}`, documents packed back to back and cut into sequences.
+    """`{"perplexity", "tokens"}`, documents packed back to back and cut into sequences; the perplexity is
+    None where it is beyond the range of a float.
 
     Args:
         path: an export or a checkpoint folder.
         data: a text or jsonl file, or a glob.
         memory: a domain, None for the bare backbone, or "auto": the router reads each sequence and picks.
+        device: where the model runs; None: the accelerator of the machine, or the CPU without one.
+        dtype: of the weights; likelihoods are float32 in any case.
+        batch_size: sequences at a time.
 
     Raises:
         DataError: the data hold less than two tokens.
+        UsageError: no such kind of device, or type.
+        ResourceError: the device is not there.
     """
-    import torch
-    from torch.nn import functional as F
+    import math
 
+    from ..devices import find_device
+    from ..method.likelihood import TokenSums, add_tokens, given
     from .model import KoffModel
 
-    model = KoffModel.from_pretrained(path, dtype=torch.float32)
+    model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype)
     ids = token_ids(model.tokenizer, data, field)
-    total, count = 0.0, 0
-    for start in range(0, len(ids), sequence_length):
-        part = torch.tensor([ids[start : start + sequence_length]])
-        if part.shape[1] > 1:
-            chosen = model.route([str(model.tokenizer.decode(part[0]))])[0][0] if memory == "auto" else memory
-            logits = model.logits(part, chosen)[0, :-1]
-            total += F.cross_entropy(logits.float(), part[0, 1:], reduction="sum").item()
-            count += part.shape[1] - 1
-    return {"perplexity": math.exp(total / count), "tokens": count}
+    sums = TokenSums()
+    for batch in _sequences(ids, sequence_length, batch_size):
+        rows = batch.to(model.device)
+        logits = model.logits(rows, _memories(model, batch, memory))[:, :-1].flatten(0, 1)
+        targets = rows[:, 1:].flatten()
+        add_tokens(sums, len(targets), given(logits), targets=targets)
+    value = sums.perplexity
+    return {"perplexity": value if math.isfinite(value) else None, "tokens": sums.tokens}
+
+
+def _sequences(ids: list[int], length: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """Token ids [B, T]; what is left at the end comes by itself, unless it is a single token."""
+    import torch
+
+    whole = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+    yield from (whole[first : first + batch_size] for first in range(0, len(whole), batch_size))
+    rest = ids[whole.numel() :]
+    if len(rest) > 1:
+        yield torch.tensor([rest])
+
+
+def _memories(model: KoffModel, batch: torch.Tensor, memory: str | None) -> list[str | None]:
+    """The memory of each sequence."""
+    if memory != "auto":
+        return [memory] * len(batch)
+    return [name for name, _ in model.route([str(model.tokenizer.decode(row)) for row in batch])]
 
 
 def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None = None) -> list[int]:

@@ -48,8 +48,10 @@ def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, An
     """`{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean":
     {...}}`.
 
-    Figures: `perplexity`, `kl` (nats per token, to the unpruned model), and `recall` for sources of facts.
+    Figures: `perplexity`, `kl` (nats per token, to the unpruned model), and `recall` for sources of facts;
+    None for what is beyond the range of a float.
     """
+    context.student.eval()  # no dropout and no gradient checkpointing
     domains = context.corpus.domains
     results: dict[str, Any] = {}
     context.progress.start("evaluate", len(domains), 0)
@@ -58,7 +60,8 @@ def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, An
             raise Interrupted("interrupted in evaluate; continue with the same command and --resume.")
         results[domain] = _evaluate_domain(context, options, domain)
         context.progress.advance("evaluate", done, {})
-    return {"domains": results, "mean": _mean(results)}
+    finite: dict[str, Any] = _without_infinities({"domains": results, "mean": _mean(results)})
+    return finite
 
 
 def _conditions(context: Context, options: EvaluateOptions, domain: str) -> Iterator[Condition]:
@@ -117,45 +120,39 @@ def _likelihood(
 ) -> dict[str, dict[str, float]]:
     """Perplexity and KL of every condition on the held-out tokens; the teacher runs once a batch."""
     import torch
-    from torch.nn import functional as F
 
-    sums = {name: [0.0, 0.0] for name, _, _ in conditions}
-    tokens = 0
+    from ..method.likelihood import TokenSums, add_tokens, projected
+
+    sums = {name: TokenSums() for name, _, _ in conditions}
     length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
     head = context.student.head
     for batch, loss_mask in context.corpus.heldout[domain].sequences(
         length, options.batch_size, options.max_tokens
     ):
         ids = batch.to(context.accelerator.device)
-        positions = (
+        scored = (
             torch.ones_like(ids[:, 1:], dtype=torch.bool)
             if loss_mask is None
             else loss_mask[:, 1:].to(ids.device)
         )
-        targets = ids[:, 1:][positions]
-        tokens += targets.numel()
-        teacher = _hidden(context, ids, conditions[0])[:, :-1][positions]
+        targets = ids[:, 1:][scored]
+        teacher = projected(_hidden(context, ids, conditions[0])[:, :-1][scored], head)
         for condition in conditions:
-            hidden = _hidden(context, ids, condition)[:, :-1][positions]
-            for part in range(0, len(targets), chunk):
-                rows = slice(part, part + chunk)
-                logits = F.linear(hidden[rows].to(head.dtype), head).float()
-                student_log, teacher_log = (
-                    logits.log_softmax(-1),
-                    F.linear(teacher[rows].to(head.dtype), head).float().log_softmax(-1),
-                )
-                sums[condition[0]][0] += F.nll_loss(student_log, targets[rows], reduction="sum").item()
-                sums[condition[0]][1] += F.kl_div(
-                    student_log, teacher_log, reduction="sum", log_target=True
-                ).item()
-    if not tokens:
+            student = projected(_hidden(context, ids, condition)[:, :-1][scored], head)
+            add_tokens(
+                sums[condition[0]],
+                len(targets),
+                student,
+                targets=targets,
+                reference=teacher,
+                chunk_tokens=chunk,
+            )
+    if not sums["unpruned"].tokens:
         raise DataError(
             f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use "
             "loss_on: all."
         )
-    return {
-        name: {"perplexity": math.exp(nll / tokens), "kl": kl / tokens} for name, (nll, kl) in sums.items()
-    }
+    return {name: {"perplexity": part.perplexity, "kl": part.mean_kl} for name, part in sums.items()}
 
 
 def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
@@ -182,8 +179,17 @@ def _mean(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _average(key: str, rows: list[dict[str, float]]) -> float:
+    from ..method.likelihood import geometric_mean
+
     values = [row[key] for row in rows]
-    return math.exp(fmean(math.log(value) for value in values)) if key == "perplexity" else fmean(values)
+    return geometric_mean(values) if key == "perplexity" else fmean(values)
+
+
+def _without_infinities(value: Any) -> Any:
+    """JSON has no word for what is beyond the range of a float: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_infinities(part) for key, part in value.items()}
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 class Evaluate(StageKind):

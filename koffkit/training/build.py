@@ -16,6 +16,7 @@ from ..run.folder import RunFolder
 from .context import Context
 
 if TYPE_CHECKING:
+    from ..data.corpus import Corpus
     from ..model.student import Student
 
 
@@ -46,8 +47,22 @@ def build_context(
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
         model = load_frozen(str(backbone), recipe.base.dtype)
     student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
+    _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
     return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
+
+
+def _start_memories(recipe: Recipe, student: Student, corpus: Corpus) -> None:
+    """KV memories of `init: text` begin with what each domain is trained on; on resume, what was learned
+    replaces them."""
+    from ..model.text_memory import start_from_text
+
+    kv, memories = recipe.memory.kv, student.memories
+    if kv is not None and kv.init == "text" and memories is not None:
+        for domain in memories.domains:
+            start_from_text(
+                memories, student.model, domain, corpus.train[domain].tokens[: kv.tokens].tolist()
+            )
 
 
 def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) -> Student:
@@ -76,7 +91,6 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
     memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
     return Student(model, spec, gates, memories)
 
 

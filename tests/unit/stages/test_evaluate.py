@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
-from koffkit.stages.evaluate import _mean
+from koffkit.stages.evaluate import _mean, _without_infinities
 
 from ...conftest import Shipped
 
@@ -50,3 +50,25 @@ def test_the_mean_of_perplexities_is_geometric() -> None:
         for name, p, r in (("a", 2.0, 0.5), ("b", 8.0, 1.0))
     }
     assert _mean(rows)["matched"] == {"perplexity": pytest.approx(4.0), "recall": pytest.approx(0.75)}
+
+
+def test_what_is_beyond_a_float_is_null_in_the_results_and_readable_in_the_tables() -> None:
+    from rich.console import Console
+
+    from koffkit.report.swap import matched_best
+    from koffkit.report.table import results_table, swap_table
+
+    low, high = {"perplexity": 2.0, "kl": 0.5}, {"perplexity": math.inf, "kl": 0.5}
+    rows = {
+        "a": {"unpruned": low, "backbone": high, "matched": low, "swap": {"b": high}},
+        "b": {"unpruned": low, "backbone": low, "matched": low, "swap": {"a": high}},
+    }
+    results = _without_infinities({"domains": rows, "mean": _mean(rows)})
+    assert "Infinity" not in json.dumps(results)
+    assert results["domains"]["a"]["backbone"] == {"perplexity": None, "kl": 0.5}
+    assert results["mean"]["backbone"] == {"perplexity": None, "kl": 0.5}
+    assert matched_best(results) == 2
+    for table in (results_table(results), swap_table(results, "perplexity")):
+        console = Console(record=True, width=120)
+        console.print(table)
+        assert "inf" in console.export_text()

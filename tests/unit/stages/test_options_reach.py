@@ -30,7 +30,7 @@ def test_gates_start_as_open_as_asked(llama: Path, tmp_path: Path) -> None:
 def test_a_kv_memory_starts_with_the_spread_asked_for(llama: Path, tmp_path: Path) -> None:
     for spread in (0.02, 0.5):
         memories = loop_for(
-            llama, tmp_path, memory={"lora": None, "kv": {"tokens": 40, "init_std": spread}}
+            llama, tmp_path, memory={"lora": None, "kv": {"tokens": 40, "init": "random", "init_std": spread}}
         ).student.memories
         found = torch.cat([value.detach().flatten() for value in memories.kv_parameters()])
         assert found.std().item() == pytest.approx(spread, rel=0.05)

@@ -1,0 +1,45 @@
+"""Options of commands that run a model: where, and in which type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..devices import DTYPES
+
+
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device`; whether it is there is known once torch is loaded."""
+    option = click.option(
+        "--device",
+        help="cpu, cuda, cuda:1, mps, ...  [default: the accelerator of the machine, or cpu]",
+    )
+    return option(command)
+
+
+def dtype_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--dtype`, with `auto` for the type that the weights are stored in."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["auto", *DTYPES]),
+        default=default,
+        show_default=True,
+        help="Type of the weights; auto: as they are stored.",
+    )
+
+
+def batch_size_option(default: int, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--batch-size`.
+
+    Args:
+        what: what a batch is made of, for the help.
+    """
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help=f"{what} at a time.",
+    )

@@ -1,0 +1,77 @@
+"""Where a model runs and in which type: the words of `--device` and `--dtype`.
+
+Training asks accelerate; what only reads a model asks here, and gets the same device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+KINDS = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa")
+"""Kinds of device that models run on; torch knows others, such as `meta`."""
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name; None: the accelerator of this machine, or the CPU where there is none.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`, ...
+
+    Raises:
+        UsageError: there is no such kind of device.
+        ResourceError: this machine, or this build of torch, does not have it.
+    """
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name is None:
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in KINDS:
+        raise UsageError(
+            f"device {str(name)!r}: not one of {', '.join(KINDS)}, or one with a number: cuda:0."
+        )
+    count = 1
+    if device.type != "cpu":
+        same = accelerator is not None and accelerator.type == device.type
+        count = torch.accelerator.device_count() if same else 0
+    if (device.index or 0) >= count:
+        raise ResourceError(
+            f"device {str(name)!r}: not available here; there is {', '.join(_available(accelerator))}. "
+            "Leave it out for the accelerator of the machine, or the CPU without one."
+        )
+    return device
+
+
+def _available(accelerator: torch.device | None) -> list[str]:
+    import torch
+
+    if accelerator is None:
+        return ["cpu"]
+    return ["cpu", *(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count()))]
+
+
+def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The type of that name; None, and `auto`: that of the checkpoint.
+
+    Raises:
+        UsageError: models do not come in that type.
+    """
+    import torch
+
+    if name is None or name == "auto":
+        return None
+    word = str(name).removeprefix("torch.")
+    if word not in (*DTYPES, "float64"):
+        raise UsageError(f"dtype {str(name)!r}: not one of {', '.join(DTYPES)}.")
+    dtype: torch.dtype = getattr(torch, word)
+    return dtype
