@@ -21,9 +21,9 @@ import yaml
 
 
 def compress(run: Path, overrides: list[str]) -> dict[str, Any]:
-    from koffkit import compress
     from koffkit.cli.console import RichProgress
     from koffkit.recipe.load import load_recipe
+    from koffkit.stages.engine import compress
 
     return compress(load_recipe("quickstart", overrides), run, resume=run.exists(), progress=RichProgress())
 

@@ -24,9 +24,9 @@ LEAST_LOSS = 0.05  # below this loss of recall, the share of it that a memory re
 
 
 def compress(seed: int, sparsity: float | None, run: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    from koffkit import compress
     from koffkit.cli.console import RichProgress
     from koffkit.recipe.load import load_recipe
+    from koffkit.stages.engine import compress
 
     sets = [f"seed={seed}", *overrides] + ([] if sparsity is None else [f"mask.global_sparsity={sparsity}"])
     progress = RichProgress()

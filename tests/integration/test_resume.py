@@ -131,10 +131,10 @@ def test_a_finished_run_is_left_alone(recipe: Path, whole: Path, koffkit: Koffki
 def test_an_interrupt_during_evaluate_loses_nothing(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from koffkit import compress
     from koffkit.errors import Interrupted
     from koffkit.recipe.load import load_recipe
     from koffkit.stages import evaluate
+    from koffkit.stages.engine import compress
 
     run, real = tmp_path / "run", evaluate._evaluate_domain
 

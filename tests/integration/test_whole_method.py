@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from koffkit import compress
 from koffkit.errors import Interrupted
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
+from koffkit.stages.engine import compress
 
 from ..common import recipe_dict, write_recipe
 from ..conftest import Koffkit

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from koffkit import compress
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.data.domains import Embedder, resolve_domains
 from koffkit.errors import DataError, UsageError
@@ -14,6 +13,7 @@ from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import make_plan
 from koffkit.run.folder import RunFolder
+from koffkit.stages.engine import compress
 
 from ...common import recipe_dict, write_recipe
 

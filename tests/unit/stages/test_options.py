@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from koffkit import compress
 from koffkit.arch.widths import full_widths
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import layer_memory_parameters
+from koffkit.stages.engine import compress
 from koffkit.stages.outputs import set_masks
 from koffkit.training.placement import layers_worth_keeping, losses_without
 from koffkit.training.saliency import warm_start
