@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench conformance clean
+.PHONY: quickstart test lint docs bench conformance clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	rm -rf build/typed && mkdir -p build/typed && cp -r koffkit build/typed && cp -r exporters recipes build/typed/koffkit
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml  # where the installed names are also the paths
+	if grep -q '^\[tool.importlinter\]' pyproject.toml; then cd build/typed && ../../$(BIN)/lint-imports --no-cache --no-logo ../../pyproject.toml; fi
+
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
 
 conformance: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity.conformance
