@@ -27,7 +27,7 @@ lint: $(STAMP)
 	if grep -q '^\[tool.importlinter\]' pyproject.toml; then cd build/typed && ../../$(BIN)/lint-imports --no-cache --no-logo ../../pyproject.toml; fi
 
 docs: $(STAMP)
-	$(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 conformance: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity.conformance

@@ -68,7 +68,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     rows = list(_options(command, context))
     if rows and not isinstance(command, click.Group):
         yield "| option | meaning |\n|---|---|"
-        yield from (f"| `{_cell(option)}` | {_cell(meaning)} |" for option, meaning in rows)
+        yield from (f"| `{_cell(option)}` | {_words(meaning)} |" for option, meaning in rows)
         yield ""
 
 
@@ -95,7 +95,7 @@ def _object(path: str, schema: Schema, definitions: Schema) -> Iterator[str]:
     fields = {f"{path}.{name}".lstrip("."): (name, field) for name, field in schema["properties"].items()}
     for place, (name, field) in fields.items():
         default = "required" if name in required else _default(field.get("default"))
-        meaning = _cell(field.get("description", ""))
+        meaning = _words(field.get("description", ""))
         yield f"| `{place}` | {_cell(_type(field, definitions))} | {default} | {meaning} |"
     yield ""
     for place, (_, field) in fields.items():
@@ -153,3 +153,12 @@ def _default(value: Any) -> str:
 def _cell(text: str) -> str:
     """Text for a cell of a table."""
     return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _words(text: str) -> str:
+    """Plain text for a cell: what Markdown would take for a link or an element stays what it is."""
+    parts = _cell(text).split("`")
+    for index in range(0, len(parts), 2):  # the others are code
+        for sign in "[]<>*":
+            parts[index] = parts[index].replace(sign, f"\\{sign}")
+    return "`".join(parts)
