@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from koffkit import api
+
 from ..conftest import Koffkit
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,18 @@ def run_commands(text: str, koffkit: Koffkit) -> None:
         assert done.code == 0, f"{line}\n{done.err}"
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`koffkit.compress` with few steps, where a block does not say how many."""
+    whole = api.compress
+
+    def quick(recipe: str, output: str, *, set: dict[str, Any] | None = None) -> api.Run:
+        return whole(recipe, output, set=FEW_STEPS if set is None else set)
+
+    monkeypatch.setattr(api, "compress", quick)
+
+
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_the_blocks_of_a_page(
     page: Path, koffkit: Koffkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
