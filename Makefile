@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench conformance clean
+.PHONY: quickstart test lint types docs bench conformance clean
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,11 +19,18 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 -m 'not slow'
 
-lint: $(STAMP)
+lint: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	if grep -q '^\[tool.importlinter\]' pyproject.toml; then cd build/typed && ../../$(BIN)/lint-imports --no-cache --no-logo ../../pyproject.toml; fi
+
+# Where the installed names are also the paths.
+types: $(STAMP)
 	rm -rf build/typed && mkdir -p build/typed && cp -r koffkit build/typed && cp -r exporters recipes build/typed/koffkit
-	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml  # where the installed names are also the paths
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml
+
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 conformance: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity.conformance

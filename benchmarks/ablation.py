@@ -67,15 +67,15 @@ def settings(overrides: list[str], recall: int) -> list[str]:
 
 def run(name: str, overrides: list[str], seed: int, folder: Path, recall: int) -> dict[str, Any]:
     """The mean figures of one run, and what its base kept."""
-    from koffkit import compress
     from koffkit.progress import Silent
     from koffkit.recipe.load import load_recipe
     from koffkit.run.folder import RunFolder
+    from koffkit.stages.engine import run_recipe
 
     slug = "".join(c if c.isalnum() else "-" for c in name).strip("-").lower()
     output = folder / f"{slug}-{seed}"
     loaded = load_recipe("quickstart", [f"seed={seed}", *settings(overrides, recall)])
-    state = compress(loaded, output, resume=RunFolder(output).exists, progress=Silent())
+    state = run_recipe(loaded, output, resume=RunFolder(output).exists, progress=Silent())
     return {
         "mean": state.results["mean"],
         "sparsity": state.budget.global_sparsity,

@@ -22,11 +22,11 @@ from koffkit.run.state import RunState
 
 
 def compress(run: Path, overrides: list[str]) -> RunState:
-    from koffkit import compress
     from koffkit.cli.console import RichProgress
     from koffkit.recipe.load import load_recipe
+    from koffkit.stages.engine import run_recipe
 
-    return compress(load_recipe("quickstart", overrides), run, resume=run.exists(), progress=RichProgress())
+    return run_recipe(load_recipe("quickstart", overrides), run, resume=run.exists(), progress=RichProgress())
 
 
 def without(domain: str, runs: Path, exports: Path) -> Path:

@@ -26,14 +26,14 @@ LEAST_LOSS = 0.05  # below this loss of recall, the share of it that a memory re
 
 
 def compress(seed: int, sparsity: float | None, run: Path, overrides: tuple[str, ...]) -> RunState:
-    from koffkit import compress
     from koffkit.cli.console import RichProgress
     from koffkit.recipe.load import load_recipe
+    from koffkit.stages.engine import run_recipe
 
     sets = [f"seed={seed}", *overrides] + ([] if sparsity is None else [f"mask.global_sparsity={sparsity}"])
     progress = RichProgress()
     with progress.live():
-        return compress(load_recipe("quickstart", sets), run, progress=progress)
+        return run_recipe(load_recipe("quickstart", sets), run, progress=progress)
 
 
 def export(run: Path, output: Path) -> dict[str, Any]:

@@ -7,14 +7,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import KoffkitError
+    from .api import Run, compress, export, plan, verify
+    from .errors import DataError, IntegrityError, Interrupted, KoffkitError, ResourceError, UsageError
+    from .progress import Progress
+    from .recipe.plan import Plan
+    from .recipe.schema import Recipe
     from .runtime.model import KoffModel
-    from .stages.engine import run_recipe as compress
 
+# Imported when they are asked for: `import koffkit` loads neither torch nor pydantic.
 _LAZY = {
-    "KoffModel": ".runtime.model:KoffModel",
-    "KoffkitError": ".errors:KoffkitError",
-    "compress": ".stages.engine:run_recipe",
+    "DataError": ".errors",
+    "IntegrityError": ".errors",
+    "Interrupted": ".errors",
+    "KoffModel": ".runtime.model",
+    "KoffkitError": ".errors",
+    "Plan": ".recipe.plan",
+    "Progress": ".progress",
+    "Recipe": ".recipe.schema",
+    "ResourceError": ".errors",
+    "Run": ".api",
+    "UsageError": ".errors",
+    "compress": ".api",
+    "export": ".api",
+    "plan": ".api",
+    "verify": ".api",
 }
 
 
@@ -33,4 +49,20 @@ def __dir__() -> list[str]:
     return [*_LAZY, "__version__"]
 
 
-__all__ = ["KoffModel", "KoffkitError", "compress"]
+__all__ = [
+    "DataError",
+    "IntegrityError",
+    "Interrupted",
+    "KoffModel",
+    "KoffkitError",
+    "Plan",
+    "Progress",
+    "Recipe",
+    "ResourceError",
+    "Run",
+    "UsageError",
+    "compress",
+    "export",
+    "plan",
+    "verify",
+]

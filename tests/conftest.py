@@ -64,12 +64,12 @@ def shipped(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     """Do not change these folders; copy what you want to damage."""
     from koffkit.exporters import export
 
-    from koffkit import compress
     from koffkit.recipe.load import load_recipe
+    from koffkit.stages.engine import run_recipe
 
     root = tmp_path_factory.mktemp("shipped")
     recipe = write_recipe(root / "recipe.yaml", recipe_dict(llama, root / "data"))
-    compress(load_recipe(recipe), root / "run")
+    run_recipe(load_recipe(recipe), root / "run")
     export(root / "run", root / "export")
     return Shipped(recipe, root / "run", root / "export")
 

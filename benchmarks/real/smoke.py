@@ -57,14 +57,16 @@ def main(corpus: Path, model: Path, work: Path, overrides: tuple[str, ...]) -> N
     from koffkit.run.folder import RunFolder
 
     quiet_libraries()
-    from koffkit.stages.engine import compress
+    from koffkit.stages.engine import run_recipe
 
     places = [f"base.model={model.resolve()}"]
     places += [f"domains.{name}.text={source(corpus, name).resolve()}" for name in DOMAINS]
     progress = RichProgress()
     with progress.live():
         run = work / "run"
-        state = compress(load_recipe(str(RECIPE), [*places, *overrides]), run, resume=True, progress=progress)
+        state = run_recipe(
+            load_recipe(str(RECIPE), [*places, *overrides]), run, resume=True, progress=progress
+        )
         shutil.rmtree(work / "export", ignore_errors=True)
         manifest = find("hf").export(RunFolder(run), work / "export", {}, progress)
     click.echo(json.dumps(gate_figures(manifest) | {"mean": state["results"]["mean"]}, indent=2))

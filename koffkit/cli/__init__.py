@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from typing import Any
 
 import click
 
-from ..errors import KoffkitError, ResourceError
+from ..errors import KoffkitError, ResourceError, UsageError
 from .console import _JSON_KEY, emit
 
 OUT_OF_MEMORY = (
@@ -18,6 +19,8 @@ OUT_OF_MEMORY = (
     "train.gradient_checkpointing: true; "
     "compress and memory add go on with --resume from its last checkpoint."
 )
+PLATFORMS = ("linux", "darwin")
+COMPLETION = "_KOFFKIT_COMPLETE"
 COMMANDS = {
     "compress": "Learn masks and memories from a recipe.",
     "export": "Slice a finished run into artefacts.",
@@ -55,10 +58,12 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point `koffkit`; ends the process with the exit code of the contract."""
+    _complete_in_the_shell()
     context: dict[str, Any] = {}
     try:
         with cli.make_context("koffkit", list(sys.argv[1:] if arguments is None else arguments)) as root:
             context = root.meta
+            _check_platform()
             cli.invoke(root)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
@@ -86,6 +91,29 @@ def main(arguments: list[str] | None = None) -> None:
             context,
         )
     sys.exit(0)
+
+
+def _complete_in_the_shell() -> None:
+    """Answer the shell that asks, by a variable of the environment, what may come next. This is click's own
+    way, which calling its `main` would have taken."""
+    instruction = os.environ.get(COMPLETION)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, "koffkit", COMPLETION, instruction))
+
+
+def _check_platform() -> None:
+    """Refuse a system whose files cannot be locked and renamed as runs and exports need it.
+
+    Raises:
+        UsageError: this is neither Linux nor macOS.
+    """
+    if sys.platform not in PLATFORMS:
+        raise UsageError(
+            f"koffkit does not run on {sys.platform}: runs and exports need the file locks and renames of "
+            "Linux and macOS; on Windows use WSL."
+        )
 
 
 def _fail(text: str, code: int, context: dict[str, Any]) -> None:

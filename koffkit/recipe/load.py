@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -41,6 +42,24 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     for override in overrides:
         apply_override(tree, override)
     return LoadedRecipe(recipe=validated(tree, path, lines), path=path, root=path.resolve().parent)
+
+
+def recipe_from_tree(tree: Mapping[str, Any], overrides: Sequence[str], root: Path) -> LoadedRecipe:
+    """A recipe that is a mapping in memory and not a file, with `a.b=VALUE` overrides.
+
+    Args:
+        root: the folder that its relative paths start from.
+
+    Raises:
+        UsageError: with one line per finding, `recipe: field: what is wrong`.
+    """
+    whole, lines = deepcopy(dict(tree)), Lines()
+    if "extends" in whole:
+        parent, lines = _read_extended(_find(str(whole.pop("extends")), root / "recipe"), ())
+        whole = merged(parent, whole)
+    for override in overrides:
+        apply_override(whole, override)
+    return LoadedRecipe(recipe=validated(whole, "recipe", lines), path=root / "recipe", root=root)
 
 
 def validated(tree: dict[str, Any], source: Path | str, lines: Lines, model: type[Recipe] = Recipe) -> Recipe:

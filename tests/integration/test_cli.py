@@ -297,10 +297,3 @@ def test_import_and_help_load_nothing_heavy(statement: str) -> None:
     script = f"import sys; {statement}; {check}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_public_names() -> None:
-    import koffkit
-
-    assert koffkit.__all__ == ["KoffModel", "KoffkitError", "compress"]
-    assert all(getattr(koffkit, name) for name in koffkit.__all__)

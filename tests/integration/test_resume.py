@@ -131,10 +131,10 @@ def test_a_finished_run_is_left_alone(recipe: Path, whole: Path, koffkit: Koffki
 def test_an_interrupt_during_evaluate_loses_nothing(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from koffkit import compress
     from koffkit.errors import Interrupted
     from koffkit.recipe.load import load_recipe
     from koffkit.stages import evaluate
+    from koffkit.stages.engine import run_recipe
 
     run, real = tmp_path / "run", evaluate._evaluate_domain
 
@@ -145,8 +145,8 @@ def test_an_interrupt_during_evaluate_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "_evaluate_domain", interrupted)
         with pytest.raises(Interrupted, match="interrupted in evaluate"):
-            compress(load_recipe(recipe), run)
+            run_recipe(load_recipe(recipe), run)
     before = losses(run)
-    state = compress(load_recipe(recipe), run, resume=True)
+    state = run_recipe(load_recipe(recipe), run, resume=True)
     assert learned(run) == learned(whole) and losses(run) == losses(whole) == before
     assert state.results == json.loads((whole / "run.json").read_text())["results"]

@@ -14,13 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from koffkit import KoffModel, compress
+from koffkit import KoffModel
 from koffkit.artefact.digests import file_entry
 from koffkit.errors import IntegrityError, Interrupted
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
 from koffkit.router.probe import ProbeRouter
+from koffkit.stages.engine import run_recipe
 
 from ..common import make_tokenizer, recipe_dict, write_recipe
 from ..conftest import Koffkit
@@ -100,7 +101,9 @@ def test_a_probe_reads_the_layer_it_is_told(llama: Path, tmp_path: Path) -> None
     for layer in (None, 0, 3):
         (tmp_path / str(layer)).mkdir()
         route = {"kind": "probe"} | ({} if layer is None else {"layer": layer})
-        compress(load_recipe(recipe_with(llama, tmp_path / str(layer), route)), tmp_path / str(layer) / "run")
+        run_recipe(
+            load_recipe(recipe_with(llama, tmp_path / str(layer), route)), tmp_path / str(layer) / "run"
+        )
         router = load_router(tmp_path / str(layer) / "run" / "router")
         found[layer] = (router.describe()["layer"], router.weight)
     assert [layer for layer, _ in found.values()] == [1, 0, 3]  # by default the middle of three
@@ -110,7 +113,7 @@ def test_a_probe_reads_the_layer_it_is_told(llama: Path, tmp_path: Path) -> None
 def test_verify_names_a_router_that_does_not_fit_the_backbone(
     llama: Path, tmp_path: Path, koffkit: Koffkit
 ) -> None:
-    compress(load_recipe(recipe_with(llama, tmp_path, {"kind": "probe"})), tmp_path / "run")
+    run_recipe(load_recipe(recipe_with(llama, tmp_path, {"kind": "probe"})), tmp_path / "run")
     out = tmp_path / "out"
     assert koffkit("export", tmp_path / "run", "--output", out).code == 0
     config = json.loads((out / "router" / "config.json").read_text())
@@ -138,12 +141,12 @@ def test_batches_hold_as_many_documents_as_asked(
     route = {"kind": kind, "batch_size": 5, "max_tokens": 24} | (
         {"encoder": str(bert), "epochs": 1} if kind == "encoder" else {}
     )
-    compress(load_recipe(recipe_with(llama, tmp_path, route)), tmp_path / "run")
+    run_recipe(load_recipe(recipe_with(llama, tmp_path, route)), tmp_path / "run")
     assert max(seen) == 5 and seen.count(5) > 20
 
 
 def test_min_confidence_holds_for_every_kind(llama: Path, tmp_path: Path) -> None:
-    compress(
+    run_recipe(
         load_recipe(recipe_with(llama, tmp_path, {"kind": "probe", "min_confidence": 0.9999999})),
         tmp_path / "run",
     )
@@ -255,9 +258,9 @@ def test_fitting_a_router_can_be_interrupted(kind: str, llama: Path, bert: Path,
     route = {"kind": kind} | ({"encoder": str(bert), "max_tokens": 24} if kind == "encoder" else {})
     loaded = load_recipe(recipe_with(llama, tmp_path, route))
     with pytest.raises(Interrupted, match="interrupted in route"):
-        compress(loaded, tmp_path / "run", progress=StopInRoute())
+        run_recipe(loaded, tmp_path / "run", progress=StopInRoute())
     assert not (tmp_path / "run" / "router").exists()
-    assert compress(loaded, tmp_path / "run", resume=True).results["router"]["documents"] > 0
+    assert run_recipe(loaded, tmp_path / "run", resume=True).results["router"]["documents"] > 0
 
 
 def test_a_probe_of_another_backbone_is_refused(llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from koffkit import compress
 from koffkit.errors import Interrupted
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
+from koffkit.stages.engine import run_recipe
 
 from ..common import recipe_dict, write_recipe
 from ..conftest import Koffkit
@@ -52,11 +52,11 @@ class StopAt(Silent):
 def test_every_option_at_once_resumes_bit_identically(llama: Path, tmp_path: Path) -> None:
     recipe = recipe_dict(llama, tmp_path / "data", **ALL_AT_ONCE)
     loaded = load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe))
-    whole = compress(loaded, tmp_path / "whole")
+    whole = run_recipe(loaded, tmp_path / "whole")
     for stage, step in (("learn_masks", 3), ("recover", 1), ("recover", 3)):
         with pytest.raises(Interrupted, match=f"interrupted in {stage} after step {step}"):
-            compress(loaded, tmp_path / "parts", resume=stage == "recover", progress=StopAt(stage, step))
-    parts = compress(loaded, tmp_path / "parts", resume=True)
+            run_recipe(loaded, tmp_path / "parts", resume=stage == "recover", progress=StopAt(stage, step))
+    parts = run_recipe(loaded, tmp_path / "parts", resume=True)
     for key in ("budget", "memory_layers"):
         assert parts[key] == whole[key]
     for figures in (parts.results, whole.results):
@@ -73,10 +73,10 @@ def test_choosing_layers_can_be_interrupted(llama: Path, tmp_path: Path) -> None
     loaded = load_recipe(
         write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data", memory=memory))
     )
-    whole = compress(loaded, tmp_path / "whole")
+    whole = run_recipe(loaded, tmp_path / "whole")
     with pytest.raises(Interrupted, match="interrupted while choosing layers"):
-        compress(loaded, tmp_path / "parts", progress=StopAt("placement", 1))
-    parts = compress(loaded, tmp_path / "parts", resume=True)
+        run_recipe(loaded, tmp_path / "parts", progress=StopAt("placement", 1))
+    parts = run_recipe(loaded, tmp_path / "parts", resume=True)
     assert parts["memory_layers"] == whole.memory_layers and len(whole.memory_layers) == 1
     kept = Path("memories") / "north" / "kv_memory.safetensors"
     assert (tmp_path / "parts" / kept).read_bytes() == (tmp_path / "whole" / kept).read_bytes()

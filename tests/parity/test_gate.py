@@ -16,13 +16,13 @@ from koffkit.exporters import export
 from koffkit.exporters.toolkit import backbone
 from safetensors.torch import load_file, save_file
 
-from koffkit import compress
 from koffkit.artefact.names import MANIFEST
 from koffkit.errors import IntegrityError
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.runtime.probe import Probe, golden, probe_tokens
 from koffkit.runtime.verify import verify_export
+from koffkit.stages.engine import run_recipe
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     mask = {"structures": ["mlp_neuron"], "global_sparsity": 0.1, "multiple_of": 1, "init": "cold"}
     recipe = recipe_dict(base, root / "data", mask=mask)
     recipe["stages"] = [{"learn_masks": {"max_steps": 2, "batch_size": 2}}]
-    compress(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
+    run_recipe(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
     return RunFolder(root / "run")
 
 

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from koffkit import compress
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.masks.file import load_masks
 from koffkit.masks.masks import kept_counts
@@ -25,6 +24,7 @@ from koffkit.model.memory import Memories
 from koffkit.model.student import Student, load_frozen
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
+from koffkit.stages.engine import run_recipe
 from koffkit.stages.planning import plan_of
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
@@ -116,7 +116,7 @@ def run_and_export(
     recipe = recipe_dict(base, root / "data", **changes)
     recipe["stages"] = recipe["stages"][:2]
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
-    compress(loaded, root / "run")
+    run_recipe(loaded, root / "run")
     shipped, stated = export(root / "run", root / "out"), plan_of(loaded)
     assert shipped["removed"]["parameters"] == stated.budget.removed_params
     assert shipped["backbone"]["parameters"] == stated.backbone_params

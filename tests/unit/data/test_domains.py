@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from koffkit import compress
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.data.domains import Embedder, resolve_domains
 from koffkit.errors import DataError, UsageError
@@ -14,6 +13,7 @@ from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import make_plan
 from koffkit.run.folder import RunFolder
+from koffkit.stages.engine import run_recipe
 
 from ...common import recipe_dict, write_recipe
 
@@ -62,12 +62,12 @@ def test_found_domains_are_not_found_again(llama: Path, tmp_path: Path) -> None:
 
 def test_a_whole_run_and_its_resumption(llama: Path, tmp_path: Path) -> None:
     loaded = load_recipe(auto_recipe(llama, tmp_path))
-    state = compress(loaded, tmp_path / "run")
+    state = run_recipe(loaded, tmp_path / "run")
     assert state.requested_recipe["domains"]["auto"]["count"] == 3
     assert set(state.recipe["domains"]) == {path.name for path in (tmp_path / "run" / "memories").iterdir()}
-    assert compress(loaded, tmp_path / "run", resume=True).state == "finished"
+    assert run_recipe(loaded, tmp_path / "run", resume=True).state == "finished"
     with pytest.raises(UsageError, match="the recipe changed in domains"):
-        compress(load_recipe(loaded.path, ["domains.auto.count=2"]), tmp_path / "run", resume=True)
+        run_recipe(load_recipe(loaded.path, ["domains.auto.count=2"]), tmp_path / "run", resume=True)
 
 
 def test_the_plan_counts_domains_that_are_not_found_yet(llama: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_plan_counts_domains_that_are_not_found_yet(llama: Path, tmp_path: P
 def test_more_domains_than_documents(llama: Path, tmp_path: Path) -> None:
     loaded = load_recipe(auto_recipe(llama, tmp_path, count=9, max_documents=5))
     with pytest.raises(DataError, match=r"domains\.auto\.count: 9 domains of 5 documents; lower count"):
-        compress(loaded, tmp_path / "run")
+        run_recipe(loaded, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

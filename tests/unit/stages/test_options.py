@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from koffkit import compress
 from koffkit.arch.widths import full_widths
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import layer_memory_parameters
 from koffkit.run.state import RunState
+from koffkit.stages.engine import run_recipe
 from koffkit.training.placement import layers_worth_keeping, losses_without
 from koffkit.training.saliency import warm_start
 
@@ -164,7 +164,7 @@ def test_without_joint_training_masks_are_learned_alone(llama: Path, tmp_path: P
 def finished(llama: Path, root: Path, **changes: Any) -> RunState:
     recipe = recipe_dict(llama, root / "data", **changes)
     recipe["stages"] = [stage for stage in recipe["stages"] if "route" not in stage]
-    return compress(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
+    return run_recipe(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
 
 
 def test_learned_placement_keeps_as_many_layers_as_the_bytes_allow(llama: Path, tmp_path: Path) -> None:
@@ -307,5 +307,5 @@ def test_a_run_on_conversations(llama: Path, tmp_path: Path, loss_on: str) -> No
     base = chat_base(llama, tmp_path)
     domains = chat_domains(tmp_path, loss_on)
     recipe = recipe_dict(base, tmp_path / "data", domains=domains, retention=domains["talk"])
-    state = compress(load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe)), tmp_path / "run")
+    state = run_recipe(load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe)), tmp_path / "run")
     assert state.results["domains"]["talk"]["matched"]["kl"] > 0 and state.results["router"]["documents"] > 0

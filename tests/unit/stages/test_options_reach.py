@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from koffkit import compress
 from koffkit.method.gates import active_probability
 from koffkit.method.losses.top_k import TopK
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
+from koffkit.stages.engine import run_recipe
 from koffkit.stages.evaluate import evaluate_domains
 
 from ...common import recipe_dict, sentences, write_recipe
@@ -161,7 +161,7 @@ def test_options_of_the_default_router(
         recipe = recipe_dict(
             llama, root / "data", stages=[{"learn_masks": {"max_steps": 0}}, {"route": {option: setting}}]
         )
-        compress(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
+        run_recipe(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
         router = load_router(root / "run" / "router")
         found.append((router.weight.tobytes(), router.describe()))
     if option == "min_confidence":

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from koffkit import compress
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
+from koffkit.stages.engine import run_recipe
 from koffkit.training.build import build_context
 from koffkit.training.loop import DistillationLoop
 
@@ -76,7 +76,7 @@ def test_accumulating_parts_equals_one_step_on_all_of_them(llama: Path, tmp_path
         loaded = load_recipe(
             write_recipe(root / "recipe.yaml", recipe_dict(llama, root / "data", stages=stages, train=train))
         )
-        compress(loaded, root / "run")
+        run_recipe(loaded, root / "run")
         finals.append((root / "run" / "metrics.jsonl").read_text())
     import json
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from koffkit import compress
 from koffkit.errors import IntegrityError
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
+from koffkit.stages.engine import run_recipe
 from koffkit.training import parity
 
 from ...common import recipe_dict, write_recipe
@@ -69,7 +69,7 @@ def test_what_would_be_refused_after_training_is_refused_before(
         write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data", mask=SLOW_TO_FAIL))
     )
     with pytest.raises(IntegrityError, match=rf"parity: memory {condition}: .* nothing was learned"):
-        compress(recipe, tmp_path / "run")
+        run_recipe(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -90,7 +90,7 @@ def test_the_check_is_made_once_and_not_on_resume(
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(DistillationLoop, "_step", step)
-        compress(recipe, tmp_path / "run", progress=first)
-    compress(recipe, tmp_path / "run", resume=True, progress=second)
+        run_recipe(recipe, tmp_path / "run", progress=first)
+    run_recipe(recipe, tmp_path / "run", resume=True, progress=second)
     wanted = "checking that masked and sliced agree"
     assert (first.messages.count(wanted), second.messages.count(wanted)) == (1, 0)
