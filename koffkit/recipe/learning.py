@@ -16,8 +16,8 @@ StructureName = Literal["mlp_neuron", "kv_group", "qk_pair", "v_channel", "mlp_o
 class Anneal(Part):
     """A temperature that sinks geometrically over the steps of learn_masks."""
 
-    start: float = Field(gt=0)
-    end: float = Field(gt=0)
+    start: float = Field(gt=0, le=100)
+    end: float = Field(gt=0, le=100)
 
 
 class Mask(Part):
@@ -40,7 +40,9 @@ class Mask(Part):
         "equal.",
     )
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
-    init_spread: float = Field(1.0, gt=0, description="Standard deviation of log_alpha in a warm start.")
+    init_spread: float = Field(
+        1.0, gt=0, le=100, description="Standard deviation of log_alpha in a warm start."
+    )
     init_open: float = Field(
         0.95, gt=0, lt=1, description="P(gate active) at the start; in a warm start, of the median gate."
     )
@@ -51,9 +53,9 @@ class Mask(Part):
         "hinge", description="How the sparsity is brought to its target."
     )
     lambda_init: float = Field(
-        1.0, gt=0, description="Weight of the sparsity hinge at the start; it grows while needed."
+        1.0, gt=0, le=1e6, description="Weight of the sparsity hinge at the start; it grows while needed."
     )
-    lambda_rate: float = Field(1.0, gt=0, description="Step size of the Lagrangian's multipliers.")
+    lambda_rate: float = Field(1.0, gt=0, le=1e6, description="Step size of the Lagrangian's multipliers.")
     reach_by: float = Field(
         0.5,
         gt=0,
@@ -67,8 +69,8 @@ class Mask(Part):
             raise ValueError("structures is empty; name at least one kind of unit")
         if len(set(self.structures)) != len(self.structures) and self.structures != "paper":
             raise ValueError(f"structures lists one kind twice: {self.structures}")
-        if isinstance(self.temperature, float) and self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        if isinstance(self.temperature, float) and not 0 < self.temperature <= 100:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0, at most 100")
         return self
 
     @property
@@ -93,24 +95,24 @@ class Learned(Part):
     """All layers carry memory in learn_masks; then those whose memory is missed least give it up, until the
     rest fits the bytes."""
 
-    learned_bytes: Positive = Field(
+    learned_bytes: Annotated[int, Field(ge=1, le=2**50)] = Field(
         description="Most bytes that one memory may take (float32, at the widths of the backbone)."
     )
 
 
 class Lora(Part):
-    rank: Positive
-    alpha: float = Field(gt=0, description="The adapter is scaled by alpha / rank.")
+    rank: Annotated[int, Field(ge=1, le=2**16)]
+    alpha: float = Field(gt=0, le=1e6, description="The adapter is scaled by alpha / rank.")
     targets: list[Target] = Field(min_length=1)
 
 
 class KV(Part):
-    tokens: Positive = Field(description="Memory tokens per layer.")
-    init_std: float = Field(0.02, gt=0)
+    tokens: Annotated[int, Field(ge=1, le=2**20, description="Memory tokens per layer.")]
+    init_std: float = Field(0.02, gt=0, le=100)
 
 
 class Memory(Part):
-    layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0)]] = Field(
+    layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0, le=10**4)]] = Field(
         "all", description="all, {upper: N}, a list, or {learned_bytes: B}."
     )
     lora: Lora | None
@@ -130,7 +132,7 @@ class Distill(Part):
         description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended.",
     )
     blend: float = Field(0.5, gt=0, lt=1, description="Share of cross-entropy in the blended loss.")
-    domain_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    domain_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         {}, description="How often each domain is drawn; a domain that is not named has weight 1."
     )
     top_k: Positive | Coverage = Field(

@@ -33,10 +33,10 @@ class Rates(Part):
 
 
 class Training(Part):
-    max_steps: Annotated[int, Field(ge=0)]
+    max_steps: Annotated[int, Field(ge=0, le=10**9)]
     batch_size: Positive = 2
     lr: Rates = Rates()
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
     decay: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="Of the memory's rates; gates stay constant."
     )
@@ -80,14 +80,14 @@ class Route(Part):
     lr: Rate = Field(2e-5, description="Of kind encoder: its learning rate.")
     batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
     max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
-    layer: Annotated[int, Field(ge=0)] | None = Field(
+    layer: Annotated[int, Field(ge=0, le=10**4)] | None = Field(
         None, description="Of kind probe: whose hidden states; by default the middle one."
     )
-    num_buckets: Positive = Field(
+    num_buckets: Annotated[int, Field(ge=1, le=2**26)] = Field(
         65536, description="Hash buckets; the router's size is this times the number of domains."
     )
     epochs: Positive = Field(4, description="Passes over the documents.")
-    max_documents: Annotated[int, Field(ge=2)] = Field(20000, description="Documents per domain.")
+    max_documents: Annotated[int, Field(ge=2, le=10**9)] = Field(20000, description="Documents per domain.")
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory."
     )
@@ -161,12 +161,12 @@ class ExportSpec(BaseModel):
 
 class Recipe(Part):
     koffkit: Literal[1] = Field(description="Format version.")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run folder's name.")
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Also the run folder's name.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     base: Base
     domains: Domains
     retention: Source | None = None
-    sequence_length: Annotated[int, Field(ge=8)] = 512
+    sequence_length: Annotated[int, Field(ge=8, le=2**20)] = 512
     holdout: float = Field(0.05, gt=0, lt=1, description="Share of each domain's documents held out.")
     mask: Mask
     memory: Memory

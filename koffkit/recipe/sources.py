@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 RESERVED = {"auto", "none", "attached"}
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Base(Part):
