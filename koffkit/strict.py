@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
-    """A pydantic model that refuses fields it does not know and never changes."""
+    """A pydantic model that refuses fields it does not know and numbers that are not finite, and never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def with_new_name(data: Any, old: str, new: str) -> Any:

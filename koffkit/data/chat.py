@@ -3,30 +3,97 @@ sandbox)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
+from .records import parse, require_whole_characters
 
 Message = Mapping[str, Any]
 
 
-def check_messages(value: Any, where: str) -> list[Message]:
-    """A conversation: a list of `{"role": ..., "content": ...}`.
+@dataclass(frozen=True)
+class Conversation:
+    """Messages with plain text as content, and the tools they may call.
+
+    Args:
+        spot: where it stands, for errors.
+    """
+
+    messages: Sequence[Message]
+    spot: str
+    tools: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def user_text(self) -> str:
+        """What a router sees of a conversation: what was asked."""
+        return "\n".join(str(message["content"]) for message in self.messages if message["role"] == "user")
+
+
+def check_conversation(value: Any, tools: Any, spot: str) -> Conversation:
+    """A list of `{"role": ..., "content": ...}`. Content is text, a list of text parts, which are joined, or,
+    of a message that calls tools, nothing.
 
     Raises:
         DataError: it is something else.
     """
-    good = (
-        isinstance(value, list)
-        and value
-        and all(isinstance(m, Mapping) and "role" in m and "content" in m for m in value)
-    )
+    good = isinstance(value, list) and value and all(isinstance(m, Mapping) and "role" in m for m in value)
     if not good:
-        raise DataError(f"{where}: not a conversation; it must be a list of objects with role and content.")
-    return list(value)
+        raise DataError(f"{spot}: not a conversation; it must be a list of objects with role and content.")
+    messages = [_plain(message, f"{spot}: message {number}") for number, message in enumerate(value, 1)]
+    try:
+        written = json.dumps([messages, tools], ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise DataError(f"{spot}: a conversation holds what JSON has no word for, or too deep.") from None
+    require_whole_characters(written, spot, "messages")
+    return Conversation(messages, spot, _checked_tools(tools, spot))
+
+
+def _plain(message: Message, spot: str) -> Message:
+    if not isinstance(message["role"], str) or not message["role"]:
+        raise DataError(
+            f"{spot}: role is {str(message['role'])[:60]!r}; name who speaks: user, assistant, ..."
+        )
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_part(part, spot) for part in content)
+    elif content is None and (message.get("tool_calls") or message.get("function_call")):
+        content = ""
+    if not isinstance(content, str):
+        kind = "missing" if content is None else f"a {type(content).__name__}"
+        raise DataError(
+            f"{spot} ({message['role'][:60]}): content is {kind}; it must be text, a list of text parts, or "
+            "absent beside tool_calls."
+        )
+    return {**message, "content": content}
+
+
+def _part(part: Any, spot: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping) and isinstance(part.get("text"), str) and part.get("type", "text") == "text":
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise DataError(
+        f"{spot}: a part of its content is {str(kind)[:60]!r}; only parts of type text are learned."
+    )
+
+
+def _checked_tools(tools: Any, spot: str) -> Sequence[Mapping[str, Any]] | None:
+    """The tools of a conversation; some data sets hold them as JSON text."""
+    if isinstance(tools, str) and tools.strip():
+        tools = parse(tools, f"{spot}: tools")
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise DataError(
+            f"{spot}: tools is no list of objects; name another field with `tools:`, or repair the record."
+        )
+    return list(tools)
 
 
 def require_template(tokenizer: Any, where: str) -> None:
@@ -42,7 +109,7 @@ def require_template(tokenizer: Any, where: str) -> None:
 
 
 def conversation_ids(
-    tokenizer: Any, messages: Sequence[Message], where: str, *, mask: bool
+    tokenizer: Any, conversation: Conversation, *, mask: bool
 ) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation, and, if a mask is asked for, of each whether the assistant said it.
 
@@ -54,9 +121,10 @@ def conversation_ids(
         DataError: the template cannot render it, or changes earlier turns when later ones are added, so that
             no mask can be told.
     """
-    text = _render(tokenizer, messages, where)
+    messages = conversation.messages
+    text = render(tokenizer, conversation)
     encoded = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=mask
+        text, add_special_tokens=False, return_offsets_mapping=mask, verbose=False
     )  # the template writes its own special tokens
     ids: list[int] = encoded["input_ids"]
     if not mask:
@@ -65,30 +133,50 @@ def conversation_ids(
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(tokenizer, messages[:index], where, prompt=True) if index else ""
-        after = _render(tokenizer, messages[: index + 1], where)
+        before = render(tokenizer, conversation, index, prompt=True) if index else ""
+        after = render(tokenizer, conversation, index + 1)
         if not text.startswith(after) or not after.startswith(before):
             raise DataError(
-                f"{where}: the chat template renders earlier turns differently when later ones follow, so "
-                "loss_on: assistant cannot tell "
-                "whose tokens are whose; use loss_on: all, or conversations of one exchange."
+                f"{conversation.spot}: the chat template renders earlier turns differently when later ones "
+                "follow, so loss_on: assistant cannot tell whose tokens are whose; use loss_on: all, or "
+                "conversations of one exchange."
             )
         said[len(before) : len(after)] = True
     return ids, [bool(end > start and said[end - 1]) for start, end in encoded["offset_mapping"]]
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], where: str, *, prompt: bool = False) -> str:
+def render(
+    tokenizer: Any,
+    conversation: Conversation,
+    count: int | None = None,
+    *,
+    prompt: bool = False,
+    tools: bool = True,
+) -> str:
+    """The text that the chat template makes of the first `count` messages; None: of all.
+
+    Raises:
+        DataError: it refuses them.
+    """
     from jinja2 import TemplateError
 
+    given = {"tools": list(conversation.tools)} if tools and conversation.tools else {}
     try:
-        text: str = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=prompt
+        text = tokenizer.apply_chat_template(
+            list(conversation.messages[:count]), tokenize=False, add_generation_prompt=prompt, **given
         )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{where}: the chat template refuses this conversation: {error}") from None
+    except (
+        TemplateError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise DataError(
+            f"{conversation.spot}: the chat template refuses this conversation: {str(error)[:300]}"
+        ) from None
+    if not isinstance(text, str):
+        raise DataError(f"{conversation.spot}: the chat template makes no text of this conversation.")
     return text
-
-
-def user_text(messages: Sequence[Message]) -> str:
-    """What a router sees of a conversation: what was asked."""
-    return "\n".join(str(message["content"]) for message in messages if message["role"] == "user")

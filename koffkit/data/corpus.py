@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +18,17 @@ from ..errors import DataError
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Source
 from ..storage.files import write_json
-from .chat import conversation_ids, require_template
+from .chat import Conversation, conversation_ids, render, require_template
 from .packing import MASK_SUFFIX, PackedTokens
-from .sources import conversations, documents, source_files
+from .places import source_files
+from .sources import conversations, documents
+from .tokens import TokenFile, are_whole, read_index, same_sources, source_facts
+from .vocabulary import end_of_document, require_known
 
 DOCUMENTS_AT_ONCE = 256
+FORMAT = 2  # of token files
 Progress = Callable[[str], None]
+Stream = list[np.ndarray[Any, Any]]  # of one document: token ids and, where the loss tells, what it counts
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,39 @@ class Corpus:
         return list(self.train)
 
 
-def prepare(loaded: LoadedRecipe, tokenizer: Any, folder: Path, progress: Progress | None = None) -> Corpus:
+def prepare(
+    loaded: LoadedRecipe,
+    tokenizer: Any,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    warn: Progress | None = None,
+    vocab_size: int | None = None,
+    begun: bool = False,
+) -> Corpus:
     """Tokenise every source into `folder`, or reuse what is there when nothing it depends on has changed.
 
+    Args:
+        warn: told what the user should know of the text; None: nobody is.
+        vocab_size: rows of the model's embedding, which no token may exceed.
+        begun: training has begun on the token files that are there, so the text must be the same.
+
     Raises:
-        DataError: a source is missing, empty, or shorter than one sequence.
+        DataError: a source is missing, empty, shorter than one sequence, or changed since training began.
     """
     recipe = loaded.recipe
     folder.mkdir(parents=True, exist_ok=True)
+    silent: Progress = lambda text: None  # noqa: E731
+    said, warned = progress or silent, warn or silent
     train, heldout = {}, {}
     for domain, source in recipe.sources.items():
-        job = _Job(loaded, f"domains.{domain}", source, domain, tokenizer, folder)
-        train[domain], heldout[domain] = job.run(recipe.holdout, progress)
+        job = _Job(loaded, f"domains.{domain}", source, domain, tokenizer, folder, vocab_size, warned)
+        train[domain], heldout[domain] = job.run(recipe.holdout, said, begun)
         _require_sequence(train[domain], recipe.sequence_length, f"domains.{domain}")
     retention = None
     if recipe.retention is not None:
-        job = _Job(loaded, "retention", recipe.retention, "_retention", tokenizer, folder)
-        retention, _ = job.run(0.0, progress)
+        job = _Job(loaded, "retention", recipe.retention, "_retention", tokenizer, folder, vocab_size, warned)
+        retention, _ = job.run(0.0, said, begun)
         _require_sequence(retention, recipe.sequence_length, "retention")
     return Corpus(train=train, heldout=heldout, retention=retention)
 
@@ -70,82 +91,99 @@ def _require_sequence(tokens: PackedTokens, length: int, where: str) -> None:
 
 @dataclass(frozen=True)
 class _Job:
+    """One source on its way to token files."""
+
     loaded: LoadedRecipe
     where: str
     source: Source
     name: str
     tokenizer: Any
     folder: Path
+    vocab_size: int | None
+    warn: Progress
 
-    def run(self, holdout: float, progress: Progress | None) -> tuple[PackedTokens, PackedTokens]:
+    def run(self, holdout: float, progress: Progress, begun: bool) -> tuple[PackedTokens, PackedTokens]:
         paths = [self.folder / f"{self.name}.{part}.bin" for part in ("train", "heldout")]
         if self.source.messages is not None:
             require_template(self.tokenizer, f"{self.where}.messages")
-        index = self.folder / f"{self.name}.json"
-        digest = self._digest(holdout)
-        there = all(path.with_suffix(suffix).is_file() for path in paths for suffix in self._suffixes)
-        if not (there and index.is_file() and json.loads(index.read_text()).get("digest") == digest):
-            if progress is not None:
-                progress(f"tokenising {self.where}")
-            index.unlink(missing_ok=True)
+        path = self.folder / f"{self.name}.json"
+        index, settings = read_index(path), self._settings(holdout)
+        places = [] if self.source.hub else source_files(self.source, self.loaded.root, self.where)
+        same = index.get("settings") == settings
+        if same and not same_sources(places, index.get("sources")):
+            same = False
+            if begun:
+                raise DataError(
+                    f"{self.where}: its text is not what this run was begun with "
+                    f"({_changed(index, places)}); bring it back, or start anew with another --output."
+                )
+        if not (same and are_whole(self.folder, index.get("files"))):
+            progress(f"tokenising {self.where}")
+            path.unlink(missing_ok=True)
+            sources = source_facts(places)
             counts = self._write(paths[0], paths[1], holdout)
-            write_json(index, {"digest": digest, **counts})
+            write_json(path, {"settings": settings, "sources": sources, **counts})
         masked = len(self._suffixes) > 1
         return PackedTokens(paths[0], masked=masked), PackedTokens(paths[1], masked=masked)
 
-    def _digest(self, holdout: float) -> str:
-        """Everything the token files depend on. Hub data sets are identified by name and revision of the
-        recipe only."""
-        files = [] if self.source.hub else source_files(self.source, self.loaded.root, self.where)
-        facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    def _settings(self, holdout: float) -> str:
+        """Digest of everything but the text that token files depend on. Hub data sets are identified by name
+        and revision of the recipe only."""
         vocabulary = hashlib.sha256(
             json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
         ).hexdigest()
         text = json.dumps(
             [
-                facts,
-                self.source.model_dump(),
+                FORMAT,
+                self.source.model_dump(exclude={"text", "jsonl"}),
                 holdout,
                 self.loaded.recipe.seed,
                 vocabulary,
                 getattr(self.tokenizer, "chat_template", None),
+                self._end,
             ]
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _write(self, train: Path, heldout: Path, holdout: float) -> dict[str, int]:
+    @cached_property
+    def _end(self) -> int | None:
+        if self.source.messages is not None:
+            return None
+        end, remark = end_of_document(self.tokenizer, self.source.end_of_document, self.where)
+        if remark:
+            self.warn(remark)
+        return end
+
+    def _write(self, train: Path, heldout: Path, holdout: float) -> dict[str, Any]:
         """Split by a hash of the document's number; when that holds out nothing, the last document is held
         out."""
-        finals = [path.with_suffix(suffix) for path in (train, heldout) for suffix in self._suffixes]
-        partial = [path.with_suffix(f"{path.suffix}.partial-{os.getpid()}") for path in finals]
+        files: list[TokenFile] = []
         counts = {"documents": 0, "heldout_documents": 0}
         try:
-            with ExitStack() as stack:
-                files = [stack.enter_context(open(path, "wb")) for path in partial]
-                first, second = files[: len(self._suffixes)], files[len(self._suffixes) :]
-                last: list[bytes] = []
-                for number, data in enumerate(self._tokenised()):
-                    counts["documents"] += 1
-                    if held_out(self.loaded.recipe.seed, number, holdout):
-                        counts["heldout_documents"] += 1
-                        _append(second, data)
-                    else:
-                        _append(first, last)
-                        last = data
-                if holdout and not counts["heldout_documents"] and counts["documents"] > 1:
-                    counts["heldout_documents"] = 1
-                    _append(second, last)
+            for path in (train, heldout):
+                files += [TokenFile(path.with_suffix(suffix)) for suffix in self._suffixes]
+            first, second = files[: len(self._suffixes)], files[len(self._suffixes) :]
+            last: Stream = []
+            for number, data in enumerate(self._tokenised()):
+                counts["documents"] += 1
+                if held_out(self.loaded.recipe.seed, number, holdout):
+                    counts["heldout_documents"] += 1
+                    _append(second, data)
                 else:
                     _append(first, last)
-            self._check(counts, holdout)
-            for source, target in zip(partial, finals, strict=True):
-                os.replace(source, target)
+                    last = data
+            if holdout and not counts["heldout_documents"] and counts["documents"] > 1:
+                counts["heldout_documents"] = 1
+                _append(second, last)
+            else:
+                _append(first, last)
+            self._check(counts, holdout, files)
+            return counts | {"files": {file.final.name: file.publish() for file in files}}
         finally:
-            for path in partial:
-                path.unlink(missing_ok=True)
-        return counts
+            for file in files:
+                file.discard()
 
-    def _check(self, counts: dict[str, int], holdout: float) -> None:
+    def _check(self, counts: dict[str, int], holdout: float, files: list[TokenFile]) -> None:
         if counts["documents"] == 0:
             raise DataError(
                 f"{self.where}: the source holds no documents; give it text, or remove the domain."
@@ -155,37 +193,68 @@ class _Job:
                 f"{self.where}: 1 document; at least 2 are needed, one of them held out. In a text file a "
                 "blank line separates documents."
             )
+        for file in files:
+            if file.final.suffix == MASK_SUFFIX and file.size and not file.total:
+                part = "held-out" if file is files[-1] else "training"
+                raise DataError(
+                    f"{self.where}: loss_on: assistant, but no token of the {part} text is the assistant's "
+                    f"(roles: {self._roles()}); name the role assistant, or use loss_on: all."
+                )
+
+    def _roles(self) -> str:
+        """Who speaks in the first conversations, for an error."""
+        some = islice(conversations(self.source, self.loaded.root, self.where), 100)
+        roles = Counter(str(message["role"]) for conversation in some for message in conversation.messages)
+        return ", ".join(role[:40] for role, _ in roles.most_common(6))
 
     @property
     def _suffixes(self) -> list[str]:
         """Of the files of one stream: tokens, and for conversations which of them are the assistant's."""
         return [".bin", MASK_SUFFIX] if self.source.loss_on == "assistant" else [".bin"]
 
-    def _tokenised(self) -> Iterator[list[bytes]]:
+    def _tokenised(self) -> Iterator[Stream]:
         """What each document adds to every file."""
         if self.source.messages is None:
-            yield from ([np.asarray(ids, dtype=np.int32).tobytes()] for ids in self._texts())
+            yield from ([np.asarray(ids, dtype=np.int32)] for ids in self._texts())
             return
-        for number, messages in enumerate(conversations(self.source, self.loaded.root, self.where), 1):
-            ids, assistant = conversation_ids(
-                self.tokenizer, messages, f"{self.where}: record {number}", mask=len(self._suffixes) > 1
-            )
-            data = [
-                np.asarray(ids, dtype=np.int32).tobytes(),
-                np.asarray(assistant, dtype=np.uint8).tobytes(),
-            ]
+        told = False
+        for conversation in conversations(self.source, self.loaded.root, self.where):
+            if conversation.tools and not told:
+                told = True
+                self._require_tools_in_template(conversation)
+            ids, assistant = conversation_ids(self.tokenizer, conversation, mask=len(self._suffixes) > 1)
+            require_known(ids, self.vocab_size, self.tokenizer, conversation.spot)
+            data: Stream = [np.asarray(ids, dtype=np.int32), np.asarray(assistant, dtype=np.uint8)]
             yield data[: len(self._suffixes)]
 
+    def _require_tools_in_template(self, conversation: Conversation) -> None:
+        if render(self.tokenizer, conversation) == render(self.tokenizer, conversation, tools=False):
+            self.warn(
+                f"{self.where}: the chat template leaves out the tools of a conversation "
+                f"({conversation.spot}); calls are learned without the tools they call."
+            )
+
     def _texts(self) -> Iterator[list[int]]:
-        end = self.tokenizer.eos_token_id
+        end, number = self._end, 0
         for group in _groups(documents(self.source, self.loaded.root, self.where), DOCUMENTS_AT_ONCE):
             for ids in self.tokenizer(group, verbose=False)["input_ids"]:
+                number += 1
+                require_known(ids, self.vocab_size, self.tokenizer, f"{self.where}: document {number}")
                 yield [*ids, end] if end is not None else ids
 
 
-def _append(files: Sequence[IO[bytes]], data: list[bytes]) -> None:
+def _changed(index: dict[str, Any], places: list[Any]) -> str:
+    """The first file that is not the recorded one."""
+    recorded = index.get("sources")
+    if not isinstance(recorded, list) or len(recorded) != len(places):
+        return f"{len(places)} files"
+    pairs = zip(places, recorded, strict=True)
+    return next((str(place) for place, before in pairs if not same_sources([place], [before])), "its order")
+
+
+def _append(files: list[TokenFile], data: Stream) -> None:
     for file, part in zip(files, data, strict=False):  # nothing yet: an empty list
-        file.write(part)
+        file.append(part)
 
 
 def held_out(seed: int, number: int, holdout: float) -> bool:

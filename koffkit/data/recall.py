@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataError
 from ..recipe.schema import Source
-from .sources import records
+from .records import records, text_field
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,13 +39,13 @@ def load_facts(
     """
     fields = (source.prompt_field or "", source.answer_field or "")
     pairs = []
-    for number, record in enumerate(records(source, root, where), 1):
+    for number, (spot, record) in enumerate(records(source, root, where), 1):
         missing = [name for name in fields if name not in record]
         if missing:
             raise DataError(
-                f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)}."
+                f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)} ({spot})."
             )
-        pairs.append((str(record[fields[0]]), str(record[fields[1]])))
+        pairs.append((text_field(record, fields[0], spot), text_field(record, fields[1], spot)))
     pairs = spread(pairs, limit)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]

@@ -29,13 +29,17 @@ def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any
 
 def _merged_stages(stages: list[Any], changes: Mapping[str, Any]) -> list[Any]:
     left = dict(changes)
-    found = []
+    result = []
     for stage in stages:
         name = next(iter(stage), None) if isinstance(stage, Mapping) else None
         options = left.pop(name, None) if name is not None else None
-        found.append({name: merged(stage[name] or {}, options)} if isinstance(options, Mapping) else stage)
-    found += [{name: options} for name, options in left.items()]
+        before = (stage[name] or {}) if isinstance(options, Mapping) else None
+        result.append({name: merged(before, options)} if isinstance(before, Mapping) else stage)
+    result += [{name: options} for name, options in left.items()]
     order = list(STAGES)
-    return sorted(
-        found, key=lambda stage: next((order.index(name) for name in stage if name in order), len(order))
-    )
+
+    def place(stage: Any) -> int:
+        names = stage if isinstance(stage, Mapping) else ()  # anything else is an error that validation names
+        return next((order.index(name) for name in names if name in order), len(order))
+
+    return sorted(result, key=place)

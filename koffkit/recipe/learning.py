@@ -24,8 +24,8 @@ else:  # whatever is installed
 class Anneal(StrictModel):
     """A temperature that falls geometrically over the steps of learn_masks."""
 
-    start: float = Field(gt=0, description="Temperature of the first step.")
-    end: float = Field(gt=0, description="Temperature of the last step.")
+    start: float = Field(gt=0, le=100, description="Temperature of the first step.")
+    end: float = Field(gt=0, le=100, description="Temperature of the last step.")
 
 
 class Mask(StrictModel):
@@ -48,7 +48,7 @@ class Mask(StrictModel):
         "equal.",
     )
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
-    init_std: float = Field(1.0, gt=0, description="Standard deviation of log_alpha in a warm start.")
+    init_std: float = Field(1.0, gt=0, le=100, description="Standard deviation of log_alpha in a warm start.")
     init_open: float = Field(
         0.95, gt=0, lt=1, description="P(gate active) at the start; in a warm start, of the median gate."
     )
@@ -59,9 +59,9 @@ class Mask(StrictModel):
         "hinge", description="How the sparsity is brought to its target."
     )
     lambda_init: float = Field(
-        1.0, gt=0, description="Weight of the sparsity hinge at the start; it grows while needed."
+        1.0, gt=0, le=1e6, description="Weight of the sparsity hinge at the start; it grows while needed."
     )
-    lambda_rate: float = Field(1.0, gt=0, description="Step size of the Lagrangian's multipliers.")
+    lambda_rate: float = Field(1.0, gt=0, le=1e6, description="Step size of the Lagrangian's multipliers.")
     reach_by: float = Field(
         0.5,
         gt=0,
@@ -80,8 +80,8 @@ class Mask(StrictModel):
             raise ValueError("structures is empty; name at least one kind of unit")
         if len(set(self.structures)) != len(self.structures) and self.structures != "paper":
             raise ValueError(f"structures lists one kind twice: {self.structures}")
-        if isinstance(self.temperature, float) and self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        if isinstance(self.temperature, float) and not 0 < self.temperature <= 100:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0, at most 100")
         return self
 
     @property
@@ -106,25 +106,27 @@ class Learned(StrictModel):
     """All layers carry memory in learn_masks; then those whose memory is missed least give it up, until the
     rest fits the bytes."""
 
-    learned_bytes: Positive = Field(
+    learned_bytes: Annotated[int, Field(ge=1, le=2**50)] = Field(
         description="Most bytes that one memory may take (float32, at the widths of the backbone)."
     )
 
 
 class Lora(StrictModel):
-    rank: Positive = Field(description="Rank of each pair of matrices.")
-    alpha: float = Field(gt=0, description="The adapter is scaled by alpha / rank.")
+    rank: Annotated[int, Field(ge=1, le=2**16)] = Field(description="Rank of each pair of matrices.")
+    alpha: float = Field(gt=0, le=1e6, description="The adapter is scaled by alpha / rank.")
     targets: list[Target] = Field(min_length=1, description="Linear modules that get a pair.")
 
 
 class KV(StrictModel):
-    tokens: Positive = Field(description="Memory tokens per layer.")
+    tokens: Annotated[int, Field(ge=1, le=2**20)] = Field(description="Memory tokens per layer.")
     init: Literal["text", "random"] = Field(
         "text",
         description="Memory tokens begin as keys and values of the first tokens of the domain's own text, or "
         "as random numbers.",
     )
-    init_std: float = Field(0.02, gt=0, description="Of init random: standard deviation of the numbers.")
+    init_std: float = Field(
+        0.02, gt=0, le=100, description="Of init random: standard deviation of the numbers."
+    )
     freeze_first: bool | None = Field(
         None,
         description="The first memory token keeps its value, for attention to lean on. By default true with "
@@ -137,7 +139,7 @@ class KV(StrictModel):
 
 
 class Memory(StrictModel):
-    layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0)]] = Field(
+    layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0, le=10**4)]] = Field(
         "all",
         description="Layers that carry memory: all, {upper: N}, a list, or {learned_bytes: B}.",
     )
@@ -153,7 +155,7 @@ class Distill(StrictModel):
         "top_k",
         description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended.",
     )
-    domain_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    domain_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         {}, description="How often each domain is drawn; a domain that is not named has weight 1."
     )
     chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")

@@ -65,14 +65,16 @@ class ExportSpec(BaseModel):
 
 class Recipe(StrictModel):
     koffkit: Literal[1] = Field(description="Format version.")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run folder's name.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Noise and data order follow from it.")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Also the run folder's name.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Noise and data order follow from it.")
     base: Base = Field(description="The model to compress, which is also the teacher.")
     domains: Domains = Field(description="Text by domain; each domain gets a memory.")
     retention: Source | None = Field(
         None, description="General text that the backbone must still model; it trains the mask only."
     )
-    sequence_length: Annotated[int, Field(ge=8)] = Field(512, description="Tokens in a training sequence.")
+    sequence_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
+        512, description="Tokens in a training sequence."
+    )
     holdout: float = Field(
         0.05, gt=0, lt=1, description="Fraction of each domain's documents that is held out of training."
     )

@@ -8,9 +8,12 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ..strict import StrictModel
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Pattern = Annotated[str, Field(min_length=1, max_length=4096)]
+Patterns = Pattern | Annotated[list[Pattern], Field(min_length=1)]
+DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 RESERVED = {"auto", "none", "attached"}
 
 
@@ -41,14 +44,29 @@ class Base(StrictModel):
 class Source(StrictModel):
     """Where text comes from: exactly one of text, jsonl, hub."""
 
-    text: str | list[str] | None = Field(
-        None, description="Text files or globs; a blank line separates documents."
+    text: Patterns | None = Field(
+        None, description="Text files, folders, globs or addresses (http, s3, ...), packed or not."
     )
-    jsonl: str | list[str] | None = Field(None, description="JSON-lines files or globs, one document a line.")
+    jsonl: Patterns | None = Field(
+        None,
+        description="Records, one a document: JSON lines, .json arrays, .csv, .tsv or .parquet; files, "
+        "folders, globs or addresses.",
+    )
     hub: str | None = Field(None, description="Hub data set (needs koffkit[data]).")
+    documents: Literal["blank_line", "file", "line"] = Field(
+        "blank_line", description="What a document of text is: what blank lines separate, a file, or a line."
+    )
     field: str = Field("text", description="Field that holds the text of a jsonl or hub document.")
     messages: str | None = Field(
         None, description="Field that holds a conversation, instead of field; goes through the chat template."
+    )
+    tools: str = Field(
+        "tools", description="Field that holds the tools of a conversation, if it has any, for the template."
+    )
+    end_of_document: Name | None = Field(
+        None,
+        description="Token after each document; by default the tokenizer's end of text, of a chat model not "
+        "the one that ends a turn.",
     )
     loss_on: Literal["all", "assistant"] = Field(
         "all", description="Of conversations: learn from all tokens, or the assistant's only."
@@ -68,6 +86,10 @@ class Source(StrictModel):
             raise ValueError(f"give exactly one of text, jsonl, hub (found: {', '.join(given) or 'none'})")
         if (self.prompt_field is None) != (self.answer_field is None):
             raise ValueError("prompt_field and answer_field go together: give both or neither")
+        if self.documents != "blank_line" and not self.text:
+            raise ValueError("documents is an option of text; records are documents already")
+        if self.messages is not None and self.end_of_document is not None:
+            raise ValueError("end_of_document is of plain text; the chat template ends a conversation")
         if self.messages is not None and (
             self.text or self.field != type(self).model_fields["field"].default or self.prompt_field
         ):

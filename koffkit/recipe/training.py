@@ -34,10 +34,10 @@ class LearningRates(StrictModel):
 class Training(StrictModel):
     """Options of a stage that trains; a plan counts the tokens of every such stage."""
 
-    max_steps: Annotated[int, Field(ge=0)] = Field(description="Optimiser steps.")
+    max_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(description="Optimiser steps.")
     batch_size: Positive = Field(2, description="Sequences in a batch.")
     lr: LearningRates = Field(LearningRates(), description="AdamW's learning rates.")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
         0, description="Steps in which the memory's learning rates rise to their values."
     )
     decay: Literal["constant", "linear", "cosine"] = Field(

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zlib import crc32
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Options(StrictModel):
-    num_buckets: Positive = Field(
+    num_buckets: Annotated[int, Field(ge=1, le=2**26)] = Field(
         65536, description="Hash buckets; the router's size is this times the number of domains."
     )
     epochs: Positive = Field(4, description="Passes over the documents.")

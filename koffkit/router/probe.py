@@ -29,7 +29,7 @@ AT_ONCE = 256  # documents between two looks at whether to stop
 class Options(StrictModel):
     batch_size: Positive = Field(16, description="Of kinds encoder and probe: documents at a time.")
     max_tokens: Positive = Field(256, description="Of kinds encoder and probe: tokens of a text that count.")
-    layer: Annotated[int, Field(ge=0)] | None = Field(
+    layer: Annotated[int, Field(ge=0, le=10**4)] | None = Field(
         None, description="Of kind probe: whose hidden states; by default the middle one."
     )
 

@@ -32,7 +32,7 @@ class RouteOptions(StrictModel):
         description="Hashed character and word n-grams, a fine-tuned encoder, or a probe on the backbone's "
         "hidden states.",
     )
-    max_documents: Annotated[int, Field(ge=2)] = Field(20000, description="Documents per domain.")
+    max_documents: Annotated[int, Field(ge=2, le=10**9)] = Field(20000, description="Documents per domain.")
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="A text less likely than this to be of any domain gets no memory."
     )

@@ -37,7 +37,15 @@ def build_context(
 
     recipe = loaded.recipe
     tokenizer = load_tokenizer(base.folder, trust_remote_code=recipe.base.trust_remote_code)
-    corpus = prepare(loaded, tokenizer, run.data_dir, progress.message)
+    corpus = prepare(
+        loaded,
+        tokenizer,
+        run.data_dir,
+        progress.message,
+        warn=progress.warn,
+        vocab_size=int(base.config["vocab_size"]),
+        begun=run.metrics_file.is_file(),
+    )
     accelerator = make_accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)

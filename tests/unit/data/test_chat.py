@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from koffkit.data.chat import conversation_ids, user_text
+from koffkit.data.chat import Conversation, check_conversation, conversation_ids
 from koffkit.data.corpus import prepare
 from koffkit.data.sources import documents
 from koffkit.errors import DataError, UsageError
@@ -40,22 +40,22 @@ def tokenizer(template: str | None = TEMPLATE) -> Any:
 
 def test_the_assistants_tokens_are_its_text_and_what_closes_its_turn() -> None:
     made = tokenizer()
-    ids, assistant = conversation_ids(made, TALK, "here", mask=True)
+    ids, assistant = conversation_ids(made, Conversation(TALK, "here"), mask=True)
     assert made.decode(ids) == made.apply_chat_template(TALK, tokenize=False)
     said = made.decode([index for index, own in zip(ids, assistant, strict=True) if own])
     assert (
         said.replace(" green", "green").replace(" slow", "slow") == "green lamp</s>slow cloud</s>"
     )  # a token may begin in the prompt
-    assert not any(conversation_ids(made, TALK, "here", mask=False)[1])
+    assert not any(conversation_ids(made, Conversation(TALK, "here"), mask=False)[1])
 
 
 def test_a_template_that_changes_earlier_turns_is_refused_for_a_mask_only() -> None:
     made = tokenizer(FORGETFUL)
-    assert conversation_ids(made, TALK, "here", mask=False)[0]
+    assert conversation_ids(made, Conversation(TALK, "here"), mask=False)[0]
     with pytest.raises(
         DataError, match=r"here: the chat template renders earlier turns differently .* use loss_on: all"
     ):
-        conversation_ids(made, TALK, "here", mask=True)
+        conversation_ids(made, Conversation(TALK, "here"), mask=True)
 
 
 def test_a_template_that_raises_is_a_clear_error() -> None:
@@ -63,11 +63,11 @@ def test_a_template_that_raises_is_a_clear_error() -> None:
     with pytest.raises(
         DataError, match="here: the chat template refuses this conversation: roles must alternate"
     ):
-        conversation_ids(made, TALK, "here", mask=False)
+        conversation_ids(made, Conversation(TALK, "here"), mask=False)
 
 
 def test_a_router_reads_what_the_user_said() -> None:
-    assert user_text(TALK) == "river stone\nseven"
+    assert Conversation(TALK, "here").user_text == "river stone\nseven"
 
 
 def chat_recipe(llama: Path, root: Path, rows: list[Any], **options: Any) -> Any:
@@ -83,7 +83,7 @@ def test_token_files_of_conversations(llama: Path, tmp_path: Path, loss_on: str)
     loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": TALK}] * 40, loss_on=loss_on))
     made = tokenizer()
     corpus = prepare(loaded, made, tmp_path / "tokens")
-    ids, assistant = conversation_ids(made, TALK, "", mask=True)
+    ids, assistant = conversation_ids(made, Conversation(TALK, ""), mask=True)
     train = corpus.train["north"]
     assert train.tokens[: len(ids)].tolist() == ids
     if loss_on == "all":
@@ -126,7 +126,7 @@ def test_no_template_and_no_conversation_are_clear_errors(llama: Path, tmp_path:
     with pytest.raises(DataError, match=r"domains\.north\.messages: messages need a chat template"):
         prepare(loaded, tokenizer(None), tmp_path / "tokens")
     loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": "hello"}] * 3))
-    with pytest.raises(DataError, match=r"domains\.north: record 1: not a conversation"):
+    with pytest.raises(DataError, match=r"chat\.jsonl:1: not a conversation"):
         prepare(loaded, tokenizer(), tmp_path / "tokens")
 
 
@@ -147,3 +147,72 @@ def test_options_that_do_not_go_together(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         load_recipe(chat_recipe(llama, tmp_path, [], **options))
+
+
+def parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text[:3]}, {"type": "text", "text": text[3:]}]
+
+
+def test_text_parts_are_joined_before_any_template_sees_them() -> None:
+    pieces = [turn | {"content": parts(str(turn["content"]))} for turn in TALK]
+    joined = check_conversation(pieces, None, "here")
+    assert [turn["content"] for turn in joined.messages] == [turn["content"] for turn in TALK]
+    made = tokenizer("{% for m in messages %}{{ m.content if m.content is string else '' }}|{% endfor %}")
+    ids = conversation_ids(made, joined, mask=False)[0]
+    assert made.decode(ids) == "quiet|river stone|green lamp|seven|slow cloud|"
+
+
+CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "weather"}}]}
+TOOL = {"type": "function", "function": {"name": "weather", "description": "now"}}
+
+
+@pytest.mark.parametrize("call", [CALL, CALL | {"content": None}])
+@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])])
+def test_tools_reach_the_template_and_a_call_needs_no_content(call: dict[str, Any], tools: Any) -> None:
+    talk = check_conversation([TALK[1], call], tools, "here")
+    made = tokenizer(
+        "{% for t in tools %}{{ t.function.name }};{% endfor %}"
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}!{{ c.function.name }}{% endfor %}"
+        "{% endfor %}"
+    )
+    assert made.decode(conversation_ids(made, talk, mask=False)[0]) == "weather;river stone!weather"
+
+
+@pytest.mark.parametrize(
+    ("talk", "tools", "message"),
+    [
+        ([{"role": "user", "content": None}], None, r"message 1 \(user\): content is missing"),
+        ([{"role": "user"}], None, "content is missing"),
+        ([{"role": "user", "content": 5}], None, "content is a int"),
+        ([{"role": 5, "content": "x"}], None, "role is '5'"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            None,
+            "'image_url'; only parts of type text",
+        ),
+        ([{"role": "user", "content": "\ud83d"}], None, "half a character"),
+        ([{"role": "user", "content": "x"}], {"a": 1}, "tools is no list of objects"),
+        ([{"role": "user", "content": "x"}], "[", "tools: not valid JSON"),
+        ([], None, "not a conversation"),
+    ],
+)
+def test_what_is_no_conversation(talk: Any, tools: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"here.*{message}"):
+        check_conversation(talk, tools, "here")
+
+
+def test_tools_that_the_template_leaves_out_are_warned_of_once(llama: Path, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": TALK, "tools": [TOOL]}] * 40))
+    prepare(loaded, tokenizer(), tmp_path / "tokens", warn=warnings.append)
+    warnings = [text for text in warnings if "tools" in text]
+    assert len(warnings) == 1
+    assert "domains.north: the chat template leaves out the tools" in warnings[0]
+
+
+def test_roles_that_train_nothing_are_an_error(llama: Path, tmp_path: Path) -> None:
+    talk = [turn | {"role": str(turn["role"]).replace("assistant", "model")} for turn in TALK]
+    loaded = load_recipe(chat_recipe(llama, tmp_path, [{"talk": talk}] * 40, loss_on="assistant"))
+    with pytest.raises(DataError, match=r"domains\.north: loss_on: assistant.*roles: .*model"):
+        prepare(loaded, tokenizer(), tmp_path / "tokens")
+    assert not list((tmp_path / "tokens").iterdir())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from koffkit.data.corpus import Corpus, held_out, prepare, split_documents
+from koffkit.data.vocabulary import end_of_document
 from koffkit.errors import DataError
 from koffkit.recipe.load import LoadedRecipe
 from koffkit.recipe.schema import Recipe
@@ -88,3 +89,66 @@ def test_documents_are_split_as_for_perplexity_with_one_on_either_side() -> None
         assert sorted(map(len, sides)) == [1, 4]
     with pytest.raises(DataError, match="x: the router needs at least 2 documents, found 1"):
         split_documents(texts[:1], 0, 0.5, "x")
+
+
+def test_token_files_that_were_damaged_are_made_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    job, tokenizer, folder = loaded(tmp_path), make_tokenizer(), tmp_path / "tokens"
+    before = prepare(job, tokenizer, folder).train["north"].tokens.tolist()
+    path = folder / "north.train.bin"
+    for damaged in (bytes(path.stat().st_size), path.read_bytes()[:-4], b""):
+        path.write_bytes(damaged)
+        assert prepare(job, tokenizer, folder, said.append).train["north"].tokens.tolist() == before
+    assert said == ["tokenising domains.north"] * 3
+
+
+def test_text_that_changed_since_training_began_is_refused(tmp_path: Path) -> None:
+    job, tokenizer, folder = loaded(tmp_path), make_tokenizer(), tmp_path / "tokens"
+    text = tmp_path / "data" / "south.txt"
+    original = text.read_text()
+    prepare(job, tokenizer, folder)
+    text.write_text(original)  # another time, the same text
+    prepare(job, tokenizer, folder, begun=True)
+    text.write_text(original.replace("e", "o"))
+    with pytest.raises(DataError, match=r"domains\.south: its text is not what this run .*south\.txt\)"):
+        prepare(job, tokenizer, folder, begun=True)
+    prepare(job, tokenizer, folder)
+
+
+def test_a_token_that_the_model_does_not_know_is_named(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<|new|>"], special_tokens=True)
+    job = loaded(tmp_path)
+    (tmp_path / "data" / "north.txt").write_text("\n\n".join(["river stone"] * 30 + ["river <|new|>"]))
+    message = rf"domains\.north: document 31: token {size} \('<\|new\|>'\) is beyond.*vocab_size {size}"
+    with pytest.raises(DataError, match=message):
+        prepare(job, tokenizer, tmp_path / "tokens", vocab_size=size)
+    prepare(job, tokenizer, tmp_path / "tokens", vocab_size=size + 1)
+
+
+CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "extra", "asked", "expected"),
+    [
+        (None, "<|endoftext|>", None, "</s>"),
+        (CHAT.replace("{{ eos_token }}", "\n"), "<|endoftext|>", None, "</s>"),
+        (CHAT, "<|endoftext|>", None, "<|endoftext|>"),
+        (CHAT, "<|end_of_text|>", None, "<|end_of_text|>"),
+        (CHAT, "<|endoftext|>", "</s>", "</s>"),
+        (CHAT, "<other>", None, "</s>"),
+    ],
+)
+def test_the_token_between_documents(
+    tmp_path: Path, template: str | None, extra: str, asked: str | None, expected: str
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([extra], special_tokens=True)
+    tokenizer.chat_template = template
+    end, remark = end_of_document(tokenizer, asked, "domains.x")
+    assert end == tokenizer.convert_tokens_to_ids(expected)
+    assert (remark is not None) == (extra == "<other>")
+    with pytest.raises(DataError, match=r"domains\.x\.end_of_document: '</S>' is no token"):
+        end_of_document(tokenizer, "</S>", "domains.x")

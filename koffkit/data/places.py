@@ -1,0 +1,136 @@
+"""From the patterns of a recipe to files: names, folders, globs, `~`, and addresses that fsspec opens."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..embedded import PREFIX
+from ..embedded import path as embedded_path
+from ..errors import DataError
+from ..recipe.schema import Source
+
+Place = Path | str  # a local file, or an address
+REMOTE = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hdfs", "hf", "memory")
+PACKED = (".gz", ".xz", ".bz2", ".zst")
+TEXT = (".txt", ".md", ".text")
+RECORDS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
+
+
+def source_files(source: Source, root: Path, where: str) -> list[Place]:
+    """The files of a text or jsonl source, sorted within each pattern; relative to the recipe, else to the
+    working folder.
+
+    Raises:
+        DataError: a pattern matches no file, or something that is no file.
+    """
+    patterns = source.text or source.jsonl or []
+    kinds = TEXT if source.text else RECORDS
+    places: list[Place] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = _matches(pattern, root, where, kinds)
+        places.extend(place for place in matches if place not in places)
+    return places
+
+
+def kind_of(place: Place) -> str:
+    """The suffix that says how a file is read, that of its packing left out: `.csv` of a.csv.gz."""
+    suffixes = Path(str(place).partition("?")[0]).suffixes
+    return next((suffix.lower() for suffix in reversed(suffixes) if suffix.lower() not in PACKED), "")
+
+
+def file_source(pattern: str, field: str = "text") -> Source:
+    """The source that a path or glob on the command line means; `field` is of records."""
+    return Source(jsonl=pattern, field=field) if kind_of(pattern) in RECORDS else Source(text=pattern)
+
+
+def is_remote(pattern: str) -> bool:
+    """Whether this is an address: nothing but a recipe or an option that names one makes koffkit use the
+    network."""
+    return "://" in pattern
+
+
+def _matches(pattern: str, root: Path, where: str, kinds: Sequence[str]) -> Sequence[Place]:
+    if pattern.startswith(PREFIX):
+        try:
+            return [embedded_path(pattern.removeprefix(PREFIX))]
+        except FileNotFoundError as error:
+            raise DataError(f"{where}: {error}") from None
+    if is_remote(pattern):
+        return _remote(pattern, where)
+    try:
+        for folder in (root, Path.cwd()):
+            files = _local(folder / Path(pattern).expanduser(), where, kinds)
+            if files:
+                return files
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{where}: {pattern[:200]!r} cannot be looked for ({reason}).") from None
+    raise DataError(
+        f"{where}: no file matches {pattern!r}, looked for in {root} and {Path.cwd()}; "
+        f"correct the path (relative paths start at the recipe's folder).{_near(pattern, root)}"
+    )
+
+
+def _local(path: Path, where: str, kinds: Sequence[str]) -> list[Path]:
+    """What a path means: itself where there is such a file, a folder's files, else what it matches as a
+    pattern. Only what does not exist as written is a pattern, so brackets in a folder's name are no trap."""
+    if os.path.lexists(path):
+        return _existing(path, where, kinds)
+    parts, start = list(path.parts[1:]), Path(path.anchor)
+    while parts and os.path.lexists(start / parts[0]):
+        start /= parts.pop(0)
+    if not start.is_dir() or not parts:
+        return []
+    matches = glob.glob(str(Path(*parts)), root_dir=start, recursive=True)
+    files = sorted(start / match for match in matches)
+    return [file for file in files if file.is_file()]
+
+
+def _existing(path: Path, where: str, kinds: Sequence[str]) -> list[Path]:
+    mode = path.stat().st_mode  # of a dangling link: an error that says so
+    if stat.S_ISREG(mode):
+        return [path]
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"{where}: {path} is no file (a pipe, socket or device); name a file.")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file) in kinds)
+    if not files:
+        raise DataError(f"{where}: the folder {path} holds no file named *{', *'.join(kinds)}; name files.")
+    return files
+
+
+def _near(pattern: str, root: Path) -> str:
+    """Names in the same folder that were perhaps meant."""
+    folder = (root / pattern).parent
+    try:
+        names = [entry.name for entry in sorted(folder.iterdir())[:1000]] if folder.is_dir() else []
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(Path(pattern).name, names, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _remote(pattern: str, where: str) -> list[str]:
+    scheme = pattern.partition("://")[0].lower()
+    if scheme not in REMOTE:
+        raise DataError(f"{where}: {pattern!r}: addresses begin with one of {', '.join(REMOTE)}.")
+    if scheme in ("http", "https") or not glob.has_magic(pattern):
+        return [pattern]
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(pattern)
+        matches = [str(system.unstrip_protocol(match)) for match in sorted(system.glob(path))]
+    except Exception as error:  # every file system has exceptions of its own
+        raise DataError(f"{where}: {pattern!r} cannot be listed ({_reason(error)}).") from None
+    if not matches:
+        raise DataError(f"{where}: nothing matches {pattern!r}; correct the address.")
+    return matches
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

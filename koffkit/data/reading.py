@@ -1,0 +1,183 @@
+"""Lines of files that may be packed, damaged, endless or far away; never more in memory than a document may
+have."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import DataError
+from .places import Place, is_remote
+
+MAX_CHARACTERS = 16 * 2**20  # of one line or document
+PIECE = 1024  # packed bytes at a time: few enough that what they unpack to fits into memory
+# What unpacks to more than this and by more than this factor is no text.
+BOMB_BYTES, BOMB_FACTOR = 4 * 2**20, 200
+WINDOW = 128 * 2**20  # memory that unpacking may take
+
+
+def lines_of(place: Place, where: str, limit: int = MAX_CHARACTERS) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of every line of a file, its end included.
+
+    Args:
+        where: the recipe's field, for errors.
+        limit: characters that a line may have.
+
+    Raises:
+        DataError: the file cannot be read, is damaged or cut short, no UTF-8, or has an endless line.
+    """
+    for number, line in enumerate(_pieces(place, where, lambda file: file.readline(limit + 1)), 1):
+        if len(line) > limit:
+            raise DataError(
+                f"{place}:{number} ({where}): a line of more than {limit:,} characters; break it up, or is "
+                "this no text?"
+            )
+        yield number, line
+
+
+def chunks_of(place: Place, where: str, size: int = 1 << 20) -> Iterator[str]:
+    """The text of a file, `size` characters at a time.
+
+    Raises:
+        DataError: as of `lines_of`.
+    """
+    return _pieces(place, where, lambda file: file.read(size))
+
+
+def _pieces(place: Place, where: str, read: Callable[[IO[str]], str]) -> Iterator[str]:
+    number = 0
+    try:
+        with open_bytes(place) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
+            while text := read(file):
+                yield text
+                number += text.count("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place} ({where}): not UTF-8 text ({error.reason}, after line {number}); convert it to UTF-8."
+        ) from None
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(
+            f"{place} ({where}): cannot be read: {reason}, after line {number}; is the file whole?"
+        ) from None
+
+
+def open_bytes(place: Place) -> IO[bytes]:
+    """The unpacked bytes of a file or address.
+
+    Raises:
+        DataError: what opens it is not installed, or the address does not answer.
+        OSError: it cannot be opened.
+    """
+    unpacker = _unpacker(place)
+    file = _open_remote(str(place)) if is_remote(str(place)) else open(place, "rb")  # noqa: SIM115
+    return file if unpacker is None else io.BufferedReader(_Unpacked(file, unpacker), 1 << 16)
+
+
+def _open_remote(address: str) -> Any:
+    import fsspec
+
+    try:
+        return fsspec.open(address, "rb").open()
+    except ImportError as error:
+        raise DataError(f"{address}: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # every file system has exceptions of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{address}: cannot be opened ({type(error).__name__}: {reason}).") from None
+
+
+def _unpacker(place: Place) -> Callable[[], Any] | None:
+    """What makes a decompressor for one frame of a packed file; None: it is not packed."""
+    suffix = Path(str(place).partition("?")[0]).suffix.lower()
+    if suffix == ".gz":
+        return lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)
+    if suffix == ".bz2":
+        return bz2.BZ2Decompressor
+    if suffix == ".xz":
+        return lambda: lzma.LZMADecompressor(memlimit=WINDOW)
+    if suffix != ".zst":
+        return None
+    try:
+        import zstandard
+    except ImportError:
+        raise DataError(f"{place}: reading .zst needs the extra: pip install 'koffkit[data]'.") from None
+
+    class Frame:
+        """zstandard's own error is no ValueError."""
+
+        def __init__(self) -> None:
+            self._frame = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
+
+        @property
+        def eof(self) -> bool:
+            return bool(self._frame.eof)
+
+        @property
+        def unused_data(self) -> bytes:
+            return bytes(self._frame.unused_data)
+
+        def decompress(self, piece: bytes) -> bytes:
+            try:
+                return bytes(self._frame.decompress(piece))
+            except zstandard.ZstdError as error:
+                raise ValueError(str(error)) from None
+
+    return Frame
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of all frames of a packed file. A frame that ends too early is an error: readers of the
+    formats' own libraries take the end of a file for the end of the data."""
+
+    def __init__(self, file: Any, start: Callable[[], Any]) -> None:
+        self._file, self._start = file, start
+        self._frame = start()
+        self._whole = False  # nothing of this frame is still to come
+        self._packed = b""
+        self._ready = b""
+        self._read = self._made = self._frames = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if self._whole and not self._next_frame():
+                return 0
+            piece = self._packed or self._file.read(PIECE)
+            self._packed = b""
+            if not piece:
+                raise EOFError("it ends in the middle of its packed data")
+            self._unpack(piece)
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def _unpack(self, piece: bytes) -> None:
+        self._ready = self._frame.decompress(piece)
+        self._whole = self._frame.eof
+        self._packed = self._frame.unused_data if self._whole else b""
+        self._read += len(piece) - len(self._packed)
+        self._made += len(self._ready)
+        if self._made > BOMB_BYTES and self._made > BOMB_FACTOR * self._read:
+            raise ValueError(f"it unpacks to more than {BOMB_FACTOR} times its size; no text does")
+
+    def _next_frame(self) -> bool:
+        """Begin what follows a whole frame; zeros there are padding."""
+        while not self._packed.strip(b"\0"):
+            self._packed = self._file.read(PIECE)
+            if not self._packed:
+                return False
+        self._packed = self._packed.lstrip(b"\0")
+        self._frame, self._whole = self._start(), False
+        return True

@@ -1,0 +1,237 @@
+"""Records of JSON lines, JSON arrays, csv, parquet and hub data sets, each with where it stands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..recipe.schema import Source
+from .places import Place, is_remote, kind_of, source_files
+from .reading import chunks_of, lines_of
+
+Record = tuple[str, dict[str, Any]]  # where it stands, `file:line`, and its fields
+_SPACE = re.compile(r"\s+")
+MAX_RECORD = 8 * 2**20  # characters of one record: Python's objects take far more than their text
+
+
+def records(source: Source, root: Path, where: str) -> Iterator[Record]:
+    """Yield the objects of a jsonl or hub source; each has the source's field.
+
+    Raises:
+        DataError: a file cannot be read, a record is damaged or lacks the field; with file and line.
+    """
+    if source.hub:
+        yield from _hub(source, where)
+        return
+    for place in source_files(source, root, where):
+        yield from file_records(place, source.record_field, where)
+
+
+def file_records(place: Place, field: str, where: str) -> Iterator[Record]:
+    """The records of one file, read as its suffix says."""
+    kind = kind_of(place)
+    if kind in (".csv", ".tsv"):
+        rows = _table(place, where, "\t" if kind == ".tsv" else ",")
+    elif kind == ".parquet":
+        rows = _parquet(place, where)
+    elif kind == ".json":
+        rows = _json(place, where)
+    else:
+        rows = _lines(place, where)
+    for spot, record in rows:
+        yield spot, checked(record, field, spot)
+
+
+def text_field(record: dict[str, Any], field: str, spot: str) -> str:
+    """The text in a field of a record.
+
+    Raises:
+        DataError: it is no text, or holds half a character.
+    """
+    value = record[field]
+    if not isinstance(value, str):
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise DataError(
+            f"{spot}: field {field!r} is {kind}, not text; leave the record out, or name another field."
+        )
+    require_whole_characters(value, spot, field)
+    return value
+
+
+def require_whole_characters(text: str, spot: str, field: str) -> None:
+    """Raises:
+    DataError: the text holds a lone surrogate, half of an emoji that was cut, which no tokenizer takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise DataError(
+            f"{spot}: field {field!r} holds half a character (a lone surrogate, {half}); repair or remove "
+            "the record."
+        ) from None
+
+
+def checked(record: Any, field: str, spot: str) -> dict[str, Any]:
+    """A record that has the field.
+
+    Raises:
+        DataError: it has not.
+    """
+    if not isinstance(record, dict) or field not in record:
+        there = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
+        shown = there if len(there) <= 200 else f"{there[:197]}..."
+        raise DataError(
+            f"{spot}: no field {field!r}; found: {shown}. Name the field that holds the text with `field:`."
+        )
+    return record
+
+
+def parse(text: str, spot: str) -> Any:
+    """A JSON value.
+
+    Raises:
+        DataError: it is not valid JSON, or nested deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{spot}: not valid JSON ({error.msg}); one object a line is expected.") from None
+    except RecursionError:
+        raise DataError(f"{spot}: JSON that is nested too deep; repair or remove the record.") from None
+    except ValueError as error:
+        raise DataError(f"{spot}: not valid JSON ({str(error).partition(';')[0]}).") from None
+
+
+def _lines(place: Place, where: str) -> Iterator[tuple[str, Any]]:
+    for number, line in lines_of(place, where, MAX_RECORD):
+        if line.strip():
+            yield f"{place}:{number}", parse(line, f"{place}:{number}")
+
+
+def _json(place: Place, where: str) -> Iterator[tuple[str, Any]]:
+    """A .json file: an array of records, or one record a line."""
+    opening = next((line for _, line in lines_of(place, where, MAX_RECORD) if line.strip()), "")
+    if not opening.lstrip().startswith("["):
+        yield from _lines(place, where)
+        return
+    yield from _Array(place, where).records()
+
+
+class _Array:
+    """The values of a JSON array, one at a time, of a file that may be larger than memory."""
+
+    def __init__(self, place: Place, where: str) -> None:
+        self._place, self._chunks = place, chunks_of(place, where)
+        self._text, self._at, self._line = "", 0, 1
+
+    def records(self) -> Iterator[tuple[str, Any]]:
+        self._take("[")
+        if self._peek() == "]":
+            self._take("]")
+        else:
+            yield self._value()
+            while self._peek() == ",":
+                self._take(",")
+                yield self._value()
+            self._take("]")
+        if self._peek():
+            raise self._damaged("text after the end of the array")
+
+    def _value(self) -> tuple[str, Any]:
+        self._peek()
+        spot = f"{self._place}:{self._line}"
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self._text, self._at)
+            except RecursionError:
+                raise self._damaged("JSON that is nested too deep") from None
+            except ValueError as error:
+                if len(self._text) - self._at > MAX_RECORD or not self._fill():
+                    reason = getattr(error, "msg", "a number of too many digits")
+                    raise self._damaged(f"not a valid JSON array from here on ({reason})") from None
+            else:
+                self._skip(end)
+                return spot, value
+
+    def _peek(self) -> str:
+        """The next character that is no space; nothing at the end."""
+        while True:
+            blank = _SPACE.match(self._text, self._at)
+            self._skip(blank.end() if blank else self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._fill():
+                return ""
+
+    def _take(self, character: str) -> None:
+        if self._peek() != character:
+            raise self._damaged(f"not a valid JSON array; {character!r} is expected here")
+        self._skip(self._at + 1)
+
+    def _skip(self, to: int) -> None:
+        self._line += self._text.count("\n", self._at, to)
+        self._at = to
+
+    def _fill(self) -> bool:
+        more = next(self._chunks, "")
+        self._text, self._at = self._text[self._at :] + more, 0
+        return bool(more)
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(f"{self._place}:{self._line}: {what}; is the file whole?")
+
+
+def _table(place: Place, where: str, delimiter: str) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(MAX_RECORD)
+    reader = csv.DictReader((line for _, line in lines_of(place, where, MAX_RECORD)), delimiter=delimiter)
+    try:
+        for record in reader:
+            spot = f"{place}:{reader.line_num}"
+            if None in record:
+                raise DataError(f"{spot}: more fields than the {len(reader.fieldnames or [])} of the header.")
+            yield spot, record
+    except csv.Error as error:
+        raise DataError(f"{place}:{reader.line_num} ({where}): not valid csv ({error}).") from None
+
+
+def _parquet(place: Place, where: str) -> Iterator[tuple[str, Any]]:
+    name = str(place) if is_remote(str(place)) else _without_pattern(str(Path(place).resolve()))
+    spot = f"{place} ({where})"
+    for number, record in enumerate(_dataset(spot, "parquet", data_files=name, split="train"), 1):
+        yield f"{place} record {number}", record
+
+
+def _without_pattern(name: str) -> str:
+    """A file's name in which `datasets` sees no pattern."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def _hub(source: Source, where: str) -> Iterator[Record]:
+    spot = f"{where}: hub data set {source.hub!r}"
+    rows = _dataset(spot, source.hub, source.config_name, split=source.split)
+    for number, record in enumerate(rows, 1):
+        yield (
+            f"{source.hub} record {number}",
+            checked(record, source.record_field, f"{source.hub} record {number}"),
+        )
+
+
+def _dataset(spot: str, *names: Any, **options: Any) -> Iterator[Any]:
+    """What `datasets` reads, streamed."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(f"{spot}: needs the extra: pip install 'koffkit[data]'.") from None
+    try:
+        yield from load_dataset(*names, **options, streaming=True)
+    except (GeneratorExit, DataError, MemoryError):
+        raise
+    except Exception as error:  # its own, pyarrow's and those of every file system
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{spot}: cannot be read: {reason}") from None

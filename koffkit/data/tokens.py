@@ -1,0 +1,136 @@
+"""Token files on disk: written through to the medium, and known again by size and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..storage.files import fsync_folder
+from .places import Place, is_remote
+
+CHUNK = 1 << 22
+
+
+class TokenFile:
+    """One file of a stream, beside its final name until it is whole."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final
+        self.partial = final.with_suffix(f"{final.suffix}.partial-{os.getpid()}")
+        self._file = open(self.partial, "wb")  # noqa: SIM115 - closed by `publish` or `discard`
+        self._hasher = hashlib.sha256()
+        self.size = self.total = 0
+
+    def append(self, values: np.ndarray[Any, Any]) -> None:
+        data = values.tobytes()
+        self._file.write(data)
+        self._hasher.update(data)
+        self.size += len(data)
+        self.total += int(values.sum())
+
+    def publish(self) -> dict[str, Any]:
+        """Give the file its name; returns `{"size", "sha256"}`."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self.partial, self.final)
+        fsync_folder(self.final.parent)
+        return {"size": self.size, "sha256": self._hasher.hexdigest()}
+
+    def discard(self) -> None:
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
+
+
+def are_whole(folder: Path, entries: Any) -> bool:
+    """Whether token files are there with the sizes and digests that their index recorded."""
+    if not isinstance(entries, Mapping) or not entries:
+        return False
+    for name, entry in entries.items():
+        path = folder / Path(str(name)).name
+        if not isinstance(entry, Mapping) or not path.is_file() or path.stat().st_size != entry.get("size"):
+            return False
+        if _sha256(path) != entry.get("sha256"):
+            return False
+    return True
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What was recorded of a stream; nothing where there is no index, or a damaged one."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def source_facts(places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Path, size, time and digest of every file that text comes from; of addresses what they say themselves.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    return [_remote_facts(str(place)) if is_remote(str(place)) else _facts(Path(place)) for place in places]
+
+
+def same_sources(places: Sequence[Place], recorded: Any) -> bool:
+    """Whether the files hold what they held when this was recorded: by size and time, else by digest."""
+    if not isinstance(recorded, list) or len(recorded) != len(places):
+        return False
+    for place, before in zip(places, recorded, strict=True):
+        if not isinstance(before, Mapping):
+            return False
+        if is_remote(str(place)):
+            if dict(before) != _remote_facts(str(place)):
+                return False
+            continue
+        path = Path(place)
+        now = path.stat()
+        if (str(path), now.st_size, now.st_mtime_ns) == tuple(
+            before.get(key) for key in ("path", "size", "mtime_ns")
+        ):
+            continue
+        if now.st_size != before.get("size") or _sha256(path) != before.get("sha256"):
+            return False
+    return True
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        now = path.stat()
+        return {
+            "path": str(path),
+            "size": now.st_size,
+            "mtime_ns": now.st_mtime_ns,
+            "sha256": _sha256(path),
+        }
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _remote_facts(address: str) -> dict[str, Any]:
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(address)
+        info = system.info(path)
+    except Exception as error:  # every file system has exceptions of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{address}: cannot be opened ({reason}).") from None
+    kept = ("size", "ETag", "etag", "LastModified", "mtime", "sha256")
+    return {"path": address} | {key: str(info[key]) for key in kept if info.get(key) is not None}
+
+
+def _sha256(path: Path) -> str:
+    hasher = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(CHUNK):
+            hasher.update(part)
+    return hasher.hexdigest()

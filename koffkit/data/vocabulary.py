@@ -1,0 +1,73 @@
+"""Which token ends a document, and whether the model knows every token of a text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import DataError
+from .chat import Conversation, render
+
+# What pretraining put between documents, in the tokenizers of the supported families.
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
+
+
+def end_of_document(tokenizer: Any, asked: str | None, where: str) -> tuple[int | None, str | None]:
+    """The token that ends a document, and what the user should know of the choice.
+
+    The end-of-sequence token of a chat model ends a turn. Between documents it would teach that a turn ends
+    where a text does, so the end of text of its pretraining is taken where the vocabulary has it.
+
+    Raises:
+        DataError: the token that was asked for is not in the vocabulary.
+    """
+    if asked is not None:
+        vocabulary = tokenizer.get_vocab()
+        if asked not in vocabulary:
+            near = difflib.get_close_matches(asked, tokenizer.all_special_tokens, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise DataError(f"{where}.end_of_document: {asked!r} is no token of this tokenizer.{hint}")
+        return int(vocabulary[asked]), None
+    end = tokenizer.eos_token_id
+    if end is None or not _ends_turns(tokenizer):
+        return end, None
+    vocabulary = tokenizer.get_vocab()
+    others = [name for name in END_OF_TEXT if name in vocabulary and vocabulary[name] != end]
+    if others:
+        return int(vocabulary[others[0]]), None
+    return end, (
+        f"{where}: documents end with {tokenizer.eos_token}, which also ends the turns of this chat model; "
+        "name another token with end_of_document if that is not meant."
+    )
+
+
+def _ends_turns(tokenizer: Any) -> bool:
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    said = "koffkit"
+    try:
+        text = render(
+            tokenizer,
+            Conversation(
+                [{"role": "user", "content": "hello"}, {"role": "assistant", "content": said}], "template"
+            ),
+        )
+    except DataError:
+        return False
+    return tokenizer.eos_token in text.rpartition(said)[2]
+
+
+def require_known(ids: Sequence[int], vocab_size: int | None, tokenizer: Any, spot: str) -> None:
+    """Raises:
+    DataError: the text has a token that the model has no embedding of.
+    """
+    if vocab_size is None or not ids:
+        return
+    largest = max(ids)
+    if largest >= vocab_size:
+        raise DataError(
+            f"{spot}: token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) is beyond the model's "
+            f"embedding (vocab_size {vocab_size}); resize the base's embedding to its tokenizer, or take the "
+            "token out of the text."
+        )
