@@ -3,21 +3,16 @@ used."""
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 from typing import Any
 
 import click
 
-from ..errors import KoffkitError, ResourceError
+from ..errors import KoffkitError
 from .console import _JSON_KEY, emit
+from .failures import as_koffkit_error
 
-OUT_OF_MEMORY = (
-    "out of memory; lower batch_size, sequence_length or distill.chunk_tokens, or set "
-    "train.gradient_checkpointing: true; "
-    "compress and memory add go on with --resume from its last checkpoint."
-)
 COMMANDS = {
     "compress": "Learn masks and memories from a recipe.",
     "export": "Slice a finished run into artefacts.",
@@ -69,22 +64,13 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("interrupted", 130, context)
     except KoffkitError as error:
         _fail(str(error), error.exit_code, context)
-    except MemoryError:
-        _fail(OUT_OF_MEMORY, ResourceError.exit_code, context)
-    except RuntimeError as error:  # torch's own, recognised without importing torch
-        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
-            raise
-        _fail(OUT_OF_MEMORY, ResourceError.exit_code, context)
     except BrokenPipeError:
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+    except Exception as error:
+        known = as_koffkit_error(error)
+        if known is None:
             raise
-        _fail(
-            f"{error.filename or 'disk'}: {error.strerror}; choose another --output.",
-            ResourceError.exit_code,
-            context,
-        )
+        _fail(str(known), known.exit_code, context)
     sys.exit(0)
 
 

@@ -35,9 +35,12 @@ def command(run: Path | None, format_: str | None, output: Path | None, as_json:
             "--format."
         )
     from ..exporters import find
+    from ..storage.publish import require_free
 
     exporters = {name: find(name) for name in jobs}
     targets = {name: output or Path("exports") / f"{folder.path.resolve().name}-{name}" for name in jobs}
+    for target in targets.values():
+        require_free(target)
     quiet_libraries()
     progress = RichProgress()
     results = []

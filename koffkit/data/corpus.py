@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from ..errors import DataError
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Source
-from ..storage.files import write_json
+from ..storage.files import make_folder, replacing_file, write_json
 from .chat import conversation_ids, require_template
 from .packing import MASK_SUFFIX, PackedTokens
 from .sources import conversations, documents, source_files
@@ -46,7 +45,7 @@ def prepare(loaded: LoadedRecipe, tokenizer: Any, folder: Path, progress: Progre
         DataError: a source is missing, empty, or shorter than one sequence.
     """
     recipe = loaded.recipe
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     train, heldout = {}, {}
     for domain, source in recipe.sources.items():
         job = _Job(loaded, f"domains.{domain}", source, domain, tokenizer, folder)
@@ -117,32 +116,25 @@ class _Job:
         """Split by a hash of the document's number; when that holds out nothing, the last document is held
         out."""
         finals = [path.with_suffix(suffix) for path in (train, heldout) for suffix in self._suffixes]
-        partial = [path.with_suffix(f"{path.suffix}.partial-{os.getpid()}") for path in finals]
         counts = {"documents": 0, "heldout_documents": 0}
-        try:
-            with ExitStack() as stack:
-                files = [stack.enter_context(open(path, "wb")) for path in partial]
-                first, second = files[: len(self._suffixes)], files[len(self._suffixes) :]
-                last: list[bytes] = []
-                for number, data in enumerate(self._tokenised()):
-                    counts["documents"] += 1
-                    if held_out(self.loaded.recipe.seed, number, holdout):
-                        counts["heldout_documents"] += 1
-                        _append(second, data)
-                    else:
-                        _append(first, last)
-                        last = data
-                if holdout and not counts["heldout_documents"] and counts["documents"] > 1:
-                    counts["heldout_documents"] = 1
-                    _append(second, last)
+        with ExitStack() as stack:
+            files = [stack.enter_context(replacing_file(path)) for path in finals]
+            first, second = files[: len(self._suffixes)], files[len(self._suffixes) :]
+            last: list[bytes] = []
+            for number, data in enumerate(self._tokenised()):
+                counts["documents"] += 1
+                if held_out(self.loaded.recipe.seed, number, holdout):
+                    counts["heldout_documents"] += 1
+                    _append(second, data)
                 else:
                     _append(first, last)
+                    last = data
+            if holdout and not counts["heldout_documents"] and counts["documents"] > 1:
+                counts["heldout_documents"] = 1
+                _append(second, last)
+            else:
+                _append(first, last)
             self._check(counts, holdout)
-            for source, target in zip(partial, finals, strict=True):
-                os.replace(source, target)
-        finally:
-            for path in partial:
-                path.unlink(missing_ok=True)
         return counts
 
     def _check(self, counts: dict[str, int], holdout: float) -> None:

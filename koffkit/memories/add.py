@@ -7,7 +7,6 @@ command can go on.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,8 @@ from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..router.routed import routed
 from ..run.folder import RunFolder
-from ..storage.publish import staged
+from ..storage.lock import claim
+from ..storage.publish import discard, staged
 from .bundle import record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
 from .routing import require_text, teach_router
@@ -68,14 +68,16 @@ def add_memory(
         )
     loaded = memory_recipe(export, name, source, base, overrides)
     work = work_folder(export, name)
-    state = _learn(loaded, export, work, resume, progress)
-    with staged(target) as partial:
-        routing = _teach(loaded, export, name, against, partial, progress)
-        progress.message("recording golden logits")
-        _write(export, name, work, state, partial, routing)
-        record_golden(partial, export.backbone)
-        write_bundle_card(partial, export.manifest["name"])
-    shutil.rmtree(work.path)  # published; of no more use
+    with claim(target):
+        _free_place(export, name)  # still
+        state = _learn(loaded, export, work, resume, progress)
+        with staged(target, claimed=True) as partial:
+            routing = _teach(loaded, export, name, against, partial, progress)
+            progress.message("recording golden logits")
+            _write(export, name, work, state, partial, routing)
+            record_golden(partial, export.backbone)
+            write_bundle_card(partial, export.manifest["name"])
+        discard(work.path)  # published; of no more use
     figures = state["results"]["domains"][name]
     router = routed(export)
     known = router is not None and name in router.labels

@@ -9,6 +9,7 @@ from ..artefact.bundle import Bundle
 from ..artefact.export import Export, open_export, removed_memories
 from ..errors import UsageError
 from ..router.routed import routed
+from ..storage.lock import claim
 from ..storage.publish import discard
 
 
@@ -64,8 +65,11 @@ def remove_memory(path: Path, name: str) -> dict[str, Any]:
     if name not in names:
         raise UsageError(f"{path}: no memory {name!r}; there is {', '.join(names) or 'none'}.")
     folder = names[name]
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    discard(folder)
+    with claim(folder):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: removed by another command in the meantime.")
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        discard(folder)
     return {
         "path": str(path),
         "removed": name,

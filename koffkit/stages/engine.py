@@ -19,6 +19,8 @@ from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.plan import budget_of, check_layers
 from ..run.folder import FORMAT, RunFolder
+from ..storage.lock import is_own, writing_in
+from ..storage.publish import discard
 from ..training.build import build_context
 from ..training.checkpoint import load_latest, restore
 from ..training.context import Context, stage_options
@@ -39,7 +41,8 @@ def compress(
         UsageError: the folder holds something else, or a run of another recipe.
         Interrupted: SIGINT; everything up to the last step is saved.
     """
-    return _carry_out(loaded, output, None, resume, progress or Silent())
+    with writing_in(output):
+        return _carry_out(loaded, output, None, resume, progress or Silent())
 
 
 def learn_memory(
@@ -60,7 +63,8 @@ def learn_memory(
         UsageError: the folder holds something else, or a run of another recipe.
         Interrupted: SIGINT; everything up to the last step is saved.
     """
-    return _carry_out(loaded, output, backbone, resume, progress or Silent())
+    with writing_in(output):
+        return _carry_out(loaded, output, backbone, resume, progress or Silent())
 
 
 def _carry_out(
@@ -74,6 +78,7 @@ def _carry_out(
     state = _open_run(run, loaded, base, backbone, resume)
     if state["state"] == "finished":
         progress.message(f"{output}: already finished.")
+        shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # killed between finishing and this
         return state
     try:
         loaded = resolve_domains(loaded, run, base, progress)
@@ -81,7 +86,7 @@ def _carry_out(
         context = build_context(loaded, run, base, progress, backbone)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
-            shutil.rmtree(run.path)
+            discard(run.path)
         raise
     try:
         with interruptible(at_once=False) as context.stop:
@@ -135,7 +140,7 @@ def _open_run(
                 "run."
             )
         return state
-    if run.path.exists() and any(run.path.iterdir()):
+    if not all(is_own(path) for path in run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     budget = budget_of(recipe, base)
     state = {
@@ -161,7 +166,6 @@ def _open_run(
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "results": {},
     }
-    run.path.mkdir(parents=True, exist_ok=True)
     run.write(state)
     return state
 
@@ -172,7 +176,7 @@ def _run_stages(context: Context, state: dict[str, Any]) -> None:
     from .registry import RUNNERS
 
     names = [stage["name"] for stage in state["stages"]]
-    checkpoint = load_latest(context.run.checkpoints_dir)
+    checkpoint = load_latest(context.run.checkpoints_dir, context.progress.warn)
     if checkpoint is not None:
         context.run.rewind_metrics(names, checkpoint.stage, checkpoint.step)
     elif context.run.metrics_file.exists():
