@@ -58,7 +58,8 @@ def add_memory(
     """
     progress = progress or Silent()
     export = open_export(path)
-    target = _free_place(export, name)
+    work = work_folder(export, name)
+    target = _free_place(export, name, work)
     require_text(against)
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
@@ -67,9 +68,8 @@ def add_memory(
             "file changed."
         )
     loaded = memory_recipe(export, name, source, base, overrides)
-    work = work_folder(export, name)
     with claim(target):
-        _free_place(export, name)  # still
+        _free_place(export, name, work)  # still
         state = _learn(loaded, export, work, resume, progress)
         with staged(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
@@ -95,9 +95,12 @@ def work_folder(export: Export, name: str) -> RunFolder:
     return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}")
 
 
-def _free_place(export: Export, name: str) -> Path:
+def _free_place(export: Export, name: str, work: RunFolder) -> Path:
     check_name(name)
     target = export.path / MEMORIES / name
+    if target.exists() and work.exists and work.read()["state"] == "finished":
+        with claim(target):  # an earlier command was killed just after publishing
+            discard(work.path)
     if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
         raise UsageError(
             f"{target}: there is a memory {name!r} already; choose another name, or `koffkit memory remove` "

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,10 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
     """
     info = dict(bundle.info)
     files, counts = [], {}
-    done: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    done: dict[str, Any] = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "options": asdict(options),
+    }
     if bundle.adapter_file is not None:
         tensors, config, cut = _cut(bundle, options)
         done |= cut
@@ -97,6 +100,12 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
     record_golden(target, export.backbone)
     write_bundle_card(target, export.manifest["name"])
     return open_bundle(target)
+
+
+def is_compacted(bundle: Bundle, options: Options) -> bool:
+    """Whether a bundle is what `write_compact` made with these options; a second time would lose again."""
+    compacted = bundle.info.get("compacted")
+    return compacted is not None and compacted.get("options") == asdict(options)
 
 
 def record_loss(bundle: Bundle, loss: Mapping[str, Any]) -> Bundle:

@@ -19,6 +19,7 @@ from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.plan import budget_of, check_layers
 from ..run.folder import FORMAT, RunFolder
+from ..storage.files import make_folder
 from ..storage.lock import is_own, writing_in
 from ..storage.publish import discard
 from ..training.build import build_context
@@ -140,7 +141,7 @@ def _open_run(
                 "run."
             )
         return state
-    if not all(is_own(path) for path in run.path.iterdir()):
+    if run.path.is_dir() and not all(is_own(path) for path in run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     budget = budget_of(recipe, base)
     state = {
@@ -166,6 +167,7 @@ def _open_run(
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "results": {},
     }
+    make_folder(run.path)
     run.write(state)
     return state
 

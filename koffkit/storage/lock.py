@@ -58,7 +58,7 @@ def claim(target: Path) -> Iterator[None]:
     """
     with _locked(lock_beside(target), target):
         recover(target)
-        _recover_others(target)
+        tidy(target.parent, but=target.name)
         yield
 
 
@@ -72,23 +72,27 @@ def is_own(path: Path) -> bool:
     return path.name.endswith(LOCK)
 
 
-def _recover_others(target: Path) -> None:
-    """Clear away what dead writers of the other names in the same folder left."""
+def tidy(folder: Path, *, but: str = "") -> None:
+    """Clear away what dead writers of the names in `folder` left there; live ones are not disturbed.
+
+    Args:
+        but: a name that is left as it is.
+    """
     names = set()
-    for path in target.parent.glob(".*.koffkit-*"):
+    for path in folder.glob(".*.koffkit-*"):
         for mark in (MARK, ASIDE, LOCK):
-            name, found, _ = path.name.removeprefix(".").rpartition(mark)
-            if found and name:
-                names.add(name.removesuffix(".new"))
-    for name in names - {target.name}:
-        other = target.with_name(name)
-        with contextlib.suppress(UsageError), _locked(lock_beside(other), other):
+            name, _, rest = path.name.removeprefix(".").rpartition(mark)
+            if name and rest.removeprefix("-").isdigit() == (mark != LOCK):
+                names.add(name)
+    for name in names - {but}:
+        other = folder / name
+        with contextlib.suppress(UsageError, OSError), _locked(lock_beside(other), other, patience=0):
             recover(other)
 
 
 @contextmanager
-def _locked(lock: Path, what: Path) -> Iterator[None]:
-    descriptor = _acquire(lock, what)
+def _locked(lock: Path, what: Path, patience: float | None = None) -> Iterator[None]:
+    descriptor = _acquire(lock, what, PATIENCE if patience is None else patience)
     _held.add(descriptor)
     try:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
@@ -103,7 +107,7 @@ def _locked(lock: Path, what: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(lock: Path, what: Path) -> int:
+def _acquire(lock: Path, what: Path, patience: float) -> int:
     """An open and locked file. Its holder may have deleted it between our opening and locking; then again."""
     while True:
         make_folder(lock.parent)
@@ -114,7 +118,7 @@ def _acquire(lock: Path, what: Path) -> int:
                 continue  # a refused writer has just removed the folder that it had made
             raise
         try:
-            _flock(descriptor, what)
+            _flock(descriptor, what, patience)
             same = _is_the_same(descriptor, lock)
         except BaseException:
             os.close(descriptor)
@@ -124,8 +128,8 @@ def _acquire(lock: Path, what: Path) -> int:
         os.close(descriptor)
 
 
-def _flock(descriptor: int, what: Path) -> None:
-    until = time.monotonic() + PATIENCE
+def _flock(descriptor: int, what: Path, patience: float) -> None:
+    until = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import ResourceError, UsageError
 from ..interrupts import interruptible
 from .files import fsync_folder, make_folder, require_place
-from .lock import claim
+from .lock import claim, tidy
 from .partial import ASIDE, MARK, partial_of, remove
 
 
@@ -122,6 +122,7 @@ def require_free(output: Path) -> None:
         UsageError: there is something already, or a file stands in the way.
     """
     if output.exists():
+        tidy(output.parent)  # whoever made it may have been killed just afterwards
         raise UsageError(f"{output}: exists already; choose another --output, or remove it first.")
     require_place(output)
 
