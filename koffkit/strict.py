@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
-    """A pydantic model that refuses fields it does not know and numbers that are not finite, and never changes."""
+    """A pydantic model that never changes, and refuses fields it does not know and infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ...checkpoint.files import INDEX
 from ...checkpoint.reader import fsync_file, write_header
 from ...masks.sliced_reader import SlicedReader
 from ...progress import Progress
+from ...storage.files import write_json
 
 PIECE = 1 << 24
 
@@ -66,7 +66,7 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
             "metadata": {"total_size": total, "total_parameters": parameters},
             "weight_map": dict(sorted(weight_map.items())),
         }
-        (output / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_json(output / INDEX, index)
     digests = {name: hasher.hexdigest() for name, hasher in hashes.items()}
     entries = {
         name: FileEntry(sha256=hasher.hexdigest(), size=size) for name, (hasher, size) in files.items()

@@ -48,6 +48,7 @@ class Compacted(RecordPart):
     """How a memory was compacted."""
 
     created: str
+    options: dict[str, Any] | None = Field(None, description="What was asked for; older bundles do not say.")
     rank_before: int | None = None
     ranks: list[int] | None = Field(None, description="Smallest and largest rank.")
     energy: float | None = Field(None, description="Least share of the squared norm that a module keeps.")

@@ -3,7 +3,6 @@ used."""
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -11,14 +10,10 @@ from typing import Any
 
 import click
 
-from ..errors import KoffkitError, ResourceError, UsageError
+from ..errors import KoffkitError, UsageError
 from .console import _JSON_KEY, emit
+from .failures import as_koffkit_error
 
-OUT_OF_MEMORY = (
-    "out of memory; lower batch_size, sequence_length or distill.chunk_tokens, or set "
-    "train.gradient_checkpointing: true; "
-    "compress and memory add go on with --resume from its last checkpoint."
-)
 PLATFORMS = ("linux", "darwin")
 COMPLETION = "_KOFFKIT_COMPLETE"
 COMMANDS = {
@@ -74,22 +69,13 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("interrupted", 130, context)
     except KoffkitError as error:
         _fail(str(error), error.exit_code, context)
-    except MemoryError:
-        _fail(OUT_OF_MEMORY, ResourceError.exit_code, context)
-    except RuntimeError as error:  # torch's own, recognised without importing torch
-        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
-            raise
-        _fail(OUT_OF_MEMORY, ResourceError.exit_code, context)
     except BrokenPipeError:
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+    except Exception as error:
+        known = as_koffkit_error(error)
+        if known is None:
             raise
-        _fail(
-            f"{error.filename or 'disk'}: {error.strerror}; choose another --output.",
-            ResourceError.exit_code,
-            context,
-        )
+        _fail(str(known), known.exit_code, context)
     sys.exit(0)
 
 

@@ -30,16 +30,18 @@ def command(
     """Learn masks and memories as RECIPE says: a file, or the name of a shipped recipe."""
     from ..recipe.load import load_recipe
     from ..stages.planning import plan_of
+    from ..storage.files import require_place
 
     loaded = load_recipe(recipe, overrides)
     if dry_run:
         plan = plan_of(loaded)
         emit({"recipe": loaded.recipe.name, "plan": plan.to_json()}) if as_json else _print_plan(plan)
         return
+    run = output or Path("runs") / loaded.recipe.name
+    require_place(run)
     quiet_libraries()
     from ..stages.engine import run_recipe
 
-    run = output or Path("runs") / loaded.recipe.name
     stated = plan_of(loaded)
     progress = RichProgress()
     for warning in stated.warnings:

@@ -35,10 +35,13 @@ def command(run: Path | None, format_: str | None, output: Path | None, as_json:
             "--format."
         )
     from ..exporters import check_options, find
+    from ..storage.publish import require_free
 
     exporters = {name: find(name) for name in jobs}
     options = {name: check_options(name, exporters[name], given) for name, given in jobs.items()}
     targets = {name: output or Path("exports") / f"{folder.path.resolve().name}-{name}" for name in jobs}
+    for target in targets.values():
+        require_free(target)
     quiet_libraries()
     from ..run.finished import FinishedRun
 

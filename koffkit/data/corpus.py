@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import DataError
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Source
-from ..storage.files import write_json
+from ..storage.files import make_folder, write_json
 from .chat import Conversation, conversation_ids, render, require_template
 from .packing import MASK_SUFFIX, PackedTokens
 from .places import source_files
@@ -65,7 +65,7 @@ def prepare(
         DataError: a source is missing, empty, shorter than one sequence, or changed since training began.
     """
     recipe = loaded.recipe
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     silent: Progress = lambda text: None  # noqa: E731
     said, warned = progress or silent, warn or silent
     train, heldout = {}, {}

@@ -24,7 +24,7 @@ from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import RESERVED, Auto, AutoDomains, Recipe, Source
 from ..run.folder import RunFolder
-from ..storage.files import write_json
+from ..storage.files import fsync_folder, make_folder, replacing_file, write_json
 from .clusters import Array, Words, fit_clusters, name_clusters
 from .sources import documents
 
@@ -67,32 +67,34 @@ def _find(loaded: LoadedRecipe, auto: Auto, run: RunFolder, base: ModelSpec, pro
     clusters = fit_clusters(embedded, auto.count, loaded.recipe.seed)
     words = Words(auto.count)
     folder = run.domains_file.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = [folder / f".{index}.partial-{os.getpid()}" for index in range(auto.count)]
-    try:
-        with ExitStack() as stack:
-            files = [stack.enter_context(open(path, "w", encoding="utf-8")) for path in partial]
-            for part in _batches(documents(auto, loaded.root, WHERE)):
-                for text, cluster in zip(part, clusters.assign(embedder(part)).tolist(), strict=True):
-                    files[cluster].write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-                    words.add(text, cluster)
-        _publish(run, partial, words)
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
+    make_folder(folder)
+    groups = [folder / f"{index}.jsonl" for index in range(auto.count)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing_file(path)) for path in groups]
+        for part in _batches(documents(auto, loaded.root, WHERE)):
+            for text, cluster in zip(part, clusters.assign(embedder(part)).tolist(), strict=True):
+                files[cluster].write((json.dumps({"text": text}, ensure_ascii=False) + "\n").encode())
+                words.add(text, cluster)
+        _require_documents(words)
+    _publish(run, groups, words)
 
 
-def _publish(run: RunFolder, partial: list[Path], words: Words) -> None:
+def _require_documents(words: Words) -> None:
     small = [index for index, count in enumerate(words.documents) if count < 2]
     if small:
         raise DataError(
             f"{WHERE}.count: a domain would have {words.documents[small[0]]} document(s); lower count, or "
             "add text."
         )
-    typical = [words.typical(index) for index in range(len(partial))]
+
+
+def _publish(run: RunFolder, groups: list[Path], words: Words) -> None:
+    """Files of numbered groups get the names of their domains; then the index that makes them count."""
+    typical = [words.typical(index) for index in range(len(groups))]
     names = name_clusters(typical, taken=RESERVED)
-    for name, path in zip(names, partial, strict=True):
+    for name, path in zip(names, groups, strict=True):
         os.replace(path, run.domain_text(name))
+    fsync_folder(run.domains_file.parent)
     entries = {
         name: {"documents": words.documents[index], "words": typical[index]}
         for index, name in enumerate(names)

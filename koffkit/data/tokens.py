@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..storage.files import fsync_folder
+from ..storage.partial import partial_of
 from .places import Place, is_remote
 
 CHUNK = 1 << 22
@@ -23,7 +24,7 @@ class TokenFile:
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self.partial = final.with_suffix(f"{final.suffix}.partial-{os.getpid()}")
+        self.partial = partial_of(final)
         self._file = open(self.partial, "wb")  # noqa: SIM115 - closed by `publish` or `discard`
         self._hasher = hashlib.sha256()
         self.size = self.total = 0

@@ -7,7 +7,6 @@ command can go on.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from ..router.routed import routed
 from ..run.folder import RunFolder
 from ..run.state import RunState
 from ..storage.clock import timestamp
-from ..storage.publish import staged
+from ..storage.lock import claim
+from ..storage.publish import discard, staged
 from .bundle import record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
 from .routing import require_text, teach_router
@@ -60,7 +60,8 @@ def add_memory(
     """
     progress = progress or Silent()
     export = open_export(path)
-    target = _free_place(export, name)
+    work = work_folder(export, name)
+    target = _free_place(export, name, work)
     require_text(against)
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
@@ -69,15 +70,16 @@ def add_memory(
             "file changed."
         )
     loaded = memory_recipe(export, name, source, base, overrides)
-    work = work_folder(export, name)
-    state = _learn(loaded, export, work, resume, progress)
-    with staged(target) as partial:
-        routing = _teach(loaded, export, name, against, partial, progress)
-        progress.message("recording golden logits")
-        _write(export, name, work, state, partial, routing)
-        record_golden(partial, export.backbone)
-        write_bundle_card(partial, export.manifest.name)
-    shutil.rmtree(work.path)  # published; of no more use
+    with claim(target):
+        _free_place(export, name, work)  # still
+        state = _learn(loaded, export, work, resume, progress)
+        with staged(target, claimed=True) as partial:
+            routing = _teach(loaded, export, name, against, partial, progress)
+            progress.message("recording golden logits")
+            _write(export, name, work, state, partial, routing)
+            record_golden(partial, export.backbone)
+            write_bundle_card(partial, export.manifest.name)
+        discard(work.path)  # published; of no more use
     figures = state.results["domains"][name]
     router = routed(export)
     known = router is not None and name in router.labels
@@ -95,9 +97,12 @@ def work_folder(export: Export, name: str) -> RunFolder:
     return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}")
 
 
-def _free_place(export: Export, name: str) -> Path:
+def _free_place(export: Export, name: str, work: RunFolder) -> Path:
     check_name(name)
     target = export.path / MEMORIES / name
+    if target.exists() and work.exists and work.read().is_finished:
+        with claim(target):  # an earlier command was killed just after publishing
+            discard(work.path)
     if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
         raise UsageError(
             f"{target}: there is a memory {name!r} already; choose another name, or `koffkit memory remove` "

@@ -20,7 +20,7 @@ from ..progress import Progress, Silent
 from ..runtime.perplexity import token_ids
 from ..runtime.probe import probe_tokens
 from ..storage.publish import replacing, staged
-from .compact_bundle import Options, record_loss, write_compact
+from .compact_bundle import Options, is_compacted, record_loss, write_compact
 from .measure import kl_before_and_after
 from .recipe import find_base
 
@@ -48,7 +48,8 @@ def compact(
     Args:
         path: an export, one of its bundles, or EXPORT/NAME.
         output: folder that gets a folder NAME for each bundle; by default EXPORT-compact beside the export.
-        in_place: replace the bundles instead, each in one step.
+        in_place: replace the bundles instead, each in one step; those that an interrupted command has
+            replaced already stay as they are.
         data: text or jsonl files; `{name}` stands for the memory's name. Without any, only the probe tokens
             are compared.
         base: the unpruned model, where it is not where the manifest says.
@@ -80,19 +81,16 @@ def compact(
         small = write_compact(bundle, export, options, target)
         loss = kl_before_and_after(export, bundle, small, teacher, batches[bundle.domain], place)
         small = record_loss(small, loss | {"text": list(data) or "probe tokens"})
-        compacted = small.info.compacted
-        assert compacted is not None
-        rows[bundle.domain] = {
-            "bytes_before": bundle.bytes,
-            "bytes": small.bytes,
-            "ratio": small.bytes / bundle.bytes,
-            **{key: value for key, value in compacted.to_json().items() if key in SHOWN},
-        }
+        rows[bundle.domain] = _row(small)
         progress.advance("compact", len(rows), {})
 
     progress.start("compact", len(bundles), 0)
     if in_place:
         for bundle in bundles:
+            if is_compacted(bundle, options):
+                progress.message(f"memory {bundle.domain} has been compacted like this already.")
+                rows[bundle.domain] = _row(bundle)
+                continue
             with replacing(bundle.path) as partial:
                 one(bundle, partial)
         written = export.path / MEMORIES
@@ -103,6 +101,15 @@ def compact(
                 (partial / bundle.domain).mkdir()
                 one(bundle, partial / bundle.domain)
     return {"output": str(written), "dtype": options.dtype, "memories": rows}
+
+
+def _row(small: Bundle) -> dict[str, Any]:
+    """What is printed of a compacted bundle; all of it is in its `memory.json`."""
+    compacted = small.info.compacted
+    assert compacted is not None
+    before = compacted.original.bytes
+    row = {"bytes_before": before, "bytes": small.bytes, "ratio": small.bytes / before}
+    return row | {key: value for key, value in compacted.to_json().items() if key in SHOWN}
 
 
 def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:

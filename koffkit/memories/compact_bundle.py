@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
     info = bundle.info
     lora = info.lora
     files, counts = [], {}
-    done: dict[str, Any] = {"created": timestamp()}
+    done: dict[str, Any] = {"created": timestamp(), "options": asdict(options)}
     if bundle.adapter_file is not None:
         tensors, config, cut = _cut(bundle, options)
         done |= cut
@@ -104,6 +104,12 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
 def _without_golden(info: BundleInfo) -> BundleInfo:
     """The logits of other weights are of no use."""
     return BundleInfo(**{name: getattr(info, name) for name in info.model_fields_set - {"golden"}})
+
+
+def is_compacted(bundle: Bundle, options: Options) -> bool:
+    """Whether a bundle is what `write_compact` made with these options; a second time would lose again."""
+    compacted = bundle.info.compacted
+    return compacted is not None and compacted.options == asdict(options)
 
 
 def record_loss(bundle: Bundle, loss: Mapping[str, Any]) -> Bundle:

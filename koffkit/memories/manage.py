@@ -7,8 +7,10 @@ from typing import Any
 
 from ..artefact.bundle import Bundle
 from ..artefact.export import Export, open_export, removed_memories
+from ..artefact.names import MEMORIES
 from ..errors import UsageError
 from ..router.routed import routed
+from ..storage.lock import claim, tidy
 from ..storage.publish import discard
 
 
@@ -64,10 +66,14 @@ def remove_memory(path: Path, name: str) -> dict[str, Any]:
     export = open_export(path)
     names = {bundle.domain: bundle.path for bundle in export.bundles()}
     if name not in names:
+        tidy(export.path / MEMORIES)  # an earlier command may have been killed while it deleted
         raise UsageError(f"{path}: no memory {name!r}; there is {', '.join(names) or 'none'}.")
     folder = names[name]
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    discard(folder)
+    with claim(folder):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: removed by another command in the meantime.")
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        discard(folder)
     return {
         "path": str(path),
         "removed": name,

@@ -20,6 +20,7 @@ from ..artefact.bundle import Bundle
 from ..artefact.digests import file_entry
 from ..errors import IntegrityError
 from ..storage.files import write_atomically
+from ..storage.tensors import with_sorted_metadata
 from .base import Array, Router
 from .linear import WEIGHTS
 from .ngrams import TextRouter
@@ -42,7 +43,8 @@ class Column:
         from safetensors.numpy import save
 
         tensors = {"weight": self.weight.astype(TextRouter.stored), "bias": self.bias.astype(np.float32)}
-        write_atomically(path, save(tensors, metadata={"format": FORMAT, "router": self.router}))
+        data = save(tensors, metadata={"format": FORMAT, "router": self.router})
+        write_atomically(path, with_sorted_metadata(data))
 
     @classmethod
     def load(cls, path: Path) -> Column:

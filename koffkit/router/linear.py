@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import IntegrityError
-from ..storage.files import write_atomically, write_json
+from ..storage.files import make_folder, write_atomically, write_json
 from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LinearRouter(Router):
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save
 
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_atomically(
             folder / WEIGHTS, save({"weight": self.weight.astype(self.stored), "bias": self.bias})
         )

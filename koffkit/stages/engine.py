@@ -24,6 +24,9 @@ from ..recipe.stages import KINDS
 from ..run.folder import RunFolder
 from ..run.state import FORMAT, RunBase, RunBudget, RunState, StageState
 from ..storage.clock import timestamp
+from ..storage.files import make_folder
+from ..storage.lock import is_own, writing_in
+from ..storage.publish import discard
 from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
@@ -45,7 +48,8 @@ def run_recipe(
         UsageError: the folder holds something else, or a run of another recipe.
         Interrupted: SIGINT; everything up to the last step is saved.
     """
-    return _carry_out(loaded, output, None, resume, progress or Silent())
+    with writing_in(output):
+        return _carry_out(loaded, output, None, resume, progress or Silent())
 
 
 def learn_memory(
@@ -66,7 +70,8 @@ def learn_memory(
         UsageError: the folder holds something else, or a run of another recipe.
         Interrupted: SIGINT; everything up to the last step is saved.
     """
-    return _carry_out(loaded, output, backbone, resume, progress or Silent())
+    with writing_in(output):
+        return _carry_out(loaded, output, backbone, resume, progress or Silent())
 
 
 def _carry_out(
@@ -79,6 +84,7 @@ def _carry_out(
     state = _open_run(run, loaded, base, backbone, resume)
     if state.is_finished:
         progress.message(f"{output}: already finished.")
+        shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # killed between finishing and this
         return state
     try:
         _check_stages(loaded, base)
@@ -87,7 +93,7 @@ def _carry_out(
         context = build_context(loaded, run, base, progress, backbone)
     except KoffkitError:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
-            shutil.rmtree(run.path)
+            discard(run.path)
         raise
     try:
         with interruptible(at_once=False) as context.stop:
@@ -128,9 +134,9 @@ def _open_run(
                 "run."
             )
         return state
-    if run.path.exists() and any(run.path.iterdir()):
+    if run.path.is_dir() and not all(is_own(path) for path in run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
-    run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run.path)
     return run.write(_new_state(loaded, base, sliced))
 
 
@@ -194,7 +200,7 @@ def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> Run
 def _run_stages(context: Context, state: RunState) -> RunState:
     stages = context.loaded.recipe.stages
     names = [stage.name for stage in stages]
-    checkpoint = load_latest(context.run.checkpoints_dir)
+    checkpoint = load_latest(context.run.checkpoints_dir, context.progress.warn)
     first = 0
     if checkpoint is not None:
         context.run.rewind_metrics(names, checkpoint.stage, checkpoint.step)

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
-from ..storage.files import write_atomically, write_json
+from ..storage.files import make_folder, write_atomically, write_json
 from ..training.context import Context
 
 
@@ -20,7 +20,7 @@ def save_memories(context: Context) -> None:
         return
     for domain in memories.domains:
         folder = context.run.memory_dir(domain)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         adapter, kv = memories.adapter(domain), memories.kv_tensors(domain)
         if adapter is not None:
             config, tensors = adapter

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, UsageError
+from .partial import partial_of, remove
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -20,19 +25,27 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside, fsync, rename. `path` appears whole or stays as it was."""
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+@contextmanager
+def replacing_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into; it takes the place of `path` when the block ends without an error, and is gone
+    otherwise."""
+    partial = partial_of(path)
     try:
         with open(partial, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    except BaseException:
+        remove(partial)
+        raise
     fsync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write beside, fsync, rename. `path` appears whole or stays as it was."""
+    with replacing_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -40,10 +53,57 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def finite(value: Any) -> Any:
+    """A JSON value with null where it holds NaN or an infinity, which JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably.
+
+    Raises:
+        UsageError: a file or a dangling link stands in the way.
+    """
+    if folder.is_dir():
+        return
+    require_place(folder)
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError:  # whoever made the one above has just removed it
+        make_folder(folder)
+        return
+    fsync_folder(folder.parent)
+
+
+def require_place(folder: Path) -> None:
+    """A folder is here or can be made here.
+
+    Raises:
+        UsageError: a file or a dangling link stands in the way.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if os.path.lexists(place):
+            what = "a link that leads nowhere" if place.is_symlink() and not place.exists() else "a file"
+            raise UsageError(f"{folder}: {place} is {what}, not a folder; choose another --output.")
+
+
 def fsync_folder(path: Path) -> None:
     """Make a rename inside `path` durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot
+            raise
     finally:
         os.close(descriptor)

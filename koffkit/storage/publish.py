@@ -5,35 +5,60 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ..errors import ResourceError, UsageError
 from ..interrupts import interruptible
-from .files import fsync_folder
+from .files import fsync_folder, make_folder, require_place
+from .lock import claim, tidy
+from .partial import ASIDE, MARK, partial_of, remove
 
 
 def discard(folder: Path) -> None:
     """Delete a folder so that it is whole under its name until it is gone: renamed to a name that nobody
     reads, then deleted."""
-    grave = folder.with_name(f".{folder.name}{MARK}-{os.getpid()}")
+    grave = partial_of(folder)
     shutil.rmtree(grave, ignore_errors=True)
     os.rename(folder, grave)
     fsync_folder(folder.parent)
-    shutil.rmtree(grave)
+    shutil.rmtree(grave, ignore_errors=True)  # what cannot be deleted is swept by the next writer
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder to write into, which takes the place of `target` when the block ends without an error.
+    For whoever holds the folder around it (`writing_in`)."""
+    make_folder(target.parent)
+    partial = partial_of(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        _sync(partial)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(partial, target)
+        fsync_folder(target.parent)
+    finally:
+        remove(partial)
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A hidden folder to write into, exchanged with `target` when the block ends without an error; the old
-    one is deleted."""
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    with staged(fresh) as partial:
-        yield partial
-    exchange(fresh, target)
-    shutil.rmtree(fresh)
+    one is deleted.
+
+    Raises:
+        UsageError: another process is writing `target`, or it is gone.
+    """
+    with claim(target):
+        if not target.is_dir():
+            raise UsageError(f"{target}: removed by another command in the meantime.")
+        partial = partial_of(target)
+        with _written(partial, lambda: exchange(partial, target)):
+            yield partial
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -41,45 +66,65 @@ def exchange(one: Path, other: Path) -> None:
     at_fdcwd, swap = -100, 2
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None or rename(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), swap) != 0:
-        aside = one.with_name(f"{one.name}.aside")
+        aside = other.with_name(f".{other.name}{ASIDE}-{os.getpid()}")  # comes back if we end here
         os.rename(other, aside)
         os.rename(one, other)
         os.rename(aside, one)
     fsync_folder(one.parent)
 
 
-MARK = ".koffkit-partial"
-
-
 @contextmanager
-def staged(output: Path) -> Iterator[Path]:
+def staged(output: Path, *, claimed: bool = False) -> Iterator[Path]:
     """A hidden folder beside `output` to write into; renamed to `output` when the block ends without an
     error.
 
+    Args:
+        claimed: the caller holds the name already (`claim`).
+
     Raises:
-        UsageError: `output` exists.
+        UsageError: `output` exists or has no place, or another process is making it.
     """
-    if output.exists():
-        raise UsageError(f"{output}: exists already; choose another --output, or remove it first.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for stale in output.parent.glob(f".{output.name}{MARK}-*"):
-        if not _alive(stale):
-            shutil.rmtree(stale, ignore_errors=True)
-    partial = output.parent / f".{output.name}{MARK}-{os.getpid()}"
+    require_free(output)
+    make_folder(output.parent)
+    partial = partial_of(output)
+
+    def publish() -> None:
+        if os.path.lexists(output):
+            raise UsageError(f"{output}: appeared in the meantime; nothing was published.")
+        os.rename(partial, output)
+        fsync_folder(output.parent)
+
+    with nullcontext() if claimed else claim(output), _written(partial, publish):
+        yield partial
+
+
+@contextmanager
+def _written(partial: Path, publish: Callable[[], None]) -> Iterator[None]:
+    """A new folder with this name while the block runs; then it is synced and published. What is under the
+    name afterwards goes."""
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         with interruptible(at_once=True) as interrupted:
-            yield partial
+            yield
             _sync(partial)
             if interrupted():
                 raise KeyboardInterrupt
-            if output.exists():
-                raise UsageError(f"{output}: appeared in the meantime; nothing was published.")
-            os.rename(partial, output)
-            fsync_folder(output.parent)
+            publish()
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
+
+
+def require_free(output: Path) -> None:
+    """A folder can be made here, and nothing is here yet.
+
+    Raises:
+        UsageError: there is something already, or a file stands in the way.
+    """
+    if output.exists():
+        tidy(output.parent)  # whoever made it may have been killed just afterwards
+        raise UsageError(f"{output}: exists already; choose another --output, or remove it first.")
+    require_place(output)
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -97,18 +142,8 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _alive(partial: Path) -> bool:
-    try:
-        os.kill(int(partial.name.rpartition("-")[2]), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, PermissionError):
-        return True
-    return True
-
-
 def _sync(folder: Path) -> None:
-    """Small files were not synced one by one; weights were."""
+    """Make everything below a folder durable: files that were not synced one by one too."""
     for path in folder.rglob("*"):
         if path.is_dir():
             fsync_folder(path)
@@ -116,3 +151,15 @@ def _sync(folder: Path) -> None:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
     fsync_folder(folder)
+
+
+__all__ = [
+    "MARK",
+    "discard",
+    "exchange",
+    "replacing",
+    "require_free",
+    "require_space",
+    "staged",
+    "whole_folder",
+]

@@ -6,21 +6,34 @@ a step.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..artefact.digests import file_entry
 from ..errors import IntegrityError
-from ..storage.files import fsync_folder, write_json
+from ..storage.files import write_json
+from ..storage.publish import whole_folder
+
+STATE, TENSORS = "state.json", "state.safetensors"
+KEPT = 2
+"""The last one and the one before, in case the last is damaged."""
+STORED = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
 
 
 @dataclass(frozen=True)
@@ -35,56 +48,87 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, order: int, checkpoint: Checkpoint) -> None:
-    """Write `folder/<order>-<stage>-<step>/` and then remove the older ones.
+    """Write `folder/<order>-<stage>-<step>/`, then remove all but the one before.
 
     Args:
         order: the stage's place in the recipe, so that names sort by time.
     """
     name = f"{order:02d}-{checkpoint.stage}-{checkpoint.step:08d}"
-    partial = folder / f".{name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    flat = {f"value/{key}": value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
+    flat = {f"value/{key}": value for key, value in checkpoint.tensors.items()}
     for key, state in checkpoint.moments.items():
-        flat |= {f"{kind}/{key}": value.detach().cpu().contiguous() for kind, value in state.items()}
-    save_file({key: value.clone() for key, value in flat.items()}, partial / "state.safetensors")
-    with open(partial / "state.safetensors", "rb") as file:
-        os.fsync(file.fileno())
-    write_json(
-        partial / "state.json",
-        {"stage": checkpoint.stage, "step": checkpoint.step, "extra": checkpoint.extra},
-    )
-    final = folder / name
-    if final.exists():  # an earlier attempt at the same step, equal by construction
-        shutil.rmtree(final)
-    os.rename(partial, final)
-    fsync_folder(folder)
-    for other in folder.iterdir():
-        if other.name != name and (other.name < name or other.name.startswith(".")):
-            shutil.rmtree(other, ignore_errors=True)
+        flat |= {f"{kind}/{key}": value for kind, value in state.items()}
+    with whole_folder(folder / name) as partial:
+        digest = _write_tensors(partial / TENSORS, flat)
+        state = {"stage": checkpoint.stage, "step": checkpoint.step, "extra": checkpoint.extra}
+        state |= {"files": {TENSORS: digest}}
+        write_json(partial / STATE, state | {"digest": _digest(state)})
+    earlier = [path for path in _checkpoints(folder) if path.name < name]
+    for path in [*earlier[: 1 - KEPT], *(path for path in folder.iterdir() if path.name.startswith("."))]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """The newest complete checkpoint, or None.
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[0-9]*-*") if path.is_dir())
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write one tensor after the other, so that none is held twice; returns the file's sha256."""
+    from ..checkpoint.reader import write_header
+
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header = {name: (STORED[tensors[name].dtype], tuple(tensors[name].shape)) for name in order}
+    hasher = hashlib.sha256()
+    with open(path, "wb") as file:
+        for data in (write_header(header), *map(_bytes_of, map(tensors.__getitem__, order))):
+            file.write(data)
+            hasher.update(data)
+    return hasher.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """Of everything in `state.json` but the digest itself."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def load_latest(folder: Path, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None.
+
+    Args:
+        warn: told of a damaged one that is passed over.
 
     Raises:
-        IntegrityError: it is damaged.
+        IntegrityError: there are checkpoints, and all are damaged.
     """
-    complete = sorted(path for path in folder.glob("[0-9]*-*") if path.is_dir()) if folder.is_dir() else []
-    if not complete:
-        return None
-    path = complete[-1]
-    try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        flat = load_file(path / "state.safetensors")
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
-        raise IntegrityError(
-            f"{path}: this checkpoint is damaged ({error}); remove it to resume from the one before, or "
-            "start the run again."
-        ) from None
+    damaged = []
+    for path in reversed(_checkpoints(folder) if folder.is_dir() else []):
+        try:
+            checkpoint = _load(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            damaged.append(f"{path}: this checkpoint is damaged ({error})")
+            continue
+        for message in damaged:
+            warn(f"{message}; resuming from the one before, {path.name}.")
+        return checkpoint
+    if damaged:
+        raise IntegrityError(f"{damaged[0]}, and there is none before it; start anew with another --output.")
+    return None
+
+
+def _load(path: Path) -> Checkpoint:
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    digest = state.pop("digest", None)  # checkpoints of earlier versions have none
+    if digest is not None and digest != _digest(state):
+        raise ValueError(f"{STATE} is not what was written")
+    expected = state.get("files", {}).get(TENSORS)
+    if expected is not None and file_entry(path / TENSORS)["sha256"] != expected:
+        raise ValueError(f"the sha256 of {TENSORS} is not the one in {STATE}")
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
-    for key, value in flat.items():
+    for key, value in load_file(path / TENSORS).items():
         kind, _, name = key.partition("/")
         if kind == "value":
             tensors[name] = value

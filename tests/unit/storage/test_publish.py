@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from koffkit.errors import ResourceError, UsageError
-from koffkit.storage.publish import MARK, require_space, staged
+from koffkit.storage import publish
+from koffkit.storage.lock import claim
+from koffkit.storage.partial import ASIDE, MARK
+from koffkit.storage.publish import replacing, require_free, require_space, staged
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -42,15 +45,48 @@ def test_what_exists_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "mine").read_text() == "x"
 
 
-def test_leftovers_of_dead_processes_go_and_those_of_live_ones_stay(tmp_path: Path) -> None:
+def test_leftovers_of_dead_processes_go_and_what_is_being_written_stays(tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
-    stale, live = (tmp_path / f".out{MARK}-{pid}" for pid in (dead.pid, os.getppid()))
-    for folder in (stale, live):
+    stale, other, live = (tmp_path / f".{name}{MARK}-{dead.pid}" for name in ("out", "old", "live"))
+    for folder in (stale, other, live):
         folder.mkdir()
-    with staged(tmp_path / "out"):
-        pass
-    assert not stale.exists() and live.exists()
+    with claim(tmp_path / "live"):
+        live.mkdir(exist_ok=True)
+        with staged(tmp_path / "out"):
+            pass
+        assert live.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [live.name, "out"]
+
+
+def test_a_swap_that_was_killed_half_way_is_undone(tmp_path: Path) -> None:
+    """Where the system has no exchange: the old folder is aside, the new one not yet in its place."""
+    (tmp_path / f".b{ASIDE}-1").mkdir()
+    (tmp_path / f".b{ASIDE}-1" / "old").write_text("x")
+    (tmp_path / f".b{MARK}-1").mkdir()
+    with claim(tmp_path / "b"):
+        assert (tmp_path / "b" / "old").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_folder_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("x")
+    if not at_once:
+        monkeypatch.setattr(publish.ctypes, "CDLL", lambda *_, **__: object())
+    with replacing(tmp_path / "b") as partial:
+        (partial / "new").write_text("y")
+        assert (tmp_path / "b" / "old").is_file()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["b", "b/new"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "dangling"])
+def test_what_is_no_place_for_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"not a folder; choose another|exists already"):
+        require_free(tmp_path / name)
 
 
 def test_a_full_disk_is_found_before_writing(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Kills and faults at every operation on files; see `__main__`."""

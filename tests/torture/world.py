@@ -1,0 +1,173 @@
+"""The commands under torture, on a tiny model: what each starts from, and what must hold after a fault."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common import make_checkpoint, recipe_dict, sentences, write_recipe
+from .faults import Faults
+
+# What differs from one run to the next: clocks and measured speeds.
+CLOCKS = {
+    "created",
+    "started",
+    "finished",
+    "milliseconds",
+    "seconds",
+    "tokens_per_second",
+    "peak_memory",
+    "wall_time",
+}
+LITTER = ("partial", "koffkit-", ".new", "checkpoints")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code (a signal is negative) and what it wrote to stderr."""
+
+    code: int
+    err: str
+
+
+def koffkit(arguments: list[str], folder: Path, faults: Faults | None = None) -> tuple[Ended, list[Any]]:
+    """The command line in a forked child, in `folder`; also the operations that were seen."""
+    with tempfile.TemporaryFile("w+b") as err, tempfile.NamedTemporaryFile("w+b") as seen:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            _be_the_command(arguments, folder, faults, err.fileno(), seen.name)
+        _, status = os.waitpid(child, 0)
+        err.seek(0)
+        text = seen.read()
+        ended = Ended(os.waitstatus_to_exitcode(status), err.read().decode(errors="replace"))
+        return ended, json.loads(text) if text else []
+
+
+def _be_the_command(arguments: list[str], folder: Path, faults: Faults | None, err: int, seen: str) -> None:
+    code = 1
+    try:
+        os.dup2(err, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), write_through=True)
+        os.chdir(folder)
+        from koffkit.cli import main
+
+        if faults is not None:
+            faults.install()
+        try:
+            main(arguments)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        except BaseException:
+            traceback.print_exc()
+        if faults is not None:
+            Path(seen).write_text(json.dumps(faults.seen))
+    finally:
+        os._exit(code)
+
+
+class World:
+    """A checkpoint, its recipe, a finished run and an export, made once; every trial works on a copy."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.fresh = self.root / "fresh"
+        self.fresh.mkdir(parents=True)
+        base = make_checkpoint(self.root / "base")
+        rates = {"lora": 2e-2, "kv": 5e-2, "gates": 0.3}
+        stages: list[dict[str, Any]] = [
+            {name: {"max_steps": steps, "batch_size": 2, "lr": rates}}
+            for name, steps in {"learn_masks": 4, "recover": 3}.items()
+        ]
+        stages += [{"route": {"num_buckets": 256, "epochs": 1}}, {"evaluate": {"max_tokens": 32}}]
+        recipe = recipe_dict(base, self.root / "data", stages=stages, train={"checkpoint_every": 2})
+        write_recipe(self.root / "recipe.yaml", recipe)
+        (self.root / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
+        for arguments in (["compress", str(self.root / "recipe.yaml")], ["export", "--output", "out"]):
+            ended, _ = koffkit(arguments, self.fresh)
+            if ended.code:
+                raise RuntimeError(ended.err)
+        self.commands = {command.name: command for command in self._commands()}
+
+    def _commands(self) -> list[Command]:
+        run = ["compress", str(self.root / "recipe.yaml"), "--output", "run"]
+        settings = ["--set", "stages.recover.max_steps=3", "--set", "train.checkpoint_every=2"]
+        add = ["memory", "add", "out", "east", "--text", str(self.root / "east.txt"), *settings]
+        return [
+            Command("compress", run, [*run, "--resume"], None, ("run",)),
+            Command("export", ["export", "runs/tiny", "--output", "made"], None, "made", ("made",)),
+            Command("add", add, [*add, "--resume"], "out/memories/east", ("out", "runs")),
+            Command("remove", ["memory", "remove", "out", "north"], None, "out/memories/north", ("out",)),
+            Command(
+                "compact",
+                ["memory", "compact", "out", "--rank", "1", "--in-place"],
+                None,
+                None,
+                ("out",),
+            ),
+        ]
+
+    def copy(self, folder: Path) -> Path:
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(self.fresh, folder))
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line, and the same again after it was broken off.
+
+    Args:
+        published: what appears or goes as a whole.
+        results: the folders it works on.
+    """
+
+    name: str
+    arguments: list[str]
+    resume: list[str] | None
+    published: str | None
+    results: tuple[str, ...]
+
+    @property
+    def again(self) -> list[str]:
+        return self.resume or self.arguments
+
+
+def content(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """What a command made: every file by its digest, JSON by its values without clocks."""
+    files = [path for name in names for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): _value(path) for path in files}
+
+
+def _value(path: Path) -> Any:
+    if path.suffix == ".json" and path.name != "tokenizer.json":
+        return _timeless(json.loads(path.read_text()))
+    if path.suffix == ".jsonl":
+        return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _timeless(item) for key, item in value.items() if key not in CLOCKS}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def litter(folder: Path) -> list[str]:
+    """Names that no finished command leaves behind."""
+    return [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if any(mark in path.name for mark in LITTER) and path.name != "koffkit.json"
+    ]
