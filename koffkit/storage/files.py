@@ -11,18 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import IntegrityError, UsageError
+from ..errors import UsageError
 from .partial import partial_of, remove
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path}: not valid JSON ({error}); export again.") from None
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: not a JSON object; export again.")
-    return value
 
 
 @contextmanager
