@@ -223,8 +223,7 @@ def _written(location: Iterable[str | int]) -> Location:
         part
         for part in location
         if not (
-            isinstance(part, str)
-            and (part in noise or part.startswith(("literal[", "list[", "constrained", "function-")))
+            isinstance(part, str) and (part in noise or part.startswith(("literal[", "list[", "constrained")))
         )
     )
 
