@@ -125,11 +125,11 @@ def evaluated(llama: Path, root: Path, **options: Any) -> dict[str, Any]:
 
 
 def test_limits_of_evaluation(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from koffkit.data import recall as facts_recall
     from koffkit.data.packing import PackedTokens
-    from koffkit.stages import evaluate
 
     asked: list[int] = []
-    monkeypatch.setattr(evaluate, "recall", lambda predict, facts: asked.append(len(facts)) or [True])
+    monkeypatch.setattr(facts_recall, "recall", lambda predict, facts: asked.append(len(facts)) or [True])
     rows: list[tuple[int, int | None]] = []
     original = PackedTokens.sequences
 
