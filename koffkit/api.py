@@ -147,10 +147,12 @@ class Run:
 
     @property
     def path(self) -> Path:
+        """The folder."""
         return self._folder.path
 
     @property
     def finished(self) -> bool:
+        """Whether every stage is done, so that the run can be exported."""
         return self._folder.is_finished
 
     def results(self) -> dict[str, Any]:

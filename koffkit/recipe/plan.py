@@ -33,9 +33,10 @@ class Plan:
     """Parameters are exact; memory and time are estimates.
 
     Args:
-        base_bytes, backbone_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
-        memory_layers: that carry memory in training; num_memory_layers: that do in the end, fewer when the
-            placement is learned.
+        base_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
+        backbone_bytes: the same of the backbone.
+        memory_layers: that carry memory in training.
+        num_memory_layers: that do in the end, fewer when the placement is learned.
         memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
         memory_params_training: the same at the base's full widths.
         peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients +
