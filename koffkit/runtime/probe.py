@@ -25,6 +25,7 @@ from .. import sliced  # noqa: F401  # the Auto classes know its models from her
 from ..artefact.bundle import Bundle
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
+from ..masks.convert import as_gates
 from ..masks.masks import Masks
 from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import MemoryTensors, load_memory, mixed_kv
@@ -75,7 +76,7 @@ class Probe:
         self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(loaded)}
         self._model: Any = _with_adapters(model, loaded, list(self._slots.values()))
         if masks is not None:
-            values = _gate_values(masks)
+            values = as_gates(masks)
             register_gates(model, spec, lambda: values)
         self._kv = {memory.domain: memory.kv for memory in loaded}
         adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), loaded, strict=True)}
@@ -168,16 +169,6 @@ def _with_adapters(model: Any, memories: Sequence[MemoryTensors], slots: list[st
         else:
             wrapped.add_adapter(slot, memory.lora, low_cpu_mem_usage=True)
     return wrapped.eval()
-
-
-def _gate_values(masks: Masks) -> dict[str, Tensor]:
-    """[L, U] of 0 and 1 by structure."""
-    names = sorted({structure for _, structure in masks})
-    layers = sorted({layer for layer, _ in masks})
-    return {
-        name: torch.stack([torch.from_numpy(masks[layer, name]).float() for layer in layers])
-        for name in names
-    }
 
 
 def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

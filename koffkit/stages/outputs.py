@@ -9,9 +9,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
+from ..masks.convert import as_masks
 from ..masks.file import save_masks
 from ..masks.masks import Masks, kept_counts
-from ..model.gating import as_masks
 from ..storage.files import write_atomically, write_json
 from ..training.context import Context
 

@@ -1,4 +1,4 @@
-"""What another package brings along: an architecture, a structure, a loss and a router kind, one file each."""
+"""What another package brings along: an architecture, a structure, a loss, a router kind, one file each."""
 
 from __future__ import annotations
 
@@ -87,11 +87,14 @@ class FirstLetters(Router):
     @classmethod
     def fit(cls, texts, options, setting):
         setting.check_interrupt()
-        beginnings = {label: sorted({text[: options.letters] for text in part}) for label, part in texts.items()}
+        beginnings = {
+            label: sorted({text[: options.letters] for text in part}) for label, part in texts.items()
+        }
         return cls(tuple(texts), beginnings, options.min_confidence)
 
     def probabilities(self, texts):
-        rows = [[text.startswith(tuple(self.beginnings[label])) + 0.1 for label in self.labels] for text in texts]
+        beginnings = [tuple(self.beginnings[label]) for label in self.labels]
+        rows = [[text.startswith(begin) + 0.1 for begin in beginnings] for text in texts]
         scores = np.array(rows, dtype=np.float32)
         return scores / scores.sum(-1, keepdims=True)
 
