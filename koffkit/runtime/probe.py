@@ -34,7 +34,6 @@ from ..model.kv_attention import set_kv_memory, use_koffkit_attention
 
 ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def probe_tokens(vocabulary: int, count: int = PROBE_TOKENS) -> list[int]:
@@ -66,7 +65,7 @@ class Probe:
         self.dtype = dtype
         self.reader = CheckpointReader(folder) if view is None else view[1]
         with self._arithmetic():
-            model = _empty_model(_config(folder, None if view is None else view[0]), dtype)
+            model, *self._vocabulary = _empty_model(_config(folder, None if view is None else view[0]), dtype)
         spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
         loaded = [
@@ -94,7 +93,7 @@ class Probe:
     @torch.no_grad()
     def hidden(self, tokens: Sequence[int], rows: Sequence[str | None]) -> Tensor:
         """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none."""
-        embedded = self.reader.gather_rows(EMBEDDINGS, list(tokens), self.dtype)
+        embedded = self.reader.gather_rows(self._vocabulary[0], list(tokens), self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
         names = (
             {}
@@ -109,9 +108,9 @@ class Probe:
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """`(first token id, logits [..., v])` for consecutive parts of the vocabulary."""
-        name = (
-            HEAD if HEAD in self.reader.tensors and not self._plain.config.tie_word_embeddings else EMBEDDINGS
-        )
+        embeddings, head = self._vocabulary
+        untied = head in self.reader.tensors and not self._plain.config.tie_word_embeddings
+        name = head if untied else embeddings
         for first, rows in self.reader.read_float_rows(name, ROWS_AT_ONCE, self.dtype):
             yield first, F.linear(hidden, rows)
 
@@ -146,15 +145,18 @@ def _config(folder: Path, given: Mapping[str, Any] | None) -> Any:
     return CONFIG_MAPPING[given["model_type"]].from_dict(dict(given))
 
 
-def _empty_model(config: Any, dtype: torch.dtype) -> Any:
-    """The stock class without weights; its head is left out, so that `logits` are hidden states."""
+def _empty_model(config: Any, dtype: torch.dtype) -> tuple[Any, str, str]:
+    """The stock class without weights, and the names of its embeddings and its head; the head is left out, so
+    that `logits` are hidden states."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.lm_head = nn.Identity()
-    return model.eval()
+    names = {module: name for name, module in model.named_modules()}
+    embeddings, head = names[model.get_input_embeddings()], names[model.get_output_embeddings()]
+    model.set_submodule(head, nn.Identity())
+    return model.eval(), f"{embeddings}.weight", f"{head}.weight"
 
 
 def _with_adapters(model: Any, memories: Sequence[MemoryTensors], slots: list[str]) -> Any:
