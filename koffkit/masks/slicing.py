@@ -35,42 +35,42 @@ def channels(cut: Cut, shape: Shape, keep: Keep) -> Indices:
 
 def _keeps(spec: ModelSpec, masks: Masks) -> Iterator[tuple[str, str, Indices]]:
     """`(module, side, channels that stay)` of every dimension that loses something."""
-    found: dict[tuple[str, str], Keep] = {}
+    keeps: dict[tuple[str, str], Keep] = {}
     for (layer, name), keep in masks.items():
         for cut in spec.arch.structures[name].cuts:
             place, kept = (
                 (spec.arch.layer(layer) + cut.module, cut.side),
                 keep[cut.unit_of_channel(spec.shape)],
             )
-            found[place] = found[place] & kept if place in found else kept
-    for (module, side), kept in found.items():
+            keeps[place] = keeps[place] & kept if place in keeps else kept
+    for (module, side), kept in keeps.items():
         if not kept.all():
             yield module, side, np.flatnonzero(kept)
 
 
 def backbone_slices(spec: ModelSpec, masks: Masks) -> dict[str, dict[int, Indices]]:
     """Cuts of the base's weights and biases. A bias is listed whether or not this model has it."""
-    found: dict[str, dict[int, Indices]] = {}
+    slices: dict[str, dict[int, Indices]] = {}
     for module, side, indices in _keeps(spec, masks):
-        found.setdefault(f"{module}.weight", {})[0 if side == "out" else 1] = indices
+        slices.setdefault(f"{module}.weight", {})[0 if side == "out" else 1] = indices
         if side == "out":
-            found.setdefault(f"{module}.bias", {})[0] = indices
-    return found
+            slices.setdefault(f"{module}.bias", {})[0] = indices
+    return slices
 
 
 def adapter_slices(spec: ModelSpec, masks: Masks) -> dict[str, dict[int, Indices]]:
     """Cuts of a PEFT adapter: rows of B [out, R] where outputs go, columns of A [R, in] where inputs go."""
-    found: dict[str, dict[int, Indices]] = {}
+    slices: dict[str, dict[int, Indices]] = {}
     for module, side, indices in _keeps(spec, masks):
         factor, dimension = ("lora_B", 0) if side == "out" else ("lora_A", 1)
-        found[f"{ADAPTER_PREFIX}{module}.{factor}.weight"] = {dimension: indices}
-    return found
+        slices[f"{ADAPTER_PREFIX}{module}.{factor}.weight"] = {dimension: indices}
+    return slices
 
 
 def zero_rows(spec: ModelSpec, masks: Masks) -> dict[str, Indices]:
     """Rows that become zero and stay: tensor name -> indices; of weights, biases and, by PEFT's names, of
     LoRA B."""
-    found: dict[str, Indices] = {}
+    rows: dict[str, Indices] = {}
     for (layer, name), keep in masks.items():
         for cut in spec.arch.structures[name].masked_cuts:
             module, gone = spec.arch.layer(layer) + cut.module, channels(cut, spec.shape, ~keep)
@@ -80,32 +80,32 @@ def zero_rows(spec: ModelSpec, masks: Masks) -> dict[str, Indices]:
                     f"{module}.bias",
                     f"{ADAPTER_PREFIX}{module}.lora_B.weight",
                 ):
-                    found[tensor] = gone
-    return found
+                    rows[tensor] = gone
+    return rows
 
 
 def kv_memory_keeps(spec: ModelSpec, masks: Masks) -> dict[str, Keep]:
     """Which channels of `layers.{i}.key` and `layers.{i}.value`, [K, P, H], stay: [K, H]."""
-    found: dict[str, Keep] = {}
+    keeps: dict[str, Keep] = {}
     for (layer, name), keep in masks.items():
         for half, pattern in spec.arch.structures[name].kv_memory:
             tensor, kept = (
                 f"layers.{layer}.{half}",
                 keep[pattern(spec.shape)].reshape(spec.shape.kv_heads, spec.shape.head_dim),
             )
-            found[tensor] = found[tensor] & kept if tensor in found else kept
-    return found
+            keeps[tensor] = keeps[tensor] & kept if tensor in keeps else kept
+    return keeps
 
 
 def widths_of(spec: ModelSpec, masks: Masks) -> list[LayerWidths]:
     """Every layer's widths after slicing."""
     cuts = {(module, side): len(indices) for module, side, indices in _keeps(spec, masks)}
     heads = kv_memory_keeps(spec, masks)
-    found, full = [], full_widths(spec.shape)
+    widths, full = [], full_widths(spec.shape)
     for index in range(spec.shape.num_layers):
         kept = [heads.get(f"layers.{index}.{half}") for half in ("key", "value")]
         num_heads = min([spec.shape.kv_heads, *(int(keep.any(1).sum()) for keep in kept if keep is not None)])
-        found.append(
+        widths.append(
             LayerWidths(
                 intermediate=cuts.get((spec.arch.layer(index) + "mlp.gate_proj", "out"), full.intermediate),
                 kv_heads=num_heads,
@@ -113,7 +113,7 @@ def widths_of(spec: ModelSpec, masks: Masks) -> list[LayerWidths]:
                 value_channels=full.value_channels if kept[1] is None else int(kept[1].sum()) // num_heads,
             )
         )
-    return found
+    return widths
 
 
 def rope_pairs(spec: ModelSpec, masks: Masks, layer: int) -> list[Keep] | None:

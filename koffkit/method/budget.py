@@ -152,8 +152,8 @@ def plan_budget(
         {name: units[name] for name in removable}, params, step, finest, target / spec.shape.num_layers
     )
     removed = spec.shape.num_layers * sum((units[name] - keep[name]) * params[name] for name in removable)
-    share = removed / spec.shape.num_layers / sum(units[name] * params[name] for name in removable)
-    keep |= {name: units[name] - int(units[name] * share) for name in structures if not params[name]}
+    fraction = removed / spec.shape.num_layers / sum(units[name] * params[name] for name in removable)
+    keep |= {name: units[name] - int(units[name] * fraction) for name in structures if not params[name]}
     one_step = params[finest] * step[finest]
     return Budget(
         layout=layout,
@@ -181,10 +181,12 @@ def _check_steps(multiple_of: int, step: Mapping[str, int], units: Mapping[str, 
 def _keep_counts(
     units: dict[str, int], params: dict[str, int], step: dict[str, int], finest: str, per_layer: float
 ) -> dict[str, int]:
-    share = per_layer / sum(units[name] * params[name] for name in units)
+    fraction = per_layer / sum(units[name] * params[name] for name in units)
     steps = {name: units[name] // step[name] for name in units}
     keep = {
-        name: max(1, steps[name] - int(steps[name] * share)) * step[name] for name in units if name != finest
+        name: max(1, steps[name] - int(steps[name] * fraction)) * step[name]
+        for name in units
+        if name != finest
     }
     while True:
         rest = per_layer - sum((units[name] - keep[name]) * params[name] for name in keep)

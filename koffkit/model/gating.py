@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..arch import Architecture, Cut
 from ..checkpoint.spec import ModelSpec
-from ..masks.masks import Masks
 from ..method import gates
 from ..method.budget import Budget
 from ..method.projection import project
@@ -29,11 +28,11 @@ GateValues = Mapping[str, Tensor]
 def gate_points(arch: Architecture, structures: Sequence[str], placement: str) -> dict[str, list[str]]:
     """Names of the gates of each structure: one at its consumer, or, with placement `paper`, those the paper
     has for it."""
-    found = {}
+    points = {}
     for name in structures:
         own, *paper = arch.structures[name].gate_points()
-        found[name] = paper if placement == "paper" and paper else [own]
-    return found
+        points[name] = paper if placement == "paper" and paper else [own]
+    return points
 
 
 class Gates(nn.Module):
@@ -71,11 +70,11 @@ class Gates(nn.Module):
 
     def active_fraction(self) -> dict[str, Tensor]:
         """Expected active fraction of every layer, [L] by structure."""
-        found = {}
+        fractions = {}
         for structure, names in self.points.items():
-            odds = [gates.active_probability(self.log_alpha[name], self.temperature) for name in names]
-            found[structure] = torch.stack(odds).prod(0).mean(-1)
-        return found
+            active = [gates.active_probability(self.log_alpha[name], self.temperature) for name in names]
+            fractions[structure] = torch.stack(active).prod(0).mean(-1)
+        return fractions
 
     def scores(self) -> dict[str, Tensor]:
         """How much a unit wants to stay, [L, U] by structure."""
@@ -87,15 +86,6 @@ class Gates(nn.Module):
     def hard(self, budget: Budget) -> dict[str, Tensor]:
         """The projection of the scores onto the budget, [L, U] of 0 and 1 by structure."""
         return {name: mask.float() for name, mask in project(self.scores(), budget, self.heads).items()}
-
-
-def as_masks(values: GateValues) -> Masks:
-    """Hard gates [L, U] by structure as masks."""
-    return {
-        (index, name): row.bool().cpu().numpy()
-        for name, table in values.items()
-        for index, row in enumerate(table)
-    }
 
 
 def register_gates(model: nn.Module, spec: ModelSpec, current: Callable[[], GateValues | None]) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from ..arch import Shape
 from ..arch.widths import LayerWidths, linear_shapes
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
+from ..masks.convert import masks_of_counts
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
 from .learning import Learned
@@ -175,13 +174,7 @@ def layer_memory_parameters(recipe: Recipe, shape: Shape, widths: LayerWidths) -
 
 def _widths_kept(spec: ModelSpec, keep: Mapping[str, int]) -> LayerWidths:
     """The widths of a layer that keeps these counts; which units they are does not matter."""
-    masks = {}
-    for name, count in keep.items():
-        structure = spec.arch.structures[name]
-        heads = structure.heads(spec.shape)
-        per_head = structure.num_units(spec.shape) // heads
-        masks[0, name] = np.tile(np.arange(per_head) < count // heads, heads)
-    return widths_of(spec, masks)[0]
+    return widths_of(spec, masks_of_counts(spec, keep))[0]
 
 
 def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:

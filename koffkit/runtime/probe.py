@@ -25,6 +25,7 @@ from .. import sliced  # noqa: F401  # the Auto classes know its models from her
 from ..artefact.bundle import MemoryFolder
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
+from ..masks.convert import as_gates
 from ..masks.masks import Masks
 from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import MemoryTensors, load_memory, mixed_kv
@@ -33,7 +34,6 @@ from ..model.kv_attention import set_kv_memory, use_koffkit_attention
 
 ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def probe_tokens(vocabulary: int, count: int = PROBE_TOKENS) -> list[int]:
@@ -65,7 +65,7 @@ class Probe:
         self.dtype = dtype
         self.reader = CheckpointReader(folder) if view is None else view[1]
         with self._arithmetic():
-            model = _empty_model(_config(folder, None if view is None else view[0]), dtype)
+            model, *self._vocabulary = _empty_model(_config(folder, None if view is None else view[0]), dtype)
         spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
         loaded = [
@@ -75,7 +75,7 @@ class Probe:
         self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(loaded)}
         self._model: Any = _with_adapters(model, loaded, list(self._slots.values()))
         if masks is not None:
-            values = _gate_values(masks)
+            values = as_gates(masks)
             register_gates(model, spec, lambda: values)
         self._kv = {memory.domain: memory.kv for memory in loaded}
         adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), loaded, strict=True)}
@@ -93,7 +93,7 @@ class Probe:
     @torch.no_grad()
     def hidden(self, tokens: Sequence[int], rows: Sequence[str | None]) -> Tensor:
         """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none."""
-        embedded = self.reader.gather_rows(EMBEDDINGS, list(tokens), self.dtype)
+        embedded = self.reader.gather_rows(self._vocabulary[0], list(tokens), self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
         names = (
             {}
@@ -108,9 +108,9 @@ class Probe:
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """`(first token id, logits [..., v])` for consecutive parts of the vocabulary."""
-        name = (
-            HEAD if HEAD in self.reader.tensors and not self._plain.config.tie_word_embeddings else EMBEDDINGS
-        )
+        embeddings, head = self._vocabulary
+        untied = head in self.reader.tensors and not self._plain.config.tie_word_embeddings
+        name = head if untied else embeddings
         for first, rows in self.reader.read_float_rows(name, ROWS_AT_ONCE, self.dtype):
             yield first, F.linear(hidden, rows)
 
@@ -145,15 +145,18 @@ def _config(folder: Path, given: Mapping[str, Any] | None) -> Any:
     return CONFIG_MAPPING[given["model_type"]].from_dict(dict(given))
 
 
-def _empty_model(config: Any, dtype: torch.dtype) -> Any:
-    """The stock class without weights; its head is left out, so that `logits` are hidden states."""
+def _empty_model(config: Any, dtype: torch.dtype) -> tuple[Any, str, str]:
+    """The stock class without weights, and the names of its embeddings and its head; the head is left out, so
+    that `logits` are hidden states."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.lm_head = nn.Identity()
-    return model.eval()
+    names = {module: name for name, module in model.named_modules()}
+    embeddings, head = names[model.get_input_embeddings()], names[model.get_output_embeddings()]
+    model.set_submodule(head, nn.Identity())
+    return model.eval(), f"{embeddings}.weight", f"{head}.weight"
 
 
 def _with_adapters(model: Any, memories: Sequence[MemoryTensors], slots: list[str]) -> Any:
@@ -168,16 +171,6 @@ def _with_adapters(model: Any, memories: Sequence[MemoryTensors], slots: list[st
         else:
             wrapped.add_adapter(slot, memory.lora, low_cpu_mem_usage=True)
     return wrapped.eval()
-
-
-def _gate_values(masks: Masks) -> dict[str, Tensor]:
-    """[L, U] of 0 and 1 by structure."""
-    names = sorted({structure for _, structure in masks})
-    layers = sorted({layer for layer, _ in masks})
-    return {
-        name: torch.stack([torch.from_numpy(masks[layer, name]).float() for layer in layers])
-        for name in names
-    }
 
 
 def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

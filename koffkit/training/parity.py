@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..checkpoint.spec import ModelSpec
 from ..masks.container import open_complete, sliced_config
+from ..masks.convert import as_masks
 from ..masks.masks import Masks
 from ..masks.memory_cuts import MemoryCuts
 from ..masks.sliced_reader import SlicedReader
 from ..masks.slicing import backbone_slices, zero_rows
 from ..model.bundles import MemoryTensors
-from ..model.gating import as_masks
 from ..model.kv_attention import KVMemory
 from ..model.memory import Memories, lora_config
 from ..runtime.parity import require_same

@@ -37,16 +37,16 @@ def config_of(model_type: str, tmp_path, **changes):  # type: ignore[no-untyped-
 )
 def test_the_class_that_can_hold_it(tmp_path, model_type, heads, counts, expected) -> None:  # type: ignore[no-untyped-def]
     spec = config_of(model_type, tmp_path, num_attention_heads=heads, num_key_value_heads=heads // 2)
-    found = sliced_config(spec, masks_of(spec, counts))
-    assert found["architectures"] == [expected]
-    assert found["head_dim"] == spec.shape.head_dim
+    config = sliced_config(spec, masks_of(spec, counts))
+    assert config["architectures"] == [expected]
+    assert config["head_dim"] == spec.shape.head_dim
     if "kv_group" in counts:
         assert (
-            found["num_attention_heads"] == counts["kv_group"] * 2
-            and found["num_key_value_heads"] == counts["kv_group"]
+            config["num_attention_heads"] == counts["kv_group"] * 2
+            and config["num_key_value_heads"] == counts["kv_group"]
         )
     if expected == "MistralForCausalLM":
-        assert found["sliding_window"] is None
+        assert config["sliding_window"] is None
 
 
 def test_rope_is_written_for_old_readers_and_new(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -55,9 +55,9 @@ def test_rope_is_written_for_old_readers_and_new(tmp_path) -> None:  # type: ign
         "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
     }  # fmt: skip
     spec = config_of("llama", tmp_path, rope_parameters=scaled)
-    found = sliced_config(spec, masks_of(spec, {"mlp_neuron": 40}))
-    assert found["rope_theta"] == found["rope_parameters"]["rope_theta"] == 500000.0
-    assert found["rope_scaling"]["factor"] == 32.0 and found["rope_scaling"]["rope_type"] == "llama3"
+    config = sliced_config(spec, masks_of(spec, {"mlp_neuron": 40}))
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500000.0
+    assert config["rope_scaling"]["factor"] == 32.0 and config["rope_scaling"]["rope_type"] == "llama3"
 
 
 def test_what_no_stock_class_computes_gets_our_own(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -65,11 +65,11 @@ def test_what_no_stock_class_computes_gets_our_own(tmp_path) -> None:  # type: i
     sizes = {"num_attention_heads": 8, "num_key_value_heads": 4}
     for model_type, changes in (("llama", {"attention_bias": True}), ("gemma3_text", {"head_dim": 4})):
         spec = config_of(model_type, tmp_path, **sizes, **changes)
-        found = sliced_config(spec, masks_of(spec, {"kv_group": 3}))
-        assert found["model_type"] == f"koffkit_{model_type}" and found["auto_map"]["AutoConfig"].startswith(
-            "modeling_koffkit.Koff"
-        )
-        assert [layer["kv_heads"] for layer in found["sliced_layers"]] == [3, 3, 3]
+        config = sliced_config(spec, masks_of(spec, {"kv_group": 3}))
+        assert config["model_type"] == f"koffkit_{model_type}" and config["auto_map"][
+            "AutoConfig"
+        ].startswith("modeling_koffkit.Koff")
+        assert [layer["kv_heads"] for layer in config["sliced_layers"]] == [3, 3, 3]
 
 
 def test_layers_that_differ_are_recorded_one_by_one(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -80,8 +80,8 @@ def test_layers_that_differ_are_recorded_one_by_one(tmp_path) -> None:  # type: 
     pairs[0, [0, 3]] = pairs[1, [1, 2]] = True
     masks[2, "qk_pair"] = pairs.reshape(-1)
     masks[0, "v_channel"] = np.tile(np.arange(8) < 5, 2)
-    found = sliced_config(spec, masks)
-    assert [layer["intermediate"] for layer in found["sliced_layers"]] == [40, 30, 40]
-    assert [layer["rope_pairs"] for layer in found["sliced_layers"]] == [["f", "f"], ["f", "f"], ["9", "6"]]
-    assert [layer["value_channels"] for layer in found["sliced_layers"]] == [5, 8, 8]
-    assert [w.key_channels for w in layer_widths(found, spec.shape)] == [8, 8, 4]
+    config = sliced_config(spec, masks)
+    assert [layer["intermediate"] for layer in config["sliced_layers"]] == [40, 30, 40]
+    assert [layer["rope_pairs"] for layer in config["sliced_layers"]] == [["f", "f"], ["f", "f"], ["9", "6"]]
+    assert [layer["value_channels"] for layer in config["sliced_layers"]] == [5, 8, 8]
+    assert [w.key_channels for w in layer_widths(config, spec.shape)] == [8, 8, 4]

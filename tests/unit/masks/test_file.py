@@ -25,9 +25,9 @@ def test_masks_come_back_as_written(tmp_path: Path) -> None:
         for name, units in (("mlp_neuron", 48), ("kv_group", 2))
     }
     save_masks(masks, tmp_path / "masks.safetensors")
-    found = load_masks(tmp_path / "masks.safetensors", SPEC)
-    assert found.keys() == masks.keys() and all(np.array_equal(found[key], masks[key]) for key in masks)
-    assert kept_counts(found)["mlp_neuron"] == [int(masks[i, "mlp_neuron"].sum()) for i in range(3)]
+    loaded = load_masks(tmp_path / "masks.safetensors", SPEC)
+    assert loaded.keys() == masks.keys() and all(np.array_equal(loaded[key], masks[key]) for key in masks)
+    assert kept_counts(loaded)["mlp_neuron"] == [int(masks[i, "mlp_neuron"].sum()) for i in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ CONFIGS = [
 ]
 
 
-def test_every_architecture_is_counted() -> None:
+def test_every_architecture_is_tested() -> None:
     assert {config["model_type"] for config in CONFIGS} == set(supported())
 
 

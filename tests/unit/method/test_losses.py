@@ -78,8 +78,8 @@ def test_equal_distributions_have_no_loss_and_no_gradient(logits: tuple[Tensor, 
 def test_coverage_takes_as_few_tokens_as_needed() -> None:
     teacher = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04]]).log()
     for coverage, covered in ((0.4, 0.5), (0.5, 0.5), (0.6, 0.8), (0.85, 0.9)):
-        found = coarse_kl(torch.zeros(1, 5), teacher, TopK(4, coverage))[1]
-        assert found.item() == pytest.approx(covered, abs=1e-5)
+        mass = coarse_kl(torch.zeros(1, 5), teacher, TopK(4, coverage))[1]
+        assert mass.item() == pytest.approx(covered, abs=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])
@@ -128,8 +128,8 @@ def test_blended_is_the_weighted_sum_of_both(blend: float) -> None:
         return loss.detach(), student.grad
 
     kl, ce = run(named("top_k")), run(named("cross_entropy"))
-    for found, a, b in zip(run(named("blended", blend=blend)), kl, ce, strict=True):
-        torch.testing.assert_close(found, a * (1 - blend) + b * blend)
+    for blended, a, b in zip(run(named("blended", blend=blend)), kl, ce, strict=True):
+        torch.testing.assert_close(blended, a * (1 - blend) + b * blend)
     assert not torch.allclose(kl[1], ce[1])
 
 

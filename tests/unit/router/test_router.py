@@ -68,8 +68,8 @@ def test_a_doubtful_text_gets_no_memory(router: TextRouter) -> None:
 
 
 def test_probabilities_sum_to_one(router: TextRouter) -> None:
-    found = router.probabilities(["wave", "", "oven oven oven", "x" * 10_000])
-    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    probabilities = router.probabilities(["wave", "", "oven oven oven", "x" * 10_000])
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
 
 
 def test_training_is_a_function_of_the_seed() -> None:
