@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arch import Shape
+from ..arch.weights import vocab_size
 from ..arch.widths import LayerWidths, linear_shapes
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
@@ -147,7 +148,7 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         training_tokens=tokens,
         peak_memory_bytes=_peak(recipe, budget, spec, full),
         seconds={device: (operations / high, operations / low) for device, (low, high) in THROUGHPUT.items()},
-        warnings=_warnings(recipe, budget),
+        warnings=_warnings(recipe, budget, spec),
     )
 
 
@@ -195,7 +196,7 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
         if recipe.train.gradient_checkpointing
         else layer * shape.num_layers
     )
-    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(spec.config["vocab_size"]) * 4
+    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * vocab_size(spec.config) * 4
     return (
         LIBRARIES
         + budget.base_params * BYTES[recipe.base.dtype]
@@ -205,8 +206,14 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
     )
 
 
-def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
+def _warnings(recipe: Recipe, budget: Budget, spec: ModelSpec) -> list[str]:
     found = []
+    positions = spec.config.get("max_position_embeddings")
+    if isinstance(positions, int) and recipe.sequence_length > positions:
+        found.append(
+            f"sequence_length: {recipe.sequence_length} tokens, but the base was made for "
+            f"max_position_embeddings = {positions}; what it says beyond is no good teacher."
+        )
     lora, top = recipe.memory.lora, recipe.distill.top_k
     if lora is not None and lora.rank not in VLLM_RANKS:
         found.append(

@@ -12,7 +12,7 @@ from typing import Any
 from ..artefact.digests import backbone_digest
 from ..checkpoint.spec import ModelSpec
 from ..data.domains import resolve_domains
-from ..errors import IntegrityError, KoffkitError, UsageError
+from ..errors import DataError, IntegrityError, KoffkitError, UsageError
 from ..hub import locate
 from ..interrupts import interruptible
 from ..progress import Progress, Silent
@@ -79,9 +79,9 @@ def _carry_out(
         loaded = resolve_domains(loaded, run, base, progress)
         state["recipe"] = loaded.recipe.model_dump(mode="json")
         context = build_context(loaded, run, base, progress, backbone)
-    except KoffkitError:
+    except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
-            shutil.rmtree(run.path)
+            _clear(run, keep_tokens=not isinstance(error, DataError))
         raise
     try:
         with interruptible(at_once=False) as context.stop:
@@ -94,6 +94,15 @@ def _carry_out(
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
     return finished
+
+
+def _clear(run: RunFolder, *, keep_tokens: bool) -> None:
+    """Remove a run that was refused; token files may have taken hours, and say what they are of."""
+    for path in run.path.iterdir():
+        if not (keep_tokens and path == run.data_dir):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not any(run.path.iterdir()):
+        run.path.rmdir()
 
 
 def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
@@ -135,7 +144,7 @@ def _open_run(
                 "run."
             )
         return state
-    if run.path.exists() and any(run.path.iterdir()):
+    if run.path.exists() and any(path != run.data_dir for path in run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     budget = budget_of(recipe, base)
     state = {

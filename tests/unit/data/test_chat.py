@@ -185,7 +185,11 @@ def test_tools_reach_the_template_and_a_call_needs_no_content(call: dict[str, An
         ([{"role": "user"}], None, "content is missing"),
         ([{"role": "user", "content": 5}], None, "content is a int"),
         ([{"role": 5, "content": "x"}], None, "role is '5'"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], None, "'image_url'; only parts of type text"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            None,
+            "'image_url'; only parts of type text",
+        ),
         ([{"role": "user", "content": "\ud83d"}], None, "half a character"),
         ([{"role": "user", "content": "x"}], {"a": 1}, "tools is no list of objects"),
         ([{"role": "user", "content": "x"}], "[", "tools: not valid JSON"),
