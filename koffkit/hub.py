@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .checkpoint.files import CHECKPOINT_PATTERNS, CONFIG
@@ -10,6 +11,8 @@ from .embedded import path as embedded_path
 from .errors import DataError
 
 CONFIG_ONLY = [CONFIG]
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[-.](?![-.]))*"
+_HUB_ID = re.compile(f"(?=.{{1,96}}$){_WORD}(?<![-.])/{_WORD}(?<![-.])")
 
 
 def locate(name: str, root: Path, *, revision: str | None = None, config_only: bool = False) -> Path:
@@ -30,14 +33,31 @@ def locate(name: str, root: Path, *, revision: str | None = None, config_only: b
             return embedded_path(name.removeprefix(PREFIX))
         except FileNotFoundError as error:
             raise DataError(f"base.model: {error}") from None
-    for folder in (root / name, Path(name)):
-        if folder.is_dir():
-            return folder.resolve()
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    for path in (root / Path(name).expanduser(), Path(name).expanduser()):
+        try:
+            if path.is_dir():
+                return path.resolve()
+            exists = path.exists()
+        except (OSError, ValueError) as error:
+            raise DataError(f"base.model: {name[:200]!r} cannot be looked for ({error}).") from None
+        if exists:
+            raise DataError(
+                f"base.model: {path} is a file; name the folder that holds config.json and *.safetensors."
+            )
+    if not _HUB_ID.fullmatch(name) or name.endswith(".git"):
         raise DataError(
             f"base.model: no folder {name!r} in {root} or {Path.cwd()}, and it is not a hub id (owner/name)."
         )
     return _download(name, revision, CONFIG_ONLY if config_only else CHECKPOINT_PATTERNS)
+
+
+def is_hub_id(name: str, root: Path) -> bool:
+    """Whether only the hub can tell what this is: no local file or folder, and in the form of an id."""
+    try:
+        local = any(path.exists() for path in (root / Path(name).expanduser(), Path(name).expanduser()))
+    except (OSError, ValueError):
+        return False
+    return not local and _HUB_ID.fullmatch(name) is not None and not name.endswith(".git")
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
@@ -46,7 +66,7 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"base.model: {name!r} is no local folder and the hub did not give it: {reason}"

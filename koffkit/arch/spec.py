@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from .. import plugins
 from ..errors import UsageError
 
+# What transformers takes where a config leaves a size out, of the families where it follows from no other.
+HEAD_DIM = {"qwen3": 128, "gemma3_text": 256}
+KV_HEADS = {"mistral": 8, "smollm3": 4, "gemma3_text": 4, "qwen2": 32, "qwen3": 32}
 NO_STOCK = "no stock class"
 LINEAR_MODULES = (
     "self_attn.q_proj",
@@ -58,13 +61,18 @@ class Shape:
                     "file whole?"
                 )
         heads = int(config["num_attention_heads"])
+        missing = KV_HEADS.get(str(config.get("model_type"))) if "num_key_value_heads" not in config else None
         return cls(
             num_layers=int(config["num_hidden_layers"]),
             hidden=int(config["hidden_size"]),
             intermediate=int(config["intermediate_size"]),
             query_heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            kv_heads=int(config.get("num_key_value_heads") or missing or heads),
+            head_dim=int(
+                config.get("head_dim")
+                or HEAD_DIM.get(str(config.get("model_type")))
+                or int(config["hidden_size"]) // heads
+            ),
         )
 
     @property

@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import UsageError
 from . import Architecture, Shape
 from .widths import layer_widths, linear_shapes
 
 
+def vocab_size(config: Mapping[str, Any]) -> int:
+    """Rows of the embedding.
+
+    Raises:
+        UsageError: the config does not say.
+    """
+    size = config.get("vocab_size")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise UsageError(
+            f"config.json: vocab_size: {size!r}; write the number of rows of the embedding there, other "
+            "software fills it in."
+        )
+    return size
+
+
 def weight_shapes(arch: Architecture, shape: Shape, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor that a checkpoint of this config must hold, with its shape."""
-    vocabulary = (int(config["vocab_size"]), shape.hidden)
+    vocabulary = (vocab_size(config), shape.hidden)
     shapes: dict[str, tuple[int, ...]] = {
         f"{arch.embeddings}.weight": vocabulary,
         arch.final_norm: (shape.hidden,),

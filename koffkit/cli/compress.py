@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import DataError
 from .console import RichProgress, emit, json_option, print_results, quiet_libraries, stdout
 
 if TYPE_CHECKING:
@@ -31,18 +32,32 @@ def command(
     from ..recipe.load import load_recipe
     from ..stages.planning import plan_of
     from ..storage.files import require_place
+    from .checks import check_disk, check_recipe
 
     loaded = load_recipe(recipe, overrides)
     if dry_run:
+        problem = None
+        try:
+            check_recipe(loaded)
+        except DataError as error:  # the plan of a recipe whose text is elsewhere is still worth seeing
+            problem = error
+        if problem is not None and as_json:
+            raise problem
         plan = plan_of(loaded)
+        check_disk(plan, output or Path("runs") / loaded.recipe.name)
         emit({"recipe": loaded.recipe.name, "plan": plan.to_json()}) if as_json else _print_plan(plan)
+        if problem is not None:
+            raise problem
         return
+    if not resume:
+        check_recipe(loaded)
     run = output or Path("runs") / loaded.recipe.name
     require_place(run)
     quiet_libraries()
     from ..stages.engine import run_recipe
 
     stated = plan_of(loaded)
+    check_disk(stated, run)
     progress = RichProgress()
     for warning in stated.warnings:
         progress.warn(warning)

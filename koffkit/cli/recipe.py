@@ -6,7 +6,7 @@ import json
 
 import click
 
-from ..errors import UsageError
+from ..errors import DataError, KoffkitError, UsageError
 from .console import emit, json_option
 
 
@@ -45,20 +45,23 @@ def show(name: str) -> None:
 @click.argument("recipes", nargs=-1, required=True)
 @json_option
 def validate(recipes: tuple[str, ...], as_json: bool) -> None:
-    """Check recipe files; all errors of all files at once."""
+    """Check recipe files and what they name, as far as it is on this machine; all errors at once."""
     from ..recipe.load import load_recipe
+    from .checks import check_recipe
 
-    problems = []
+    problems: list[str] = []
+    kind: type[KoffkitError] = DataError
     for name in recipes:
         try:
-            load_recipe(name)
-        except UsageError as error:
+            check_recipe(load_recipe(name))
+        except (UsageError, DataError) as error:
             problems += str(error).splitlines()
+            kind = UsageError if isinstance(error, UsageError) else kind
         else:
             if not as_json:
                 click.echo(f"{name}: ok")
     if problems:
-        raise UsageError("\n".join(problems))
+        raise kind("\n".join(problems))
     if as_json:
         emit({"valid": list(recipes)})
 

@@ -33,8 +33,10 @@ def _merged_stages(stages: list[Any], changes: Mapping[str, Any]) -> list[Any]:
     for stage in stages:
         name = next(iter(stage), None) if isinstance(stage, Mapping) else None
         options = left.pop(name, None) if name is not None else None
-        before = (stage[name] or {}) if isinstance(options, Mapping) else None
-        result.append({name: merged(before, options)} if isinstance(before, Mapping) else stage)
+        before = (stage[name] or {}) if name is not None else None
+        if isinstance(before, Mapping) and isinstance(options, Mapping):
+            stage = {name: merged(before, options)}
+        result.append(stage)
     result += [{name: options} for name, options in left.items()]
     order = list(STAGES)
 

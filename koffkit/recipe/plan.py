@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..arch import Shape
+from ..arch.weights import vocab_size
 from ..arch.widths import LayerWidths, linear_shapes
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
@@ -149,7 +150,7 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         training_tokens=tokens,
         peak_memory_bytes=_peak(recipe, budget, spec, full),
         seconds={device: (operations / high, operations / low) for device, (low, high) in THROUGHPUT.items()},
-        warnings=_warnings(recipe, budget),
+        warnings=_warnings(recipe, budget, spec),
     )
 
 
@@ -191,7 +192,7 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
         if recipe.train.gradient_checkpointing
         else layer * shape.num_layers
     )
-    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * int(spec.config["vocab_size"]) * 4
+    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * vocab_size(spec.config) * 4
     return (
         LIBRARIES
         + budget.base_params * BYTES[recipe.base.dtype]
@@ -201,8 +202,14 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
     )
 
 
-def _warnings(recipe: Recipe, budget: Budget) -> list[str]:
+def _warnings(recipe: Recipe, budget: Budget, spec: ModelSpec) -> list[str]:
     warnings = []
+    positions = spec.config.get("max_position_embeddings")
+    if isinstance(positions, int) and recipe.sequence_length > positions:
+        warnings.append(
+            f"sequence_length: {recipe.sequence_length} tokens, but the base was made for "
+            f"max_position_embeddings = {positions}; what it says beyond is no good teacher."
+        )
     lora, top = recipe.memory.lora, recipe.distill.top_k
     if lora is not None and lora.rank not in VLLM_RANKS:
         warnings.append(

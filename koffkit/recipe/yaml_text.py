@@ -41,7 +41,7 @@ class _Composer(yaml.SafeLoader):
     depth = nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        line = self.peek_event().start_mark.line + 1
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise _Refused(line, f"more than {MAX_NODES:,} values; a recipe has a few hundred")

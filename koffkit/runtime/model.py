@@ -308,8 +308,9 @@ class KoffModel:
             batch = self.tokenizer(
                 prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False
             )
+        padding = self._known_tokens(batch)
         batch = batch.to(self._plain.device)
-        settings = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id} | options
+        settings = {"do_sample": False, "pad_token_id": padding} | options
         with self._with(rows):
             ids = self._plain.generate(**batch, max_new_tokens=max_new_tokens, **settings)
         with self._texts:
@@ -317,6 +318,28 @@ class KoffModel:
                 ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
             )
         return texts
+
+    def _known_tokens(self, batch: Any) -> int | None:
+        """The token to pad with. One that was added to the tokenizer alone has no embedding; what stands in
+        padding is masked, so any other does.
+
+        Raises:
+            UsageError: a prompt has a token that the model has no embedding of.
+        """
+        size = int(self._plain.config.vocab_size)
+        padding: int | None = self.tokenizer.pad_token_id
+        if padding is not None and padding >= size:
+            end = self.tokenizer.eos_token_id
+            padding = end if end is not None and end < size else 0
+            batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, padding)
+        largest = int(batch["input_ids"].max()) if batch["input_ids"].numel() else 0
+        if largest >= size:
+            name = self.tokenizer.convert_ids_to_tokens(largest)
+            raise UsageError(
+                f"--prompt: token {largest} ({name!r}) is beyond the model's embedding (vocab_size {size}); "
+                "take it out of the prompt."
+            )
+        return padding
 
 
 def _require_attention(options: Mapping[str, Any]) -> None:

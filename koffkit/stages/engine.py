@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ..artefact.digests import backbone_digest
 from ..checkpoint.spec import ModelSpec
 from ..data.domains import resolve_domains
-from ..errors import IntegrityError, KoffkitError, UsageError
+from ..errors import DataError, IntegrityError, KoffkitError, UsageError
 from ..hub import locate
 from ..interrupts import interruptible
 from ..progress import Progress, Silent
@@ -91,9 +91,9 @@ def _carry_out(
         loaded = resolve_domains(loaded, run, base, progress)
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
         context = build_context(loaded, run, base, progress, backbone)
-    except KoffkitError:
+    except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
-            discard(run.path)
+            _clear(run, keep_tokens=not isinstance(error, DataError))
         raise
     try:
         with interruptible(at_once=False) as context.stop:
@@ -104,6 +104,16 @@ def _carry_out(
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
     return finished
+
+
+def _clear(run: RunFolder, *, keep_tokens: bool) -> None:
+    """Remove a run that was refused; token files may have taken hours, and say what they are of."""
+    if not keep_tokens or not run.data_dir.is_dir():
+        discard(run.path)
+        return
+    for path in sorted(run.path.iterdir(), key=lambda path: path == run.run_file):  # a run until the end
+        if path != run.data_dir and not is_own(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _stage_kind(name: str) -> StageKind:
@@ -134,7 +144,7 @@ def _open_run(
                 "run."
             )
         return state
-    if run.path.is_dir() and not all(is_own(path) for path in run.path.iterdir()):
+    if run.path.is_dir() and not all(is_own(path) or path == run.data_dir for path in run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     make_folder(run.path)
     return run.write(_new_state(loaded, base, sliced))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arch.weights import vocab_size
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
@@ -43,7 +44,7 @@ def build_context(
         run.data_dir,
         progress.message,
         warn=progress.warn,
-        vocab_size=int(base.config["vocab_size"]),
+        vocab_size=vocab_size(base.config),
         begun=run.metrics_file.is_file(),
     )
     accelerator = make_accelerator(recipe, run)

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from koffkit import compress
 from koffkit.checkpoint.files import INDEX
+from koffkit.errors import UsageError
+from koffkit.recipe.load import load_recipe
 from koffkit.runtime.probe import probe_tokens
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
@@ -179,6 +182,21 @@ def test_compress_refuses(case: str, llama: Path, tmp_path: Path, koffkit: Koffk
     run = tmp_path / "run"
     assert run.exists() == case.startswith("NaN")  # only a run that has begun is kept
     assert not list(run.rglob("*.safetensors")) and not list(run.rglob("*partial*"))
+
+
+def test_token_files_outlive_a_run_that_was_refused_for_another_reason(
+    llama: Path, tmp_path: Path, koffkit: Koffkit
+) -> None:
+    run, path = (
+        tmp_path / "run",
+        write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data")),
+    )
+    with pytest.raises(UsageError, match="'aim' is not installed"):
+        compress(load_recipe(path, ["train.trackers=[aim]"]), run)
+    assert [entry.name for entry in run.iterdir()] == ["data"]
+    result = koffkit("compress", path, "--output", run)
+    assert result.code == 0
+    assert "tokenising" not in result.err
 
 
 def test_compress_refuses_a_folder_with_something_else_in_it(

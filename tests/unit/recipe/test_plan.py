@@ -6,13 +6,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from koffkit.arch import Shape
+from koffkit.arch.weights import vocab_size
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.embedded import path as embedded_path
 from koffkit.errors import UsageError
 from koffkit.recipe.builtin import shipped
 from koffkit.recipe.load import load_recipe
 from koffkit.recipe.plan import make_plan
+from koffkit.recipe.schema import Recipe
 
+from ...common import recipe_dict
 from ...conftest import Shipped
 
 LLAMA_3B = {
@@ -156,3 +160,23 @@ def test_more_memory_is_needed_without_gradient_checkpointing() -> None:
     )
     assert less.peak_memory_bytes < more.peak_memory_bytes
     assert all(low < high for low, high in less.seconds.values())
+
+
+def test_sequences_longer_than_the_model_are_warned_of(llama: Path, tmp_path: Path) -> None:
+    for length, warnings in ((128, 0), (129, 1)):
+        recipe = Recipe.model_validate(recipe_dict(llama, tmp_path, sequence_length=length))
+        said = [
+            text for text in make_plan(recipe, ModelSpec.open(llama)).warnings if "sequence_length" in text
+        ]
+        assert len(said) == warnings
+    assert "sequence_length: 129 tokens" in said[0]
+    assert "max_position_embeddings = 128" in said[0]
+
+
+def test_sizes_that_a_config_leaves_to_transformers() -> None:
+    sizes = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 8, "num_attention_heads": 32}
+    shape = Shape.of(sizes | {"model_type": "qwen3"})
+    assert (shape.head_dim, shape.kv_heads) == (128, 32)
+    assert Shape.of(sizes | {"model_type": "mistral"}).kv_heads == 8
+    with pytest.raises(UsageError, match=r"config\.json: vocab_size: None"):
+        vocab_size(sizes)

@@ -1,0 +1,121 @@
+"""Everything that can be known of a run before it begins, at once."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DataError, KoffkitError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from ..recipe.load import LoadedRecipe
+    from ..recipe.plan import Plan
+
+# Trackers of accelerate, and a package that each needs.
+TRACKERS = {
+    "aim": "aim",
+    "clearml": "clearml",
+    "comet_ml": "comet_ml",
+    "dvclive": "dvclive",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
+
+
+def check_recipe(loaded: LoadedRecipe) -> None:
+    """Raise every problem of a valid recipe that can be found without training and without the network, one
+    line each.
+
+    Raises:
+        UsageError: exports, trackers or the base's shape do not fit.
+        DataError: only text, a base or an encoder is missing or damaged.
+    """
+    from ..data.preflight import data_problems
+
+    problems: list[KoffkitError] = []
+    for check in (_check_base, _check_exports, _check_trackers, _check_encoder):
+        problems += _caught(check, loaded)
+    problems += [DataError(text) for text in data_problems(loaded)]
+    if problems:
+        text = "\n".join(dict.fromkeys(str(problem) for problem in problems))
+        kind = next((type(problem) for problem in problems if isinstance(problem, UsageError)), DataError)
+        raise kind(text)
+
+
+def check_disk(plan: Plan, output: Path) -> None:
+    """Raises:
+    ResourceError: the disk has no room for two checkpoints and the memories of a run.
+    """
+    needed = plan.memory_params_training * len(plan.domains) * 4 * (3 * 2 + 1)
+    folder = output.absolute()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"{folder}: {free:,} bytes free, the run needs about {needed:,} for checkpoints and memories; "
+            "free some, or choose another --output."
+        )
+
+
+def _caught(check: Callable[[LoadedRecipe], None], loaded: LoadedRecipe) -> list[KoffkitError]:
+    try:
+        check(loaded)
+    except KoffkitError as error:
+        return [error]
+    return []
+
+
+def _check_base(loaded: LoadedRecipe) -> None:
+    from ..hub import is_hub_id
+    from ..stages.planning import plan_of
+
+    if not is_hub_id(loaded.recipe.base.model, loaded.root):
+        plan_of(loaded)
+
+
+def _check_exports(loaded: LoadedRecipe) -> None:
+    from .. import exporters
+
+    for index, spec in enumerate(loaded.recipe.export):
+        where = f"{loaded.path}: export.{index}.format"
+        names = list(exporters.available())
+        if spec.format not in names:
+            near = difflib.get_close_matches(spec.format, names, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(
+                f"{where}: {spec.format!r}: no such exporter; installed: {', '.join(names) or 'none'}.{hint}"
+            )
+        check_options = getattr(exporters, "check_options", None)
+        if check_options is not None:
+            check_options(spec.format, exporters.find(spec.format), spec.model_extra or {})
+
+
+def _check_trackers(loaded: LoadedRecipe) -> None:
+    for name in loaded.recipe.train.trackers:
+        where = f"{loaded.path}: train.trackers: {name!r}"
+        if name not in TRACKERS:
+            near = difflib.get_close_matches(name, TRACKERS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{where}: no tracker of accelerate; there is {', '.join(TRACKERS)}.{hint}")
+        if find_spec(TRACKERS[name]) is None and not (name == "tensorboard" and find_spec("tensorboardX")):
+            raise UsageError(f"{where} is not installed; pip install it, or remove it.")
+
+
+def _check_encoder(loaded: LoadedRecipe) -> None:
+    from ..hub import is_hub_id
+
+    for stage in loaded.recipe.stages:
+        name = str(getattr(stage.options, "encoder", ""))
+        if getattr(stage.options, "kind", None) != "encoder" or is_hub_id(name, loaded.root):
+            continue
+        folders = [loaded.root / Path(name).expanduser(), Path(name).expanduser()]
+        if not any((folder / "config.json").is_file() for folder in folders):
+            raise DataError(f"stages.route.encoder: no folder {name!r} with a config.json in {loaded.root}.")

@@ -1,0 +1,25 @@
+"""Names of bases that are neither folders nor hub ids are told apart before the hub is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from koffkit.errors import DataError
+from koffkit.hub import locate
+
+
+@pytest.mark.parametrize(
+    "name", ["models/my model", "models/base--v1", "models/llama.git", "models/.base", "x" * 5000, "a\0b"]
+)
+def test_what_cannot_be_on_the_hub_is_not_asked_for(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"base\.model: (no folder|.* cannot be looked for)"):
+        locate(name, tmp_path)
+
+
+def test_a_file_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(DataError, match=r"base\.model: .*x\.gguf is a file; name the folder"):
+        locate("models/x.gguf", tmp_path)
