@@ -15,12 +15,15 @@ from ..checkpoint.spec import ModelSpec
 from .masks import Masks
 from .slicing import needs_own_class, rope_pairs, widths_of
 
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+"""Kinds of layer in `rope_parameters`, where each has its own."""
 STALE = (
     "_name_or_path",
     "auto_map",
     "transformers_version",
     "rope_scaling",
     "rope_theta",
+    "rope_local_base_freq",
     "torch_dtype",
     "id2label",
     "label2id",
@@ -124,9 +127,17 @@ def _container(spec: ModelSpec, heads: int) -> str:
 
 
 def _readable_by_older(config: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes `rope_parameters` only; 4.x silently falls back to theta 10000 without the old
-    keys."""
+    """transformers 5 writes `rope_parameters` only; 4.x silently falls back to the family's defaults, without
+    scaling, where it does not find the old keys.
+
+    Where layers of one kind rotate otherwise than those of another (Gemma 3), the old keys are those of full
+    attention, and of the others there is a base frequency only.
+    """
     rope = config.get("rope_parameters") or {}
+    local = rope.get(LOCAL)
+    if local is not None and "rope_theta" in local:
+        config["rope_local_base_freq"] = local["rope_theta"]
+    rope = rope.get(GLOBAL, rope)
     if "rope_theta" in rope:
         config["rope_theta"] = rope["rope_theta"]
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}

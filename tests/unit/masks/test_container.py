@@ -85,3 +85,32 @@ def test_layers_that_differ_are_recorded_one_by_one(tmp_path) -> None:  # type: 
     assert [layer["rope_pairs"] for layer in config["sliced_layers"]] == [["f", "f"], ["f", "f"], ["9", "6"]]
     assert [layer["value_channels"] for layer in config["sliced_layers"]] == [5, 8, 8]
     assert [w.key_channels for w in layer_widths(config, spec.shape)] == [8, 8, 4]
+
+
+def test_gemma_with_scaled_rotary_frequencies_is_written_for_old_readers_and_new(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The frequencies that transformers 5 computes from the file are those of the base, and follow from the
+    keys of 4.x alone as well: theta and a linear factor for full attention, theta alone for the windows."""
+    import json
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    rope = {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+    }
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    spec = config_of("gemma3_text", tmp_path, head_dim=8, layer_types=kinds, rope_parameters=rope)
+    written = sliced_config(spec, masks_of(spec, {"mlp_neuron": 40}))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/config.json").write_text(json.dumps(written))
+    even = torch.arange(0, 8, 2) / 8
+    old = {
+        "full_attention": 1 / written["rope_theta"] ** even / written["rope_scaling"]["factor"],
+        "sliding_attention": 1 / written["rope_local_base_freq"] ** even,
+    }
+    assert written["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+    for folder in (tmp_path, tmp_path / "new"):
+        rotary = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).model.rotary_emb
+        for kind, frequencies in old.items():
+            assert torch.allclose(getattr(rotary, f"{kind}_inv_freq"), frequencies, rtol=1e-6)
