@@ -3,16 +3,22 @@ used."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
+import traceback
 from typing import Any
 
 import click
 
-from ..errors import KoffkitError
-from .console import _JSON_KEY, emit
+from ..errors import KoffkitError, near_name
+from .console import _JSON_KEY, emit, say
 from .failures import as_koffkit_error
+from .text import visible
+from .verbosity import of, with_verbosity
 
+COMPLETE = "_KOFFKIT_COMPLETE"  # set by the shell while it completes a line
 COMMANDS = {
     "compress": "Learn masks and memories from a recipe.",
     "export": "Slice a finished run into artefacts.",
@@ -34,8 +40,14 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
-        return command
+        return with_verbosity(importlib.import_module(f".{cmd_name}", __name__).command)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"no command {args[0]!r}; {near_name(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -50,6 +62,10 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point `koffkit`; ends the process with the exit code of the contract."""
+    if asked := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, "koffkit", COMPLETE, asked))
     context: dict[str, Any] = {}
     try:
         with cli.make_context("koffkit", list(sys.argv[1:] if arguments is None else arguments)) as root:
@@ -58,24 +74,31 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        error.message = visible(error.message)
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130, context)
     except KoffkitError as error:
-        _fail(str(error), error.exit_code, context)
+        _fail(str(error), error.exit_code, context, error)
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:
         known = as_koffkit_error(error)
         if known is None:
+            of(context).log_error(str(error), error)
             raise
-        _fail(str(known), known.exit_code, context)
+        _fail(str(known), known.exit_code, context, error)
     sys.exit(0)
 
 
-def _fail(text: str, code: int, context: dict[str, Any]) -> None:
-    click.echo(f"Error: {text}", err=True)
-    if context.get(_JSON_KEY):
+def _fail(text: str, code: int, meta: dict[str, Any], error: BaseException | None = None) -> None:
+    settings = of(meta)
+    with contextlib.suppress(OSError):
+        settings.log_error(text, error)
+    if settings.verbose and error is not None:
+        say("".join(traceback.format_exception(error)), err=True)
+    say(f"Error: {text}", err=True)
+    if meta.get(_JSON_KEY):
         emit({"error": text, "exit_code": code})
     sys.exit(code)

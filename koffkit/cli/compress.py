@@ -12,6 +12,7 @@ from .console import RichProgress, emit, json_option, print_results, quiet_libra
 if TYPE_CHECKING:
     from ..method.budget import Budget
     from ..recipe.plan import Plan
+    from ..recipe.schema import Recipe
 
 
 @click.command("compress")
@@ -43,6 +44,7 @@ def command(
 
     stated = plan_of(loaded)
     progress = RichProgress()
+    progress.expect(steps_of(loaded.recipe))
     for warning in stated.warnings:
         progress.warn(warning)
     with progress.live():
@@ -101,3 +103,9 @@ def _kept(name: str, budget: Budget) -> str:
 def _print_results(run: Path, state: dict[str, Any]) -> None:
     print_results(state["results"])
     stdout().print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)
+
+
+def steps_of(recipe: Recipe) -> dict[str, int]:
+    """Training steps of every stage that has some."""
+    training = {stage.name: getattr(stage.options, "max_steps", 0) for stage in recipe.stages}
+    return {name: steps for name, steps in training.items() if steps}

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from .console import emit, json_option, print_results, quiet_libraries
+from .console import emit, json_option, print_results, quiet_libraries, say
 
 
 @click.command("evaluate")
@@ -44,6 +44,6 @@ def command(
     chosen = None if memory == "none" else memory
     figures = perplexity(path, data, chosen, sequence_length=sequence_length, field=field)
     result = {"path": str(path), "task": task, "memory": memory, **figures}
-    emit(result) if as_json else click.echo(
+    emit(result) if as_json else say(
         f"perplexity {figures['perplexity']:.3f} on {figures['tokens']:,} tokens (memory {memory})"
     )

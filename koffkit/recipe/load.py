@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UsageError
+from ..errors import UsageError, near_name
 from .builtin import shipped
 from .extend import merged
 from .schema import STAGES, Recipe
@@ -67,7 +67,9 @@ def _find(name: str | Path, beside: Path | None = None) -> Path:
     if str(name) in shipped():
         return shipped()[str(name)]
     where = f"{beside}: extends: " if beside is not None else ""
-    raise UsageError(f"{where}{name}: no such recipe file; shipped recipes: {', '.join(shipped())}.")
+    raise UsageError(
+        f"{where}{name}: no such recipe file; among the shipped ones, {near_name(str(name), shipped())}"
+    )
 
 
 def _read_extended(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any], Lines]:

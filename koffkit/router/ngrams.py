@@ -10,18 +10,18 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from .base import Array, softmax
 from .linear import LinearRouter
 from .training import BATCH, beginning
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TextRouter(LinearRouter):
@@ -103,6 +103,9 @@ def fit(
     Args:
         pulse: called before every batch; it may raise.
     """
+    import torch
+    from torch.nn import functional as F
+
     labels = tuple(texts)
     documents = [(text, index) for index, label in enumerate(labels) for text in texts[label]]
     # A label with few documents counts as much as one with many.
@@ -126,6 +129,9 @@ def fit(
 
 def bucket_logits(weight: Tensor, bias: Tensor, texts: Sequence[str]) -> Tensor:
     """[N, C] from [F, C] and [C], differentiable."""
+    import torch
+    from torch.nn import functional as F
+
     rows = [features(text, len(weight)) for text in texts]
     flat = torch.from_numpy(np.concatenate(rows))
     offsets = torch.tensor([0, *np.cumsum([len(row) for row in rows])[:-1]])

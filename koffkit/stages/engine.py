@@ -26,6 +26,7 @@ from ..training.build import build_context
 from ..training.checkpoint import load_latest, restore
 from ..training.context import Context, stage_options
 
+ANSWER = "stopping after this step; again to stop now"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -90,7 +91,7 @@ def _carry_out(
             discard(run.path)
         raise
     try:
-        with interruptible(at_once=False) as context.stop:
+        with interruptible(at_once=False, answer=ANSWER) as context.stop:
             _run_stages(context, state)
     finally:
         context.accelerator.end_training()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.corpus import Corpus
+from ..errors import Interrupted
 from ..method.budget import Budget
 from ..model.student import Student
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -52,3 +55,17 @@ class Context:
 def stage_options(context: Context, name: str) -> Any:
     """The recipe's options for a stage."""
     return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)
+
+
+def watched(name: str, items: Sequence[T], context: Context) -> Iterator[T]:
+    """The items, one after the other, with progress; stops between two of them when the user asks to.
+
+    Raises:
+        Interrupted: the user asked to stop.
+    """
+    context.progress.start(name, len(items), 0)
+    for done, item in enumerate(items, 1):
+        if context.stop():
+            raise Interrupted(f"interrupted in {name}; continue with the same command and --resume.")
+        yield item
+        context.progress.advance(name, done, {})

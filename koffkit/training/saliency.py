@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..arch import Cut
 from ..method.losses import Objective, TopK, training_loss
 from ..recipe.schema import Training
-from .context import Context
+from .context import Context, watched
 
 
 def warm_start(context: Context, options: Training) -> None:
@@ -59,7 +59,7 @@ def _taylor(context: Context, options: Training) -> dict[str, Tensor]:
     }
     total = {name: torch.zeros_like(alpha) for name, alpha in values.items()}
     objective = Objective("cross_entropy", TopK(1))
-    for ids in _batches(context, options):
+    for ids in watched("warm start", _batches(context, options), context):
         with context.accelerator.autocast():
             hidden = student(ids, values)[:, :-1].flatten(0, 1)
             loss, _, _ = training_loss(
@@ -88,7 +88,7 @@ def _activation(context: Context, options: Training) -> dict[str, Tensor]:
             hook = partial(_add_squares, points[name], units, sums[index])
             handles.append(module.register_forward_hook(hook))
     try:
-        for ids in _batches(context, options):
+        for ids in watched("warm start", _batches(context, options), context):
             with context.accelerator.autocast():
                 student(ids)
     finally:
