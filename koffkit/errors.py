@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class KoffkitError(Exception):
     """Base of every error koffkit raises on purpose. The command line prints the text and exits with
@@ -38,3 +41,11 @@ class Interrupted(KoffkitError):
     """The user interrupted a run that can be resumed."""
 
     exit_code = 130
+
+
+def near_name(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that is not there: the nearest one, then all."""
+    listed = list(names)
+    near = difflib.get_close_matches(name, listed, 1)
+    there = f"here is {', '.join(listed) or 'none'}."
+    return f"did you mean {near[0]}? T{there}" if near else f"t{there}"

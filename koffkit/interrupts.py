@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,13 +14,14 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def interruptible(*, at_once: bool) -> Iterator[Callable[[], bool]]:
+def interruptible(*, at_once: bool, answer: str = "") -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether the user asked to stop; a second signal acts as it would without
     this.
 
     Args:
         at_once: also raise KeyboardInterrupt where the program is; otherwise the block stops when it is ready
             to.
+        answer: said on stderr at once when the user asks to stop.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
@@ -33,6 +36,9 @@ def interruptible(*, at_once: bool) -> Iterator[Callable[[], bool]]:
     def handle(number: int, frame: FrameType | None) -> None:
         asked.set()
         put_back()
+        if answer:
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{answer}\n".encode())  # nothing that could be busy with a line of its own
         if at_once:
             raise KeyboardInterrupt
 

@@ -3,17 +3,20 @@ used."""
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import importlib
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
 
-from ..errors import KoffkitError, UsageError
-from .console import _JSON_KEY, emit
+from ..errors import KoffkitError, UsageError, near_name
+from .console import _JSON_KEY, emit, say
 from .failures import as_koffkit_error
+from .text import visible
+from .verbosity import of, with_verbosity
 
 PLATFORMS = ("linux", "darwin")
 COMPLETION = "_KOFFKIT_COMPLETE"
@@ -38,16 +41,13 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
-        return command
+        return with_verbosity(importlib.import_module(f".{cmd_name}", __name__).command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0] if args else ""
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        if near and name not in COMMANDS and not name.startswith("-"):
-            ctx.fail(f"No such command {name[:60]!r}. Did you mean {near[0]!r}?")
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"no command {args[0]!r}; {near_name(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,19 +73,21 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        error.message = visible(error.message)
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130, context)
     except KoffkitError as error:
-        _fail(str(error), error.exit_code, context)
+        _fail(str(error), error.exit_code, context, error)
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:
         known = as_koffkit_error(error)
         if known is None:
+            of(context).log_error(str(error), error)
             raise
-        _fail(str(known), known.exit_code, context)
+        _fail(str(known), known.exit_code, context, error)
     sys.exit(0)
 
 
@@ -112,8 +114,13 @@ def _check_platform() -> None:
         )
 
 
-def _fail(text: str, code: int, context: dict[str, Any]) -> None:
-    click.echo(f"Error: {text}", err=True)
-    if context.get(_JSON_KEY):
+def _fail(text: str, code: int, meta: dict[str, Any], error: BaseException | None = None) -> None:
+    settings = of(meta)
+    with contextlib.suppress(OSError):
+        settings.log_error(text, error)
+    if settings.verbose and error is not None:
+        say("".join(traceback.format_exception(error)), err=True)
+    say(f"Error: {text}", err=True)
+    if meta.get(_JSON_KEY):
         emit({"error": text, "exit_code": code})
     sys.exit(code)

@@ -13,6 +13,7 @@ from .console import RichProgress, emit, json_option, print_results, quiet_libra
 if TYPE_CHECKING:
     from ..method.budget import Budget
     from ..recipe.plan import Plan
+    from ..recipe.schema import Recipe
     from ..run.state import RunState
 
 
@@ -59,6 +60,7 @@ def command(
     stated = plan_of(loaded)
     check_disk(stated, run)
     progress = RichProgress()
+    progress.expect(steps_of(loaded.recipe))
     for warning in stated.warnings:
         progress.warn(warning)
     with progress.live():
@@ -115,3 +117,9 @@ def _kept(name: str, budget: Budget) -> str:
 def _print_results(run: Path, state: RunState) -> None:
     print_results(state.results)
     stdout().print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)
+
+
+def steps_of(recipe: Recipe) -> dict[str, int]:
+    """Training steps of every stage that has some."""
+    training = {stage.name: getattr(stage.options, "max_steps", 0) for stage in recipe.stages}
+    return {name: steps for name, steps in training.items() if steps}

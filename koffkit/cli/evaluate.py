@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from .console import emit, json_option, print_results, quiet_libraries
+from .console import emit, json_option, print_results, quiet_libraries, say
 from .place import batch_size_option, device_option, dtype_option
 
 
@@ -67,6 +67,4 @@ def command(
     )
     result = {"path": str(path), "task": task, "memory": memory, **figures}
     shown = "inf" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}"
-    emit(result) if as_json else click.echo(
-        f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})"
-    )
+    emit(result) if as_json else say(f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})")

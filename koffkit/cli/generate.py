@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..errors import UsageError
-from .console import emit, json_option, quiet_libraries
+from ..errors import UsageError, near_name
+from .console import emit, json_option, quiet_libraries, say
 from .place import batch_size_option, device_option, dtype_option
 
 
@@ -35,6 +35,7 @@ def command(
     """Complete a prompt with the backbone of EXPORT and one of its memories."""
     if not export.is_dir():
         raise UsageError(f"{export}: no such folder.")
+    _require_memory(export, memory)
     quiet_libraries()
     from ..devices import find_device
     from ..runtime.model import KoffModel
@@ -62,4 +63,15 @@ def command(
         )
         return
     for p, text in zip(prompt, texts, strict=True):
-        click.echo(p + text)
+        say(p + text)
+
+
+def _require_memory(path: Path, memory: str) -> None:
+    """A typing error must not cost the seconds of loading."""
+    from ..artefact.export import is_export, open_export
+
+    if memory in ("auto", "none") or not is_export(path):
+        return
+    names = [bundle.domain for bundle in open_export(path).bundles()]
+    if memory not in names:
+        raise UsageError(f"{path}: no memory {memory!r}; {near_name(memory, names)}")

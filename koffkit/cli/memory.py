@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .console import RichProgress, emit, json_option, quiet_libraries, stdout
+from .console import RichProgress, emit, json_option, quiet_libraries, say, stdout
 from .place import device_option
 
 NOT_ROUTED = "The router does not know it: --memory auto never picks it, --memory {name} does."
@@ -64,12 +64,12 @@ def add(
 ) -> None:
     """Learn a memory for the new domain NAME on the backbone of EXPORT, taught by the unpruned model."""
     from ..artefact.export import open_export
+    from ..memories.add import add_memory, free_place, work_folder
 
-    open_export(export)
+    opened = open_export(export)
     source = _source(text, jsonl, fields)
+    free_place(opened, name, work_folder(opened, name))
     quiet_libraries()
-    from ..memories.add import add_memory
-
     progress = RichProgress()
     with progress.live():
         result = add_memory(
@@ -163,7 +163,7 @@ def remove(export: Path, name: str, as_json: bool) -> None:
     from ..memories.manage import remove_memory
 
     result = remove_memory(export, name)
-    emit(result) if as_json else click.echo(f"{export}: memory {name} removed, {result['bytes']:,} bytes.")
+    emit(result) if as_json else say(f"{export}: memory {name} removed, {result['bytes']:,} bytes.")
 
 
 @command.command("compact")
@@ -257,9 +257,9 @@ def compact(
         return
     for name, row in result["memories"].items():
         kl = row["kl"]
-        click.echo(
+        say(
             f"{name}: {row['bytes_before']:,} -> {row['bytes']:,} bytes ({row['ratio']:.0%}); KL to the "
             f"{kl['reference']} "
             f"{kl['before']:.4f} -> {kl['after']:.4f} on {kl['tokens']:,} tokens."
         )
-    click.echo(f"{result['output']}: {len(result['memories'])} compact memories ({result['dtype']}).")
+    say(f"{result['output']}: {len(result['memories'])} compact memories ({result['dtype']}).")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from ..errors import DataError, KoffkitError, UsageError
-from .console import emit, json_option
+from ..errors import DataError, KoffkitError, UsageError, near_name
+from .console import emit, json_option, say
 
 
 @click.group("recipe")
@@ -27,7 +25,7 @@ def list_(as_json: bool) -> None:
         return
     width = max(map(len, found))
     for name, text in found.items():
-        click.echo(f"{name:{width}}  {text}")
+        say(f"{name:{width}}  {text}")
 
 
 @command.command("show")
@@ -37,8 +35,8 @@ def show(name: str) -> None:
     from ..recipe.builtin import shipped
 
     if name not in shipped():
-        raise UsageError(f"{name}: no such shipped recipe; there is {', '.join(shipped())}.")
-    click.echo(shipped()[name].read_text(encoding="utf-8"), nl=False)
+        raise UsageError(f"{name}: no such shipped recipe; {near_name(name, shipped())}")
+    say(shipped()[name].read_text(encoding="utf-8"), nl=False)
 
 
 @command.command("validate")
@@ -59,7 +57,7 @@ def validate(recipes: tuple[str, ...], as_json: bool) -> None:
             kind = UsageError if isinstance(error, UsageError) else kind
         else:
             if not as_json:
-                click.echo(f"{name}: ok")
+                say(f"{name}: ok")
     if problems:
         raise kind("\n".join(problems))
     if as_json:
@@ -71,4 +69,4 @@ def schema() -> None:
     """The JSON schema of recipes, for editors."""
     from ..recipe.builtin import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    emit(json_schema(), indent=2)

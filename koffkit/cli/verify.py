@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import IntegrityError
-from .console import emit, json_option, quiet_libraries
+from .console import emit, json_option, quiet_libraries, say
 
 
 @click.command("verify")
@@ -28,10 +28,10 @@ def command(export: Path, as_json: bool) -> None:
         emit(result)
     elif result["ok"]:
         removed = f" Removed since the export: {', '.join(result['removed'])}." if result["removed"] else ""
-        click.echo(
+        say(
             f"{export}: ok; {result['files']} files, golden logits of {', '.join(result['golden'])}.{removed}"
         )
     for problem in result["problems"]:
-        click.echo(f"Error: {problem}", err=True)
+        say(f"Error: {problem}", err=True)
     if not result["ok"]:
         sys.exit(IntegrityError.exit_code)

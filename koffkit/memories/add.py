@@ -61,7 +61,7 @@ def add_memory(
     progress = progress or Silent()
     export = open_export(path)
     work = work_folder(export, name)
-    target = _free_place(export, name, work)
+    target = free_place(export, name, work)
     require_text(against)
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
@@ -71,7 +71,7 @@ def add_memory(
         )
     loaded = memory_recipe(export, name, source, base, overrides)
     with claim(target):
-        _free_place(export, name, work)  # still
+        free_place(export, name, work)  # still
         state = _learn(loaded, export, work, resume, progress)
         with staged(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
@@ -97,7 +97,12 @@ def work_folder(export: Export, name: str) -> RunFolder:
     return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}")
 
 
-def _free_place(export: Export, name: str, work: RunFolder) -> Path:
+def free_place(export: Export, name: str, work: RunFolder) -> Path:
+    """Where the bundle will be.
+
+    Raises:
+        UsageError: the name is taken, or cannot be one.
+    """
     check_name(name)
     target = export.path / MEMORIES / name
     if target.exists() and work.exists and work.read().is_finished:

@@ -8,7 +8,7 @@ from typing import Any
 from ..artefact.bundle import Bundle
 from ..artefact.export import Export, open_export, removed_memories
 from ..artefact.names import MEMORIES
-from ..errors import UsageError
+from ..errors import UsageError, near_name
 from ..router.routed import routed
 from ..storage.lock import claim, tidy
 from ..storage.publish import discard
@@ -67,7 +67,7 @@ def remove_memory(path: Path, name: str) -> dict[str, Any]:
     names = {bundle.domain: bundle.path for bundle in export.bundles()}
     if name not in names:
         tidy(export.path / MEMORIES)  # an earlier command may have been killed while it deleted
-        raise UsageError(f"{path}: no memory {name!r}; there is {', '.join(names) or 'none'}.")
+        raise UsageError(f"{path}: no memory {name!r}; {near_name(name, names)}")
     folder = names[name]
     with claim(folder):
         if not folder.is_dir():

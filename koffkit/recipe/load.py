@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import UsageError
+from ..errors import UsageError, near_name
 from .builtin import shipped
 from .extend import merged
 from .findings import Lines, findings
@@ -100,9 +99,9 @@ def _find(name: str | Path, beside: Path | None = None) -> Path:
             raise UsageError(f"{where}{str(name)[:80]}: cannot be read ({error.strerror}).") from None
     if str(name) in shipped():
         return shipped()[str(name)]
-    near = difflib.get_close_matches(str(name), shipped(), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise UsageError(f"{where}{name}: no such recipe file; shipped recipes: {', '.join(shipped())}.{hint}")
+    raise UsageError(
+        f"{where}{name}: no such recipe file; among the shipped ones, {near_name(str(name), shipped())}"
+    )
 
 
 def _read_extended(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any], Lines]:

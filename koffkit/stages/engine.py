@@ -32,6 +32,7 @@ from ..training.checkpoint import load_latest
 from ..training.context import Context
 from .stage import StageKind
 
+ANSWER = "stopping after this step; again to stop now"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -96,7 +97,7 @@ def _carry_out(
             _clear(run, keep_tokens=not isinstance(error, DataError))
         raise
     try:
-        with interruptible(at_once=False) as context.stop:
+        with interruptible(at_once=False, answer=ANSWER) as context.stop:
             state = _run_stages(context, state)
     finally:
         context.accelerator.end_training()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.corpus import Corpus
+from ..errors import Interrupted
 from ..masks.file import save_masks
 from ..masks.masks import Masks, kept_counts
 from ..method.budget import Budget
@@ -19,6 +20,8 @@ from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
 from .checkpoint import Checkpoint, restore
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -91,3 +94,17 @@ class Context:
         if self.student.gates is not None:
             self.set_masks()
             self.keep_layers(layers)
+
+
+def watched(name: str, items: Sequence[T], context: Context) -> Iterator[T]:
+    """The items, one after the other, with progress; stops between two of them when the user asks to.
+
+    Raises:
+        Interrupted: the user asked to stop.
+    """
+    context.progress.start(name, len(items), 0)
+    for done, item in enumerate(items, 1):
+        if context.stop():
+            raise Interrupted(f"interrupted in {name}; continue with the same command and --resume.")
+        yield item
+        context.progress.advance(name, done, {})

@@ -22,6 +22,7 @@ from ..method.losses.chunked import training_loss
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
+from .figures import gradient_figures, rates
 from .optimizer import parameter_groups
 from .parity import check_first_masks
 from .profile import peak_memory, span
@@ -125,12 +126,15 @@ class DistillationLoop:
             self._require_finite(figures, step)
             with span("backward"):
                 self.context.accelerator.backward(loss / accumulation)
+        figures |= gradient_figures(self.groups)
         with span("update"):
             self._update(step, retention)
         figures |= self._sparsity()
         seconds = time.perf_counter() - begin
         self._warn_low_mass(figures)
         return figures | {
+            **rates(self.optimizer),
+            "wall_time": round(time.time(), 3),
             "domain": "retention" if retention else domain or "",
             "tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1),

@@ -16,7 +16,7 @@ from ..arch import Cut
 from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
 from ..recipe.training import Training
-from .context import Context
+from .context import Context, watched
 
 
 def warm_start(context: Context, options: Training) -> None:
@@ -62,7 +62,7 @@ def _taylor(context: Context, options: Training) -> dict[str, Tensor]:
     }
     total = {name: torch.zeros_like(alpha) for name, alpha in values.items()}
     objective = Objective.named("cross_entropy")
-    for ids in _batches(context, options):
+    for ids in watched("warm start", _batches(context, options), context):
         with context.accelerator.autocast():
             hidden = student(ids, values)[:, :-1].flatten(0, 1)
             loss, _, _ = training_loss(
@@ -91,7 +91,7 @@ def _activation(context: Context, options: Training) -> dict[str, Tensor]:
             hook = partial(_add_squares, points[name], units, sums[index])
             handles.append(module.register_forward_hook(hook))
     try:
-        for ids in _batches(context, options):
+        for ids in watched("warm start", _batches(context, options), context):
             with context.accelerator.autocast():
                 student(ids)
     finally:

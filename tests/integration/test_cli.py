@@ -157,7 +157,7 @@ def test_generate_with_each_memory(shipped: Shipped, koffkit: Koffkit) -> None:
         assert row["completion"]
         assert row["memory"] == (None if memory == "none" else memory)
     unknown = koffkit("generate", shipped.export, "--prompt", "x", "--memory", "east")
-    assert unknown.code == 2 and "memory 'east': not loaded; there is north, south" in unknown.err
+    assert unknown.code == 2 and "no memory 'east'; there is north, south" in unknown.err
 
 
 def test_the_router_picks_the_memory(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:

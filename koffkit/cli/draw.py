@@ -1,0 +1,164 @@
+"""What is drawn on a terminal: consoles that no text from a file can lead astray, and progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from .text import visible
+from .verbosity import verbosity
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 1000
+SMOOTHING = 0.9
+"""Of the figure that is shown: share of what was shown before."""
+
+
+def stderr() -> Console:
+    """The console for progress and messages."""
+    return _safe_console()(stderr=True, highlight=False, soft_wrap=True)
+
+
+def stdout() -> Console:
+    """The console for results. Where nobody watches, tables are as wide as their names."""
+    console = _safe_console()(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    return console
+
+
+@cache
+def _safe_console() -> type[Console]:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
+
+    class SafeConsole(Console):
+        """Prints what comes from files so that a terminal does not obey it."""
+
+        def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+            return super().render_str(visible(text), **options)
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    return SafeConsole
+
+
+class RichProgress:
+    """A `Progress` on stderr: a bar on a terminal, now and then a line elsewhere."""
+
+    LINE_EVERY = 10.0
+
+    def __init__(self) -> None:
+        self._console = stderr()
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._totals: dict[str, int] = {}
+        self._left: dict[str, int] = {}
+        self._smooth: dict[str, float] = {}
+        self._began = 0.0, 0
+        self._said = 0.0
+        self._verbosity = verbosity()
+
+    @contextmanager
+    def live(self) -> Iterator[RichProgress]:
+        """Show the bar while the block runs."""
+        if not self._console.is_terminal or self._verbosity.quiet:
+            yield self
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with Progress(*columns, console=self._console) as self._bar:
+            yield self
+        self._bar = None
+
+    def message(self, text: str) -> None:
+        self._verbosity.log(text)
+        if not self._verbosity.quiet:
+            self._console.print(text, style="dim", markup=False)
+
+    def warn(self, text: str) -> None:
+        self._verbosity.log(f"warning: {text}")
+        self._console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def expect(self, steps: Mapping[str, int]) -> None:
+        """How many steps the stages of the whole run have, for the time that is left."""
+        self._left = dict(steps)
+
+    def start(self, stage: str, total: int, done: int) -> None:
+        self._totals[stage] = total
+        self._smooth.clear()
+        self._began = time.monotonic(), done
+        for earlier in list(self._left):  # stages come in the order of the recipe
+            if stage not in self._left or earlier == stage:
+                break
+            del self._left[earlier]
+        if self._bar is not None:
+            self._tasks[stage] = self._bar.add_task(visible(stage), total=total, completed=done, figures="")
+
+    def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None:
+        total = self._totals[stage]
+        shown = "  ".join([*self._shown(figures), *self._eta(stage, done)])
+        line = f"{stage}: {done}/{total}  {shown}"
+        if self._bar is not None:
+            self._bar.update(self._tasks[stage], completed=done, figures=shown)
+        if time.monotonic() - self._said > self.LINE_EVERY or (figures and done == total):
+            self._said = time.monotonic()
+            if self._bar is None:
+                self.message(line)
+            else:
+                self._verbosity.log(line)
+
+    def _shown(self, figures: Mapping[str, Any]) -> Iterator[str]:
+        """KL smoothed over steps, expected beside target sparsity, speed."""
+        if "kl" in figures:
+            before = self._smooth.get("kl", figures["kl"])
+            self._smooth["kl"] = SMOOTHING * before + (1 - SMOOTHING) * figures["kl"]
+            yield f"kl {self._smooth['kl']:.4f}"
+        if "expected_sparsity" in figures:
+            target = f" of {figures['sparsity']:.1%}" if "sparsity" in figures else ""
+            yield f"sparsity {figures['expected_sparsity']:.1%}{target}"
+        if "tokens_per_second" in figures:
+            yield f"{figures['tokens_per_second']:,.0f} tokens/s"
+
+    def _eta(self, stage: str, done: int) -> Iterator[str]:
+        """The time that the steps of this stage and of those after it take at the present speed."""
+        began, first = self._began
+        if stage not in self._left or done <= first:
+            return
+        others = sum(steps for name, steps in self._left.items() if name != stage)
+        seconds = (time.monotonic() - began) / (done - first) * (self._totals[stage] - done + others)
+        if seconds >= 1:
+            yield f"about {_duration(seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
