@@ -57,6 +57,7 @@ QWEN3 = Architecture(
     structures=ALL,
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS | HEAD_NORMS,
+    sets_head_dim=True,
     refuses={"qk_pair": QK_NORM},
 )
 
@@ -78,6 +79,7 @@ GEMMA3 = Architecture(
     model_type="gemma3_text",
     structures=ALL,
     head_pruned_container=NO_STOCK,
+    sets_head_dim=True,
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS
     | HEAD_NORMS
