@@ -53,6 +53,7 @@ QWEN3 = Architecture(
     model_type="qwen3",
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS | HEAD_NORMS,
+    sets_head_dim=True,
     refuses={"qk_pair": QK_NORM},
 )
 
@@ -71,6 +72,7 @@ SMOLLM3 = Architecture(
 GEMMA3 = Architecture(
     model_type="gemma3_text",
     head_pruned_container=NO_STOCK,
+    sets_head_dim=True,
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS
     | HEAD_NORMS

@@ -202,6 +202,8 @@ class Architecture:
             `NO_STOCK`: no stock class computes the same.
         reads_head_dim: whether stock software takes `head_dim` from this family's config; where it divides
             `hidden_size` by the heads instead, any head pruning needs the container.
+        sets_head_dim: whether the family's class has a `head_dim` of its own where the config gives none,
+            instead of dividing `hidden_size` by the heads.
         container_drops: config keys that the container does not know, with the only value that may be
             dropped; a model with another value needs koffkit's class.
         container_sets: config keys the container needs to behave like the original.
@@ -223,6 +225,7 @@ class Architecture:
     refuses: Mapping[str, str] = field(default_factory=dict)
     head_pruned_container: str | None = None
     reads_head_dim: bool = True
+    sets_head_dim: bool = False
     head: str = "lm_head"
     container_drops: Mapping[str, Any] = field(default_factory=dict)
     container_sets: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,8 @@ from typing import Any
 from ..arch import Architecture, Shape, architecture, architecture_of
 from ..arch.weights import weight_shapes
 from ..arch.widths import LayerWidths, layer_widths
+from ..errors import UsageError
+from .defaults import with_default_sizes
 from .files import CONFIG, read_config
 from .fingerprint import fingerprint
 from .reader import CheckpointReader
@@ -38,12 +40,30 @@ class ModelSpec:
 
     @classmethod
     def open(cls, folder: Path, *, family: str | None = None) -> ModelSpec:
-        """Read a folder's `config.json`.
+        """Read a folder's `config.json`; sizes that it leaves to its class in transformers are filled in.
 
         Raises:
             DataError: it is missing or damaged.
+            UsageError: transformers does not accept it, or what it fills in does not fit the weights.
         """
-        return cls(config=read_config(folder), path=folder, family=family)
+        given = read_config(folder)
+        spec = cls(config=with_default_sizes(given, folder / CONFIG), path=folder, family=family)
+        if spec.config != given:
+            spec._require_fit([key for key in spec.config if spec.config[key] != given.get(key)])
+        return spec
+
+    def _require_fit(self, filled_in: list[str]) -> None:
+        """Sizes that the config does not state are those of the weights, where there are any yet."""
+        if not list(self.folder.glob("*.safetensors")):
+            return
+        tensors = CheckpointReader(self.folder).tensors
+        for name, shape in self.weight_shapes.items():
+            if name in tensors and tensors[name].shape != shape:
+                sizes = ", ".join(f"{key} (which then is {self.config[key]})" for key in filled_in)
+                raise UsageError(
+                    f"{self._source}: it does not state {sizes}, and {name} has shape "
+                    f"{list(tensors[name].shape)} instead of {list(shape)}; add the true size to the file."
+                )
 
     @property
     def folder(self) -> Path:

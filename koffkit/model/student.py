@@ -117,6 +117,5 @@ def _require_finite(model: nn.Module, path: str) -> None:
     for name, weight in model.named_parameters():
         if weight.numel() and not bool(torch.stack(weight.aminmax()).isfinite().all()):
             raise IntegrityError(
-                f"{path}: {name}: the base itself holds NaN or infinite values, as {weight.dtype} at least; "
-                "download it again, or set base.dtype to the type it was saved in."
+                f"{path}: {name}: the base itself holds NaN or infinite values; download it again."
             )

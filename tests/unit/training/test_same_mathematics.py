@@ -144,3 +144,11 @@ def test_a_run_whose_perplexity_is_beyond_a_float_ends_with_null(tmp_path: Path)
     assert results["domains"]["north"]["matched"]["perplexity"] is None
     assert results["mean"]["unpruned"]["perplexity"] is None
     assert results["mean"]["unpruned"]["kl"] == 0
+
+
+def test_a_loss_that_is_nan_on_a_sound_base_is_put_down_to_the_rate(llama: Path, tmp_path: Path) -> None:
+    loop = loop_of(context_for(llama, tmp_path))
+    with torch.no_grad():
+        next(loop.student.memories.lora_parameters()).fill_(float("nan"))
+    with pytest.raises(IntegrityError, match=r"the loss is nan at step 1; .* Lower stages\.learn_masks\.lr"):
+        loop._step(0)

@@ -1,0 +1,44 @@
+"""Sizes that a `config.json` leaves to its class: files that hold only what differs from the defaults, as the
+text part of a multimodal Gemma 3 does, load in transformers and must mean the same here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..arch import ARCHITECTURES
+from ..errors import UsageError
+
+SIZES = ("vocab_size", "num_attention_heads", "num_key_value_heads")
+"""Left out by files that exist; without depth and widths a file is damaged rather than brief."""
+
+
+def with_default_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The config with the sizes that its class in transformers fills in; torch is loaded only if any is.
+
+    Args:
+        path: of the file, for messages.
+
+    Raises:
+        UsageError: transformers does not accept the config.
+    """
+    arch = ARCHITECTURES.get(str(config.get("model_type")))
+    if arch is None:
+        return dict(config)  # refused later, with the families that there are
+    left_out = [key for key in SIZES if key not in config]
+    if arch.sets_head_dim and config.get("head_dim") is None:
+        left_out.append("head_dim")
+    if not left_out:
+        return dict(config)
+    from transformers import CONFIG_MAPPING
+
+    try:
+        whole = CONFIG_MAPPING[arch.model_type].from_dict(dict(config)).to_dict()
+    except Exception as error:  # what a class checks, and how it says so, is its own affair
+        reason = str(error).strip().splitlines()
+        raise UsageError(
+            f"{path}: {', '.join(left_out)} left out, and transformers cannot fill in the rest "
+            f"({type(error).__name__}: {reason[-1].strip() if reason else ''}); complete the file."
+        ) from None
+    return dict(config) | {key: whole[key] for key in left_out}
