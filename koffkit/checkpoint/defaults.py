@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..arch import ARCHITECTURES
+from ..arch import architecture, supported
 from ..errors import UsageError
 
 SIZES = ("vocab_size", "num_attention_heads", "num_key_value_heads")
@@ -23,9 +23,10 @@ def with_default_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         UsageError: transformers does not accept the config.
     """
-    arch = ARCHITECTURES.get(str(config.get("model_type")))
-    if arch is None:
+    model_type = config.get("model_type")
+    if model_type not in supported():
         return dict(config)  # refused later, with the families that there are
+    arch = architecture(str(model_type))
     left_out = [key for key in SIZES if key not in config]
     if arch.sets_head_dim and config.get("head_dim") is None:
         left_out.append("head_dim")
