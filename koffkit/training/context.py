@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..data.corpus import Corpus
 from ..errors import Interrupted
+from ..masks.convert import as_masks
 from ..masks.file import save_masks
 from ..masks.masks import Masks, kept_counts
 from ..method.budget import Budget
-from ..model.gating import as_masks
 from ..model.student import Student
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
