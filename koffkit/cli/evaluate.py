@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from .console import emit, json_option, print_results, quiet_libraries, say
+from .console import RichProgress, emit, json_option, print_results, quiet_libraries, say
 
 
 @click.command("evaluate")
@@ -42,6 +42,7 @@ def command(
     from ..runtime.perplexity import perplexity
 
     chosen = None if memory == "none" else memory
+    RichProgress().message(f"measuring the perplexity on {data}")
     figures = perplexity(path, data, chosen, sequence_length=sequence_length, field=field)
     result = {"path": str(path), "task": task, "memory": memory, **figures}
     emit(result) if as_json else say(

@@ -11,6 +11,7 @@ from typing import Any
 from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
 from ..errors import DataError, KoffkitError
 from ..storage.files import write_json
+from ..storage.publish import whole_folder
 from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
 
 WHERE = "stages.route.encoder"
@@ -45,9 +46,9 @@ class EncoderRouter(Router):
         return self.model(**batch.to(self.model.device)).logits
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder / FOLDER)
-        self.tokenizer.save_pretrained(folder / FOLDER)
+        with whole_folder(folder / FOLDER) as partial:
+            self.model.save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
         write_json(folder / CONFIG, {"koffkit": FORMAT, **self.describe()})
 
     def describe(self) -> dict[str, Any]:
