@@ -46,6 +46,6 @@ class Interrupted(KoffkitError):
 def near_name(name: str, names: Iterable[str]) -> str:
     """The end of a message about a name that is not there: the nearest one, then all."""
     listed = list(names)
-    near = difflib.get_close_matches(name, listed, 1)
+    near = difflib.get_close_matches(name, listed, 1, cutoff=0.7)
     there = f"here is {', '.join(listed) or 'none'}."
     return f"did you mean {near[0]}? T{there}" if near else f"t{there}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -15,7 +16,6 @@ import click
 from ..errors import KoffkitError, UsageError, near_name
 from .console import _JSON_KEY, emit, say
 from .failures import as_koffkit_error
-from .text import visible
 from .verbosity import of, with_verbosity
 
 PLATFORMS = ("linux", "darwin")
@@ -73,8 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.message = visible(error.message)
-        error.show()
+        written = io.StringIO()
+        error.show(written)
+        say(written.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130, context)

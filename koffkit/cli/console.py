@@ -66,3 +66,6 @@ def quiet_libraries() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+
+
+__all__ = ["RichProgress", "emit", "json_option", "print_results", "quiet_libraries", "say", "stdout"]

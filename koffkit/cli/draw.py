@@ -41,7 +41,7 @@ def _safe_console() -> type[Console]:
     class SafeConsole(Console):
         """Prints what comes from files so that a terminal does not obey it."""
 
-        def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)
 
         def render(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from .console import emit, json_option, print_results, quiet_libraries, say
+from .console import RichProgress, emit, json_option, print_results, quiet_libraries, say
 from .place import batch_size_option, device_option, dtype_option
 
 
@@ -55,6 +55,7 @@ def command(
     from ..runtime.perplexity import perplexity
 
     chosen = None if memory == "none" else memory
+    RichProgress().message(f"measuring the perplexity on {data}")
     figures = perplexity(
         path,
         data,

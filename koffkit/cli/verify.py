@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import IntegrityError
-from .console import emit, json_option, quiet_libraries, say
+from .console import RichProgress, emit, json_option, quiet_libraries, say
 
 
 @click.command("verify")
@@ -23,6 +23,7 @@ def command(export: Path, as_json: bool) -> None:
     quiet_libraries()
     from ..runtime.verify import verify_export
 
+    RichProgress().message("checking digests, shapes and golden logits")
     result = verify_export(export)
     if as_json:
         emit(result)

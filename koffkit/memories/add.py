@@ -63,6 +63,7 @@ def add_memory(
     work = work_folder(export, name)
     target = free_place(export, name, work)
     require_text(against)
+    progress.message("checking the base and the backbone")
     base = find_base(export, base)
     if backbone_digest(export.backbone) != export.backbone_digest:
         raise IntegrityError(

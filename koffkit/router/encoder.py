@@ -14,6 +14,7 @@ from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
 from ..errors import DataError, KoffkitError
 from ..recipe.sources import Positive, Rate
 from ..storage.files import write_json
+from ..storage.publish import whole_folder
 from ..strict import StrictModel
 from .base import CONFIG, FORMAT, Array, Router, Setting, read_config, unreadable
 from .training import class_weights, labelled, minimise, random_prefix
@@ -64,9 +65,9 @@ class EncoderRouter(Router):
         return self.model(**batch.to(self.model.device)).logits
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder / FOLDER)
-        self.tokenizer.save_pretrained(folder / FOLDER)
+        with whole_folder(folder / FOLDER) as partial:
+            self.model.save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
         write_json(folder / CONFIG, {"koffkit": FORMAT, **self.describe()})
 
     def describe(self) -> dict[str, Any]:

@@ -16,12 +16,23 @@ from .partial import partial_of, remove
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system inside the block names the file; a failed write does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write into; it takes the place of `path` when the block ends without an error, and is gone
     otherwise."""
     partial = partial_of(path)
     try:
-        with open(partial, "wb") as file:
+        with naming(path), open(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

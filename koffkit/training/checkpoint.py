@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..artefact.digests import file_entry
 from ..errors import IntegrityError
-from ..storage.files import write_json
+from ..storage.files import naming, write_json
 from ..storage.publish import whole_folder
 
 STATE, TENSORS = "state.json", "state.safetensors"
@@ -59,9 +59,13 @@ def save_checkpoint(folder: Path, order: int, checkpoint: Checkpoint) -> None:
         flat |= {f"{kind}/{key}": value for kind, value in state.items()}
     with whole_folder(folder / name) as partial:
         digest = _write_tensors(partial / TENSORS, flat)
-        state = {"stage": checkpoint.stage, "step": checkpoint.step, "extra": checkpoint.extra}
-        state |= {"files": {TENSORS: digest}}
-        write_json(partial / STATE, state | {"digest": _digest(state)})
+        facts = {
+            "stage": checkpoint.stage,
+            "step": checkpoint.step,
+            "extra": checkpoint.extra,
+            "files": {TENSORS: digest},
+        }
+        write_json(partial / STATE, facts | {"digest": _digest(facts)})
     earlier = [path for path in _checkpoints(folder) if path.name < name]
     for path in [*earlier[: 1 - KEPT], *(path for path in folder.iterdir() if path.name.startswith("."))]:
         shutil.rmtree(path, ignore_errors=True)
@@ -78,7 +82,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header = {name: (STORED[tensors[name].dtype], tuple(tensors[name].shape)) for name in order}
     hasher = hashlib.sha256()
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         for data in (write_header(header), *map(_bytes_of, map(tensors.__getitem__, order))):
             file.write(data)
             hasher.update(data)

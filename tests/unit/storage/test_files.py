@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from koffkit.storage.files import write_atomically, write_json
+from koffkit.storage.files import replacing_file, write_atomically, write_json
 
 
 def test_a_reader_sees_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,3 +21,13 @@ def test_a_reader_sees_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write_atomically(path, "half")
     assert path.read_text() == '{\n  "v": 1\n}\n'
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failed_write_names_the_file(tmp_path: Path) -> None:
+    """As beyond a limit of file sizes: Python's own error names none."""
+    path = tmp_path / "a.bin"
+    with pytest.raises(OSError, match="File too large") as failed, replacing_file(path) as file:
+        file.write(b"half")
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    assert failed.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
