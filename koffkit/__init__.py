@@ -40,8 +40,7 @@ def __getattr__(name: str) -> Any:
 
         return version("koffkit")
     if name in _LAZY:
-        module, _, attribute = _LAZY[name].partition(":")
-        return getattr(import_module(module, __name__), attribute)
+        return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module 'koffkit' has no attribute {name!r}")
 
 

@@ -13,10 +13,11 @@ from typing import Any
 from ...artefact.digests import combine_tensor_digests, tensor_hasher
 from ...artefact.parts import FileEntry
 from ...checkpoint.files import INDEX
-from ...checkpoint.reader import fsync_file, write_header
+from ...checkpoint.reader import fsync_file
 from ...masks.sliced_reader import SlicedReader
 from ...progress import Progress
 from ...storage.files import write_json
+from ...storage.tensors_file import write_header
 
 PIECE = 1 << 24
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, IntegrityError, UsageError
+from ..storage.read_json import read_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -20,15 +20,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         DataError: it is missing or damaged.
     """
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: missing; a base is a folder with config.json and *.safetensors.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: not a JSON object.")
-    return config
+    if not path.exists():
+        raise DataError(f"{path}: missing; a base is a folder with config.json and *.safetensors.")
+    return read_json(path, error=DataError, remedy="download it again")
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -68,8 +62,9 @@ def checkpoint_files(folder: Path) -> list[Path]:
             )
         raise IntegrityError(f"{folder}: neither model.safetensors nor {INDEX}.")
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
+        listed = read_json(index, remedy="download the checkpoint again")
+        names = sorted(set(listed["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise IntegrityError(
             f"{index}: not a valid checkpoint index ({type(error).__name__}: {error})."
         ) from None

@@ -7,12 +7,8 @@ an error that names the file.
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,28 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
+from ..storage.read_json import read_json
+from ..storage.tensors_file import TensorInfo, read_header
 from .files import INDEX, checkpoint_files
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
 
-MAX_HEADER = 100_000_000
 AT_ONCE = 1 << 24
-ITEMSIZE = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-}
 _VIEWS: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.uint8),
     2: np.dtype(np.uint16),
@@ -49,74 +32,6 @@ _VIEWS: dict[int, np.dtype[Any]] = {
     8: np.dtype(np.uint64),
 }
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies: `start` and `size` in bytes within `path`."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
-
-    @property
-    def itemsize(self) -> int:
-        return ITEMSIZE[self.dtype]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one index of the first dimension."""
-        return self.itemsize * prod(self.shape[1:])
-
-
-def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Tensors in file order, and the file's metadata.
-
-    Raises:
-        IntegrityError: the file is truncated, or its header does not describe it.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise IntegrityError(
-                f"{path}: truncated or not a safetensors file ({size} bytes, header length {length}); "
-                "download it again."
-            )
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            tensors = {name: _info(path, 8 + length, entry) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(
-                f"{path}: damaged safetensors header ({type(error).__name__}: {error}); download it again."
-            ) from None
-    ordered = dict(sorted(tensors.items(), key=lambda item: item[1].start))
-    position = 8 + length
-    for name, info in ordered.items():
-        if info.start != position or info.size != info.itemsize * prod(info.shape):
-            raise IntegrityError(
-                f"{path}: {name} does not lie where its header says; the file is damaged, download it again."
-            )
-        position += info.size
-    if position != size:
-        raise IntegrityError(
-            f"{path}: {size} bytes, but its header describes {position}; the file is truncated or damaged, "
-            "download it again."
-        )
-    return ordered, metadata
-
-
-def _info(path: Path, data: int, entry: dict[str, Any]) -> TensorInfo:
-    if entry["dtype"] not in ITEMSIZE:
-        raise ValueError(f"unknown dtype {entry['dtype']!r}")
-    begin, end = entry["data_offsets"]
-    return TensorInfo(
-        path, entry["dtype"], tuple(int(n) for n in entry["shape"]), data + int(begin), int(end) - int(begin)
-    )
 
 
 class CheckpointReader:
@@ -149,7 +64,7 @@ class CheckpointReader:
         path = self.folder / INDEX
         if not path.is_file():
             return
-        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        listed = read_json(path, remedy="download the checkpoint again")["weight_map"]
         for name, file in listed.items():
             if name not in self.tensors or self.tensors[name].path.name != file:
                 raise IntegrityError(
@@ -227,11 +142,11 @@ class CheckpointReader:
 
         info = self.tensors[name]
         with open(info.path, "rb") as file:
-            found: NDArray[Any] = np.empty((len(indices), *info.shape[1:]), dtype=_VIEWS[info.itemsize])
+            rows: NDArray[Any] = np.empty((len(indices), *info.shape[1:]), dtype=_VIEWS[info.itemsize])
             for place, index in enumerate(indices):
                 file.seek(info.start + index * info.row_bytes)
-                _fill(found[place], file, info)
-        return as_tensor(found, info.dtype).to(dtype or torch.float32)
+                _fill(rows[place], file, info)
+        return as_tensor(rows, info.dtype).to(dtype or torch.float32)
 
     def read(self, name: str, out: Tensor | None = None) -> Tensor:
         """A whole floating-point tensor in float32, or in `out` and its type: whoever reads one weight after
@@ -283,19 +198,6 @@ def as_tensor(rows: NDArray[Any], dtype: str) -> Tensor:
     return torch.from_numpy(rows.view(np.int16 if rows.itemsize == 2 else f"i{rows.itemsize}")).view(
         getattr(torch, _TORCH[dtype])
     )
-
-
-def write_header(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """A safetensors header for `{name: (dtype, shape)}` in that order, padded to eight bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, (dtype, shape) in tensors.items():
-        size = ITEMSIZE[dtype] * prod(shape)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
 
 
 def fsync_file(file: IO[bytes]) -> None:

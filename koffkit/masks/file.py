@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
+from ..storage.tensors_file import read_arrays
 from .masks import Masks
 
 FORMAT = "koffkit-masks-1"
@@ -31,18 +31,9 @@ def load_masks(path: Path, spec: ModelSpec) -> dict[tuple[int, str], NDArray[np.
     Raises:
         IntegrityError: the file is missing, unreadable, or its tensors do not fit this model.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise IntegrityError(f"{path}: the masks are missing; run `koffkit compress` again.")
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except SafetensorError as error:
-        raise IntegrityError(
-            f"{path}: not a readable safetensors file ({error}); run `koffkit compress` again."
-        ) from None
+    tensors, metadata = read_arrays(path, remedy="run `koffkit compress` again")
     if metadata.get("format") != FORMAT:
         raise IntegrityError(f"{path}: format {metadata.get('format')!r}, this koffkit reads {FORMAT!r}.")
     masks = {}

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arch.spec import Indices
-from ..checkpoint.reader import CheckpointReader, TensorInfo
+from ..checkpoint.reader import CheckpointReader
+from ..storage.tensors_file import TensorInfo
 from .slicing import Slices
 
 

@@ -24,11 +24,11 @@ from ..artefact.names import (
     ROUTER_COLUMN,
 )
 from ..artefact.parts import Golden
-from ..errors import IntegrityError
 from ..masks.memory_cuts import MemoryCuts
 from ..run.state import RunState
 from ..storage.files import write_atomically, write_json
 from ..storage.read_json import read_json
+from ..storage.tensors_file import read_arrays
 
 
 def write_bundle(
@@ -103,15 +103,9 @@ def _whole(name: str, value: NDArray[Any]) -> NDArray[Any]:
 
 
 def _slice_file(source: Path, target: Path, cut: Callable[[str, NDArray[Any]], NDArray[Any]]) -> int:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save
+    from safetensors.numpy import save
 
-    try:
-        tensors = load_file(source)
-    except (OSError, SafetensorError) as error:
-        raise IntegrityError(
-            f"{source}: cannot be read ({error}); resume the run to write it again."
-        ) from None
+    tensors, _ = read_arrays(source, remedy="resume the run to write it again")
     sliced = {name: np.ascontiguousarray(cut(name, value)) for name, value in tensors.items()}
     write_atomically(target, save(sliced, metadata={"format": "pt"}))
     return sum(value.size for value in sliced.values())

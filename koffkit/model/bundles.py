@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..arch.widths import LayerWidths
 from ..artefact.bundle import MemoryFolder
 from ..artefact.quantise import unpack
 from ..errors import IntegrityError
+from ..storage.tensors_file import read_tensors
 from .kv_attention import KVMemory
 
 KVTensors = Mapping[int, KVMemory]
@@ -30,11 +29,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         IntegrityError: it is missing or damaged.
     """
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
-    return unpack(tensors)
+    return unpack(read_tensors(path, remedy="copy the bundle again"))
 
 
 def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:

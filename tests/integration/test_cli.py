@@ -44,7 +44,7 @@ def test_export_follows_the_recipe_unless_told_otherwise(
     run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
     state = json.loads((run / "run.json").read_text())
     for export, message in (
-        ([{"format": "floppy"}], "--format floppy: no such exporter"),
+        ([{"format": "floppy"}], "--format: floppy is not installed"),
         ([{"format": "hf", "colour": "red"}], "format hf has no option colour"),
         (
             [{"format": "hf"}, {"format": "floppy"}],

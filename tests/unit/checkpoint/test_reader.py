@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from koffkit.checkpoint.files import INDEX, checkpoint_files
-from koffkit.checkpoint.reader import CheckpointReader, read_header, write_header
+from koffkit.checkpoint.reader import CheckpointReader
 from koffkit.errors import IntegrityError, UsageError
+from koffkit.storage.tensors_file import read_header, write_header
 
 from ...common import make_checkpoint
 
@@ -109,7 +110,7 @@ def escape(target: str) -> Callable[[Path], None]:
         (long_header, "truncated or not a safetensors file"),
         (flipped_offset, "does not lie where its header says|damaged safetensors header"),
         (lambda folder: first_shard(folder).unlink(), "which is missing"),
-        (lambda folder: (folder / INDEX).write_text("{"), "not a valid checkpoint index"),
+        (lambda folder: (folder / INDEX).write_text("{"), "index.json: not valid JSON"),
         (lambda folder: (folder / INDEX).write_text('{"weight_map": []}'), "not a valid checkpoint index"),
         (escape("../evil.safetensors"), r"'\.\./evil\.safetensors' leads out of the folder; refused"),
         (escape("/etc/passwd"), "'/etc/passwd' leads out of the folder; refused"),

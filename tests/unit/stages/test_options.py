@@ -176,7 +176,7 @@ def test_learned_placement_keeps_as_many_layers_as_the_bytes_allow(llama: Path, 
     kept = tensors(tmp_path / "some", llama, memory | {"layers": {"learned_bytes": whole * 2 // 3}})
     state = json.loads((tmp_path / "some" / "run" / "run.json").read_text())
     layers = {int(name.split("layers.")[1].split(".")[0]) for name in kept}
-    assert sorted(layers) == state.memory_layers and len(layers) == 2
+    assert sorted(layers) == state["memory_layers"] and len(layers) == 2
 
 
 def tensors(root: Path, llama: Path, memory: dict[str, Any]) -> dict[str, torch.Tensor]:
