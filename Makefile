@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench conformance clean
+.PHONY: quickstart test lint bench conformance fuzz clean
+INPUTS ?= 20000
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +28,9 @@ lint: $(STAMP)
 
 conformance: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity.conformance
+
+fuzz: $(STAMP)  # make fuzz INPUTS=100000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --inputs $(INPUTS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/export_speed.py
