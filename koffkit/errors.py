@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A sentence that names the nearest of what there is; nothing where nothing is near."""
+    near = get_close_matches(name, list(names), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
 
 class KoffkitError(Exception):
     """Base of every error koffkit raises on purpose. The command line prints the text and exits with

@@ -15,7 +15,7 @@ from ...artefact.names import BACKBONE, FORMAT, MANIFEST, MEMORIES, ROUTER
 from ...checkpoint.fingerprint import fingerprint
 from ...checkpoint.spec import ModelSpec
 from ...errors import IntegrityError, UsageError
-from ...hub import locate
+from ...hub import locate_again
 from ...masks.container import open_complete, sliced_config
 from ...masks.file import load_masks
 from ...masks.masks import Masks, kept_counts, masked_counts
@@ -120,15 +120,14 @@ def _find_base(run: RunFolder, state: Mapping[str, Any]) -> Path:
     Raises:
         IntegrityError: it has changed since.
     """
-    recorded = Path(state["base"]["path"])
-    found = (
-        recorded
-        if recorded.is_dir()
-        else locate(
-            state["recipe"]["base"]["model"],
-            Path(state["recipe_root"]),
-            revision=state["recipe"]["base"]["revision"],
-        )
+    settings = state["recipe"]["base"]
+    found = locate_again(
+        Path(state["base"]["path"]),
+        settings["model"],
+        Path(state["recipe_root"]),
+        run.path,
+        revision=settings["revision"],
+        given=run.base,
     )
     if fingerprint(found) != state["base"]["digest"]:
         raise IntegrityError(

@@ -21,13 +21,18 @@ from .console import RichProgress, emit, json_option, quiet_libraries, stdout
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: exports/RUN-FORMAT]"
 )
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the run found it]"
+)
 @json_option
-def command(run: Path | None, format_: str | None, output: Path | None, as_json: bool) -> None:
+def command(
+    run: Path | None, format_: str | None, output: Path | None, base: Path | None, as_json: bool
+) -> None:
     """Slice the finished RUN (by default the newest under ./runs) into artefacts that other software
     loads."""
     from ..run.folder import RunFolder, newest_finished
 
-    folder = RunFolder(run) if run is not None else newest_finished()
+    folder = RunFolder(newest_finished().path if run is None else run, base=base)
     jobs = _jobs(folder.require_finished()["recipe"], format_)
     if output is not None and len(jobs) > 1:
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..artefact.bundle import Bundle
 from ..artefact.export import Export, open_export, removed_memories
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from ..router.routed import routed
 from ..storage.publish import discard
 
@@ -62,7 +62,9 @@ def remove_memory(path: Path, name: str) -> dict[str, Any]:
     export = open_export(path)
     names = {bundle.domain: bundle.path for bundle in export.bundles()}
     if name not in names:
-        raise UsageError(f"{path}: no memory {name!r}; there is {', '.join(names) or 'none'}.")
+        raise UsageError(
+            f"{path}: no memory {name!r}; there is {', '.join(names) or 'none'}.{did_you_mean(name, names)}"
+        )
     folder = names[name]
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     discard(folder)

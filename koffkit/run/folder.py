@@ -16,8 +16,9 @@ FORMAT = 1
 class RunFolder:
     """One run on disk; see the contract for what lies where."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, base: Path | None = None) -> None:
         self.path = Path(path)
+        self.base = base  # where the user says that the base is now
 
     @property
     def run_file(self) -> Path:
