@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .builtin import shipped
 from .extend import merged
 from .findings import Lines, findings
-from .overrides import apply_override
+from .overrides import apply_override, shown
 from .schema import Recipe
 from .yaml_text import read_yaml
 
@@ -42,7 +42,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         place = apply_override(tree, override)
         for below in [location for location in lines if location[: len(place)] == place]:
             del lines[below]
-        lines[place] = f"--set {override}"
+        lines[place] = f"--set {shown(override)}"
     return LoadedRecipe(recipe=validated(tree, path, lines), path=path, root=path.resolve().parent)
 
 
