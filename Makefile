@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint types docs bench conformance torture clean
+.PHONY: quickstart test lint types docs bench conformance torture fuzz clean
+INPUTS ?= 20000
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +38,9 @@ conformance: $(STAMP)
 
 torture: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(TORTURE)  # TORTURE="--all": hours; "--seed 1 --points 500"
+
+fuzz: $(STAMP)  # make fuzz INPUTS=100000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --inputs $(INPUTS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/export_speed.py

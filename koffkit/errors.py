@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A sentence that names the nearest of what there is; nothing where nothing is near."""
+    near = get_close_matches(name, list(names), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def near_name(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that is not there: what there is, and the nearest of it."""
+    listed = list(names)
+    return f"there is {', '.join(listed) or 'none'}.{did_you_mean(name, listed)}"
 
 
 class KoffkitError(Exception):
@@ -41,11 +53,3 @@ class Interrupted(KoffkitError):
     """The user interrupted a run that can be resumed."""
 
     exit_code = 130
-
-
-def near_name(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a name that is not there: the nearest one, then all."""
-    listed = list(names)
-    near = difflib.get_close_matches(name, listed, 1, cutoff=0.7)
-    there = f"here is {', '.join(listed) or 'none'}."
-    return f"did you mean {near[0]}? T{there}" if near else f"t{there}"

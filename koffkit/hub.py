@@ -51,6 +51,36 @@ def locate(name: str, root: Path, *, revision: str | None = None, config_only: b
     return _download(name, revision, CONFIG_ONLY if config_only else CHECKPOINT_PATTERNS)
 
 
+def locate_again(
+    recorded: Path, name: str, root: Path, run: Path, *, revision: str | None, given: Path | None = None
+) -> Path:
+    """The base of a run, which may have been moved since, alone or together with its project.
+
+    Args:
+        recorded: its folder when the run was made.
+        name, root, revision: as the recipe has them.
+        run: the run's folder; a relative name is looked for in the folders around it too.
+        given: where the user says that it is now.
+
+    Raises:
+        DataError: it is nowhere to be found.
+    """
+    if given is not None:
+        if not (given / CONFIG).is_file():
+            raise DataError(
+                f"--base {given}: no folder with a {CONFIG}; name the folder of the unpruned model."
+            )
+        return given.resolve()
+    around = [] if Path(name).is_absolute() else list(run.resolve().parents)[:4]
+    for folder in (recorded, *(parent / name for parent in around)):
+        if (folder / CONFIG).is_file():
+            return folder.resolve()
+    try:
+        return locate(name, root, revision=revision)
+    except DataError as error:
+        raise DataError(f"{error} Say where the base is now with --base PATH.") from None
+
+
 def is_hub_id(name: str, root: Path) -> bool:
     """Whether only the hub can tell what this is: no local file or folder, and in the form of an id."""
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, KoffkitError, ResourceError, UsageError
+from ..errors import DataError, KoffkitError, ResourceError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from ..recipe.load import LoadedRecipe
@@ -88,8 +87,7 @@ def _check_exports(loaded: LoadedRecipe) -> None:
         where = f"{loaded.path}: export.{index}.format"
         names = list(exporters.available())
         if spec.format not in names:
-            near = difflib.get_close_matches(spec.format, names, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(spec.format, names)
             raise UsageError(
                 f"{where}: {spec.format!r}: no such exporter; installed: {', '.join(names) or 'none'}.{hint}"
             )
@@ -102,8 +100,7 @@ def _check_trackers(loaded: LoadedRecipe) -> None:
     for name in loaded.recipe.train.trackers:
         where = f"{loaded.path}: train.trackers: {name!r}"
         if name not in TRACKERS:
-            near = difflib.get_close_matches(name, TRACKERS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, TRACKERS)
             raise UsageError(f"{where}: no tracker of accelerate; there is {', '.join(TRACKERS)}.{hint}")
         if find_spec(TRACKERS[name]) is None and not (name == "tensorboard" and find_spec("tensorboardX")):
             raise UsageError(f"{where} is not installed; pip install it, or remove it.")

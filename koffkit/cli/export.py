@@ -21,8 +21,13 @@ from .console import RichProgress, emit, json_option, quiet_libraries, stdout
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: exports/RUN-FORMAT]"
 )
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the run found it]"
+)
 @json_option
-def command(run: Path | None, format_: str | None, output: Path | None, as_json: bool) -> None:
+def command(
+    run: Path | None, format_: str | None, output: Path | None, base: Path | None, as_json: bool
+) -> None:
     """Slice the finished RUN (by default the newest under ./runs) into artefacts that other software
     loads."""
     from ..run.folder import RunFolder, newest_finished
@@ -46,7 +51,7 @@ def command(run: Path | None, format_: str | None, output: Path | None, as_json:
     from ..run.finished import FinishedRun
 
     progress = RichProgress()
-    finished = FinishedRun.open(folder)
+    finished = FinishedRun.open(folder, base)
     with progress.live():
         results = [
             exporter.export(finished, targets[name], options[name], progress)

@@ -23,7 +23,7 @@ from .packing import MASK_SUFFIX, PackedTokens
 from .places import source_files
 from .sources import conversations, documents
 from .tokens import TokenFile, are_whole, read_index, same_sources, source_facts
-from .vocabulary import end_of_document, require_known
+from .vocabulary import beginning_of_text, end_of_document, require_known
 
 DOCUMENTS_AT_ONCE = 256
 FORMAT = 2  # of token files
@@ -124,7 +124,9 @@ class _Job:
             counts = self._write(paths[0], paths[1], holdout)
             write_json(path, {"settings": settings, "sources": sources, **counts})
         masked = len(self._suffixes) > 1
-        return PackedTokens(paths[0], masked=masked), PackedTokens(paths[1], masked=masked)
+        begin = beginning_of_text(self.tokenizer)
+        train, heldout = (PackedTokens(path, masked=masked, begin=begin) for path in paths)
+        return train, heldout
 
     def _settings(self, holdout: float) -> str:
         """Digest of everything but the text that token files depend on. Hub data sets are identified by name

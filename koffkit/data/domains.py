@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arch.weights import vocab_size
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
 from ..errors import DataError, UsageError
@@ -27,6 +28,7 @@ from ..run.folder import RunFolder
 from ..storage.files import fsync_folder, make_folder, replacing_file, write_json
 from .clusters import Array, Words, fit_clusters, name_clusters
 from .sources import documents
+from .vocabulary import require_known
 
 AT_ONCE = 64
 WHERE = "domains.auto"
@@ -123,6 +125,7 @@ class Embedder:
         trusted = recipe.base.trust_remote_code
         self._tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
         self._auto, self._recipe = auto, recipe
+        self._vocab_size = vocab_size(base.config)
         self._table: Array | None = None
         self._model: Any = None
         if auto.layer == 0:
@@ -136,6 +139,8 @@ class Embedder:
         """[N, D]; the model's own order of magnitude, float32."""
         encoded = self._tokenizer(texts, verbose=False)["input_ids"]
         rows = [ids[: self._auto.max_tokens] or [0] for ids in encoded]
+        for ids in rows:
+            require_known(ids, self._vocab_size, self._tokenizer, WHERE)
         if self._table is not None:
             return np.stack([self._table[ids].mean(0) for ids in rows])
         return self._hidden(rows)

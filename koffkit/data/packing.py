@@ -25,10 +25,12 @@ class PackedTokens:
 
     Args:
         masked: beside it lies a file with one byte a token: whether the loss counts it.
+        begin: the token that every sequence begins with, of a tokenizer that adds one to every text: a model
+            that never saw a text without it is a poor teacher there. None: sequences begin anywhere.
     """
 
-    def __init__(self, path: Path, *, masked: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, masked: bool = False, begin: int | None = None) -> None:
+        self.path, self.begin = path, begin
         self.mask: NDArray[np.uint8] | None = (
             _mapped(path.with_suffix(MASK_SUFFIX), np.uint8) if masked else None
         )
@@ -45,10 +47,8 @@ class PackedTokens:
         """
         import torch
 
-        starts = [self._start(visit * batch_size + row, length, seed) for row in range(batch_size)]
-        return torch.from_numpy(
-            np.stack([self.tokens[start : start + length] for start in starts]).astype(np.int64)
-        )
+        rows = self._rows(visit, batch_size, length, seed)
+        return torch.from_numpy(np.stack([self._tokens(*row) for row in rows]))
 
     def counted(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor | None:
         """Which tokens of `batch` the loss counts, [B, T]; None: all."""
@@ -56,9 +56,35 @@ class PackedTokens:
 
         if self.mask is None:
             return None
-        starts = [self._start(visit * batch_size + row, length, seed) for row in range(batch_size)]
-        return torch.from_numpy(
-            np.stack([self.mask[start : start + length] for start in starts]).astype(bool)
+        rows = self._rows(visit, batch_size, length, seed)
+        return torch.from_numpy(np.stack([self._counts(self.mask, *row) for row in rows]))
+
+    def _rows(self, visit: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
+        """Where the rows of a batch start, and their length."""
+        width = self._width(length)
+        numbers = range(visit * batch_size, (visit + 1) * batch_size)
+        return [(self._start(number, width, seed), length) for number in numbers]
+
+    def _width(self, length: int) -> int:
+        """How many tokens of the stream a sequence uses up."""
+        return length if self.begin is None else max(1, length - 1)
+
+    def _adds(self, start: int, length: int) -> bool:
+        """Whether a sequence gets a first token that is not there already."""
+        whole = start + length <= len(self.tokens)
+        return self.begin is not None and not (whole and int(self.tokens[start]) == self.begin)
+
+    def _tokens(self, start: int, length: int) -> NDArray[np.int64]:
+        if not self._adds(start, length):
+            return np.asarray(self.tokens[start : start + length], dtype=np.int64)
+        rest = np.asarray(self.tokens[start : start + length - 1], dtype=np.int64)
+        return np.concatenate([np.array([self.begin], dtype=np.int64), rest])
+
+    def _counts(self, mask: NDArray[np.uint8], start: int, length: int) -> NDArray[np.bool_]:
+        if not self._adds(start, length):
+            return np.asarray(mask[start : start + length], dtype=bool)
+        return np.concatenate(
+            [np.zeros(1, dtype=bool), np.asarray(mask[start : start + length - 1], dtype=bool)]
         )
 
     def _start(self, number: int, length: int, seed: int) -> int:
@@ -81,14 +107,17 @@ class PackedTokens:
 
         total = min(len(self.tokens), max_tokens or len(self.tokens))
         length = min(length, total)
-        count = total // length
-        grid = np.asarray(self.tokens[: count * length], dtype=np.int64).reshape(count, length)
-        counted = (
-            None if self.mask is None else self.mask[: count * length].reshape(count, length).astype(bool)
-        )
-        for start in range(0, count, batch_size):
-            part = slice(start, start + batch_size)
-            yield torch.from_numpy(grid[part]), None if counted is None else torch.from_numpy(counted[part])
+        width = self._width(length)
+        starts = [place * width for place in range(total // width)]
+        for first in range(0, len(starts), batch_size):
+            part = starts[first : first + batch_size]
+            ids = np.stack([self._tokens(start, length) for start in part])
+            counted = (
+                None
+                if self.mask is None
+                else np.stack([self._counts(self.mask, start, length) for start in part])
+            )
+            yield torch.from_numpy(ids), None if counted is None else torch.from_numpy(counted)
 
 
 def _mapped(path: Path, dtype: type[Any]) -> NDArray[Any]:

@@ -42,6 +42,13 @@ def end_of_document(tokenizer: Any, asked: str | None, where: str) -> tuple[int 
     )
 
 
+def beginning_of_text(tokenizer: Any) -> int | None:
+    """The token that this tokenizer puts before every text; None where it puts none."""
+    begin = tokenizer.bos_token_id
+    ids = tokenizer("a", verbose=False)["input_ids"]
+    return int(begin) if begin is not None and ids and ids[0] == begin else None
+
+
 def _ends_turns(tokenizer: Any) -> bool:
     if not getattr(tokenizer, "chat_template", None):
         return False

@@ -14,7 +14,7 @@ from ..errors import UsageError, near_name
 from .builtin import shipped
 from .extend import merged
 from .findings import Lines, findings
-from .overrides import apply_override
+from .overrides import apply_override, shown
 from .schema import Recipe
 from .yaml_text import read_yaml
 
@@ -66,7 +66,7 @@ def _apply_overrides(tree: dict[str, Any], lines: Lines, overrides: Sequence[str
         place = apply_override(tree, override)
         for below in [location for location in lines if location[: len(place)] == place]:
             del lines[below]
-        lines[place] = f"--set {override}"
+        lines[place] = f"--set {shown(override)}"
 
 
 def validated(

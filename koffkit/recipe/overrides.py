@@ -9,6 +9,11 @@ from ..errors import UsageError
 from .yaml_text import MAX_DEPTH, Location, read_value
 
 
+def shown(override: str) -> str:
+    """An override in an error: nothing that a terminal obeys."""
+    return override if override.isprintable() else ascii(override)[1:-1]
+
+
 def apply_override(tree: dict[str, Any], override: str) -> Location:
     """Change one field of a recipe's tree in place; returns where.
 
@@ -16,6 +21,7 @@ def apply_override(tree: dict[str, Any], override: str) -> Location:
         UsageError: the override is not `a.b=VALUE`, or there is no such place.
     """
     field, equals, text = override.partition("=")
+    override = shown(override)
     if not equals or not field:
         raise UsageError(
             f"--set {override}: write it as a.b=VALUE, for example --set mask.global_sparsity=0.2."

@@ -11,7 +11,7 @@ from typing import Any
 from ..checkpoint.fingerprint import fingerprint
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
-from ..hub import locate
+from ..hub import locate_again
 from ..masks.container import open_complete, sliced_config
 from ..masks.file import load_masks
 from ..masks.masks import Masks
@@ -41,11 +41,12 @@ class FinishedRun:
     router: Path | None
 
     @classmethod
-    def open(cls, folder: RunFolder | Path | str) -> FinishedRun:
+    def open(cls, folder: RunFolder | Path | str, base: Path | None = None) -> FinishedRun:
         """Find and check everything that a run consists of.
 
         Args:
             folder: the run.
+            base: the unpruned model, where it is neither where the run found it nor beside the run.
 
         Raises:
             UsageError: this is no run, or it is not finished.
@@ -54,7 +55,7 @@ class FinishedRun:
         """
         folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
         state = folder.require_finished()
-        spec = open_complete(_find_base(folder, state))
+        spec = open_complete(_find_base(folder, state, base))
         spec.reader()
         return cls(
             folder=folder,
@@ -96,16 +97,22 @@ class FinishedRun:
         return figures
 
 
-def _find_base(folder: RunFolder, state: RunState) -> Path:
-    """The base that the run was made from: where it was then, or where the recipe now finds it.
+def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
+    """The base that the run was made from: where it was then, or where it is now.
 
     Raises:
+        DataError: it is nowhere to be found.
         IntegrityError: it has changed since.
     """
-    base = Path(state.base.path)
-    if not base.is_dir():
-        settings = state.recipe["base"]
-        base = locate(settings["model"], Path(state.recipe_root), revision=settings["revision"])
+    settings = state.recipe["base"]
+    base = locate_again(
+        Path(state.base.path),
+        settings["model"],
+        Path(state.recipe_root),
+        folder.path,
+        revision=settings["revision"],
+        given=given,
+    )
     if fingerprint(base) != state.base.fingerprint:
         raise IntegrityError(
             f"{base}: this is not the base that {folder.path} was made from (its files changed since); "

@@ -21,7 +21,7 @@ from ..artefact.names import ADAPTER_CONFIG, BACKBONE
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
 from ..devices import find_device, parse_dtype
-from ..errors import IntegrityError, UsageError
+from ..errors import IntegrityError, UsageError, did_you_mean
 from ..model.bundles import KVTensors, adapter_config, load_adapter, load_kv, mixed_kv
 from ..model.kv_attention import NAME, KVMemory, kv_of_call, use_koffkit_attention
 from ..model.lora_rows import RowAdapters
@@ -237,7 +237,10 @@ class KoffModel:
 
     def _known(self, domain: str) -> str:
         if domain not in self._slots:
-            raise UsageError(f"memory {domain!r}: not loaded; there is {', '.join(self.domains) or 'none'}.")
+            raise UsageError(
+                f"memory {domain!r}: not loaded; there is {', '.join(self.domains) or 'none'}."
+                f"{did_you_mean(domain, self.domains)}"
+            )
         return domain
 
     @contextmanager

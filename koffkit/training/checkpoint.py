@@ -77,7 +77,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write one tensor after the other, so that none is held twice; returns the file's sha256."""
-    from ..checkpoint.reader import write_header
+    from ..storage.tensors_file import write_header
 
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header = {name: (STORED[tensors[name].dtype], tuple(tensors[name].shape)) for name in order}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from koffkit.errors import DataError
-from koffkit.hub import locate
+from koffkit.hub import locate, locate_again
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,17 @@ def test_a_file_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "models" / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(DataError, match=r"base\.model: .*x\.gguf is a file; name the folder"):
         locate("models/x.gguf", tmp_path)
+
+
+def test_a_base_that_was_moved_is_found_beside_its_run_or_where_the_user_says(tmp_path: Path) -> None:
+    run, base = tmp_path / "q" / "runs" / "x", tmp_path / "q" / "base"
+    for folder in (run, base):
+        folder.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    gone = tmp_path / "p"
+    assert locate_again(gone / "base", "base", gone, run, revision=None) == base.resolve()
+    assert locate_again(gone, str(gone), gone, run, revision=None, given=base) == base.resolve()
+    with pytest.raises(DataError, match=r"Say where the base is now with --base PATH"):
+        locate_again(gone / "base", str(gone / "base"), gone, run, revision=None)
+    with pytest.raises(DataError, match=r"--base .*: no folder with a config\.json"):
+        locate_again(gone, "base", gone, run, revision=None, given=run)

@@ -47,3 +47,41 @@ def test_evaluation_reads_in_order_up_to_a_limit(packed: PackedTokens) -> None:
 
 def test_text_shorter_than_a_sequence_is_still_evaluated(packed: PackedTokens) -> None:
     assert [ids.tolist() for ids, _ in packed.sequences(5000, 4)] == [[list(range(1000))]]
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> PackedTokens:
+    """Documents of 1 to 9 tokens, each after the token 7, and a mask."""
+    path = tmp_path / "begun.bin"
+    lengths = np.random.default_rng(0).integers(1, 10, 200)
+    ids = np.concatenate([[7, *range(100, 100 + n)] for n in lengths]).astype(np.int32)
+    ids.tofile(path)
+    (ids % 2).astype(np.uint8).tofile(path.with_suffix(".mask"))
+    return PackedTokens(path, masked=True, begin=7)
+
+
+def test_every_sequence_begins_as_the_tokenizer_begins_a_text(begun: PackedTokens) -> None:
+    for visit in range(200):
+        batch, counted = begun.batch(visit, 3, 16, seed=1).numpy(), begun.counted(visit, 3, 16, seed=1)
+        assert batch.shape == (3, 16)
+        assert (batch[:, 0] == 7).all()
+        assert counted is not None
+        assert counted.numpy()[:, 1:].tolist() == (batch[:, 1:] % 2 == 1).tolist()
+    assert (batch[:, 1] != 7).all()
+
+
+def test_evaluation_sees_every_token_after_a_beginning(begun: PackedTokens) -> None:
+    parts = list(begun.sequences(16, 4))
+    rows = np.concatenate([ids.numpy() for ids, _ in parts])
+    assert (rows[:, 0] == 7).all()
+    assert len(rows) == len(begun) // 15
+    stream = begun.tokens[: len(rows) * 15].tolist()
+    for number, row in enumerate(rows.tolist()):
+        assert stream[number * 15 : number * 15 + 15] in (row[1:], row[:-1])
+
+
+def test_a_text_shorter_than_a_sequence_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "short.bin"
+    np.arange(100, 105, dtype=np.int32).tofile(path)
+    ((ids, _),) = PackedTokens(path, begin=7).sequences(16, 4)
+    assert ids.tolist() == [[7, 100, 101, 102, 103]]

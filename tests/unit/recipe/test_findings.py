@@ -42,6 +42,11 @@ def test_one_finding_of_the_nearest_branch_at_the_option(override: str, message:
     assert line.startswith(f"--set {override}: {message}")
 
 
+def test_an_option_shows_no_control_characters() -> None:
+    for override in ("name=\x1b[31m", "na\x1bme=1"):
+        assert not any("\x1b" in line for line in lines(override))
+
+
 def test_a_misspelt_stage_gets_a_near_name() -> None:
     assert "did you mean 'learn_masks'?" in lines("stages.lern_masks.max_steps=3")[0]
     assert "Did you mean quickstart?" in lines(recipe="quikstart")[0]
