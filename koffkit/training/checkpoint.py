@@ -128,7 +128,7 @@ def _load(path: Path) -> Checkpoint:
     if digest is not None and digest != _digest(state):
         raise ValueError(f"{STATE} is not what was written")
     expected = state.get("files", {}).get(TENSORS)
-    if expected is not None and file_entry(path / TENSORS)["sha256"] != expected:
+    if expected is not None and file_entry(path / TENSORS).sha256 != expected:
         raise ValueError(f"the sha256 of {TENSORS} is not the one in {STATE}")
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
