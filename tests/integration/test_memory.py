@@ -25,6 +25,7 @@ from ..conftest import Koffkit, Shipped
 
 FAST = ("--set", "stages.recover.max_steps=6")
 LEARNED = [
+    "memory.kv={tokens: 3, init: random}",  # on so small a model better than text
     "stages.recover.max_steps=60",
     "stages.recover.batch_size=4",
     "stages.recover.lr={lora: 5.0e-3, kv: 1.0e-2}",
