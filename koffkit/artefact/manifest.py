@@ -89,5 +89,5 @@ class Manifest(Record):
     parity: Parity = Field(description="The comparison of masked and sliced model.")
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
     recipe: dict[str, Any] = Field(description="The resolved recipe.")
-    golden: Golden = Field(description="Logits of the backbone without a memory.")
+    golden: Golden = Field(description="Without a memory.")
     files: dict[InnerPath, FileEntry] = Field(description="Every file of the export but this one.")
