@@ -45,8 +45,8 @@ def _replace_unknown_padding(tokenizer: Any, batch: Any, vocab_size: int) -> int
     if largest >= vocab_size:
         name = tokenizer.convert_ids_to_tokens(largest)
         raise UsageError(
-            f"--prompt: token {largest} ({name!r}) is beyond the model's embedding (vocab_size {vocab_size}); take "
-            "it out of the prompt."
+            f"--prompt: token {largest} ({name!r}) is beyond the model's embedding (vocab_size "
+            f"{vocab_size}); take it out of the prompt."
         )
     return padding
 

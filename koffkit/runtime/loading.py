@@ -87,8 +87,8 @@ def require_koffkit_attention(options: Mapping[str, Any]) -> None:
     if requested not in (None, "sdpa", NAME):
         raise UsageError(
             f"attn_implementation {requested!r}: KV memories need koffkit's attention, which computes as "
-            'sdpa does; leave the option out or say "sdpa". For other attention load the backbone folder with '
-            "transformers, without KV memories."
+            'sdpa does; leave the option out or say "sdpa". For other attention load the backbone '
+            "folder with transformers, without KV memories."
         )
 
 
