@@ -43,15 +43,15 @@ def resolve_domains(
         DataError: there are fewer documents than domains asked for, or no documents.
         UsageError: the model has no such layer.
     """
-    asked = loaded.recipe.domains
-    if not isinstance(asked, AutoDomains):
+    requested = loaded.recipe.domains
+    if not isinstance(requested, AutoDomains):
         return loaded
     if not run.domains_file.is_file():
-        _find(loaded, asked.auto, run, base, progress)
-    found = json.loads(run.domains_file.read_text(encoding="utf-8"))["domains"]
-    sources = {name: Source(jsonl=str(run.domain_text(name).resolve())) for name in found}
+        _find(loaded, requested.auto, run, base, progress)
+    entries = json.loads(run.domains_file.read_text(encoding="utf-8"))["domains"]
+    sources = {name: Source(jsonl=str(run.domain_text(name).resolve())) for name in entries}
     progress.message(
-        "domains: " + ", ".join(f"{name} ({entry['documents']:,})" for name, entry in found.items())
+        "domains: " + ", ".join(f"{name} ({entry['documents']:,})" for name, entry in entries.items())
     )
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"domains": sources}))
 
@@ -154,5 +154,5 @@ class Embedder:
             states = self._model.model(
                 input_ids=pad(rows), use_cache=False, output_hidden_states=True
             ).hidden_states[self._auto.layer]
-        found: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
-        return found
+        means: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
+        return means
