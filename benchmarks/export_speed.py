@@ -167,8 +167,8 @@ def main(folder: Path, layers: int, repeats: int) -> None:
         values = [phase[name] for phase in result["phases"]]
         click.echo(f"  {name:14} {median(values):6.2f} s")
     click.echo(
-        f"{result['base_bytes'] / 1e9:.2f} GB in {SHARDS} shards: export takes {result['ratio']:.2f} times as "
-        "long as cp -r + sync, "
+        f"{result['base_bytes'] / 1e9:.2f} GB in {SHARDS} shards: export takes {result['ratio']:.2f} times "
+        "as long as cp -r + sync, "
         f"peak RSS {result['peak_rss_bytes'] / 1e9:.2f} GB"
     )
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -101,9 +101,9 @@ def _routing(name: str, result: dict[str, Any]) -> str:
     routing = result["routing"]
     if routing is not None:
         return (
-            f"The router learned it: it picks {name} for {routing['recognised']:.1%} of {routing['documents']:,} "
-            "held-out documents of its own "
-            f"and {routing['mistaken']:.1%} of {routing['other_documents']:,} others."
+            f"The router learned it: it picks {name} for {routing['recognised']:.1%} of "
+            f"{routing['documents']:,} held-out documents of its own and "
+            f"{routing['mistaken']:.1%} of {routing['other_documents']:,} others."
         )
     return (
         "The router knows this name from the export." if result["in_router"] else NOT_ROUTED.format(name=name)
