@@ -52,7 +52,7 @@ def test_an_option_shows_no_control_characters() -> None:
 
 def test_a_misspelt_stage_gets_a_near_name() -> None:
     assert "did you mean 'learn_masks'?" in lines("stages.lern_masks.max_steps=3")[0]
-    assert "Did you mean quickstart?" in lines(recipe="quikstart")[0]
+    assert "did you mean quickstart?" in lines(recipe="quikstart")[0]
 
 
 def test_findings_are_one_line_each_and_not_endless(tmp_path: Path) -> None:
