@@ -31,7 +31,7 @@ def list_(as_json: bool) -> None:
 @command.command("show")
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a shipped recipe, to start your own from."""
+    """Print a shipped recipe, as a start for your own."""
     from ..recipe.builtin import shipped
 
     if name not in shipped():

@@ -260,7 +260,7 @@ class DistillationLoop:
         return figures
 
     def _track(self, step: int, figures: Mapping[str, Any]) -> None:
-        """To the trackers of accelerate, steps loss_mask through all stages."""
+        """To the trackers of accelerate, with steps numbered across all stages."""
         if self.recipe.train.trackers:
             earlier = [stage.options for stage in self.recipe.stages[: self.names.index(self.name)]]
             before = sum(options.max_steps for options in earlier if isinstance(options, Training))
