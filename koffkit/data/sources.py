@@ -15,7 +15,7 @@ from .records import records, text_field
 
 
 def documents(source: Source, root: Path, where: str) -> Iterator[str]:
-    """Yield documents in order, of conversations what the user said; `where` names the recipe field in
+    """Yield documents in order; for a conversation, what the user said. `where` names the recipe field in
     errors.
 
     Raises:

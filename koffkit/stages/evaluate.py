@@ -203,7 +203,7 @@ class Evaluate(StageKind):
         """Refuse facts whose recall cannot be measured.
 
         Raises:
-            DataError: a record lacks a field, or no answer begins where a token does.
+            DataError: a record lacks a field, or no answer begins at a token boundary.
         """
         from ..checkpoint.files import load_tokenizer
         from ..data.recall import load_facts
