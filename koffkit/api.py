@@ -120,7 +120,7 @@ def verify(path: str | Path) -> dict[str, Any]:
         What `koffkit verify --json` prints.
 
     Raises:
-        UsageError: this is no export.
+        UsageError: this is not an export.
         IntegrityError: a check fails; the text names every file concerned, one per line.
     """
     from .runtime.verify import verify_export

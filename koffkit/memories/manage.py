@@ -18,7 +18,7 @@ def list_memories(path: Path) -> dict[str, Any]:
     """`{"memories": {name: {...}}, "removed": [names], "router": labels or None}`.
 
     Raises:
-        UsageError: this is no export.
+        UsageError: this is not an export.
         IntegrityError: a `memory.json` or the router is damaged.
     """
     export = open_export(path)

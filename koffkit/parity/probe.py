@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
+from .. import sliced  # noqa: F401  # registers the sliced classes with transformers' Auto classes
 from ..artefact.bundle import MemoryFolder
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec

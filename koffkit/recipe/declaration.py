@@ -28,7 +28,7 @@ class StageDeclaration:
     learns_masks: ClassVar[bool] = False
 
     def check_recipe(self, options: Any, recipe: Recipe) -> None:
-        """Refuse options that contradict the rest of the recipe; by default none do.
+        """Refuse options that contradict the rest of the recipe; the default accepts all.
 
         Raises:
             ValueError: with the fields and the remedy.

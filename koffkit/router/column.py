@@ -34,7 +34,13 @@ FORMAT = "koffkit-router-column-1"
 
 @dataclass(frozen=True)
 class Column:
-    """Args: weight: [F]. bias: [1]. router: sha256 of the weights of the router that it was fitted beside."""
+    """A column of a router.
+
+    Args:
+        weight: [F].
+        bias: [1].
+        router: sha256 of the weights of the router that the column extends.
+    """
 
     weight: Array
     bias: Array
@@ -49,8 +55,10 @@ class Column:
 
     @classmethod
     def load(cls, path: Path) -> Column:
-        """Raises:
-        IntegrityError: the file is damaged or of another format.
+        """Read what `save` wrote.
+
+        Raises:
+            IntegrityError: the file is damaged or has another format.
         """
         arrays, metadata = read_arrays(path, remedy="copy the bundle again")
         if metadata.get("format") != FORMAT:
