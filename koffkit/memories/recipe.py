@@ -99,7 +99,7 @@ def memory_recipe(
     tree["base"] = tree["base"] | {
         "model": str(base),
         "trust_remote_code": False,
-    }  # whoever made the export is not whoever runs this
+    }  # the export may come from somebody else
     tree["domains"] = {name: dict(source)}
     tree["stages"] = [
         {"recover": _training(original)},

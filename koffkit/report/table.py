@@ -66,8 +66,7 @@ def router_summary(figures: Mapping[str, Any]) -> str:
     """Accuracy, calibration and latency of a router."""
     return (
         f"The router is right on {figures['accuracy']:.1%} of {figures['documents']:,} held-out texts; "
-        "calibration error "
-        f"{figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms a text."
+        f"calibration error {figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms per text."
     )
 
 
