@@ -125,6 +125,11 @@ def conversation_ids(
     already there: its text and what closes the turn. A token that begins in the prompt and ends in the turn
     counts as the assistant's.
 
+    Args:
+        tokenizer: the base's.
+        conversation: the conversation.
+        mask: whether to find the assistant's tokens; without it, all are False.
+
     Raises:
         DataError: the template cannot render it, or changes earlier turns when later ones are added, so that
             the assistant's tokens cannot be identified.

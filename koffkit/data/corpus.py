@@ -269,6 +269,12 @@ def split_documents(texts: Iterable[str], seed: int, share: float, where: str) -
     """Split documents into those to learn from and held-out ones, the same that perplexity is measured on; at
     least one on either side.
 
+    Args:
+        texts: documents.
+        seed: the recipe's seed.
+        share: share to hold out, in (0, 1).
+        where: the source's field, for errors.
+
     Raises:
         DataError: there are fewer than two.
     """

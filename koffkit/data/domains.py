@@ -41,6 +41,12 @@ def resolve_domains(
     """Replace `domains: {auto: ...}` by the domains of a clustering, which a resumed run reads from its
     folder.
 
+    Args:
+        loaded: the recipe.
+        run: the run folder.
+        base: the base, whose embeddings are clustered.
+        progress: where to report.
+
     Returns:
         The recipe with its domains; unchanged if it names them itself.
 

@@ -25,6 +25,11 @@ def source_files(source: Source, root: Path, where: str) -> list[Place]:
     """The files of a text or jsonl source, sorted within each pattern; relative to the recipe, else to the
     working folder.
 
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
+
     Raises:
         DataError: a pattern matches nothing, or something that is not a file.
     """

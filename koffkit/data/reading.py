@@ -43,6 +43,11 @@ def lines_of(place: Place, where: str, limit: int = MAX_CHARACTERS) -> Iterator[
 def chunks_of(place: Place, where: str, size: int = 1 << 20) -> Iterator[str]:
     """The text of a file, `size` characters at a time.
 
+    Args:
+        place: a file or address.
+        where: the recipe's field, for errors.
+        size: characters at a time.
+
     Raises:
         DataError: as for `lines_of`.
     """

@@ -35,6 +35,13 @@ def load_facts(
     """Load the facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread
     subset.
 
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
+        tokenizer: the base's.
+        limit: the most facts; None: all.
+
     Raises:
         DataError: a record lacks a field, or no answer begins at a token boundary.
     """

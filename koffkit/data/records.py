@@ -22,6 +22,11 @@ MAX_RECORD = 8 * 2**20  # characters of one record: Python's objects take far mo
 def records(source: Source, root: Path, where: str) -> Iterator[Record]:
     """Yield the objects of a jsonl or hub source; each has the source's field.
 
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
+
     Raises:
         DataError: a file cannot be read, a record is damaged or lacks the field; with file and line.
     """
@@ -49,6 +54,11 @@ def file_records(place: Place, field: str, where: str) -> Iterator[Record]:
 
 def text_field(record: dict[str, Any], field: str, spot: str) -> str:
     """The text in a field of a record.
+
+    Args:
+        record: the record.
+        field: the field's name.
+        spot: the record's file and line, for errors.
 
     Raises:
         DataError: it is not text, or holds half a character.
@@ -81,6 +91,11 @@ def require_whole_characters(text: str, spot: str, field: str) -> None:
 
 def checked(record: Any, field: str, spot: str) -> dict[str, Any]:
     """Check that a record is an object with the field.
+
+    Args:
+        record: the parsed value.
+        field: the field that it must have.
+        spot: its file and line, for errors.
 
     Raises:
         DataError: it is not.

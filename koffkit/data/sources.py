@@ -33,6 +33,11 @@ def documents(source: Source, root: Path, where: str) -> Iterator[str]:
 def conversations(source: Source, root: Path, where: str) -> Iterator[Conversation]:
     """Yield the conversations of a source with `messages`.
 
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
+
     Raises:
         DataError: a record's field holds something else.
     """

@@ -76,6 +76,12 @@ def _ends_turns(tokenizer: Any) -> bool:
 def require_known(ids: Sequence[int], vocab_size: int | None, tokenizer: Any, spot: str) -> None:
     """Refuse tokens that the model has no embedding for.
 
+    Args:
+        ids: token ids.
+        vocab_size: rows of the model's embedding; None: not known, nothing is checked.
+        tokenizer: the base's.
+        spot: the text's file and line, for the error.
+
     Raises:
         DataError: there is one.
     """

@@ -27,7 +27,13 @@ GateValues = Mapping[str, Tensor]
 
 def gate_points(arch: Architecture, structures: Sequence[str], placement: str) -> dict[str, list[str]]:
     """Names of the gates of each structure: one at its consumer or, with placement `paper`, those of the
-    paper."""
+    paper.
+
+    Args:
+        arch: the base's architecture.
+        structures: names of the structures to prune.
+        placement: `consumer`, or `paper`.
+    """
     points = {}
     for name in structures:
         own, *paper = arch.structures[name].gate_points()
@@ -93,6 +99,11 @@ def register_gates(model: nn.Module, spec: ModelSpec, current: Callable[[], Gate
     unchanged.
 
     Call it after LoRA is injected: the hook belongs around the LoRA sum.
+
+    Args:
+        model: the transformers model.
+        spec: its spec.
+        current: gives the gate values [L, U] by gate of the forward pass.
     """
     for structure in spec.arch.structures.values():
         for name, point in structure.gate_points().items():

@@ -95,6 +95,11 @@ class Student(nn.Module):
 def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> Any:
     """Load the base as a frozen transformers model with koffkit's attention.
 
+    Args:
+        path: a checkpoint folder.
+        dtype: dtype of the weights, a name in torch.
+        trust_remote_code: allow code from the folder.
+
     Raises:
         IntegrityError: a weight is NaN or infinite.
     """

@@ -41,7 +41,12 @@ class Difference:
 
 
 def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Difference]:
-    """The difference of each row, from the hidden states [B, T, D] of two probes on the same tokens."""
+    """The difference of each row, from the hidden states [B, T, D] of two probes on the same tokens.
+
+    Args:
+        one, other: the probes.
+        first, second: their hidden states, [B, T, D].
+    """
     worst, largest = (
         torch.zeros(len(first), dtype=torch.float64),
         torch.zeros(len(first), dtype=torch.float64),

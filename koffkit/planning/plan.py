@@ -169,7 +169,14 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
 
 
 def memory_parameters(recipe: Recipe, spec: ModelSpec, num_layers: int, keep: Mapping[str, int]) -> int:
-    """Parameters of one domain's LoRA and KV memory; with `keep`, after slicing."""
+    """Parameters of one domain's LoRA and KV memory; with `keep`, after slicing.
+
+    Args:
+        recipe: the recipe.
+        spec: the base.
+        num_layers: layers that carry memory.
+        keep: units kept in every layer, by structure; empty: all.
+    """
     return layer_memory_parameters(recipe, spec.shape, _widths_kept(spec, keep)) * num_layers
 
 

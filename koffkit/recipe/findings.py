@@ -32,7 +32,14 @@ WRONG_KIND = {
 
 def findings(error: ValidationError, tree: Any, source: Path | str, lines: Lines) -> list[str]:
     """One line per finding: `file:line: field: what is wrong`. For a union, the findings are those of the
-    branch that is closest to what the user wrote."""
+    branch that is closest to what the user wrote.
+
+    Args:
+        error: pydantic's error.
+        tree: the recipe as plain values.
+        source: the recipe's file.
+        lines: where the user wrote each field.
+    """
     result: dict[str, None] = {}
     for item in _nearest(error.errors(), tree):
         location = _written(item, tree)[0]

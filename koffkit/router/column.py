@@ -76,7 +76,14 @@ def weights_digest(folder: Path) -> str:
 
 def extended(router: Router, label: str, column: Column, digest: str) -> Router:
     """The router with one more label; unchanged if it has that label already, or if the column belongs to
-    another router."""
+    another router.
+
+    Args:
+        router: the router.
+        label: the new label.
+        column: its column.
+        digest: see `weights_digest`.
+    """
     if (
         not isinstance(router, TextRouter)
         or label in router.labels
@@ -90,6 +97,11 @@ def extended(router: Router, label: str, column: Column, digest: str) -> Router:
 
 def with_column(router: Router, bundle: Bundle, folder: Path) -> Router:
     """The router of `folder`, with the column of a bundle if the bundle has one for this router.
+
+    Args:
+        router: the router.
+        bundle: a memory.
+        folder: the router's folder.
 
     Raises:
         IntegrityError: the column is damaged.

@@ -158,6 +158,11 @@ def _locate(name: str, root: Path) -> Path:
 def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, Any]:
     """Load an encoder with a new classifier, and its tokenizer.
 
+    Args:
+        folder: a checkpoint.
+        num_labels: classes of the new classifier.
+        max_tokens: tokens of a text that it must be able to read.
+
     Raises:
         DataError: it does not load, reads fewer than `max_tokens` tokens, or lacks weights, which
             transformers would fill in at random.

@@ -84,6 +84,12 @@ def _memories(model: KoffModel, batch: torch.Tensor, memory: str | None) -> list
 def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None = None) -> list[int]:
     """The token ids of documents back to back, each with its end token; at most `limit` tokens.
 
+    Args:
+        tokenizer: the model's.
+        data: a text or jsonl file, or a glob.
+        field: field of a jsonl file that holds the text.
+        limit: the most tokens; None: no limit.
+
     Raises:
         DataError: the data hold fewer than two tokens.
     """

@@ -157,6 +157,11 @@ def read_arrays(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """All tensors of a small file as NumPy arrays, and its metadata.
 
+    Args:
+        path: the file.
+        error: the class to raise.
+        remedy: what the user can do, as the end of a sentence.
+
     Raises:
         error: the file is missing or damaged, or holds a dtype that NumPy does not have.
     """

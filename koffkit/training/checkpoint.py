@@ -151,6 +151,11 @@ def _load(path: Path) -> Checkpoint:
 def restore(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Copy the values back into live parameters.
 
+    Args:
+        checkpoint: the checkpoint.
+        tensors: live parameters by name.
+        where: the folder of checkpoints, for the error.
+
     Raises:
         IntegrityError: the checkpoint belongs to another recipe.
     """

@@ -100,6 +100,11 @@ class Context:
 def watched(name: str, items: Sequence[T], context: Context) -> Iterator[T]:
     """Iterate over items with progress, and stop between two of them when the user asks to.
 
+    Args:
+        name: the work's name, for progress.
+        items: the items.
+        context: see `Context`.
+
     Raises:
         Interrupted: the user asked to stop.
     """

@@ -25,6 +25,11 @@ def layers_worth_keeping(loop: DistillationLoop, masks: Masks, most_bytes: int) 
     """The layers whose memories stay; one memory then takes at most `most_bytes`, in float32 at the widths of
     the backbone.
 
+    Args:
+        loop: the loop that trained the memories.
+        masks: the finished masks.
+        most_bytes: the most bytes of one memory.
+
     Raises:
         Interrupted: SIGINT.
     """
