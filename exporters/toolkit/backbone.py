@@ -24,7 +24,7 @@ TOKENIZER_FILES = (
 
 
 def write_backbone(draft: Draft) -> Sliced:
-    """Write weights, config, tokenizer and, where no stock class holds the result, the code of its class.
+    """Write weights, config, tokenizer and, if no stock class fits the result, the code of its class.
 
     Raises:
         IntegrityError: the base is damaged.

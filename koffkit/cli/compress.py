@@ -40,7 +40,7 @@ def command(
         problem = None
         try:
             check_recipe(loaded)
-        except DataError as error:  # the plan of a recipe whose text is elsewhere is still worth seeing
+        except DataError as error:  # a plan is useful even where the text is not available
             problem = error
         if problem is not None and as_json:
             raise problem

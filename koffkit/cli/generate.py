@@ -52,22 +52,18 @@ def command(
         names = [name for name, _ in chosen[part]]
         texts += model.generate(list(prompt[part]), memory=names, max_new_tokens=max_new_tokens)
     if as_json:
-        rows = zip(prompt, texts, chosen, strict=True)
-        emit(
-            {
-                "completions": [
-                    {"prompt": p, "completion": text, "memory": m, "probability": odds}
-                    for p, text, (m, odds) in rows
-                ]
-            }
-        )
+        completions = [
+            {"prompt": one, "completion": text, "memory": name, "probability": probability}
+            for one, text, (name, probability) in zip(prompt, texts, chosen, strict=True)
+        ]
+        emit({"completions": completions})
         return
-    for p, text in zip(prompt, texts, strict=True):
-        say(p + text)
+    for one, text in zip(prompt, texts, strict=True):
+        say(one + text)
 
 
 def _require_memory(path: Path, memory: str) -> None:
-    """A typing error must not cost the seconds of loading."""
+    """Refuse a misspelt memory before the seconds of loading."""
     from ..artefact.export import is_export, open_export
 
     if memory in ("auto", "none") or not is_export(path):
