@@ -79,7 +79,7 @@ def add_memory(
             progress.message("recording golden logits")
             _write(export, name, work, state, partial, routing)
             record_golden(partial, export.backbone)
-            write_bundle_card(partial, export.manifest.name)
+            write_bundle_card(partial, export.manifest)
         discard(work.path)  # published; of no more use
     figures = state.results["domains"][name]
     router = routed(export)
