@@ -183,9 +183,8 @@ def _print(report: dict[str, Any]) -> None:
     memory, hub = report["memory"], report["hub"]
     free = "" if memory["free"] is None else f" ({memory['free']:,} free)"
     say(f"koffkit      {report['koffkit']}, Python {report['python']} ({report['executable']})")
-    say(
-        f"system       {report['platform']}, {report['cores']} cores, {memory['total']:,} bytes of memory{free}"
-    )
+    say(f"system       {report['platform']}, {report['cores']} cores")
+    say(f"memory       {memory['total']:,} bytes{free}")
     packages = (f"{name} {entry['version'] or 'missing'}" for name, entry in report["packages"].items())
     say(f"packages     {', '.join(packages)}")
     for name, contents in report["extras"].items():
@@ -193,9 +192,8 @@ def _print(report: dict[str, Any]) -> None:
         say(f"extra {name:6} {'installed' if not lacking else 'missing: ' + ', '.join(lacking)}")
     say(f"trackers     {', '.join(report['trackers']) or 'none'}")
     for disk in report["disk"].values():
-        say(
-            f"disk         {disk['path']}: {disk['free']:,} bytes free{'' if disk['writable'] else ', read-only'}"
-        )
+        closed = "" if disk["writable"] else ", read-only"
+        say(f"disk         {disk['path']}: {disk['free']:,} bytes free{closed}")
     say(
         f"hub cache    {hub['cache']}: {hub['models']} models, {hub['bytes']:,} bytes"
         f"{', offline' if hub['offline'] else ''}"
