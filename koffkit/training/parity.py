@@ -18,8 +18,8 @@ from ..masks.slicing import backbone_slices, zero_rows
 from ..model.bundles import MemoryTensors
 from ..model.kv_attention import KVMemory
 from ..model.memory import Memories, lora_config
-from ..runtime.parity import require_same
-from ..runtime.probe import Probe, probe_tokens
+from ..parity.compare import require_same
+from ..parity.probe import Probe, probe_tokens
 from .context import Context
 
 

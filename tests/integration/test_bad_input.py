@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from koffkit import compress
 from koffkit.checkpoint.files import INDEX
 from koffkit.errors import UsageError
+from koffkit.parity.probe import probe_tokens
 from koffkit.recipe.load import load_recipe
-from koffkit.runtime.probe import probe_tokens
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 from ..conftest import Koffkit, Shipped

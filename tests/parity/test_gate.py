@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from koffkit.artefact.names import MANIFEST
 from koffkit.errors import IntegrityError
+from koffkit.parity.probe import Probe, golden, probe_tokens
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
-from koffkit.runtime.probe import Probe, golden, probe_tokens
 from koffkit.runtime.verify import verify_export
 from koffkit.stages.engine import run_recipe
 

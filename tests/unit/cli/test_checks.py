@@ -13,9 +13,9 @@ from koffkit.cli import checks
 from koffkit.cli.checks import check_disk, check_recipe
 from koffkit.data.preflight import data_problems
 from koffkit.errors import DataError, ResourceError, UsageError
+from koffkit.planning.plan import plan_of
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.recipe.schema import Recipe
-from koffkit.stages.planning import plan_of
 
 from ...common import recipe_dict, write_recipe
 from ...conftest import Koffkit
