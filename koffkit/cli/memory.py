@@ -222,17 +222,13 @@ def compact(
 ) -> None:
     """Shrink one memory or all of an export: lower LoRA ranks, smaller weights, and a statement of what it
     cost."""
-    for one, other, first, second in (
-        (rank, energy, "--rank", "--energy"),
-        (dtype, int8, "--dtype", "--int8"),
-        (output, in_place or None, "--output", "--in-place"),
-    ):
-        if one is not None and other is not None:
-            raise UsageError(f"{first} and {second} exclude each other; give one.")
+    _exclusive("--rank", rank, "--energy", energy)
+    _exclusive("--dtype", dtype, "--int8", int8)
+    _exclusive("--output", output, "--in-place", in_place or None)
     if not path.exists() and not path.parent.is_dir():
         raise UsageError(f"{path}: no such folder.")
     quiet_libraries()
-    from ..memories.compact import compact as shrink
+    from ..memories.compact import compact as compact_memories
     from ..memories.compact_bundle import Options
 
     if int8 is not None:
@@ -240,7 +236,7 @@ def compact(
     options = Options(rank=rank, energy=1.0 if energy is None else energy, dtype=dtype or "int6")
     progress = RichProgress()
     with progress.live():
-        result = shrink(
+        result = compact_memories(
             path,
             options,
             output=output,
@@ -252,14 +248,19 @@ def compact(
             batch_size=batch_size,
             progress=progress,
         )
-    if as_json:
-        emit(result)
-        return
+    emit(result) if as_json else _say_compacted(result)
+
+
+def _exclusive(first: str, first_value: object, second: str, second_value: object) -> None:
+    if first_value is not None and second_value is not None:
+        raise UsageError(f"{first} and {second} exclude each other; give one.")
+
+
+def _say_compacted(result: dict[str, Any]) -> None:
     for name, row in result["memories"].items():
         kl = row["kl"]
         say(
             f"{name}: {row['bytes_before']:,} -> {row['bytes']:,} bytes ({row['ratio']:.0%}); KL to the "
-            f"{kl['reference']} "
-            f"{kl['before']:.4f} -> {kl['after']:.4f} on {kl['tokens']:,} tokens."
+            f"{kl['reference']} {kl['before']:.4f} -> {kl['after']:.4f} on {kl['tokens']:,} tokens."
         )
     say(f"{result['output']}: {len(result['memories'])} compact memories ({result['dtype']}).")

@@ -32,6 +32,8 @@ from ..storage.files import write_atomically, write_json
 from ..storage.read_json import read_json
 from ..storage.tensors_file import read_arrays
 
+PARTS = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, KV_MEMORY, ROUTER_COLUMN)  # files of a bundle, in the order listed
+
 
 def write_bundle(
     source: Path,
@@ -50,10 +52,10 @@ def write_bundle(
         source: `memories/DOMAIN` of a run.
         target: an empty folder. A router column that lies there already becomes part of the bundle.
         domain: whose memory it is.
-        cuts: what stays of it; None: it was learned at the widths of the backbone.
+        cuts: the rows and columns that stay; None: it was learned at the widths of the backbone.
         backbone: the digest of the backbone that it is for.
-        figures: of this domain, from `evaluate`.
-        state: of the run.
+        figures: this domain's figures from stage `evaluate`.
+        state: the state of the run.
         extra: fields of `BundleInfo` beside those of every bundle.
 
     Raises:
@@ -61,19 +63,10 @@ def write_bundle(
     """
     memory = state.recipe["memory"]
     parameters: dict[str, int] = {}
-    files = []
     if memory["lora"] is not None:
-        parameters["lora"] = _slice_file(
-            source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole
-        )
-        config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
-        write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
-        files += [ADAPTER_WEIGHTS, ADAPTER_CONFIG]
+        parameters["lora"] = _write_adapter(source, target, cuts)
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
-        files.append(KV_MEMORY)
-    if (target / ROUTER_COLUMN).is_file():
-        files.append(ROUTER_COLUMN)
     info = BundleInfo(
         koffkit=FORMAT,
         domain=domain,
@@ -84,10 +77,17 @@ def write_bundle(
         parameters=sum(parameters.values()),
         parameters_by_half=parameters,
         figures=dict(figures),
-        files={name: file_entry(target / name) for name in files},
+        files={name: file_entry(target / name) for name in PARTS if (target / name).is_file()},
         **dict(extra or {}),
     )
     info.write(target / MEMORY_FILE)
+
+
+def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None) -> int:
+    """Slice the LoRA half; returns its number of parameters."""
+    config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
+    write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
+    return _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
 
 
 Half = TypeVar("Half", LoraHalf, KVHalf)
