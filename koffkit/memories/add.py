@@ -178,4 +178,4 @@ def _write(
         work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, extra=extra
     )
     record_golden(target, export.backbone)
-    write_bundle_card(target, export.manifest.name)
+    write_bundle_card(target, export.manifest)

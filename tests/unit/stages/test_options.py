@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
-from koffkit.planning.plan import layer_memory_parameters
 from koffkit.recipe.load import load_recipe
 from koffkit.run.state import RunState
 from koffkit.stages.engine import run_recipe

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from koffkit.arch.widths import full_widths
-from koffkit.recipe.plan import layer_memory_parameters
+from koffkit.planning.plan import layer_memory_parameters
 from koffkit.training.placement import layers_worth_keeping, losses_without
 
 from ..training.test_loop import loop_for
