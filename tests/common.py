@@ -132,3 +132,8 @@ def digests(root: Path) -> dict[str, str]:
         for path in root.rglob("*")
         if path.is_file()
     }
+
+
+def stage_options(context: Any, name: str) -> Any:
+    """The options of one stage of a context's recipe."""
+    return next(stage.options for stage in context.loaded.recipe.stages if stage.name == name)

@@ -159,7 +159,7 @@ def test_min_confidence_holds_for_every_kind(llama: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("route", "code", "message"),
     [
-        ({"kind": "encoder", "encoder": "./nowhere"}, 3, "stages.route.encoder: no encoder in './nowhere'"),
+        ({"kind": "encoder", "encoder": "./nowhere"}, 3, "stages.route.encoder: no folder './nowhere'"),
         (
             {"kind": "probe", "layer": 9},
             2,
