@@ -23,9 +23,9 @@ def interruptible(*, at_once: bool, answer: str = "") -> Iterator[Callable[[], b
             to.
         answer: said on stderr at once when the user asks to stop.
     """
-    asked = threading.Event()
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield asked.is_set
+        yield stop_requested.is_set
         return
     before = {number: signal.getsignal(number) for number in NUMBERS}
 
@@ -34,7 +34,7 @@ def interruptible(*, at_once: bool, answer: str = "") -> Iterator[Callable[[], b
             signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        stop_requested.set()
         put_back()
         if answer:
             with contextlib.suppress(OSError):
@@ -45,6 +45,6 @@ def interruptible(*, at_once: bool, answer: str = "") -> Iterator[Callable[[], b
     for number in NUMBERS:
         signal.signal(number, handle)
     try:
-        yield asked.is_set
+        yield stop_requested.is_set
     finally:
         put_back()

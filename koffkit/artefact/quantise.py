@@ -28,33 +28,33 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     A factor of LoRA has a scale for each of its R components, a KV memory [K, P, H] for each head and token.
     A dimension that four does not divide stays int8.
     """
-    found = {}
+    packed = {}
     for name, values in tensors.items():
         dim = 0 if "lora_B" in name else -1
-        integers, found[name + SCALE] = quantise(values, dim, LEVELS[dtype])
-        found[name] = (
+        integers, packed[name + SCALE] = quantise(values, dim, LEVELS[dtype])
+        packed[name] = (
             _four_in_three(integers, dim) if dtype == "int6" and values.shape[dim] % 4 == 0 else integers
         )
-    return found
+    return packed
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `pack`, in float32; tensors without a scale stay as they are."""
-    found = {}
+    unpacked = {}
     for name, values in tensors.items():
         if name.endswith(SCALE):
             continue
         scale = tensors.get(name + SCALE)
         if scale is None:
-            found[name] = values
+            unpacked[name] = values
         else:
             integers = (
                 _three_to_four(values, 0 if "lora_B" in name else -1)
                 if values.dtype == torch.uint8
                 else values
             )
-            found[name] = integers.float() * scale.float()
-    return found
+            unpacked[name] = integers.float() * scale.float()
+    return unpacked
 
 
 def _four_in_three(integers: Tensor, dim: int) -> Tensor:

@@ -17,14 +17,14 @@ def command(path: Path, as_json: bool) -> None:
     """Say what PATH is: a run, an export, a memory bundle or a checkpoint."""
     from ..runtime.inspect import describe
 
-    found = describe(path)
+    description = describe(path)
     if as_json:
-        emit(found)
+        emit(description)
         return
     from rich.tree import Tree
 
-    tree = Tree(f"{path}: {found['kind']}")
-    _grow(tree, {key: value for key, value in found.items() if key != "kind"})
+    tree = Tree(f"{path}: {description['kind']}")
+    _grow(tree, {key: value for key, value in description.items() if key != "kind"})
     stdout().print(tree, markup=False)
 
 

@@ -127,12 +127,12 @@ def _print(export: Path, name: str, result: dict[str, Any]) -> None:
 
 def _routing(name: str, result: dict[str, Any]) -> str:
     """What `--memory auto` will do with the new memory."""
-    found = result["routing"]
-    if found is not None:
+    routing = result["routing"]
+    if routing is not None:
         return (
-            f"The router learned it: it picks {name} for {found['recognised']:.1%} of {found['documents']:,} "
-            "held-out documents of its own "
-            f"and {found['mistaken']:.1%} of {found['other_documents']:,} others."
+            f"The router learned it: it picks {name} for {routing['recognised']:.1%} of "
+            f"{routing['documents']:,} held-out documents of its own and "
+            f"{routing['mistaken']:.1%} of {routing['other_documents']:,} others."
         )
     return (
         "The router knows this name from the export." if result["in_router"] else NOT_ROUTED.format(name=name)

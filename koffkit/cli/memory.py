@@ -30,21 +30,21 @@ def list_(export: Path, as_json: bool) -> None:
     """The memories of EXPORT: sizes, origin, whether the router knows them, figures."""
     from ..memories.manage import list_memories
 
-    found = list_memories(export)
+    listing = list_memories(export)
     if as_json:
-        emit(found)
+        emit(listing)
         return
     from ..report.memories import memories_table
 
     console = stdout()
-    console.print(memories_table(found["memories"]))
-    unknown = [name for name, row in found["memories"].items() if not row["in_router"]]
-    if found["router"] and unknown:
+    console.print(memories_table(listing["memories"]))
+    unknown = [name for name, row in listing["memories"].items() if not row["in_router"]]
+    if listing["router"] and unknown:
         console.print(
             f"Not known to the router, so never picked by --memory auto: {', '.join(unknown)}.", markup=False
         )
-    if found["removed"]:
-        console.print(f"Removed since the export: {', '.join(found['removed'])}.", markup=False)
+    if listing["removed"]:
+        console.print(f"Removed since the export: {', '.join(listing['removed'])}.", markup=False)
 
 
 @command.command("remove")

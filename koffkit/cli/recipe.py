@@ -19,12 +19,12 @@ def list_(as_json: bool) -> None:
     """The recipes that ship with koffkit."""
     from ..recipe.builtin import describe, shipped
 
-    found = {name: describe(path) for name, path in shipped().items()}
+    descriptions = {name: describe(path) for name, path in shipped().items()}
     if as_json:
-        emit({"recipes": found})
+        emit({"recipes": descriptions})
         return
-    width = max(map(len, found))
-    for name, text in found.items():
+    width = max(map(len, descriptions))
+    for name, text in descriptions.items():
         say(f"{name:{width}}  {text}")
 
 

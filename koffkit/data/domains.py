@@ -26,6 +26,7 @@ from ..recipe.load import LoadedRecipe
 from ..recipe.schema import RESERVED, Auto, AutoDomains, Recipe, Source
 from ..run.folder import RunFolder
 from ..storage.files import fsync_folder, make_folder, replacing_file, write_json
+from ..storage.read_json import read_json
 from .clusters import Array, Words, fit_clusters, name_clusters
 from .sources import documents
 from .vocabulary import require_known
@@ -37,21 +38,26 @@ WHERE = "domains.auto"
 def resolve_domains(
     loaded: LoadedRecipe, run: RunFolder, base: ModelSpec, progress: Progress
 ) -> LoadedRecipe:
-    """The recipe with domains found, if it asks for that; what was found earlier is read from the run folder.
+    """Replace `domains: {auto: ...}` by the domains of a clustering, which a resumed run reads from its
+    folder.
+
+    Returns:
+        The recipe with its domains; unchanged if it names them itself.
 
     Raises:
-        DataError: there are fewer documents than domains asked for, or no documents.
+        DataError: there are fewer documents than domains requested, or none.
+        IntegrityError: the clustering in the run folder is damaged.
         UsageError: the model has no such layer.
     """
-    asked = loaded.recipe.domains
-    if not isinstance(asked, AutoDomains):
+    requested = loaded.recipe.domains
+    if not isinstance(requested, AutoDomains):
         return loaded
     if not run.domains_file.is_file():
-        _find(loaded, asked.auto, run, base, progress)
-    found = json.loads(run.domains_file.read_text(encoding="utf-8"))["domains"]
-    sources = {name: Source(jsonl=str(run.domain_text(name).resolve())) for name in found}
+        _find(loaded, requested.auto, run, base, progress)
+    entries = read_json(run.domains_file, remedy="start a new run with another --output")["domains"]
+    sources = {name: Source(jsonl=str(run.domain_text(name).resolve())) for name in entries}
     progress.message(
-        "domains: " + ", ".join(f"{name} ({entry['documents']:,})" for name, entry in found.items())
+        "domains: " + ", ".join(f"{name} ({entry['documents']:,})" for name, entry in entries.items())
     )
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"domains": sources}))
 
@@ -154,5 +160,5 @@ class Embedder:
             states = self._model.model(
                 input_ids=pad(rows), use_cache=False, output_hidden_states=True
             ).hidden_states[self._auto.layer]
-        found: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
-        return found
+        means: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
+        return means

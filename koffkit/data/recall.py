@@ -46,7 +46,7 @@ def load_facts(
                 f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)} ({spot})."
             )
         pairs.append((text_field(record, fields[0], spot), text_field(record, fields[1], spot)))
-    pairs = spread(pairs, limit)
+    pairs = subsample(pairs, limit)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
     facts = [
@@ -63,7 +63,7 @@ def load_facts(
     return facts
 
 
-def spread(items: list[Item], limit: int | None) -> list[Item]:
+def subsample(items: list[Item], limit: int | None) -> list[Item]:
     """At most `limit` of the items, evenly spread."""
     if limit is None or len(items) <= limit:
         return items
@@ -79,18 +79,18 @@ def recall(predict: Callable[[Tensor], Tensor], facts: list[Fact], batch_size: i
     """
     import torch
 
-    found: dict[int, bool] = {}
+    completed: dict[int, bool] = {}
     order = sorted(range(len(facts)), key=lambda index: len(facts[index].ids))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         width = len(facts[part[-1]].ids)
         ids = torch.zeros(len(part), width, dtype=torch.long)
-        counted = torch.zeros(len(part), width - 1, dtype=torch.bool)
+        answer_mask = torch.zeros(len(part), width - 1, dtype=torch.bool)
         for row, index in enumerate(part):
             fact = facts[index]
             ids[row, : len(fact.ids)] = torch.tensor(fact.ids)
-            counted[row, fact.answer_start - 1 : len(fact.ids) - 1] = True
+            answer_mask[row, fact.answer_start - 1 : len(fact.ids) - 1] = True
         guesses = predict(ids)[:, :-1].cpu()
-        right = ((guesses == ids[:, 1:]) | ~counted).all(dim=1)
-        found.update(zip(part, right.tolist(), strict=True))
-    return [found[index] for index in range(len(facts))]
+        right = ((guesses == ids[:, 1:]) | ~answer_mask).all(dim=1)
+        completed.update(zip(part, right.tolist(), strict=True))
+    return [completed[index] for index in range(len(facts))]

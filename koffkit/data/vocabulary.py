@@ -13,7 +13,7 @@ from .chat import Conversation, render
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
-def end_of_document(tokenizer: Any, asked: str | None, where: str) -> tuple[int | None, str | None]:
+def end_of_document(tokenizer: Any, requested: str | None, where: str) -> tuple[int | None, str | None]:
     """The token that ends a document, and what the user should know of the choice.
 
     The end-of-sequence token of a chat model ends a turn. Between documents it would teach that a turn ends
@@ -22,13 +22,13 @@ def end_of_document(tokenizer: Any, asked: str | None, where: str) -> tuple[int 
     Raises:
         DataError: the token that was asked for is not in the vocabulary.
     """
-    if asked is not None:
+    if requested is not None:
         vocabulary = tokenizer.get_vocab()
-        if asked not in vocabulary:
-            near = difflib.get_close_matches(asked, tokenizer.all_special_tokens, n=1)
+        if requested not in vocabulary:
+            near = difflib.get_close_matches(requested, tokenizer.all_special_tokens, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise DataError(f"{where}.end_of_document: {asked!r} is no token of this tokenizer.{hint}")
-        return int(vocabulary[asked]), None
+            raise DataError(f"{where}.end_of_document: {requested!r} is no token of this tokenizer.{hint}")
+        return int(vocabulary[requested]), None
     end = tokenizer.eos_token_id
     if end is None or not _ends_turns(tokenizer):
         return end, None

@@ -59,9 +59,9 @@ def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KV
                 or tensor.shape[0] != widths.kv_heads
                 or tensor.shape[2] != width
             ):
-                found = None if tensor is None else list(tensor.shape)
+                shape = None if tensor is None else list(tensor.shape)
                 raise IntegrityError(
-                    f"{path}: layers.{index}.{half}: shape {found}; this backbone needs [{widths.kv_heads}, "
+                    f"{path}: layers.{index}.{half}: shape {shape}; this backbone needs [{widths.kv_heads}, "
                     f"tokens, {width}]."
                 )
             pair.append(tensor)
@@ -145,8 +145,8 @@ def _stack(parts: Sequence[KVMemory | None]) -> KVMemory:
 def _padded(parts: Sequence[Tensor | None], width: int) -> Tensor:
     """[B, K, P, H] of memories [K, P', H] with zeros where one is shorter or missing."""
     like = next(part for part in parts if part is not None)
-    found = like.new_zeros(len(parts), like.shape[0], width, like.shape[2])
+    padded = like.new_zeros(len(parts), like.shape[0], width, like.shape[2])
     for row, part in enumerate(parts):
         if part is not None:
-            found[row, :, : part.shape[-2]] = part
-    return found
+            padded[row, :, : part.shape[-2]] = part
+    return padded

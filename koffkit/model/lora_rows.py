@@ -36,11 +36,11 @@ class AdapterRows:
     @classmethod
     def of(cls, names: Sequence[str | None], device: torch.device) -> AdapterRows:
         """Args: names: the adapter of each row, or None."""
-        found: dict[str, Tensor | None] = {}
+        rows: dict[str, Tensor | None] = {}
         for adapter in dict.fromkeys(name for name in names if name is not None):
             indices = [row for row, name in enumerate(names) if name == adapter]
-            found[adapter] = None if len(indices) == len(names) else torch.tensor(indices, device=device)
-        return cls(len(names), found)
+            rows[adapter] = None if len(indices) == len(names) else torch.tensor(indices, device=device)
+        return cls(len(names), rows)
 
 
 class RowAdapters:

@@ -41,10 +41,10 @@ def pooled_features(
     @torch.no_grad()
     def features(texts: Sequence[str]) -> NDArray[np.float32]:
         rows = [ids[:max_tokens] or [0] for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
-        found = []
+        means = []
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            found.append(mean_over_tokens(hidden(pad(part).to(device)), [len(row) for row in part]).cpu())
-        return torch.cat(found).numpy()
+            means.append(mean_over_tokens(hidden(pad(part).to(device)), [len(row) for row in part]).cpu())
+        return torch.cat(means).numpy()
 
     return features

@@ -80,10 +80,10 @@ class Student(nn.Module):
         if self.memories is not None:
             self.memories.attach(None)
         self._values = gate_values
-        found: Tensor = self.model.model(
+        states: Tensor = self.model.model(
             input_ids=input_ids, use_cache=False, output_hidden_states=True
         ).hidden_states[layer]
-        return found
+        return states
 
     @property
     def head(self) -> Tensor:

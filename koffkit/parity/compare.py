@@ -83,8 +83,8 @@ def require_same(
             f"{masked.reader.folder}: the hidden states are not finite; a weight is NaN or infinite, "
             "download it again."
         )
-    found = dict(zip([NO_MEMORY, *domains], compare(sliced, hidden, masked, expected), strict=True))
-    for condition, value in found.items():
+    differences = dict(zip([NO_MEMORY, *domains], compare(sliced, hidden, masked, expected), strict=True))
+    for condition, value in differences.items():
         if not value.relative <= TOLERANCE:
             raise IntegrityError(
                 f"parity: memory {condition}: the sliced backbone differs from the masked model by "
@@ -92,4 +92,4 @@ def require_same(
                 f"{value.relative:.3g} of the largest logit (limit {TOLERANCE:g}, in float64); {then}. "
                 "Please report this with the recipe and the base's config.json."
             )
-    return found
+    return differences

@@ -243,7 +243,7 @@ def distances_to_golden(
 ) -> dict[str | None, float]:
     """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for all with
     the same tokens."""
-    found: dict[str | None, float] = {}
+    differences: dict[str | None, float] = {}
     for tokens in {tuple(values["tokens"]) for values in expected.values()}:
         rows = [name for name, values in expected.items() if tuple(values["tokens"]) == tokens]
         last = probe.hidden(tokens, rows)[:, -1]
@@ -254,5 +254,5 @@ def distances_to_golden(
                 logits |= {(name, index): float(part[row, index - first]) for index in wanted}
         for name in rows:
             pairs = zip(expected[name]["ids"], expected[name]["logits"], strict=True)
-            found[name] = max(abs(logits[name, index] - value) for index, value in pairs)
-    return found
+            differences[name] = max(abs(logits[name, index] - value) for index, value in pairs)
+    return differences

@@ -49,9 +49,12 @@ def _or_none(value: int | None) -> str:
 
 
 def _figures(figures: Mapping[str, Any]) -> list[str]:
-    found = figures.get("matched", {})
-    kl = "-" if found.get("kl") is None else f"{found['kl']:.3f}"
+    matched = figures.get("matched", {})
+    kl = "-" if matched.get("kl") is None else f"{matched['kl']:.3f}"
     return [
         kl,
-        *(format_figure(name, found[name]) if name in found else "-" for name in ("perplexity", "recall")),
+        *(
+            format_figure(name, matched[name]) if name in matched else "-"
+            for name in ("perplexity", "recall")
+        ),
     ]

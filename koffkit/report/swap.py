@@ -12,12 +12,12 @@ def swap_matrix(results: Mapping[str, Any], figure: str) -> list[list[float]]:
     is beyond the range of a float."""
     domains = results["domains"]
 
-    def value(row: Mapping[str, Any]) -> float:
-        return math.inf if row[figure] is None else float(row[figure])
+    def value(figures: Mapping[str, Any]) -> float:
+        return math.inf if figures[figure] is None else float(figures[figure])
 
     return [
-        [value(found["matched"] if memory == domain else found["swap"][memory]) for memory in domains]
-        for domain, found in domains.items()
+        [value(result["matched"] if memory == domain else result["swap"][memory]) for memory in domains]
+        for domain, result in domains.items()
     ]
 
 

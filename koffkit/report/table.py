@@ -26,11 +26,11 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for figure in figures:
         for condition in conditions:
             table.add_column(f"{figure}\n{condition}", justify="right")
-    for domain, found in domains.items():
+    for domain, result in domains.items():
         table.add_row(
             domain,
             *(
-                format_figure(figure, found[condition][figure])
+                format_figure(figure, result[condition][figure])
                 for figure in figures
                 for condition in conditions
             ),

@@ -5,7 +5,6 @@ Legend: N texts, C labels, D features.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
+from ..storage.read_json import read_json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -164,19 +164,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         IntegrityError: it is missing, damaged or of another format.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise unreadable(folder, error) from None
-    if not isinstance(config, dict) or config.get("koffkit") != FORMAT:
-        version = config.get("koffkit") if isinstance(config, dict) else None
+    config = read_json(folder / CONFIG)
+    if config.get("koffkit") != FORMAT:
         raise IntegrityError(
-            f"{folder / CONFIG}: router format {version!r} is not known here; this koffkit reads {FORMAT}."
+            f"{folder / CONFIG}: router format {config.get('koffkit')!r} is not known here; this koffkit "
+            f"reads {FORMAT}."
         )
     return config
 
 
 def unreadable(folder: Path, error: Exception) -> IntegrityError:
+    """The error for a router whose files contradict each other."""
     return IntegrityError(
         f"{folder}: the router cannot be read ({type(error).__name__}: {error}); export again."
     )

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
 from ..errors import DataError, KoffkitError
+from ..hub import download
 from ..storage.files import write_json
 from ..storage.publish import whole_folder
 from ..strict import Positive, Rate, StrictModel
@@ -115,11 +116,17 @@ class EncoderRouter(Router):
 
 
 def find_encoder(name: str, root: Path) -> Path:
-    """A local folder (relative to the recipe, else the working folder), or the folder a hub model was fetched
-    to.
+    """Find an encoder: in a local folder (relative to the recipe, else to the working folder) or on the hub.
+
+    Args:
+        name: local folder, or hub id.
+        root: where relative folders are looked for first.
+
+    Returns:
+        The encoder's local folder.
 
     Raises:
-        DataError: it is nowhere to be found, or has no safetensors weights.
+        DataError: there is no such encoder, or it has no safetensors weights.
     """
     folder = _locate(name, root)
     try:
@@ -138,17 +145,7 @@ def _locate(name: str, root: Path) -> Path:
             f"{WHERE}: no encoder in {name!r}, looked for in {root} and {Path.cwd()}; a folder with "
             "config.json, or a hub id."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=CHECKPOINT_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        remedy = "Name a folder, or use kind: ngrams."
-        raise DataError(
-            f"{WHERE}: {name!r} is no local folder and the hub did not give it: {reason} {remedy}"
-        ) from None
+    return download(name, CHECKPOINT_PATTERNS, where=WHERE, remedy="Name a folder, or use kind: ngrams.")
 
 
 def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, Any]:

@@ -85,7 +85,7 @@ def _evaluate_domain(context: Context, options: EvaluateOptions, domain: str) ->
 
 
 def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
-    from ..data.recall import load_facts, spread
+    from ..data.recall import load_facts, subsample
 
     source = context.loaded.recipe.sources[domain]
     facts = None
@@ -100,7 +100,7 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
         name = condition[0]
         if facts is not None:
             limit = options.swap_recall_limit if name.startswith("swap.") else None
-            figures[name]["recall"] = _recall(context, condition, spread(facts, limit))
+            figures[name]["recall"] = _recall(context, condition, subsample(facts, limit))
         if name.startswith("swap."):
             result["swap"][name.removeprefix("swap.")] = figures[name]
         else:

@@ -20,11 +20,11 @@ from .partial import ASIDE, MARK, partial_of, remove
 def discard(folder: Path) -> None:
     """Delete a folder so that it is whole under its name until it is gone: renamed to a name that nobody
     reads, then deleted."""
-    grave = partial_of(folder)
-    shutil.rmtree(grave, ignore_errors=True)
-    os.rename(folder, grave)
+    tombstone = partial_of(folder)
+    shutil.rmtree(tombstone, ignore_errors=True)
+    os.rename(folder, tombstone)
     fsync_folder(folder.parent)
-    shutil.rmtree(grave, ignore_errors=True)  # what cannot be deleted is swept by the next writer
+    shutil.rmtree(tombstone, ignore_errors=True)  # what cannot be deleted is swept by the next writer
 
 
 def move_folder(folder: Path, target: Path) -> None:

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..artefact.digests import file_entry
 from ..errors import IntegrityError
 from ..storage.files import naming, write_json
 from ..storage.publish import whole_folder
+from ..storage.read_json import read_json
+from ..storage.tensors_file import read_tensors, write_header
 
 STATE, TENSORS = "state.json", "state.safetensors"
+UNUSABLE = "it cannot be resumed from"
 KEPT = 2
 """The last one and the one before, in case the last is damaged."""
 STORED = {
@@ -77,8 +78,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write one tensor after the other, so that none is held twice; returns the file's sha256."""
-    from ..storage.tensors_file import write_header
-
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header = {name: (STORED[tensors[name].dtype], tuple(tensors[name].shape)) for name in order}
     hasher = hashlib.sha256()
@@ -102,7 +101,7 @@ def load_latest(folder: Path, warn: Callable[[str], None] = lambda _: None) -> C
     """The newest checkpoint that is whole, or None.
 
     Args:
-        warn: told of a damaged one that is passed over.
+        warn: called with a message for each damaged one that is skipped.
 
     Raises:
         IntegrityError: there are checkpoints, and all are damaged.
@@ -111,8 +110,8 @@ def load_latest(folder: Path, warn: Callable[[str], None] = lambda _: None) -> C
     for path in reversed(_checkpoints(folder) if folder.is_dir() else []):
         try:
             checkpoint = _load(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            damaged.append(f"{path}: this checkpoint is damaged ({error})")
+        except (IntegrityError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged.append(f"{path}: this checkpoint is damaged ({str(error).rstrip('.')})")
             continue
         for message in damaged:
             warn(f"{message}; resuming from the one before, {path.name}.")
@@ -123,7 +122,7 @@ def load_latest(folder: Path, warn: Callable[[str], None] = lambda _: None) -> C
 
 
 def _load(path: Path) -> Checkpoint:
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    state = read_json(path / STATE, remedy=UNUSABLE)
     digest = state.pop("digest", None)  # checkpoints of earlier versions have none
     if digest is not None and digest != _digest(state):
         raise ValueError(f"{STATE} is not what was written")
@@ -132,7 +131,7 @@ def _load(path: Path) -> Checkpoint:
         raise ValueError(f"the sha256 of {TENSORS} is not the one in {STATE}")
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(path / TENSORS).items():
+    for key, value in read_tensors(path / TENSORS, remedy=UNUSABLE).items():
         kind, _, name = key.partition("/")
         if kind == "value":
             tensors[name] = value

@@ -161,7 +161,7 @@ class DistillationLoop:
             self.recipe.sequence_length,
             self.recipe.seed + 1000 * offset,
         )
-        device, loss_mask = self.context.accelerator.device, stream.counted(*place)
+        device, loss_mask = self.context.accelerator.device, stream.loss_mask(*place)
         return stream.batch(*place).to(device), None if loss_mask is None else loss_mask.to(device)
 
     def _loss(

@@ -12,7 +12,7 @@ from ..common import sentences
 from ..conftest import Shipped
 
 LEARNED = [
-    "memory.kv={tokens: 3, init: random}",  # on so small a model better than text
+    "memory.kv={tokens: 3, init: random}",  # better than text for so small a model
     "stages.recover.max_steps=60",
     "stages.recover.batch_size=4",
     "stages.recover.lr={lora: 5.0e-3, kv: 1.0e-2}",
