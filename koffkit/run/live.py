@@ -91,11 +91,11 @@ def _seconds_left(
 
 def _seconds_a_step(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The usual time from step to step; a pause between two commands does not count."""
-    times = [row["wall_time"] for row in rows if isinstance(row.get("wall_time"), int | float)]
+    times = [float(row["wall_time"]) for row in rows if isinstance(row.get("wall_time"), int | float)]
     if len(times) > 1:
         return median(later - earlier for earlier, later in pairwise(times))
     speeds = [
-        row["tokens"] / row["tokens_per_second"]
+        float(row["tokens"] / row["tokens_per_second"])
         for row in rows
         if row.get("tokens") and row.get("tokens_per_second")
     ]
