@@ -84,21 +84,25 @@ def _check_exports(loaded: LoadedRecipe) -> None:
     from .. import exporters
 
     for index, spec in enumerate(loaded.recipe.export):
-        where = f"{loaded.path}: export.{index}.format"
+        where = f"{loaded.place('export', index, 'format')}: export.{index}.format"
         names = list(exporters.available())
         if spec.format not in names:
             hint = did_you_mean(spec.format, names)
             raise UsageError(
                 f"{where}: {spec.format!r}: no such exporter; installed: {', '.join(names) or 'none'}.{hint}"
             )
-        check_options = getattr(exporters, "check_options", None)
-        if check_options is not None:
-            check_options(spec.format, exporters.find(spec.format), spec.model_extra or {})
+        options = spec.model_extra or {}
+        try:
+            exporters.check_options(spec.format, exporters.find(spec.format), options)
+        except UsageError as error:
+            unknown = next((name for name in options if name in str(error)), "format")
+            text = str(error).removeprefix("export: ")
+            raise UsageError(f"{loaded.place('export', index, unknown)}: export.{index}: {text}") from None
 
 
 def _check_trackers(loaded: LoadedRecipe) -> None:
-    for name in loaded.recipe.train.trackers:
-        where = f"{loaded.path}: train.trackers: {name!r}"
+    for index, name in enumerate(loaded.recipe.train.trackers):
+        where = f"{loaded.place('train', 'trackers', index)}: train.trackers: {name!r}"
         if name not in TRACKERS:
             hint = did_you_mean(name, TRACKERS)
             raise UsageError(f"{where}: no tracker of accelerate; there is {', '.join(TRACKERS)}.{hint}")

@@ -71,7 +71,7 @@ def command(
     texts = [*prompt, *([] if prompts is None else _read_prompts(prompts))]
     if not texts:
         raise UsageError("give what to complete with --prompt TEXT or --prompts FILE.")
-    _require_memory(export, memory)
+    require_memory(export, memory)
     quiet_libraries()
     from ..devices import find_device
     from ..runtime.model import KoffModel
@@ -112,7 +112,7 @@ def _read_prompts(path: Path) -> list[str]:
     return texts
 
 
-def _require_memory(path: Path, memory: str) -> None:
+def require_memory(path: Path, memory: str) -> None:
     """A typing error must not cost the seconds of loading."""
     from ..artefact.export import is_export, open_export
 
