@@ -92,12 +92,13 @@ def test_all_problems_at_once(llama: Path, tmp_path: Path) -> None:
     recipe = loaded(
         llama,
         tmp_path,
-        export=[{"format": "flopy"}],
+        export=[{"format": "flopy"}, {"format": "hf", "sharp": 1}],
+        train={"trackers": ["wanbd", "aim"]},
         domains={"a": {"text": "a.txt"}, "b": {"text": "b.txt"}},
     )
     with pytest.raises(UsageError) as error:
         check_recipe(recipe)
-    assert len(str(error.value).splitlines()) == 3
+    assert len(str(error.value).splitlines()) == 6
 
 
 def test_what_is_far_away_is_not_asked_for(llama: Path, tmp_path: Path) -> None:
