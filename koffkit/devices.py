@@ -1,6 +1,6 @@
-"""Where a model runs and in which type: the words of `--device` and `--dtype`.
+"""Where a model runs and in which dtype: the values of `--device` and `--dtype`.
 
-Training asks accelerate; what only reads a model asks here, and gets the same device.
+Training leaves the choice to accelerate; everything else chooses here, and gets the same device.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 """Where Linux lists the cards of that maker."""
 KINDS = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa")
-"""Kinds of device that models run on; torch knows others, such as `meta`."""
+"""Kinds of device that models run on; torch has others, such as `meta`."""
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:
-    """The device of that name; None: the accelerator of this machine, or the CPU where there is none.
+    """The device with this name; None: the accelerator of this machine, or the CPU if it has none.
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, `mps`, ...
@@ -87,10 +87,10 @@ def device_at_hand() -> dict[str, Any]:
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """The type of that name; None, and `auto`: that of the checkpoint.
+    """The dtype with this name; None for None and `auto`, which mean the dtype of the checkpoint.
 
     Raises:
-        UsageError: models do not come in that type.
+        UsageError: koffkit does not support it.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Model cards: what this is, how good it is, how to load it."""
+"""Model cards: a description, figures, and how to load the model."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def finish(
         what `koffkit export --json` prints: the manifest without files and golden logits.
 
     Raises:
-        IntegrityError: other parameters are gone than the plan said.
+        IntegrityError: the number of removed parameters is not the planned one.
     """
     manifest = Manifest(
         koffkit=FORMAT,

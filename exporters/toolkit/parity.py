@@ -22,7 +22,7 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class ParityFigures:
-    """What the manifest says of the comparison, and the golden logits without a memory."""
+    """The comparison as recorded in the manifest, and the golden logits without a memory."""
 
     parity: Parity
     golden: Golden
@@ -33,8 +33,8 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     of each memory go into its `memory.json`.
 
     Args:
-        draft: its backbone is written.
-        bundles: the memories that are written.
+        draft: the export, with its backbone written.
+        bundles: the written memories.
 
     Raises:
         IntegrityError: a difference is above the tolerance, or not a number.
@@ -73,8 +73,8 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
 def _summary(
     tokens: int, differences: Mapping[str, Difference], rounding: Mapping[str, Difference]
 ) -> Parity:
-    """By condition: the largest |logit| and the largest |logit difference| in float64, of which `tolerance`,
-    times the former, is the limit; beside it the noise floor, which is what float32 alone does to the sliced
+    """By condition: the largest |logit| and the largest |logit difference| in float64, whose limit is
+    `tolerance` times the former; and the noise floor, the effect of float32 rounding on the sliced
     backbone."""
     from ...parity.compare import TOLERANCE
 

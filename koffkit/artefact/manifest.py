@@ -1,4 +1,4 @@
-"""`koffkit.json`: what an export says of itself."""
+"""`koffkit.json`: the manifest of an export."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class BundleEntry(RecordPart):
 
 
 class NoiseFloor(RecordPart):
-    """What computing the backbone in a smaller type does to its logits, by condition."""
+    """How far the logits move when the backbone is computed in a smaller dtype, by condition."""
 
     dtype: str
     max_abs: dict[str, float]

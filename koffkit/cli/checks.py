@@ -1,4 +1,4 @@
-"""Everything that can be known of a run before it begins, at once."""
+"""Checks of a run before it begins; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..planning.plan import Plan
     from ..recipe.load import LoadedRecipe
 
-# Trackers of accelerate, and a package that each needs.
+# Trackers of accelerate, each with a package that it needs.
 TRACKERS = {
     "aim": "aim",
     "clearml": "clearml",
@@ -34,7 +34,7 @@ def check_recipe(loaded: LoadedRecipe) -> None:
 
     Raises:
         UsageError: exports, trackers or the base's shape do not fit.
-        DataError: only text, a base or an encoder is missing or damaged.
+        DataError: text, a base or an encoder is missing or damaged, and nothing else is wrong.
     """
     from ..data.preflight import data_problems
 
@@ -49,8 +49,10 @@ def check_recipe(loaded: LoadedRecipe) -> None:
 
 
 def check_disk(plan: Plan, output: Path) -> None:
-    """Raises:
-    ResourceError: the disk has no room for two checkpoints and the memories of a run.
+    """Refuse a disk without room for two checkpoints and the memories of a run.
+
+    Raises:
+        ResourceError: there is too little space.
     """
     needed = plan.memory_params_training * len(plan.domains) * 4 * (3 * 2 + 1)
     folder = output.absolute()

@@ -113,7 +113,7 @@ def _read_prompts(path: Path) -> list[str]:
 
 
 def require_memory(path: Path, memory: str) -> None:
-    """A typing error must not cost the seconds of loading."""
+    """Refuse a misspelt memory before the seconds of loading."""
     from ..artefact.export import is_export, open_export
 
     if memory in ("auto", "none") or not is_export(path):

@@ -23,7 +23,7 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 
 @dataclass(frozen=True)
 class Clustering:
-    """Spherical k-means on standardised embeddings: without that a few large dimensions decide alone.
+    """Spherical k-means on standardised embeddings; unstandardised, a few large dimensions would dominate.
 
     Args:
         mean, std: [D] of the fitted documents. centres: [C, D], unit length.
@@ -42,10 +42,12 @@ class Clustering:
 
 
 def fit_clusters(embeddings: Array, count: int, seed: int) -> Clustering:
-    """The best of several k-means++ starts.
+    """Cluster embeddings; the best of several k-means++ starts.
 
     Args:
         embeddings: [N, D], N at least `count`.
+        count: number of clusters, C.
+        seed: of the starts.
     """
     mean, std = embeddings.mean(0), embeddings.std(0) + 1e-6
     points = _standardised(embeddings, mean, std)
@@ -71,7 +73,8 @@ def _standardised(embeddings: Array, mean: Array, std: Array) -> Array:
 
 
 def _spread_start(points: Array, count: int, rng: np.random.Generator) -> Array:
-    """k-means++ (Arthur and Vassilvitskii 2007): every next centre likely where no centre is near."""
+    """k-means++ (Arthur and Vassilvitskii 2007): each next centre is drawn with a probability that grows
+    with its distance to the nearest centre."""
     chosen = [int(rng.integers(len(points)))]
     while len(chosen) < count:
         distance = np.maximum(1 - (points @ points[chosen].T).max(-1), 0).astype(np.float64) + 1e-12
@@ -98,7 +101,7 @@ class Words:
         self.counts[cluster].update(set(_WORD.findall(text.lower())))
 
     def typical(self, cluster: int, count: int = 8) -> list[str]:
-        """Words that occur in this cluster far more often than in the others, the most telling first."""
+        """Words that are far more frequent in this cluster than in the others, the most distinctive first."""
         own, size = self.counts[cluster], max(1, self.documents[cluster])
         rest = max(1, sum(self.documents) - size)
         scores = {}
@@ -125,5 +128,5 @@ def name_clusters(typical: Sequence[Sequence[str]], taken: Iterable[str] = ()) -
 
 
 def _plain(word: str) -> str:
-    """ASCII letters of a word; nothing when it has none."""
+    """The ASCII letters of a word; empty if it has none."""
     return unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()

@@ -1,5 +1,5 @@
-"""`domains: {auto: ...}`: grouping documents before anything else happens, so that the run goes on as if
-domains had been given.
+"""`domains: {auto: ...}`: grouping documents before anything else happens, so that the run continues as if
+the recipe named the domains.
 
 Legend: N documents of a batch, T tokens, D hidden.
 """
@@ -41,6 +41,12 @@ def resolve_domains(
     """Replace `domains: {auto: ...}` by the domains of a clustering, which a resumed run reads from its
     folder.
 
+    Args:
+        loaded: the recipe.
+        run: the run folder.
+        base: the base, whose embeddings are clustered.
+        progress: where to report.
+
     Returns:
         The recipe with its domains; unchanged if it names them itself.
 
@@ -63,7 +69,7 @@ def resolve_domains(
 
 
 def _find(loaded: LoadedRecipe, auto: Auto, run: RunFolder, base: ModelSpec, progress: Progress) -> None:
-    """Group, name and write; the index last, so that an interrupted attempt starts again."""
+    """Group, name and write; the index comes last, so that an interrupted attempt starts again."""
     embedder = Embedder(base, loaded.recipe, auto)
     first = list(islice(documents(auto, loaded.root, WHERE), auto.fit_documents))
     if len(first) < auto.count:
@@ -97,7 +103,7 @@ def _require_documents(words: Words) -> None:
 
 
 def _publish(run: RunFolder, groups: list[Path], words: Words) -> None:
-    """Files of numbered groups get the names of their domains; then the index that makes them count."""
+    """Rename the numbered groups to their domains, then write the index that makes them valid."""
     typical = [words.typical(index) for index in range(len(groups))]
     names = name_clusters(typical, taken=RESERVED)
     for name, path in zip(names, groups, strict=True):
@@ -142,7 +148,7 @@ class Embedder:
             self._model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=trusted)
 
     def __call__(self, texts: list[str]) -> Array:
-        """[N, D]; the model's own order of magnitude, float32."""
+        """Embed documents; [N, D] in float32."""
         encoded = self._tokenizer(texts, verbose=False)["input_ids"]
         rows = [ids[: self._auto.max_tokens] or [0] for ids in encoded]
         for ids in rows:

@@ -24,8 +24,8 @@ class PackedTokens:
     """Documents back to back in one int32 file, read through a memory map.
 
     Args:
-        masked: beside it lies a file with one byte a token: whether the loss counts it.
-        begin: the token that every sequence begins with, of a tokenizer that adds one to every text: a model
+        masked: there is a second file with one byte per token: whether the loss counts it.
+        begin: the token that every sequence begins with, for tokenizers that add one to every text: a model
             that never saw a text without it is a poor teacher there. None: sequences begin anywhere.
     """
 
@@ -41,7 +41,7 @@ class PackedTokens:
         return len(self.tokens)
 
     def batch(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor:
-        """The `visit`-th batch [B, T] of an endless run through the tokens.
+        """The batch [B, T] with the number `visit` in an endless run through the tokens.
 
         Every epoch shifts the cuts and shuffles anew, so that no document always starts a sequence.
         """
@@ -51,7 +51,7 @@ class PackedTokens:
         return torch.from_numpy(np.stack([self._tokens(*row) for row in rows]))
 
     def loss_mask(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor | None:
-        """Which tokens of `batch` the loss counts, [B, T]; None: all."""
+        """Which tokens of the same `batch` the loss counts, boolean [B, T]; None: all."""
         import torch
 
         if self.mask is None:
@@ -121,5 +121,5 @@ class PackedTokens:
 
 
 def _mapped(path: Path, dtype: type[Any]) -> NDArray[Any]:
-    """A file as an array that is not read before it is needed; an empty file cannot be mapped."""
+    """A memory-mapped file, or an empty array for an empty file, which cannot be mapped."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)

@@ -1,7 +1,7 @@
 """Recall of facts: is the prompt completed exactly, by greedy decoding?
 
-Greedy decoding gives the answer exactly when, with the answer fed in, every answer token is the most likely
-one: one forward pass instead of a decoding loop (a test holds the two against each other).
+Greedy decoding yields the answer exactly if, with the answer as input, every answer token is the most likely
+one: one forward pass instead of a decoding loop (a test compares the two).
 """
 
 from __future__ import annotations
@@ -32,10 +32,18 @@ class Fact:
 def load_facts(
     source: Source, root: Path, where: str, tokenizer: Any, limit: int | None = None
 ) -> list[Fact]:
-    """Facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread subset.
+    """Load the facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread
+    subset.
+
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
+        tokenizer: the base's.
+        limit: the most facts; None: all.
 
     Raises:
-        DataError: a record lacks a field, or no answer begins where a token does.
+        DataError: a record lacks a field, or no answer begins at a token boundary.
     """
     fields = (source.prompt_field or "", source.answer_field or "")
     pairs = []
@@ -56,9 +64,8 @@ def load_facts(
     ]
     if not facts:
         raise DataError(
-            f"{where}: no prompt is followed by its answer at a token's boundary, so recall cannot be told; "
-            f"end {fields[0]} with a whole "
-            f"word and let {fields[1]} begin with the space."
+            f"{where}: no prompt is followed by its answer at a token's boundary, so recall cannot be "
+            f"measured; end {fields[0]} with a whole word and let {fields[1]} begin with the space."
         )
     return facts
 

@@ -12,7 +12,7 @@ def path(name: str) -> Path:
     """The file or folder `name` of the embedded default, for example `base` or `facts/de.jsonl`.
 
     Raises:
-        FileNotFoundError: there is no such entry; names the ones there are.
+        FileNotFoundError: there is no such entry; the text names those that exist.
     """
     root = Path(str(files(__name__)))
     entry_path = (root / name).resolve()

@@ -122,6 +122,11 @@ def work_folder(export: Export, name: str, *, replace: bool = False) -> RunFolde
 def free_place(export: Export, name: str, work: RunFolder) -> Path:
     """The folder that the new bundle will be published as.
 
+    Args:
+        export: the export.
+        name: the new domain.
+        work: its run folder.
+
     Raises:
         UsageError: the name is taken, or cannot be one.
     """

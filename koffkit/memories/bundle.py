@@ -1,5 +1,4 @@
-"""Writing one domain's memory as a standalone bundle for the sliced backbone: from a run, at export or
-later."""
+"""Writing one domain's memory from a run as a standalone bundle for the sliced backbone."""
 
 from __future__ import annotations
 
@@ -50,7 +49,7 @@ def write_bundle(
 
     Args:
         source: `memories/DOMAIN` of a run.
-        target: an empty folder. A router column that lies there already becomes part of the bundle.
+        target: an empty folder, or one that holds the memory's router column only.
         domain: whose memory it is.
         cuts: the rows and columns that stay; None: it was learned at the widths of the backbone.
         backbone: the digest of the backbone that it is for.
@@ -94,7 +93,7 @@ Half = TypeVar("Half", LoraHalf, KVHalf)
 
 
 def _half(kind: type[Half], settings: Mapping[str, Any] | None) -> Half | None:
-    """What `memory.json` keeps of the recipe's settings for a half."""
+    """The settings of a half that `memory.json` keeps from the recipe."""
     if settings is None:
         return None
     return kind.model_validate({key: settings[key] for key in kind.model_fields if key in settings})
@@ -114,7 +113,8 @@ def _slice_file(source: Path, target: Path, cut: Callable[[str, NDArray[Any]], N
 
 
 def record_golden(path: Path, backbone: Path) -> None:
-    """Add the bundle's golden logits on `backbone`, read back from its files, to its `memory.json`."""
+    """Compute a bundle's golden logits on `backbone` from its files, and write them into its
+    `memory.json`."""
     from ..parity.probe import Probe, golden, probe_tokens
 
     bundle = open_bundle(path)

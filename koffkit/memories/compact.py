@@ -179,7 +179,7 @@ def _row(bundle: Bundle) -> dict[str, Any]:
 
 
 def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
-    """The export and its bundles that a path means: EXPORT, EXPORT/memories/NAME or EXPORT/NAME.
+    """The export and the bundles that a path stands for: EXPORT, EXPORT/memories/NAME or EXPORT/NAME.
 
     Raises:
         UsageError: there is nothing to compact there.
@@ -205,7 +205,7 @@ def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | N
         if given is not None:
             raise
         progress.warn(
-            "the unpruned model is not where the manifest says (--base names it): compared with the memory "
-            "before instead."
+            "the unpruned model is not where the manifest says (--base names it): the loss is measured "
+            "against the memory before compaction instead."
         )
         return None

@@ -1,4 +1,4 @@
-"""Which memories an export has, and taking one away."""
+"""Listing and removing the memories of an export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def list_memories(path: Path) -> dict[str, Any]:
     """`{"memories": {name: {...}}, "removed": [names], "router": labels or None}`.
 
     Raises:
-        UsageError: this is no export.
+        UsageError: this is not an export.
         IntegrityError: a `memory.json` or the router is damaged.
     """
     export = open_export(path)
@@ -58,7 +58,7 @@ def _origin(bundle: Bundle, export: Export) -> str:
 
 
 def remove_memory(path: Path, name: str, keep: Path | None = None) -> dict[str, Any]:
-    """Take one memory away; no other byte of the export changes.
+    """Remove one memory; no other byte of the export changes.
 
     Args:
         path: an export.

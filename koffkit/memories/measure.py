@@ -35,7 +35,7 @@ def kl_before_and_after(
     """`{"reference", "before", "after", "tokens"}`: KL(reference || backbone with the memory).
 
     Args:
-        base: the unpruned model, which is then the reference; None: the memory before.
+        base: the unpruned model, which is the reference; None: the memory before is.
         batches: token ids [B, T].
         device: where the models run; None: the CPU.
         measured: called after every batch.

@@ -1,4 +1,4 @@
-"""How many units must go: the budget in parameters of the whole base model (method, section 3, "ours").
+"""How many units to remove: the budget in parameters of the whole base model (method, section 3, "ours").
 
 Counting is done from the config alone, so a plan is exact before anything is downloaded or trained.
 """
@@ -28,11 +28,11 @@ class Budget:
             would be).
         keep: units kept in every layer, by structure; masked-only structures included.
         total_units: units in every layer before.
-        step_units: units of a layer that go together, by structure (`Structure.step_units`).
-        params_per_unit: base parameters that go with one unit; 0 for a masked-only structure.
+        step_units: units of a layer that are removed together, by structure (`Structure.step_units`).
+        params_per_unit: base parameters removed with one unit; 0 for a masked-only structure.
         base_params: parameters of the whole base, embeddings included, tied weights counted once.
         target_params: `ceil(global_sparsity * base_params)`.
-        removed_params: parameters physically gone; `target_params <= removed_params < target_params +
+        removed_params: parameters physically removed; `target_params <= removed_params < target_params +
             step_params`. For `ragged` it is the target until the masks are learned.
         step_params: one step of the layout, in every layer (`uniform`) or in one (`ragged`).
     """
@@ -53,11 +53,11 @@ class Budget:
 
     @property
     def removable(self) -> list[str]:
-        """Structures whose units take parameters with them."""
+        """Structures whose removal removes parameters."""
         return [name for name, params in self.params_per_unit.items() if params]
 
     def removed_by(self, kept: Mapping[str, Sequence[int]]) -> int:
-        """Parameters gone with these counts of kept units per layer, by structure."""
+        """Parameters removed with these counts of kept units per layer, by structure."""
         return sum(
             (self.total_units[name] - count) * self.params_per_unit[name]
             for name, counts in kept.items()
@@ -73,7 +73,7 @@ class Budget:
 
 
 def unit_parameters(spec: ModelSpec, structure: Structure) -> int:
-    """Base parameters that are cut when one unit goes: weights by row or column, and the biases of cut
+    """Base parameters that are removed with one unit: rows or columns of weights, and the biases of removed
     rows."""
     sizes = linear_shapes(spec.shape)
     total = 0
@@ -87,11 +87,11 @@ def unit_parameters(spec: ModelSpec, structure: Structure) -> int:
 
 
 def check_structures(spec: ModelSpec, names: Sequence[str]) -> None:
-    """Whether these structures can be removed together from this family.
+    """Check that these structures can be removed together from this family.
 
     Raises:
         UsageError: one is refused by the family or needs modules that it does not have, two cut the same
-            weights, or none takes parameters with it.
+            weights, or none removes parameters.
     """
     arch = spec.arch
     for name in names:

@@ -9,7 +9,7 @@ from typing import Any
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
 
-# Floating-point operations a second that training may reach: from two laptop cores to one large GPU at half
+# Floating-point operations per second that training may reach: from two laptop cores to one large GPU at half
 # its peak.
 THROUGHPUT = {"2 CPU cores": (2e10, 1.5e11), "one data-centre GPU": (5e13, 4e14)}
 ENCODER_PARAMS = 125_000_000

@@ -1,4 +1,4 @@
-"""What a run will do, stated before any training: exact parameter counts, bytes, and estimates with their
+"""The plan of a run, made before any training: exact parameter counts and bytes, and estimates with their
 formulas."""
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Plan:
     """Parameters are exact; memory and time are estimates.
 
     Args:
-        base_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
-        backbone_bytes: the same of the backbone.
-        memory_layers: that carry memory in training.
-        num_memory_layers: that do in the end, fewer when the placement is learned.
-        memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
-        memory_params_training: the same at the base's full widths.
+        base_bytes: size of the base's weights in the dtype of the checkpoint, which slicing keeps.
+        backbone_bytes: size of the backbone's weights in the same dtype.
+        memory_layers: layers that carry memory in training.
+        num_memory_layers: layers that carry memory in the end, fewer if the placement is learned.
+        memory_params: parameters of one domain's memory, at the widths of the sliced backbone.
+        memory_params_training: the same at the widths of the base.
         peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients +
             activations + one chunk of logits (student, teacher, gradient).
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
@@ -70,7 +70,7 @@ class Plan:
 
 
 def check_layers(recipe: Recipe, num_layers: int) -> list[int]:
-    """The memory's layers.
+    """The layers that carry memory.
 
     Raises:
         UsageError: the model has no such layer.
@@ -97,7 +97,7 @@ def num_memory_layers(recipe: Recipe, spec: ModelSpec) -> int:
     """How many layers carry memory in the end.
 
     Raises:
-        UsageError: the bytes of a learned placement do not suffice for one layer.
+        UsageError: the bytes of a learned placement are too few for one layer.
     """
     layers = len(check_layers(recipe, spec.num_layers))
     if not layers or not isinstance(recipe.memory.layers, Learned):
@@ -171,7 +171,14 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
 
 
 def memory_parameters(recipe: Recipe, spec: ModelSpec, num_layers: int, keep: Mapping[str, int]) -> int:
-    """Parameters of one domain's LoRA and KV memory; with `keep`, after the cut units are gone from both."""
+    """Parameters of one domain's LoRA and KV memory; with `keep`, after slicing.
+
+    Args:
+        recipe: the recipe.
+        spec: the base.
+        num_layers: layers that carry memory.
+        keep: units kept in every layer, by structure; empty: all.
+    """
     return layer_memory_parameters(recipe, spec.shape, _widths_kept(spec, keep)) * num_layers
 
 

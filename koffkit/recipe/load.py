@@ -72,7 +72,7 @@ def recipe_from_tree(tree: Mapping[str, Any], overrides: Sequence[str], root: Pa
 
 
 def _apply_overrides(tree: dict[str, Any], lines: Lines, overrides: Sequence[str]) -> None:
-    """Change fields in place; a finding there is the option's from now on."""
+    """Change fields in place; later findings in them refer to the option."""
     for override in overrides:
         place = apply_override(tree, override)
         for below in [location for location in lines if location[: len(place)] == place]:
@@ -86,7 +86,7 @@ def validated(
     """The recipe that a tree of plain values describes.
 
     Args:
-        source: what the findings are said to be in.
+        source: the file to name in findings.
         lines: where the user wrote each place, as far as that is known.
 
     Raises:
@@ -116,7 +116,8 @@ def _find(name: str | Path, beside: Path | None = None) -> Path:
 
 
 def _read_extended(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any], Lines]:
-    """A recipe merged into the one it extends, and so on; a field's place is the last file that gives it."""
+    """Read a recipe merged into the one it extends, and so on; a field's place is the last file that sets
+    it."""
     tree, lines = read_yaml(path)
     places: Lines = {location: f"{path}:{line}" for location, line in lines.items()}
     if "extends" not in tree:

@@ -13,7 +13,7 @@ COLUMNS = ("params", "bytes", "layers", "rank", "KV", "dtype", "auto", "origin",
 
 
 def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row a memory, narrow enough for a terminal of 80 columns."""
+    """One row per memory, narrow enough for a terminal of 80 columns."""
     table = Table(
         title="memories (auto: the router knows it; *: compact; figures on held-out text)",
         box=None,
@@ -38,7 +38,7 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def layer_range(layers: list[int]) -> str:
-    """`0-5`, or the list where it has holes."""
+    """`0-5`, or the full list if it has gaps."""
     if layers == list(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return ",".join(str(index) for index in layers)

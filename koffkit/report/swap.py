@@ -22,7 +22,7 @@ def swap_matrix(results: Mapping[str, Any], figure: str) -> list[list[float]]:
 
 
 def matched_best(results: Mapping[str, Any], figure: str = "perplexity") -> int:
-    """In how many rows the matched memory is strictly the best."""
+    """The number of rows in which the matched memory is strictly the best."""
     sign = -1.0 if figure == "recall" else 1.0
     rows = [[sign * value for value in row] for row in swap_matrix(results, figure)]
     return sum(all(row[i] < value for j, value in enumerate(row) if j != i) for i, row in enumerate(rows))

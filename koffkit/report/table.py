@@ -16,7 +16,7 @@ CONDITIONS = ("unpruned", "backbone", "matched")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """One row a domain and one for their mean: recall (for facts) and perplexity of every condition."""
+    """One row per domain and one for their mean: recall (for facts) and perplexity of every condition."""
     domains = results["domains"]
     first = next(iter(domains.values()))
     conditions = [name for name in CONDITIONS if name in first]
@@ -50,7 +50,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 
 def router_table(figures: Mapping[str, Any]) -> Table:
-    """The confusion matrix of a router, as stage `route` found it: one row a domain, one column a choice."""
+    """The confusion matrix of a router, from stage `route`: one row per domain, one column per choice."""
     confusion = figures["confusion"]
     chosen = [*confusion, *sorted({name for row in confusion.values() for name in row} - set(confusion))]
     table = Table(title="router: held-out texts")
@@ -66,14 +66,13 @@ def router_summary(figures: Mapping[str, Any]) -> str:
     """Accuracy, calibration and latency of a router."""
     return (
         f"The router is right on {figures['accuracy']:.1%} of {figures['documents']:,} held-out texts; "
-        "calibration error "
-        f"{figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms a text."
+        f"calibration error {figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms per text."
     )
 
 
 def swap_table(results: Mapping[str, Any], figure: str) -> Table:
-    """The swap matrix: one row a domain, one column a memory; the better a figure the darker its cell, the
-    matched one in bold."""
+    """The swap matrix: one row per domain, one column per memory; better figures have darker cells, and the
+    matched one is bold."""
     table = Table(title=f"swap matrix: {figure}, every memory on every domain")
     table.add_column("domain \\ memory", overflow="fold")
     for memory in results["domains"]:
@@ -97,7 +96,7 @@ def _shaded(figure: str, value: float, worst: float, best: float, *, bold: bool)
 
 
 def format_figure(figure: str, value: float | None) -> str:
-    """A figure for people; None, what JSON has for a value beyond the range of a float, is `inf`."""
+    """A figure as text; None, which JSON holds for a value beyond the range of a float, becomes `inf`."""
     if value is None:
         return "inf"
     return f"{value:.1%}" if figure == "recall" else f"{value:.2f}"

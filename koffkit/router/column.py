@@ -34,7 +34,13 @@ FORMAT = "koffkit-router-column-1"
 
 @dataclass(frozen=True)
 class Column:
-    """Args: weight: [F]. bias: [1]. router: sha256 of the weights of the router that it was fitted beside."""
+    """A column of a router.
+
+    Args:
+        weight: [F].
+        bias: [1].
+        router: sha256 of the weights of the router that the column extends.
+    """
 
     weight: Array
     bias: Array
@@ -49,8 +55,10 @@ class Column:
 
     @classmethod
     def load(cls, path: Path) -> Column:
-        """Raises:
-        IntegrityError: the file is damaged or of another format.
+        """Read what `save` wrote.
+
+        Raises:
+            IntegrityError: the file is damaged or has another format.
         """
         arrays, metadata = read_arrays(path, remedy="copy the bundle again")
         if metadata.get("format") != FORMAT:
@@ -68,7 +76,14 @@ def weights_digest(folder: Path) -> str:
 
 def extended(router: Router, label: str, column: Column, digest: str) -> Router:
     """The router with one more label; unchanged if it has that label already, or if the column belongs to
-    another router."""
+    another router.
+
+    Args:
+        router: the router.
+        label: the new label.
+        column: its column.
+        digest: see `weights_digest`.
+    """
     if (
         not isinstance(router, TextRouter)
         or label in router.labels
@@ -82,6 +97,11 @@ def extended(router: Router, label: str, column: Column, digest: str) -> Router:
 
 def with_column(router: Router, bundle: Bundle, folder: Path) -> Router:
     """The router of `folder`, with the column of a bundle if the bundle has one for this router.
+
+    Args:
+        router: the router.
+        bundle: a memory.
+        folder: the router's folder.
 
     Raises:
         IntegrityError: the column is damaged.

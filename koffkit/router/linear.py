@@ -24,7 +24,12 @@ WEIGHTS = "model.safetensors"
 
 
 class LinearRouter(Router):
-    """Args: weight: [D, C]. bias: [C]."""
+    """A router with logits `features @ weight + bias`.
+
+    Args:
+        weight: [D, C].
+        bias: [C].
+    """
 
     stored: ClassVar[type[np.floating[Any]]] = np.float32
     """Dtype of the weight on disk."""
@@ -52,8 +57,10 @@ class LinearRouter(Router):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Raises:
-        IntegrityError: a file is missing or damaged.
+        """Read what `save` wrote.
+
+        Raises:
+            IntegrityError: a file is missing or damaged.
         """
         config = read_config(folder)
         arrays, _ = read_arrays(folder / WEIGHTS, remedy="export again")

@@ -18,13 +18,12 @@ from .partial import ASIDE, MARK, partial_of, remove
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder so that it is whole under its name until it is gone: renamed to a name that nobody
-    reads, then deleted."""
+    """Delete a folder atomically: rename it to a hidden name, then delete it."""
     tombstone = partial_of(folder)
     shutil.rmtree(tombstone, ignore_errors=True)
     os.rename(folder, tombstone)
     fsync_folder(folder.parent)
-    shutil.rmtree(tombstone, ignore_errors=True)  # what cannot be deleted is swept by the next writer
+    shutil.rmtree(tombstone, ignore_errors=True)  # the next writer deletes what remains
 
 
 def move_folder(folder: Path, target: Path) -> None:
@@ -52,8 +51,8 @@ def move_folder(folder: Path, target: Path) -> None:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder to write into, which takes the place of `target` when the block ends without an error.
-    For whoever holds the folder around it (`writing_in`)."""
+    """A hidden folder to write into, which replaces `target` when the block ends without an error. The caller
+    must hold the folder around it (`writing_in`)."""
     make_folder(target.parent)
     partial = partial_of(target)
     shutil.rmtree(partial, ignore_errors=True)
@@ -89,11 +88,11 @@ def replacing(target: Path, *, claimed: bool = False) -> Iterator[Path]:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two folders: at once where the system can (Linux), else by three renames."""
+    """Swap two folders: atomically if the system can (Linux), else by three renames."""
     at_fdcwd, swap = -100, 2
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None or rename(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), swap) != 0:
-        aside = other.with_name(f".{other.name}{ASIDE}-{os.getpid()}")  # comes back if we end here
+        aside = other.with_name(f".{other.name}{ASIDE}-{os.getpid()}")  # restored if the process ends here
         os.rename(other, aside)
         os.rename(one, other)
         os.rename(aside, one)
@@ -106,10 +105,11 @@ def staged(output: Path, *, claimed: bool = False) -> Iterator[Path]:
     error.
 
     Args:
-        claimed: the caller holds the name already (`claim`).
+        output: the folder to publish.
+        claimed: whether the caller holds the name already (`claim`).
 
     Raises:
-        UsageError: `output` exists or has no place, or another process is making it.
+        UsageError: `output` exists or cannot be made, or another process is making it.
     """
     require_free(output)
     make_folder(output.parent)
@@ -127,8 +127,8 @@ def staged(output: Path, *, claimed: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _written(partial: Path, publish: Callable[[], None]) -> Iterator[None]:
-    """A new folder with this name while the block runs; then it is synced and published. What is under the
-    name afterwards goes."""
+    """Make a folder with this name for the block, then sync and publish it; whatever remains under the name
+    is deleted."""
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -143,19 +143,19 @@ def _written(partial: Path, publish: Callable[[], None]) -> Iterator[None]:
 
 
 def require_free(output: Path) -> None:
-    """A folder can be made here, and nothing is here yet.
+    """Check that nothing exists here and a folder can be made.
 
     Raises:
         UsageError: there is something already, or a file stands in the way.
     """
     if output.exists():
-        tidy(output.parent)  # whoever made it may have been killed just afterwards
+        tidy(output.parent)  # its maker may have been killed just after publishing
         raise UsageError(f"{output}: exists already; choose another --output, or remove it first.")
     require_place(output)
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Fail before writing, not in the middle of it.
+    """Refuse to start writing without enough space.
 
     Raises:
         ResourceError: less than `needed` bytes are free where `folder` will be.
@@ -170,7 +170,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make everything below a folder durable: files that were not synced one by one too."""
+    """Sync everything below a folder, including files that were not synced when written."""
     for path in folder.rglob("*"):
         if path.is_dir():
             fsync_folder(path)

@@ -27,7 +27,7 @@ from ..storage.tensors_file import read_tensors, write_header
 STATE, TENSORS = "state.json", "state.safetensors"
 UNUSABLE = "it cannot be resumed from"
 KEPT = 2
-"""The last one and the one before, in case the last is damaged."""
+"""Checkpoints kept: the last one and the one before, in case the last is damaged."""
 STORED = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -39,7 +39,15 @@ STORED = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`tensors` are the trainables, `moments` the optimiser's state by the same names."""
+    """The state of a stage after a step.
+
+    Attributes:
+        stage: the stage's name.
+        step: steps done.
+        tensors: trainable tensors by name.
+        moments: the optimiser's state by the same names.
+        extra: further state, as JSON.
+    """
 
     stage: str
     step: int
@@ -77,7 +85,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write one tensor after the other, so that none is held twice; returns the file's sha256."""
+    """Write tensors one by one, so that none is copied as a whole; returns the file's sha256."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header = {name: (STORED[tensors[name].dtype], tuple(tensors[name].shape)) for name in order}
     hasher = hashlib.sha256()
@@ -93,18 +101,18 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """Of everything in `state.json` but the digest itself."""
+    """The digest of everything in `state.json` except the digest itself."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def load_latest(folder: Path, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None.
+    """Load the newest intact checkpoint; None if there is no checkpoint.
 
     Args:
         warn: called with a message for each damaged one that is skipped.
 
     Raises:
-        IntegrityError: there are checkpoints, and all are damaged.
+        IntegrityError: all checkpoints are damaged.
     """
     damaged = []
     for path in reversed(_checkpoints(folder) if folder.is_dir() else []):
@@ -142,6 +150,11 @@ def _load(path: Path) -> Checkpoint:
 
 def restore(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Copy the values back into live parameters.
+
+    Args:
+        checkpoint: the checkpoint.
+        tensors: live parameters by name.
+        where: the folder of checkpoints, for the error.
 
     Raises:
         IntegrityError: the checkpoint belongs to another recipe.

@@ -146,7 +146,7 @@ def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: K
         "--json",
     )
     kl = second.json["memories"]["north"]["kl"]
-    assert "compared with the memory before" in second.err
+    assert "against the memory before compaction" in second.err
     assert kl["reference"] == "memory before compaction"
     assert kl["before"] == 0
     third = koffkit(

@@ -191,7 +191,7 @@ def test_tools_reach_the_template_and_a_call_needs_no_content(call: dict[str, An
             "'image_url'; only parts of type text",
         ),
         ([{"role": "user", "content": "\ud83d"}], None, "half a character"),
-        ([{"role": "user", "content": "x"}], {"a": 1}, "tools is no list of objects"),
+        ([{"role": "user", "content": "x"}], {"a": 1}, "tools is not a list of objects"),
         ([{"role": "user", "content": "x"}], "[", "tools: not valid JSON"),
         ([], None, "not a conversation"),
     ],

@@ -74,7 +74,7 @@ def test_a_router_is_shown_with_its_confusion_calibration_and_latency() -> None:
     shown = text(router_table(ROUTER))
     assert all(
         part in router_summary(ROUTER)
-        for part in ("97.5% of 40", "calibration error 0.012", "0.05 ms a text")
+        for part in ("97.5% of 40", "calibration error 0.012", "0.05 ms per text")
     )
     assert next(line for line in shown.splitlines() if " de " in line and "19" in line).replace(
         "│", " "
