@@ -9,6 +9,7 @@ from pydantic import Field
 from ..storage.record import Count, FolderName, InnerPath, Record, RecordPart, Sha256
 from .names import FORMAT
 from .parts import FileEntry, Golden
+from .public import public_name
 
 
 class BaseModelEntry(RecordPart):
@@ -19,6 +20,20 @@ class BaseModelEntry(RecordPart):
     architecture: str = Field(description="`model_type` of its family.")
     parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")
     bytes: int = Field(ge=1, description="Of its weight files.")
+    revision: str | None = Field(None, description="Commit on the hub; absent: it is no hub model.")
+    license: dict[str, str] | None = Field(
+        None, description="As model cards have it: `license`, `license_name`, `license_link`."
+    )
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether `model` is the id of a hub model."""
+        return self.revision is not None
+
+    @property
+    def public_name(self) -> str:
+        """What to call it where others read: never the path of a folder."""
+        return public_name(self.model, self.is_on_hub)
 
 
 class BackboneEntry(RecordPart):

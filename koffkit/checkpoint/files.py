@@ -10,7 +10,8 @@ from ..storage.read_json import read_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+CARD = "README.md"
+CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", CARD, "LICENSE*", "NOTICE*"]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

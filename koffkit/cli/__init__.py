@@ -27,8 +27,9 @@ COMMANDS = {
     "generate": "Complete a prompt with a memory.",
     "inspect": "Say what an artefact is and what can load it.",
     "verify": "Check digests, shapes and golden logits of an export.",
-    "memory": "Add, list, remove and compact the memories of an export.",
+    "memory": "Add, list, replace, remove and compact the memories of an export.",
     "recipe": "List, show and validate recipes.",
+    "doctor": "Say what this machine has that koffkit needs.",
 }
 
 

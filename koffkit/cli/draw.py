@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..report.duration import duration
 from .text import visible
 from .verbosity import verbosity
 
@@ -153,12 +154,4 @@ class RichProgress:
         others = sum(steps for name, steps in self._left.items() if name != stage)
         seconds = (time.monotonic() - began) / (done - first) * (self._totals[stage] - done + others)
         if seconds >= 1:
-            yield f"about {_duration(seconds)} left"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+            yield f"about {duration(seconds)} left"

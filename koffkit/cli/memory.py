@@ -1,4 +1,4 @@
-"""`koffkit memory add|list|remove|compact`."""
+"""`koffkit memory list|remove|compact`; `add` and `replace` are in `learning`."""
 
 from __future__ import annotations
 
@@ -9,125 +9,18 @@ import click
 
 from ..errors import UsageError
 from .console import RichProgress, emit, json_option, quiet_libraries, say, stdout
+from .learning import add, replace
 from .place import device_option
-
-NOT_ROUTED = "The router does not know it: --memory auto never picks it, --memory {name} does."
 
 
 @click.group("memory")
 def command() -> None:
-    """Add, list, remove and compact the memories of an export. The backbone and every other memory stay as
-    they are, byte for byte."""
+    """Add, list, replace, remove and compact the memories of an export. The backbone and every other memory
+    stay as they are, byte for byte."""
 
 
-@command.command("add")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.argument("name")
-@click.option(
-    "--text", multiple=True, metavar="GLOB", help="Text files; a blank line separates documents. Repeatable."
-)
-@click.option(
-    "--jsonl", multiple=True, metavar="GLOB", help="JSON-lines files, one document a line. Repeatable."
-)
-@click.option("--field", help="Field of a jsonl document that holds the text.  [default: text]")
-@click.option("--prompt-field", help="With --answer-field: also report recall.")
-@click.option("--answer-field", help="What the prompt must be completed with.")
-@click.option(
-    "--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the manifest says]"
-)
-@click.option(
-    "--against",
-    multiple=True,
-    metavar="GLOB",
-    help="Text the router must not take for NAME. Repeatable.  [default: that of the others]",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="a.b=VALUE",
-    help="Change a setting of the export's recipe; repeatable.",
-)
-@click.option("--resume", is_flag=True, help="Continue an interrupted command.")
-@json_option
-def add(
-    export: Path,
-    name: str,
-    text: tuple[str, ...],
-    jsonl: tuple[str, ...],
-    base: Path | None,
-    against: tuple[str, ...],
-    overrides: tuple[str, ...],
-    resume: bool,
-    as_json: bool,
-    **fields: str | None,
-) -> None:
-    """Learn a memory for the new domain NAME on the backbone of EXPORT, taught by the unpruned model."""
-    from ..artefact.export import open_export
-    from ..memories.add import add_memory, free_place, work_folder
-
-    opened = open_export(export)
-    source = _source(text, jsonl, fields)
-    free_place(opened, name, work_folder(opened, name))
-    quiet_libraries()
-    progress = RichProgress()
-    with progress.live():
-        result = add_memory(
-            export,
-            name,
-            source,
-            base=base,
-            against=against,
-            overrides=overrides,
-            resume=resume,
-            progress=progress,
-        )
-    if as_json:
-        emit(result)
-        return
-    from ..report.table import results_table
-
-    console = stdout()
-    console.print(results_table({"domains": {name: result["figures"]}, "mean": {}}))
-    console.print(
-        f"{export}: memory {name}, {result['parameters']:,} parameters, {result['bytes']:,} bytes.",
-        markup=False,
-    )
-    console.print(_routing(name, result), markup=False)
-
-
-def _routing(name: str, result: dict[str, Any]) -> str:
-    """What `--memory auto` will do with the new memory."""
-    routing = result["routing"]
-    if routing is not None:
-        return (
-            f"The router learned it: it picks {name} for {routing['recognised']:.1%} of "
-            f"{routing['documents']:,} held-out documents of its own and "
-            f"{routing['mistaken']:.1%} of {routing['other_documents']:,} others."
-        )
-    return (
-        "The router knows this name from the export." if result["in_router"] else NOT_ROUTED.format(name=name)
-    )
-
-
-def _source(text: tuple[str, ...], jsonl: tuple[str, ...], fields: dict[str, str | None]) -> dict[str, Any]:
-    """Fields of a recipe's source.
-
-    Raises:
-        UsageError: not exactly one kind of source, or a field without the kind it belongs to.
-    """
-    if bool(text) == bool(jsonl):
-        raise UsageError("give the domain's text with either --text GLOB or --jsonl GLOB.")
-    given = {key: value for key, value in fields.items() if value is not None}
-    if text:
-        if given:
-            raise UsageError(
-                f"--{next(iter(given)).replace('_', '-')} goes with --jsonl; text files have no fields."
-            )
-        return {"text": list(text)}
-    if ("prompt_field" in given) != ("answer_field" in given):
-        raise UsageError("--prompt-field and --answer-field go together: give both or neither.")
-    return {"jsonl": list(jsonl), **given}
+command.add_command(add)
+command.add_command(replace)
 
 
 @command.command("list")
@@ -157,13 +50,20 @@ def list_(export: Path, as_json: bool) -> None:
 @command.command("remove")
 @click.argument("export", type=click.Path(path_type=Path))
 @click.argument("name")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Move it to FOLDER/NAME; copied back to EXPORT/memories, it is there again.",
+)
 @json_option
-def remove(export: Path, name: str, as_json: bool) -> None:
-    """Delete the memory NAME of EXPORT."""
+def remove(export: Path, name: str, keep: Path | None, as_json: bool) -> None:
+    """Delete the memory NAME of EXPORT, or keep it elsewhere."""
     from ..memories.manage import remove_memory
 
-    result = remove_memory(export, name)
-    emit(result) if as_json else say(f"{export}: memory {name} removed, {result['bytes']:,} bytes.")
+    result = remove_memory(export, name, keep)
+    where = "" if keep is None else f", now in {result['kept']}"
+    emit(result) if as_json else say(f"{export}: memory {name} removed, {result['bytes']:,} bytes{where}.")
 
 
 @command.command("compact")

@@ -16,7 +16,7 @@ from ..artefact.bundle_info import Added, Routing
 from ..artefact.digests import backbone_digest
 from ..artefact.export import Export, open_export, replaces
 from ..artefact.names import BACKBONE, MEMORIES, ROUTER_COLUMN
-from ..errors import IntegrityError, UsageError
+from ..errors import IntegrityError, UsageError, near_name
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..router.routed import routed
@@ -24,7 +24,7 @@ from ..run.folder import RunFolder
 from ..run.state import RunState
 from ..storage.clock import timestamp
 from ..storage.lock import claim
-from ..storage.publish import discard, staged
+from ..storage.publish import discard, replacing, staged
 from .bundle import record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
 from .routing import require_text, teach_router
@@ -39,6 +39,7 @@ def add_memory(
     against: Sequence[str] = (),
     overrides: Sequence[str] = (),
     resume: bool = False,
+    replace: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Learn a memory and publish it as `memories/NAME` of an export.
@@ -52,28 +53,34 @@ def add_memory(
             other memories.
         overrides: settings of the recipe to change, as `a.b=VALUE`.
         resume: continue an interrupted command.
+        replace: there is a memory of that name; the new one takes its place in one step, once it is whole.
         progress: where to report; by default nowhere.
 
     Returns:
-        What `koffkit memory add --json` prints.
+        What `koffkit memory add --json` and `memory replace --json` print.
 
     Raises:
-        UsageError: the name is taken or cannot be one, a setting is not valid, or there is earlier work and
-            no `resume`.
+        UsageError: the name is taken or cannot be one (with `replace`: there is no such memory), a setting is
+            not valid, or there is earlier work and no `resume`.
         DataError: there is no base, or text is missing or too short.
         IntegrityError: base or backbone are not those of the export.
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     progress = progress or Silent()
     export = open_export(path)
-    work = work_folder(export, name)
-    target = free_place(export, name, work)
+    work = work_folder(export, name, replace=replace)
+
+    def place() -> Path:
+        return taken_place(export, name) if replace else free_place(export, name, work)
+
+    target = place()
     require_text(against)
     loaded = memory_recipe(export, name, source, _checked_base(export, base, progress), overrides)
     with claim(target):
-        free_place(export, name, work)  # another command may have taken the name before the claim
+        place()  # another command may have changed it before the claim
         state = _learn(loaded, export, work, resume, progress)
-        with staged(target, claimed=True) as partial:
+        publishing = replacing if replace else staged
+        with publishing(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
             progress.message("recording golden logits")
             _write(export, name, work, state, partial, routing)
@@ -106,9 +113,10 @@ def _summary(
     }
 
 
-def work_folder(export: Export, name: str) -> RunFolder:
-    """The run folder of `memory add`, from which an interrupted one is resumed."""
-    return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}")
+def work_folder(export: Export, name: str, *, replace: bool = False) -> RunFolder:
+    """The run folder of `memory add` or `replace`, from which an interrupted one is resumed."""
+    ending = ".replace" if replace else ""  # no domain has a dot in its name
+    return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}{ending}")
 
 
 def free_place(export: Export, name: str, work: RunFolder) -> Path:
@@ -129,10 +137,22 @@ def free_place(export: Export, name: str, work: RunFolder) -> Path:
             discard(work.path)
     if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
         raise UsageError(
-            f"{target}: there is a memory {name!r} already; choose another name, or `koffkit memory remove` "
-            "it first."
+            f"{target}: there is a memory {name!r} already; choose another name, or learn it anew with "
+            "`koffkit memory replace`."
         )
     return target
+
+
+def taken_place(export: Export, name: str) -> Path:
+    """The folder of the memory that a new one will take the place of.
+
+    Raises:
+        UsageError: there is no such memory.
+    """
+    places = {bundle.domain: bundle.path for bundle in export.bundles()}
+    if name not in places:
+        raise UsageError(f"{export.path}: no memory {name!r} to replace; {near_name(name, places)}")
+    return places[name]
 
 
 def _learn(
@@ -142,8 +162,8 @@ def _learn(
 
     if work.exists and not resume:
         raise UsageError(
-            f"{work.path}: an interrupted `memory add` of this name; go on with --resume, or remove the "
-            "folder."
+            f"{work.path}: an interrupted command for a memory of this name; go on with --resume, or remove "
+            "the folder."
         )
     return learn_memory(loaded, export.backbone, work.path, resume=resume, progress=progress)
 
@@ -183,4 +203,4 @@ def _write(
         work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, extra=extra
     )
     record_golden(target, export.backbone)
-    write_bundle_card(target, export.manifest.name)
+    write_bundle_card(target, export.manifest)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..artefact.bundle import Bundle, open_bundle
 from ..artefact.bundle_info import BundleInfo, KVHalf, LoraHalf
+from ..artefact.card import front_matter
 from ..artefact.digests import file_entry
+from ..artefact.manifest import Manifest
 from ..artefact.names import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -127,9 +129,12 @@ def set_golden(bundle: Bundle, logits: Golden) -> None:
     bundle.info.evolve(golden=logits).write(bundle.path / MEMORY_FILE)
 
 
-def write_bundle_card(path: Path, export: str) -> None:
-    """Write the README of a bundle; `export` is the name of its export."""
-    write_atomically(path / CARD, _card(open_bundle(path).info, export))
+def write_bundle_card(path: Path, manifest: Manifest) -> None:
+    """A README for a bundle of an export."""
+    info = open_bundle(path).info
+    library = "peft" if info.lora is not None and not info.is_packed else "koffkit"
+    header = front_matter(manifest.base, library, ["koffkit", "memory"], derived=False)
+    write_atomically(path / CARD, header + _card(info, manifest.name))
 
 
 def _card(info: BundleInfo, export: str) -> str:

@@ -118,6 +118,7 @@ class _Compactor:
         self._text, self._device, self._progress = text, device, progress
         self._batches: dict[str, list[Tensor]] = {}
         self._rows: dict[str, Any] = {}
+        self._done = 0  # bundles written and batches measured
 
     def run(self, bundles: Sequence[Bundle], output: Path | None, in_place: bool) -> dict[str, Any]:
         if not self._text.patterns:
@@ -126,7 +127,8 @@ class _Compactor:
             )
         for bundle in bundles:  # before anything is written: text that is missing is an error
             self._batches[bundle.domain] = list(self._text.batches(self._export, bundle.domain))
-        self._progress.start("compact", len(bundles), 0)
+        total = sum(1 + len(batches) for batches in self._batches.values())
+        self._progress.start("compact", total, 0)
         root = self._export.path
         if in_place:
             output = root / MEMORIES
@@ -141,6 +143,7 @@ class _Compactor:
             if is_compacted(bundle, self._options):
                 self._progress.message(f"memory {bundle.domain} has been compacted like this already.")
                 self._rows[bundle.domain] = _row(bundle)
+                self._advance(1 + len(self._batches[bundle.domain]))
                 continue
             with replacing(bundle.path) as partial:
                 self._compact(bundle, partial)
@@ -153,11 +156,17 @@ class _Compactor:
 
     def _compact(self, bundle: Bundle, target: Path) -> None:
         compacted = write_compact(bundle, self._export, self._options, target)
+        self._advance()
         batches = self._batches[bundle.domain]
-        loss = kl_before_and_after(self._export, bundle, compacted, self._teacher, batches, self._device)
+        loss = kl_before_and_after(
+            self._export, bundle, compacted, self._teacher, batches, self._device, self._advance
+        )
         compacted = record_loss(compacted, loss | {"text": list(self._text.patterns) or "probe tokens"})
         self._rows[bundle.domain] = _row(compacted)
-        self._progress.advance("compact", len(self._rows), {})
+
+    def _advance(self, count: int = 1) -> None:
+        self._done += count
+        self._progress.advance("compact", self._done, {})
 
 
 def _row(bundle: Bundle) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
         changes["replaces"] = shipped
     _without_golden(info).evolve(**changes).write(target / MEMORY_FILE)
     record_golden(target, export.backbone)
-    write_bundle_card(target, export.manifest.name)
+    write_bundle_card(target, export.manifest)
     return open_bundle(target)
 
 

@@ -53,7 +53,7 @@ def teach_router(
     Raises:
         DataError: a file of `against` is missing or damaged.
     """
-    router = routed(export)
+    router = routed(export, [bundle for bundle in export.bundles() if bundle.domain != name])
     if router is None or export.router is None or name in router.labels:
         return None
     if not isinstance(router, TextRouter):

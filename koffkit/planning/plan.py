@@ -20,14 +20,12 @@ from ..recipe.learning import Learned
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
+from .estimates import Net, Range, net_of, seconds_for, stage_seconds, training_tokens
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 COLLAPSE = 0.2
 LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
-# Floating-point operations per second that training may reach: from two laptop cores to one large GPU at half
-# its peak.
-THROUGHPUT = {"2 CPU cores": (2e10, 1.5e11), "one data-centre GPU": (5e13, 4e14)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,8 @@ class Plan:
         peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients +
             activations + one chunk of logits (student, teacher, gradient).
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
+        stage_seconds: of every stage, for the same devices; None where the text decides.
+        net: bytes on disk with all memories.
     """
 
     budget: Budget
@@ -60,7 +60,9 @@ class Plan:
     domains: list[str]
     training_tokens: dict[str, int]
     peak_memory_bytes: int
-    seconds: dict[str, tuple[float, float]]
+    seconds: dict[str, Range]
+    stage_seconds: dict[str, dict[str, Range] | None]
+    net: Net
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -137,15 +139,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
     stored = BYTES.get(
         str(spec.config.get("dtype") or spec.config.get("torch_dtype")), BYTES[recipe.base.dtype]
     )
-    tokens = {
-        stage.name: stage.options.max_steps
-        * stage.options.batch_size
-        * recipe.sequence_length
-        * recipe.train.gradient_accumulation
-        for stage in recipe.stages
-        if isinstance(stage.options, Training)
-    }
-    operations = 6 * budget.base_params * sum(tokens.values())
+    tokens = training_tokens(recipe)
+    backbone = budget.base_params - budget.removed_params
     return Plan(
         budget=budget,
         kept_per_layer=dict(budget.keep),
@@ -153,8 +148,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
             name: (budget.total_units[name] - kept) * spec.num_layers for name, kept in budget.keep.items()
         },
         base_bytes=budget.base_params * stored,
-        backbone_params=budget.base_params - budget.removed_params,
-        backbone_bytes=(budget.base_params - budget.removed_params) * stored,
+        backbone_params=backbone,
+        backbone_bytes=backbone * stored,
         memory_layers=layers,
         num_memory_layers=carrying,
         memory_params=sliced,
@@ -163,7 +158,14 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         domains=recipe.domain_names,
         training_tokens=tokens,
         peak_memory_bytes=_peak(recipe, budget, spec, full),
-        seconds={device: (operations / high, operations / low) for device, (low, high) in THROUGHPUT.items()},
+        seconds=seconds_for(6 * budget.base_params * sum(tokens.values())),
+        stage_seconds=stage_seconds(recipe, budget.base_params),
+        net=net_of(
+            budget.base_params * stored,
+            backbone * stored,
+            sliced * 4,
+            len(recipe.domain_names) if sliced else 0,
+        ),
         warnings=_warnings(recipe, budget, spec),
     )
 

@@ -43,14 +43,14 @@ def findings(error: ValidationError, tree: Any, source: Path | str, lines: Lines
     result: dict[str, None] = {}
     for item in _nearest(error.errors(), tree):
         location = _written(item, tree)[0]
-        place = _place(location, lines) or str(source)
+        place = place_of(location, lines) or str(source)
         result[f"{place}: {dotted(location) or 'recipe'}: {_explain(item, location)}"] = None
     shown = list(result)
     more = [f"{source}: and {len(shown) - MOST:,} more errors"] if len(shown) > MOST else []
     return shown[:MOST] + more
 
 
-def _place(location: Location, lines: Lines) -> str | None:
+def place_of(location: Location, lines: Lines) -> str | None:
     """Where the user wrote this field, else the nearest field around it, else one within it."""
     for length in range(len(location), 0, -1):
         if location[:length] in lines:

@@ -19,9 +19,9 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
         box=None,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("memory")
+    table.add_column("memory", overflow="fold")
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for name, row in memories.items():
         origin = row["origin"] + ("*" if row["compacted"] else "")
         cells = [

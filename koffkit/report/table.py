@@ -22,10 +22,10 @@ def results_table(results: Mapping[str, Any]) -> Table:
     conditions = [name for name in CONDITIONS if name in first]
     figures = [name for name in ("recall", "perplexity") if name in first["unpruned"]]
     table = Table(title="domain by domain")
-    table.add_column("domain")
+    table.add_column("domain", overflow="fold")
     for figure in figures:
         for condition in conditions:
-            table.add_column(f"{figure}\n{condition}", justify="right")
+            table.add_column(f"{figure}\n{condition}", justify="right", overflow="fold")
     for domain, result in domains.items():
         table.add_row(
             domain,
@@ -54,9 +54,9 @@ def router_table(figures: Mapping[str, Any]) -> Table:
     confusion = figures["confusion"]
     chosen = [*confusion, *sorted({name for row in confusion.values() for name in row} - set(confusion))]
     table = Table(title="router: held-out texts")
-    table.add_column("text of \\ chosen")
+    table.add_column("text of \\ chosen", overflow="fold")
     for name in chosen:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for label, row in confusion.items():
         table.add_row(label, *(str(row.get(name, "")) for name in chosen))
     return table
@@ -74,9 +74,9 @@ def swap_table(results: Mapping[str, Any], figure: str) -> Table:
     """The swap matrix: one row per domain, one column per memory; better figures have darker cells, and the
     matched one is bold."""
     table = Table(title=f"swap matrix: {figure}, every memory on every domain")
-    table.add_column("domain \\ memory")
+    table.add_column("domain \\ memory", overflow="fold")
     for memory in results["domains"]:
-        table.add_column(memory, justify="right")
+        table.add_column(memory, justify="right", overflow="fold")
     rows = swap_matrix(results, figure)
     values = [value for row in rows for value in row if math.isfinite(value)] or [math.inf]
     worst, best = (min(values), max(values)) if figure == "recall" else (max(values), min(values))

@@ -17,6 +17,7 @@ from ..errors import KoffkitError, UsageError
 from ..planning.plan import VLLM_RANKS
 from ..router.routed import routed
 from ..run.folder import RunFolder
+from ..run.live import live_state
 from ..storage.record import Record
 
 OWN_CLASS = (
@@ -167,13 +168,16 @@ def _widths(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    state = RunFolder(path).read()
+    folder = RunFolder(path)
+    state = folder.read()
     tree = state.to_json()
-    return {
+    shown = {
         "kind": "run",
         "name": state.recipe["name"],
+        "domains": list(state.recipe.get("domains", {})),
         **{key: tree[key] for key in SHOWN_OF_RUN if key in tree},
     }
+    return shown if state.is_finished else shown | {"live": live_state(folder, state)}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

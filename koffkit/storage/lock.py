@@ -62,6 +62,23 @@ def claim(target: Path) -> Iterator[None]:
         yield
 
 
+def writer_in(folder: Path) -> str | None:
+    """Who holds `folder` (`writing_in`), as in `process 12 on host (koffkit compress ...)`; None: nobody."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    except OSError:  # a file system that cannot lock
+        return None
+    finally:
+        os.close(descriptor)  # and lets go
+    return None
+
+
 def lock_beside(target: Path) -> Path:
     """The lock file of a folder that appears whole or not at all."""
     return target.with_name(f".{target.name}{LOCK}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,29 @@ def discard(folder: Path) -> None:
     shutil.rmtree(tombstone, ignore_errors=True)  # the next writer deletes what remains
 
 
+def move_folder(folder: Path, target: Path) -> None:
+    """Give a folder another place, where it appears whole or not at all; only then is it gone from its own.
+
+    Raises:
+        UsageError: there is something at `target`.
+        ResourceError: `target` is on another disk, which is too full.
+    """
+    require_free(target)
+    make_folder(target.parent)
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        require_space(target, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+        with staged(target) as partial:
+            shutil.copytree(folder, partial, dirs_exist_ok=True)
+        discard(folder)
+        return
+    fsync_folder(target.parent)
+    fsync_folder(folder.parent)
+
+
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A hidden folder to write into, which replaces `target` when the block ends without an error. The caller
@@ -45,14 +69,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, *, claimed: bool = False) -> Iterator[Path]:
     """A hidden folder to write into, exchanged with `target` when the block ends without an error; the old
     one is deleted.
+
+    Args:
+        claimed: the caller holds the name already (`claim`).
 
     Raises:
         UsageError: another process is writing `target`, or it is gone.
     """
-    with claim(target):
+    with nullcontext() if claimed else claim(target):
         if not target.is_dir():
             raise UsageError(f"{target}: removed by another command in the meantime.")
         partial = partial_of(target)
@@ -137,8 +164,8 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ResourceError(
-            f"{folder}: the export needs {needed:,} bytes, {place} has {free:,} free; choose another "
-            "--output."
+            f"{folder}: {needed:,} bytes are needed, {place} has {free:,} free; free some, or choose another "
+            "place."
         )
 
 
@@ -157,6 +184,7 @@ __all__ = [
     "MARK",
     "discard",
     "exchange",
+    "move_folder",
     "replacing",
     "require_free",
     "require_space",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+import pytest
 
 from koffkit.artefact.names import ROUTER_COLUMN
 
@@ -96,4 +99,60 @@ def test_inspect_states_net_bytes_and_the_break_even(grown: Path, llama: Path, k
     )
     assert net["saved"] == net["base"] - net["total"]
     assert net["break_even"] == (net["base"] - net["backbone"]) // (net["memories"] / 3)
-    assert "break_even" in koffkit("inspect", grown).out
+    assert "break_even" in koffkit("inspect", grown, "--all").out
+
+
+def test_a_kept_memory_can_be_put_back(out: Path, koffkit: Koffkit) -> None:
+    before = digests(out)
+    inside = koffkit("memory", "remove", out, "south", "--keep", out / "old")
+    assert inside.code == 2
+    assert "name one outside" in inside.err
+    assert digests(out) == before
+    shown = koffkit("memory", "remove", out, "south", "--keep", "old", "--json").json
+    assert shown["kept"] == "old/south"
+    assert koffkit("verify", out, "--json").json["removed"] == ["south"]
+    shutil.copytree("old/south", out / "memories" / "south")
+    assert digests(out) == before
+    again = koffkit("memory", "remove", out, "south", "--keep", "old")
+    assert again.code == 2
+    assert "exists already" in again.err
+    assert digests(out) == before
+
+
+def test_a_replaced_memory_is_another_one_under_the_same_name(out: Path, koffkit: Koffkit) -> None:
+    before = digests(out)
+    replaced = koffkit("memory", "replace", out, "south", "--text", "east.txt", *FAST, "--json")
+    assert replaced.code == 0, replaced.err
+    assert replaced.json["in_router"] is True
+    after = digests(out)
+    assert set(after) == set(before)
+    changed = {name for name in before if after[name] != before[name]}
+    assert "memories/south/adapter_model.safetensors" in changed
+    assert all(name.startswith("memories/south/") for name in changed)
+    assert koffkit("verify", out, "--json").json["ok"] is True
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_an_added_memory_that_is_replaced_is_taught_to_the_router_again(
+    grown: Path, koffkit: Koffkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = shutil.copytree(grown, tmp_path / "out")
+    (tmp_path / "west.txt").write_text("\n\n".join(sentences(9, 80)) + "\n")
+    replaced = koffkit("memory", "replace", out, "east", "--text", "west.txt", *FAST, "--json")
+    assert replaced.code == 0, replaced.err
+    assert replaced.json["in_router"] is True
+    assert replaced.json["routing"]["documents"] > 0
+    assert (out / "memories" / "east" / ROUTER_COLUMN).is_file()
+    assert koffkit("verify", out, "--json").json["ok"] is True
+
+
+def test_only_a_memory_that_is_there_is_replaced(out: Path, koffkit: Koffkit) -> None:
+    refused = koffkit("memory", "replace", out, "sout", "--text", "east.txt")
+    assert refused.code == 2
+    assert "did you mean south?" in refused.err
+    before = digests(out)
+    missing = koffkit("memory", "replace", out, "south", "--text", "nowhere.txt")
+    assert missing.code == 3
+    assert "loading torch" not in missing.err
+    assert digests(out) == before

@@ -93,3 +93,17 @@ def test_the_picture_is_drawn(tmp_path: Path, figure: str) -> None:
     assert picture.shape[0] > 400
     assert picture.shape[1] > 1000
     assert picture[..., :3].std() > 0.05
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_no_name_is_cut_on_a_narrow_terminal(width: int) -> None:
+    long = "a-domain-with-a-very-long-name"
+    results = {"domains": {long: RESULTS["domains"]["de"] | {"swap": {}}}, "mean": RESULTS["mean"]}
+    router = ROUTER | {"confusion": {long: {long: 3}}}
+    for table in (results_table(results), swap_table(results, "recall"), router_table(router)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(table)
+        shown = console.export_text()
+        assert "…" not in shown
+        letters = [cell for line in shown.splitlines() for cell in line.replace("│", "┃").split("┃")]
+        assert long in "".join(cell.strip() for cell in letters if set(cell.strip()) <= set(long))
