@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ...checkpoint.license import license_files
 from ...masks.sliced_reader import SlicedReader
 from ...masks.slicing import backbone_slices, zero_rows
 from ...storage.files import write_json
@@ -24,7 +25,8 @@ TOKENIZER_FILES = (
 
 
 def write_backbone(draft: Draft) -> Sliced:
-    """Write weights, config, tokenizer and, where no stock class holds the result, the code of its class.
+    """Write weights, config, tokenizer, license and, where no stock class holds the result, the code of its
+    class.
 
     Raises:
         IntegrityError: the base is damaged.
@@ -44,6 +46,8 @@ def write_backbone(draft: Draft) -> Sliced:
 
         shutil.copyfile(CODE, folder / CODE.name)
     copy_tokenizer(run.spec.folder, folder)
+    for path in license_files(run.spec.folder):
+        shutil.copyfile(path, folder / path.name)
     return sliced
 
 

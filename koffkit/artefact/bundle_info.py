@@ -1,4 +1,4 @@
-"""`memory.json`: what a bundle says of itself."""
+"""`memory.json`: the description of a bundle."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Compacted(RecordPart):
 
 
 class Added(RecordPart):
-    """How a memory that came after the export was learned."""
+    """How a memory that was added after the export was learned."""
 
     created: str = Field(description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     base: Sha256 = Field(description="Fingerprint of the unpruned model.")
@@ -66,7 +66,7 @@ class Added(RecordPart):
 
 
 class Routing(RecordPart):
-    """How well the router tells the text of a memory that came later."""
+    """How well the router recognises the text of a memory that was added later."""
 
     recognised: float = Field(description="Share of its own held-out documents that get it.")
     mistaken: float = Field(description="Share of other documents that get it.")
@@ -106,5 +106,5 @@ class BundleInfo(Record):
 
     @property
     def bytes(self) -> int:
-        """Of the weights and their configuration; not of card and `memory.json`."""
+        """Size of the weights and their configuration, without the card and `memory.json`."""
         return sum(entry.size for entry in self.files.values())

@@ -1,4 +1,4 @@
-"""`koffkit.json`: what an export says of itself."""
+"""`koffkit.json`: the manifest of an export."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from ..storage.record import Count, FolderName, InnerPath, Record, RecordPart, Sha256
 from .names import FORMAT
 from .parts import FileEntry, Golden
+from .public import public_name
 
 
 class BaseModelEntry(RecordPart):
@@ -19,6 +20,20 @@ class BaseModelEntry(RecordPart):
     architecture: str = Field(description="`model_type` of its family.")
     parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")
     bytes: int = Field(ge=1, description="Of its weight files.")
+    revision: str | None = Field(None, description="Commit on the hub; absent: it is no hub model.")
+    license: dict[str, str] | None = Field(
+        None, description="As model cards have it: `license`, `license_name`, `license_link`."
+    )
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether `model` is the id of a hub model."""
+        return self.revision is not None
+
+    @property
+    def public_name(self) -> str:
+        """What to call it where others read: never the path of a folder."""
+        return public_name(self.model, self.is_on_hub)
 
 
 class BackboneEntry(RecordPart):
@@ -48,7 +63,7 @@ class BundleEntry(RecordPart):
 
 
 class NoiseFloor(RecordPart):
-    """What computing the backbone in a smaller type does to its logits, by condition."""
+    """How far the logits move when the backbone is computed in a smaller dtype, by condition."""
 
     dtype: str = Field(description="The smaller type.")
     max_abs: dict[str, float] = Field(description="Largest |difference| of a logit to float64.")

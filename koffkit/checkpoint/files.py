@@ -10,7 +10,8 @@ from ..storage.read_json import read_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+CARD = "README.md"
+CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", CARD, "LICENSE*", "NOTICE*"]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -26,10 +27,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a checkpoint.
+    """Load the tokenizer of a checkpoint.
 
     Raises:
-        DataError: it has none that loads.
+        DataError: it has none, or it does not load.
     """
     from transformers import AutoTokenizer
 

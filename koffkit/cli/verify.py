@@ -15,8 +15,8 @@ from .console import RichProgress, emit, json_option, quiet_libraries, say
 @click.argument("export", type=click.Path(path_type=Path))
 @json_option
 def command(export: Path, as_json: bool) -> None:
-    """Check digests, shapes and golden logits of EXPORT; exit code 4 and the file's name when something is
-    off."""
+    """Check digests, shapes and golden logits of EXPORT; exit code 4 and the file's name when a check
+    fails."""
     from ..artefact.export import open_export
 
     open_export(export)

@@ -1,4 +1,4 @@
-"""`run.json`: what a run says of itself while it goes on and when it is finished."""
+"""`run.json`: the state of a run, unfinished or finished."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunBase(RecordPart):
 
 
 class RunBudget(RecordPart):
-    """What stays and what goes; see `koffkit.method.budget.Budget`."""
+    """The budget; see `koffkit.method.budget.Budget`."""
 
     layout: str = Field(description="`uniform` or `ragged`.")
     keep: dict[str, Count] = Field(
@@ -45,7 +45,7 @@ class RunBudget(RecordPart):
 
 
 class StageState(RecordPart):
-    """How far one stage is."""
+    """The progress of one stage."""
 
     name: str = Field(description="As in the recipe.")
     state: StageProgress = Field(description="How far it is.")
@@ -91,11 +91,11 @@ class RunState(Record):
         return [stage.name for stage in self.stages]
 
     def with_stage(self, name: str, state: StageProgress) -> Self:
-        """A copy in which one stage is in another state.
+        """A copy with another state of one stage.
 
         Args:
-            name: of the stage.
-            state: the new one.
+            name: the stage's name.
+            state: its new state.
         """
         stages = [
             StageState(name=name, state=state) if stage.name == name else stage for stage in self.stages

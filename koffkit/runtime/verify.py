@@ -1,4 +1,4 @@
-"""Is an export what it says it is? Digests of all files, shapes of the weights, golden logits."""
+"""Verifying an export: digests of all files, shapes of the weights, golden logits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from ..errors import KoffkitError
 from ..router.routed import routed
 
 TOLERANCE = 1e-6
-"""Of golden logits in float64, as a share of the largest: other processors and versions add up in another
-order."""
+"""Tolerance of golden logits in float64, as a share of the largest: other processors and versions sum in
+another order."""
 OLD_TOLERANCE = 1e-3
-"""Of golden logits in float32, as exports had them before: their own rounding, 1e-3 at logits of 34, is most
-of the difference."""
+"""Tolerance of golden logits in float32, as in older exports: most of it is their own rounding, 1e-3 at
+logits of 34."""
 
 
 def verify_export(path: Path) -> dict[str, Any]:
-    """`{"ok", "files", "memories", "removed", "golden": {condition: max |difference|}, "problems": [...]}`; a
-    problem names its file.
+    """Verify an export.
+
+    Returns:
+        `{"ok", "files", "memories", "removed", "golden": {condition: max |difference|}, "problems": [...]}`;
+        every problem names its file.
 
     Raises:
-        UsageError: this is no export.
+        UsageError: this is not an export.
     """
     export = open_export(path)
     removed = removed_memories(export)
@@ -37,7 +40,7 @@ def verify_export(path: Path) -> dict[str, Any]:
     problems = _check_files(path, listed)
     golden: dict[str, float] = {}
     domains: list[str] = []
-    if not problems:  # damaged files are not worth loading
+    if not problems:  # no logits from damaged files
         try:
             bundles = export.bundles()
             domains = [bundle.domain for bundle in bundles]
@@ -64,8 +67,8 @@ def verify_export(path: Path) -> dict[str, Any]:
 
 
 def _still_listed(export: Export, removed: list[str]) -> dict[str, FileEntry]:
-    """The manifest's files, less those of memories that were removed or replaced on purpose; a replaced one
-    lists its own."""
+    """The manifest's files without those of memories that were removed or replaced on purpose; a new memory
+    lists its own files."""
     gone = [name for name in export.manifest.domains if name in removed or export.is_replaced(name)]
     prefixes = tuple(f"{MEMORIES}/{name}/" for name in gone)
     return {
@@ -108,7 +111,7 @@ def _check_backbone(export: Export) -> list[str]:
 
 
 def _check_bundle(bundle: Bundle, export: Export) -> list[str]:
-    """Also for a memory that was added later and is not in the manifest."""
+    """Check a memory, which may be an added one that is not in the manifest."""
     problems = _check_files(bundle.path, bundle.info.files)
     try:
         bundle.require_backbone(export.backbone_digest, export.backbone)
@@ -139,6 +142,6 @@ def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, floa
 
 
 def _golden_limit(golden: Golden) -> float:
-    """How far logits may be from those recorded; they are rounded to nine decimals."""
+    """The largest difference allowed from the recorded logits, which are rounded to nine decimals."""
     largest: float = max(1.0, *(abs(value) for value in golden.logits))
     return largest * (TOLERANCE if golden.dtype == "float64" else OLD_TOLERANCE)

@@ -1,4 +1,4 @@
-"""JSON files with a version and a model: the one way to read, write and change them."""
+"""JSON files with a format version: reading, writing and changing them through a pydantic model."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ VERSION_KEY = "koffkit"
 
 
 class RecordPart(StrictModel):
-    """A part of a record: every number in it is finite."""
+    """A part of a record; all its numbers are finite."""
 
     model_config = ConfigDict(allow_inf_nan=False, populate_by_name=True)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, with the names that the file has."""
+        """The JSON object, with the field names of the file."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Record(RecordPart):
-    """What a JSON file holds. What it was read with is what it is written with: fields that an older koffkit
-    did not write stay away.
+    """The content of a JSON file. It is written with the fields that it was read with: fields that an older
+    version did not write are not added.
 
     Attributes:
         newest: the newest version of the format that this koffkit reads.
-        title: what the file is called in errors: `format`, `run format`.
+        title: the name of the format in errors: `format`, `run format`.
         remedy: what the user can do about a damaged file, as the end of a sentence.
-        damaged: the class of error for one.
+        damaged: the class of error for a damaged file.
     """
 
     newest: ClassVar[int] = 1
@@ -49,14 +49,14 @@ class Record(RecordPart):
         """Read and check a file.
 
         Raises:
-            UsageError: it is of a later format.
+            UsageError: it has a later format.
             IntegrityError: (or the record's own class of error) it is damaged; the text names the field.
         """
         return cls.parse(read_json(path, error=cls.damaged, remedy=cls.remedy), path)
 
     @classmethod
     def parse(cls, tree: dict[str, Any], path: Path) -> Self:
-        """Check what was read from `path`; raises as `read` does."""
+        """Check the JSON object of the file `path`; raises as `read` does."""
         version = tree.get(VERSION_KEY)
         if isinstance(version, int) and not isinstance(version, bool) and version > cls.newest:
             raise UsageError(
@@ -69,18 +69,18 @@ class Record(RecordPart):
             raise cls.damaged(f"{path}: {first_problem(error)}; {cls.remedy}.") from None
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all. A figure that is not finite becomes null: JSON has no word for
+        """Write the file whole or not at all. A number that is not finite becomes null, as JSON cannot hold
         it."""
         write_json(path, self.to_json())
 
     def evolve(self, **changes: Any) -> Self:
-        """A copy in which some fields, by their Python names, have other values; checked like a new one."""
+        """A copy with other values of some fields, given by their Python names; checked like a new one."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self).model_validate(given | changes)
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, as `field.name: reason`, and how many more there are."""
+    """The first error of pydantic, as `field.name: reason`, and the number of further ones."""
     problems = error.errors(include_url=False)
     first = problems[0]
     field = ".".join(str(part) for part in first["loc"]) or "the object"
@@ -105,6 +105,6 @@ def _plain_name(name: str) -> str:
 InnerPath = Annotated[str, AfterValidator(_inside)]
 """The path of a file below the record's folder, with `/`."""
 FolderName = Annotated[str, AfterValidator(_plain_name)]
-"""One name that can be a folder's."""
+"""A single name that is valid for a folder."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
