@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A sentence that suggests the most similar name; empty if none is similar."""
-    near = get_close_matches(name, list(names), n=1)
+    near = get_close_matches(name, list(names), n=1, cutoff=0.7)
     return f" Did you mean {near[0]}?" if near else ""
 
 

@@ -42,14 +42,14 @@ class BackboneEntry(RecordPart):
     path: InnerPath = Field(description="Its folder.")
     digest: Sha256 = Field(description="Of its tensors: names, types, shapes, bytes; not of its files.")
     model_class: str = Field(alias="class", description="The transformers class that loads it.")
-    parameters: int = Field(ge=1)
+    parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")
     bytes: int = Field(ge=1, description="Of its weight files.")
 
 
 class Removed(RecordPart):
     """What is physically gone."""
 
-    parameters: Count
+    parameters: Count = Field(description="How many are gone.")
     target: Count = Field(description="The least number that the recipe asked for.")
     global_sparsity: float = Field(ge=0, le=1, description="parameters / parameters of the base.")
 
@@ -58,15 +58,15 @@ class BundleEntry(RecordPart):
     """A memory that shipped with the export."""
 
     path: InnerPath = Field(description="Its folder.")
-    parameters: Count
+    parameters: Count = Field(description="Of both halves.")
     bytes: Count = Field(description="Of the files that its memory.json lists.")
 
 
 class NoiseFloor(RecordPart):
     """How far the logits move when the backbone is computed in a smaller dtype, by condition."""
 
-    dtype: str
-    max_abs: dict[str, float]
+    dtype: str = Field(description="The smaller type.")
+    max_abs: dict[str, float] = Field(description="Largest |difference| of a logit to float64.")
     kl: dict[str, float] = Field(description="Nats per token.")
 
 
@@ -81,7 +81,9 @@ class Parity(RecordPart):
     )
     max_logit: dict[str, float] = Field({}, description="Largest |logit|.")
     max_abs: dict[str, float] = Field(description="Largest |difference| of a logit.")
-    noise_floor: NoiseFloor | None = None
+    noise_floor: NoiseFloor | None = Field(
+        None, description="What rounding alone does; exports of earlier versions do not say."
+    )
 
 
 class Manifest(Record):
@@ -93,13 +95,13 @@ class Manifest(Record):
     name: str = Field(description="The recipe's name.")
     created: str = Field(description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     versions: dict[str, str] = Field(description="Of koffkit, Python and the packages below it.")
-    base: BaseModelEntry
-    backbone: BackboneEntry
-    removed: Removed
+    base: BaseModelEntry = Field(description="The unpruned model.")
+    backbone: BackboneEntry = Field(description="The sliced model.")
+    removed: Removed = Field(description="What is physically gone.")
     kept: dict[str, list[Count]] = Field(description="Units that stay, by structure and layer.")
     masked: dict[str, Count] = Field(description="Units that are zero but still there, by structure.")
     domains: dict[FolderName, BundleEntry] = Field(description="The memories that shipped.")
-    parity: Parity
+    parity: Parity = Field(description="The comparison of masked and sliced model.")
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
     recipe: dict[str, Any] = Field(description="The resolved recipe.")
     golden: Golden = Field(description="Without a memory.")
