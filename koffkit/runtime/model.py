@@ -22,7 +22,7 @@ from ..model.per_call import for_this_call
 from ..model.pooling import pooled_features
 from ..router import Features, Router, load_router
 from ..router.column import with_column
-from .generation import chat_prompts, decode_completions, encode_prompts, positions_of
+from .generation import decode_completions, encode_prompts, positions_of
 from .loading import attach_adapter, load_backbone
 
 PROBE_BATCH_SIZE = 16  # prompts whose hidden states a probe router reads at once
@@ -271,7 +271,7 @@ class KoffModel:
         chat: bool = False,
         **options: Any,
     ) -> list[str]:
-        """Complete prompts, each with its own memory, in one batch.
+        """Complete prompts, each with its own memory, in one batch; what is returned does not repeat them.
 
         Args:
             prompts: one or several.
@@ -280,25 +280,18 @@ class KoffModel:
             chat: each prompt is what a user says; it goes through the tokenizer's chat template.
             options: passed to `generate` of transformers; decoding is greedy unless they say otherwise.
 
-        Returns:
-            The completions, without the prompts.
-
         Raises:
-            UsageError: a memory is not loaded, "auto" without a router, `chat` without a chat template, or a
-                prompt has a token that the model has no embedding for, too many tokens, or none.
+            UsageError: a memory is not loaded, "auto" without a router, or the model cannot read a prompt.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             return []
-        rows = self.rows(
-            [name for name, _ in self.route(prompts)] if memory == "auto" else memory, len(prompts)
-        )
+        names = [name for name, _ in self.route(prompts)] if memory == "auto" else memory
+        rows = self.rows(names, len(prompts))
         with self._texts:
-            texts = chat_prompts(self.tokenizer, prompts) if chat else prompts
             batch, padding = encode_prompts(
-                self.tokenizer, texts, self._plain.config, special_tokens=not chat
+                self.tokenizer, prompts, self._plain.config, chat=chat, device=self._plain.device
             )
-        batch = {name: values.to(self._plain.device) for name, values in batch.items()}
         settings = {"do_sample": False, "pad_token_id": padding} | options
         with self._with(rows):
             ids = self._plain.generate(**batch, max_new_tokens=max_new_tokens, **settings)
