@@ -68,6 +68,7 @@ def _base_entry(run: FinishedRun) -> BaseModelEntry:
     return BaseModelEntry(
         model=run.state.base.model,
         fingerprint=run.state.base.fingerprint,
+        digest_kind=run.state.base.digest_kind,
         architecture=run.spec.arch.model_type,
         parameters=run.state.budget.base_params,
         bytes=weight_bytes(run.spec.folder),

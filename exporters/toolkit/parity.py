@@ -25,8 +25,8 @@ class ParityFigures:
 
 
 def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
-    """Compare masked and sliced model on the probe tokens, and record golden logits of the sliced side: those
-    of each memory go into its `memory.json`.
+    """Compare the masked base, as transformers reads it, and the sliced model on the probe tokens, and record
+    golden logits of the sliced side: those of each memory go into its `memory.json`.
 
     Args:
         draft: its backbone is written.
@@ -37,6 +37,7 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     """
     import torch
 
+    from ...model.loaded import LoadedWeights
     from ...runtime.parity import NO_MEMORY, compare, require_same
     from ...runtime.probe import Probe, golden, probe_tokens
 
@@ -44,14 +45,15 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     run, domains = draft.run, [bundle.domain for bundle in bundles]
     with draft.timed("parity"):
         learned = [MemoryFolder(run.memories[domain], domain) for domain in domains]
-        masked = Probe(run.spec.folder, learned, run.masks)
         sliced = Probe(draft.backbone, bundles)
         tokens, rows = probe_tokens(sliced.vocabulary), [None, *domains]
         hidden = sliced.hidden(tokens, rows)
-        differences = require_same(
-            sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
-        )
-        del masked
+        with LoadedWeights(run.spec.folder) as loaded:
+            masked = Probe(run.spec.folder, learned, run.masks, loaded=loaded)
+            differences = require_same(
+                sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
+            )
+            del masked
         plain, *others = [Golden(tokens=tokens, **logits) for logits in golden(sliced, hidden)]
         for bundle, logits in zip(bundles, others, strict=True):
             set_golden(open_bundle(bundle.path), logits)

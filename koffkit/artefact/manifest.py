@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from ..checkpoint.fingerprint import DigestKind
 from ..storage.record import Count, FolderName, InnerPath, Record, RecordPart, Sha256
 from .names import FORMAT
 from .parts import FileEntry, Golden
@@ -15,7 +16,10 @@ class BaseModelEntry(RecordPart):
     """The unpruned model that an export was made from."""
 
     model: str = Field(description="Hub id, folder, or `embedded:NAME`.")
-    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by (sampled).")
+    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by.")
+    digest_kind: DigestKind = Field(
+        "sampled", description="`full`: of every byte; `sampled` (or absent): of samples, as before."
+    )
     architecture: str = Field(description="`model_type` of its family.")
     parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")
     bytes: int = Field(ge=1, description="Of its weight files.")

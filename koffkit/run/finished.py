@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.fingerprint import fingerprint
+from ..checkpoint.fingerprint import digest_of
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
 from ..hub import locate_again
@@ -113,7 +113,7 @@ def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
         revision=settings["revision"],
         given=given,
     )
-    if fingerprint(base) != state.base.fingerprint:
+    if digest_of(base, state.base.digest_kind) != state.base.fingerprint:
         raise IntegrityError(
             f"{base}: this is not the base that {folder.path} was made from (its files changed since); "
             "restore it, or compress again."

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field
 from typing_extensions import Self
 
+from ..checkpoint.fingerprint import DigestKind
 from ..errors import UsageError
 from ..storage.record import Count, Record, RecordPart, Sha256
 
@@ -19,7 +20,10 @@ class RunBase(RecordPart):
 
     model: str = Field(description="As the recipe names it.")
     path: str = Field(description="The folder it was found in.")
-    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by (sampled).")
+    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by.")
+    digest_kind: DigestKind = Field(
+        "sampled", description="`full`: of every byte; `sampled` (or absent): of samples, as before."
+    )
     config: dict[str, Any] = Field(description="Its config.json.")
 
 

@@ -161,7 +161,7 @@ def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: Mod
             f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
             "the run, or another --output."
         )
-    if state.base.fingerprint != base.fingerprint:
+    if state.base.fingerprint != base.digest(state.base.digest_kind):
         raise IntegrityError(
             f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
         )
@@ -195,7 +195,8 @@ def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> Run
         base=RunBase(
             model=recipe.base.model,
             path=str(base.folder),
-            fingerprint=base.fingerprint,
+            fingerprint=base.digest(),
+            digest_kind="full",
             config=dict(base.config),
         ),
         budget=RunBudget.model_validate(budget_of(recipe, base).to_json()),
