@@ -9,6 +9,7 @@ from ...artefact.digests import file_entry, list_files, weight_bytes
 from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Removed
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST
 from ...artefact.parts import FileEntry
+from ...checkpoint.fingerprint import sampled_digest
 from ...errors import IntegrityError
 from ...masks.masks import kept_counts, masked_counts
 from ...memories.bundle import write_bundle_card
@@ -100,6 +101,11 @@ def _removed(run: FinishedRun, sliced: Sliced) -> Removed:
 
 def _entries(draft: Draft, sliced: Sliced) -> dict[str, FileEntry]:
     """Digest and size of every file; weights were hashed while they were written."""
-    known = {f"{BACKBONE}/{name}": entry for name, entry in sliced.files.items()}
+    known = {
+        f"{BACKBONE}/{name}": FileEntry(
+            sha256=entry.sha256, size=entry.size, sampled=sampled_digest(draft.backbone / name)
+        )
+        for name, entry in sliced.files.items()
+    }
     names = [path.relative_to(draft.folder).as_posix() for path in list_files(draft.folder)]
     return {name: known.get(name) or file_entry(draft.folder / name) for name in names}

@@ -92,4 +92,4 @@ class Manifest(Record):
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
     recipe: dict[str, Any] = Field(description="The resolved recipe.")
     golden: Golden = Field(description="Without a memory.")
-    files: dict[InnerPath, FileEntry] = Field(description="Every file of the export but this one.")
+    files: dict[InnerPath, FileEntry] = Field(description="Every file of the export but this one and cards.")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .files import checkpoint_files, read_config, tokenizer_files
 from .reader import CheckpointReader
@@ -21,16 +21,27 @@ def fingerprint(folder: Path) -> str:
     and a model of the same shape that was trained further has another one."""
     hasher = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
     for path in checkpoint_files(folder):
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            hasher.update(path.name.encode() + file.read(min(length, 100_000_000)))
-            for place in range(SAMPLES):
-                file.seek(size * place // SAMPLES)
-                hasher.update(file.read(SAMPLE_BYTES))
-        hasher.update(str(size).encode())
+        _update(hasher, path)
     return hasher.hexdigest()
+
+
+def sampled_digest(path: Path) -> str:
+    """sha256 over the name and the size of a weight file, its header and samples of its bytes."""
+    hasher = hashlib.sha256()
+    _update(hasher, path)
+    return hasher.hexdigest()
+
+
+def _update(hasher: Any, path: Path) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        hasher.update(path.name.encode() + file.read(min(length, 100_000_000)))
+        for place in range(SAMPLES):
+            file.seek(size * place // SAMPLES)
+            hasher.update(file.read(SAMPLE_BYTES))
+    hasher.update(str(size).encode())
 
 
 def full_digest(folder: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..artefact.bundle import bundle_entry, open_bundle
 from ..artefact.bundle_info import Added, Routing
+from ..artefact.check import require_sound
 from ..artefact.digests import backbone_digest
 from ..artefact.export import Export, open_export, replaces
 from ..artefact.names import BACKBONE, MEMORIES, ROUTER_COLUMN
@@ -65,6 +66,7 @@ def add_memory(
     require_text(against)
     progress.message("checking the base and the backbone")
     base = find_base(export, base)
+    require_sound(export, whole=True)
     if backbone_digest(export.backbone) != export.backbone_digest:
         raise IntegrityError(
             f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which "

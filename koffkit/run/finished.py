@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..artefact.check import listed_problems
 from ..checkpoint.fingerprint import digest_of
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
@@ -55,6 +56,7 @@ class FinishedRun:
         """
         folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
         state = folder.require_finished()
+        _require_unchanged(folder, state)
         spec = open_complete(_find_base(folder, state, base))
         spec.reader()
         return cls(
@@ -119,6 +121,17 @@ def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
             "restore it, or compress again."
         )
     return base
+
+
+def _require_unchanged(folder: RunFolder, state: RunState) -> None:
+    """What is exported is what was learned; text and metrics are not read again."""
+    learned = {
+        name: entry
+        for name, entry in (state.files or {}).items()
+        if name.partition("/")[0] not in (folder.data_dir.name, folder.metrics_file.name)
+    }
+    for problem in listed_problems(folder.path, learned, folder.run_file.name):
+        raise IntegrityError(problem)
 
 
 def _memories(folder: RunFolder, state: RunState) -> dict[str, Path]:

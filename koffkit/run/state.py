@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field
 from typing_extensions import Self
 
+from ..artefact.parts import FileEntry
 from ..checkpoint.fingerprint import DigestKind
 from ..errors import UsageError
-from ..storage.record import Count, Record, RecordPart, Sha256
+from ..storage.record import Count, InnerPath, Record, RecordPart, Sha256
 
 FORMAT = 1
 StageProgress = Literal["pending", "running", "done"]
@@ -77,6 +78,9 @@ class RunState(Record):
     started: str = Field(description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     results: dict[str, Any] = Field(description="Figures by stage.")
     finished: str | None = Field(None, description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
+    files: dict[InnerPath, FileEntry] | None = Field(
+        None, description="Of a finished run: what it learned and read. Absent in runs of earlier versions."
+    )
 
     @property
     def is_finished(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
 from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.check import require_sound, require_sound_bundle
 from ..artefact.digests import backbone_digest
 from ..artefact.export import is_export, open_export
 from ..artefact.names import ADAPTER_CONFIG, BACKBONE
@@ -67,9 +68,14 @@ class KoffModel:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        verify: bool = False,
         **options: Any,
     ) -> KoffModel:
         """Load an export, or a backbone folder and bundles.
+
+        Every file is compared with what manifest and bundles list before anything is loaded. The weights of
+        an export's backbone are compared by size, header and 64 samples of 1 KiB each, so that a change
+        elsewhere in them is not seen unless `verify` is set; of everything else, every byte is read.
 
         Args:
             path: an export (all its memories are loaded unless `memories` names some), or a backbone folder.
@@ -77,12 +83,15 @@ class KoffModel:
             device: where the model runs, for example `cuda` or `cpu`; None: the CPU, or where the option
                 `device_map` puts it.
             dtype: of the weights, for example `bfloat16`; None: as they are stored.
-            options: for `AutoModelForCausalLM.from_pretrained`, for example `device_map`.
+            verify: read every byte of the backbone's weights, too.
+            options: for `AutoModelForCausalLM.from_pretrained`, for example `device_map`. Code in the folder
+                never runs unless `trust_remote_code=True` is among them.
 
         Raises:
             UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for
                 attention without KV memories.
-            IntegrityError: a memory belongs to another backbone, or does not fit this one.
+            IntegrityError: a file is missing, has changed or is listed nowhere; a memory belongs to another
+                backbone, or does not fit this one.
             ResourceError: there is no such device.
         """
         from transformers import AutoModelForCausalLM
@@ -95,21 +104,24 @@ class KoffModel:
         folder = path / BACKBONE if export is not None else path
         if not (folder / "config.json").is_file():
             raise UsageError(f"{path}: neither an export (koffkit.json) nor a backbone folder (config.json).")
+        if export is not None:
+            require_sound(export, whole=verify)
         bundles = _bundles(export.bundles() if export is not None else [], memories)
-        digest = backbone_digest(folder)
+        digest = backbone_digest(folder) if export is None else export.backbone_digest
         for bundle in bundles:
             bundle.require_backbone(digest, folder)
+        options = {"trust_remote_code": False} | options
         model = AutoModelForCausalLM.from_pretrained(
             folder, **options, **({} if kind is None else {"dtype": kind})
         )
         if place is not None:
             model.to(place)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, trust_remote_code=bool(options["trust_remote_code"]))
         loaded = cls(model, tokenizer, digest, folder)
         if export is not None and export.router is not None:
             loaded._take_router(load_router(export.router), export.router)
         for bundle in bundles:
-            loaded.load_memory(bundle)
+            loaded._take_memory(bundle)
         return loaded
 
     def _take_router(self, router: Router, folder: Path) -> None:
@@ -147,6 +159,11 @@ class KoffModel:
             UsageError: a memory of that domain is loaded already.
         """
         bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        require_sound_bundle(bundle)
+        return self._take_memory(bundle)
+
+    def _take_memory(self, bundle: Bundle) -> str:
+        """`load_memory` of files that have been checked."""
         bundle.require_backbone(self._digest, self._path)
         if bundle.domain in self._slots:
             raise UsageError(f"{bundle.path}: a memory {bundle.domain!r} is loaded already.")
@@ -357,8 +374,15 @@ def _require_attention(options: Mapping[str, Any]) -> None:
 
 
 def _bundles(shipped: list[Bundle], wanted: Sequence[str | Path] | None) -> list[Bundle]:
-    """The bundles asked for: by domain among those shipped, or by folder."""
+    """The bundles asked for: by domain among those shipped, or by folder; the latter are checked here."""
     if wanted is None:
         return shipped
     by_domain = {bundle.domain: bundle for bundle in shipped}
-    return [by_domain[str(name)] if str(name) in by_domain else open_bundle(name) for name in wanted]
+    bundles = []
+    for name in wanted:
+        bundle = by_domain.get(str(name))
+        if bundle is None:
+            bundle = open_bundle(name)
+            require_sound_bundle(bundle)
+        bundles.append(bundle)
+    return bundles

@@ -101,7 +101,9 @@ def _carry_out(
             state = _run_stages(context, state)
     finally:
         context.accelerator.end_training()
-    finished = run.write(state.evolve(state="finished", results=context.results, finished=timestamp()))
+    finished = run.write(
+        state.evolve(state="finished", results=context.results, finished=timestamp(), files=run.list_files())
+    )
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
     return finished
