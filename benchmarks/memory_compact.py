@@ -35,10 +35,10 @@ def measure(
     from koffkit.data.packing import PackedTokens
     from koffkit.memories.compact_bundle import Options, write_compact
     from koffkit.memories.measure import kl_before_and_after
-    from koffkit.memories.recipe import export_recipe, find_base
+    from koffkit.memories.recipe import find_base
 
     export = open_export(export_path)
-    base, length = find_base(export, None), export_recipe(export)["sequence_length"]
+    base, length = find_base(export, None), int(export.manifest.recipe["sequence_length"])
     rows = {}
     for bundle in export.bundles():
         shutil.rmtree(scratch, ignore_errors=True)

@@ -62,9 +62,9 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
     from koffkit.data.corpus import Corpus
     from koffkit.data.packing import PackedTokens
     from koffkit.model.kv_attention import use_koffkit_attention
+    from koffkit.planning.plan import budget_of
     from koffkit.progress import Silent
     from koffkit.recipe.load import load_recipe
-    from koffkit.recipe.plan import budget_of
     from koffkit.run.folder import RunFolder
     from koffkit.training.build import make_accelerator, make_student
     from koffkit.training.context import Context

@@ -66,7 +66,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     yield " ".join((command.help or "").split()) + "\n"
     yield f"```\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```\n"
     rows = list(_options(command, context))
-    if rows and not isinstance(command, click.Group):
+    if rows:
         yield "| option | meaning |\n|---|---|"
         yield from (f"| `{_cell(option)}` | {_words(meaning)} |" for option, meaning in rows)
         yield ""

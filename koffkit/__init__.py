@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import Run, compress, export, plan, verify
     from .errors import DataError, IntegrityError, Interrupted, KoffkitError, ResourceError, UsageError
+    from .planning.plan import Plan
     from .progress import Progress
-    from .recipe.plan import Plan
     from .recipe.schema import Recipe
     from .runtime.model import KoffModel
 
@@ -21,7 +21,7 @@ _LAZY = {
     "Interrupted": ".errors",
     "KoffModel": ".runtime.model",
     "KoffkitError": ".errors",
-    "Plan": ".recipe.plan",
+    "Plan": ".planning.plan",
     "Progress": ".progress",
     "Recipe": ".recipe.schema",
     "ResourceError": ".errors",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .planning.plan import Plan
     from .recipe.load import LoadedRecipe
-    from .recipe.plan import Plan
     from .recipe.schema import Recipe
 
     AnyRecipe = str | Path | Mapping[str, Any] | Recipe | LoadedRecipe
@@ -72,7 +72,7 @@ def plan(recipe: AnyRecipe, *, set: Changes = ()) -> Plan:
         UsageError: the recipe is wrong, or its budget cannot be met on this base.
         DataError: there is no such base.
     """
-    from .stages.planning import plan_of
+    from .planning.plan import plan_of
 
     return plan_of(_loaded(recipe, set))
 

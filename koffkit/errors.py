@@ -13,9 +13,11 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def near_name(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a name that is not there: what there is, and the nearest of it."""
+    """The end of a message about a name that is not there: the nearest one, then all."""
     listed = list(names)
-    return f"there is {', '.join(listed) or 'none'}.{did_you_mean(name, listed)}"
+    near = did_you_mean(name, listed).strip()
+    there = f"here is {', '.join(listed) or 'none'}."
+    return f"d{near[1:]} T{there}" if near else f"t{there}"
 
 
 class KoffkitError(Exception):

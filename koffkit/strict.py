@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""A count."""
+Rate = Annotated[float, Field(gt=0, le=1)]
+"""A learning rate."""
 
 
 class StrictModel(BaseModel):

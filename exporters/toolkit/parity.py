@@ -13,7 +13,7 @@ from ...memories.bundle import set_golden
 from .publishing import Draft
 
 if TYPE_CHECKING:
-    from ...runtime.parity import Difference
+    from ...parity.compare import Difference
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     import torch
 
     from ...model.loaded import LoadedWeights
-    from ...runtime.parity import NO_MEMORY, compare, require_same
-    from ...runtime.probe import Probe, golden, probe_tokens
+    from ...parity.compare import NO_MEMORY, compare, require_same
+    from ...parity.probe import Probe, golden, probe_tokens
 
     draft.progress.message("checking parity")
     run, domains = draft.run, [bundle.domain for bundle in bundles]
@@ -69,7 +69,7 @@ def _summary(
     """By condition: the largest |logit| and the largest |logit difference| in float64, of which `tolerance`,
     times the former, is the limit; beside it the noise floor, which is what float32 alone does to the sliced
     backbone."""
-    from ...runtime.parity import TOLERANCE
+    from ...parity.compare import TOLERANCE
 
     return Parity(
         dtype="float64",

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..checkpoint.fingerprint import sampled_digest
-from ..errors import IntegrityError
-from .bundle import Bundle, is_bundle, open_bundle
+from ..errors import IntegrityError, KoffkitError
+from .bundle import Bundle, open_bundle
 from .digests import file_entry
 from .export import Export, removed_memories
 from .names import (
@@ -64,20 +64,35 @@ def export_problems(export: Export, *, whole: bool) -> Iterator[str]:
     root, listed = export.path, listed_files(export)
     if export.manifest.backbone.path != BACKBONE:
         yield f"{root / MANIFEST}: backbone.path: {export.manifest.backbone.path!r}; it must be {BACKBONE!r}."
+    bundles, wrong = _bundles(export)
+    yield from wrong
     yield from listed_problems(root, listed, MANIFEST, whole=whole)
     allowed = {root / name for name in listed}
-    for path in sorted((root / MEMORIES).glob("*")):
-        if not path.name.startswith(".") and is_bundle(path):
-            bundle = open_bundle(path)
-            allowed |= {path / MEMORY_FILE, *(path / name for name in bundle.info.files)}
-            yield from _half_problems(bundle)
-            if f"{MEMORIES}/{path.name}/{MEMORY_FILE}" not in listed:
-                yield from listed_problems(path, bundle.info.files, MEMORY_FILE)
+    for bundle in bundles:
+        allowed |= {bundle.path / MEMORY_FILE, *(bundle.path / name for name in bundle.info.files)}
+        yield from _half_problems(bundle)
+        if f"{MEMORIES}/{bundle.path.name}/{MEMORY_FILE}" not in listed:
+            yield from listed_problems(bundle.path, bundle.info.files, MEMORY_FILE)
     for path in _files(root):
         part = path.relative_to(root).parts[0]
         if path not in allowed and (part in PARTS or (path.parent == root and path.suffix in ACTED_ON)):
             yield _unlisted(path)
     yield from _escapes(root)
+
+
+def _bundles(export: Export) -> tuple[list[Bundle], list[str]]:
+    """The memories that can be read and are for this backbone, and what is wrong with the others."""
+    bundles, wrong = [], []
+    for path in sorted((export.path / MEMORIES).glob(f"*/{MEMORY_FILE}")):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            bundle = open_bundle(path.parent)
+            bundle.require_backbone(export.backbone_digest, export.backbone)
+            bundles.append(bundle)
+        except KoffkitError as error:
+            wrong.append(str(error))
+    return bundles, wrong
 
 
 def bundle_problems(bundle: Bundle) -> Iterator[str]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ..errors import DataError, KoffkitError, ResourceError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from ..planning.plan import Plan
     from ..recipe.load import LoadedRecipe
-    from ..recipe.plan import Plan
 
 # Trackers of accelerate, and a package that each needs.
 TRACKERS = {
@@ -74,7 +74,7 @@ def _caught(check: Callable[[LoadedRecipe], None], loaded: LoadedRecipe) -> list
 
 def _check_base(loaded: LoadedRecipe) -> None:
     from ..hub import is_hub_id
-    from ..stages.planning import plan_of
+    from ..planning.plan import plan_of
 
     if not is_hub_id(loaded.recipe.base.model, loaded.root):
         plan_of(loaded)

@@ -12,7 +12,7 @@ from .console import RichProgress, emit, json_option, print_results, quiet_libra
 
 if TYPE_CHECKING:
     from ..method.budget import Budget
-    from ..recipe.plan import Plan
+    from ..planning.plan import Plan
     from ..recipe.schema import Recipe
     from ..run.state import RunState
 
@@ -30,8 +30,8 @@ def command(
     recipe: str, output: Path | None, overrides: tuple[str, ...], resume: bool, dry_run: bool, as_json: bool
 ) -> None:
     """Learn masks and memories as RECIPE says: a file, or the name of a shipped recipe."""
+    from ..planning.plan import plan_of
     from ..recipe.load import load_recipe
-    from ..stages.planning import plan_of
     from ..storage.files import require_place
     from .checks import check_disk, check_recipe
 

@@ -113,7 +113,7 @@ def _slice_file(source: Path, target: Path, cut: Callable[[str, NDArray[Any]], N
 
 def record_golden(path: Path, backbone: Path) -> None:
     """Add the bundle's golden logits on `backbone`, read back from its files, to its `memory.json`."""
-    from ..runtime.probe import Probe, golden, probe_tokens
+    from ..parity.probe import Probe, golden, probe_tokens
 
     bundle = open_bundle(path)
     probe = Probe(backbone, [bundle])

@@ -17,9 +17,9 @@ from ..artefact.names import MEMORIES
 from ..checkpoint.files import load_tokenizer
 from ..devices import find_device
 from ..errors import DataError, UsageError
+from ..parity.probe import probe_tokens
 from ..progress import Progress, Silent
 from ..runtime.perplexity import token_ids
-from ..runtime.probe import probe_tokens
 from ..storage.publish import replacing, staged
 from .compact_bundle import Options, is_compacted, record_loss, write_compact
 from .measure import kl_before_and_after

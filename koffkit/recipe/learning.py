@@ -8,9 +8,8 @@ from pydantic import Field, model_validator
 
 from .. import plugins
 from ..arch import paper_structures
-from ..strict import StrictModel, with_new_name
+from ..strict import Positive, StrictModel, with_new_name
 from . import plugin_options
-from .sources import Positive
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 if TYPE_CHECKING:

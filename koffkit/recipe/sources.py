@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ..strict import StrictModel
+from ..strict import Positive, StrictModel
 
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Pattern = Annotated[str, Field(min_length=1, max_length=4096)]
 Patterns = Pattern | Annotated[list[Pattern], Field(min_length=1)]

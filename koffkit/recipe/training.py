@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ..strict import StrictModel
-from .sources import Positive, Rate
+from ..strict import Positive, Rate, StrictModel
 
 
 class Train(StrictModel):

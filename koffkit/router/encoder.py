@@ -12,10 +12,9 @@ from pydantic import Field
 
 from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
 from ..errors import DataError, KoffkitError
-from ..recipe.sources import Positive, Rate
 from ..storage.files import write_json
 from ..storage.publish import whole_folder
-from ..strict import StrictModel
+from ..strict import Positive, Rate, StrictModel
 from .base import CONFIG, FORMAT, Array, Router, Setting, read_config, unreadable
 from .training import class_weights, labelled, minimise, random_prefix
 

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..recipe.sources import Positive
-from ..strict import StrictModel
+from ..strict import Positive, StrictModel
 from .base import Array, Setting, softmax
 from .linear import LinearRouter
 from .training import BATCH, class_weights, labelled, minimise, random_prefix

@@ -12,8 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from ..errors import IntegrityError, UsageError
-from ..recipe.sources import Positive
-from ..strict import StrictModel
+from ..strict import Positive, StrictModel
 from .base import Array, Features, Setting, softmax
 from .linear import LinearRouter
 from .training import class_weights, labelled, minimise

@@ -104,7 +104,7 @@ def _check_backbone(export: Export) -> list[str]:
 
 
 def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, float], list[str]]:
-    from .probe import Probe, distances_to_golden
+    from ..parity.probe import Probe, distances_to_golden
 
     places: dict[str | None, Path] = {None: export.path / MANIFEST} | {
         bundle.domain: bundle.path / MEMORY_FILE for bundle in bundles

@@ -16,9 +16,9 @@ from ..data.domains import resolve_domains
 from ..errors import DataError, IntegrityError, KoffkitError, UsageError
 from ..hub import locate
 from ..interrupts import interruptible
+from ..planning.plan import budget_of, check_layers
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
-from ..recipe.plan import budget_of, check_layers
 from ..recipe.schema import Recipe
 from ..recipe.stages import KINDS
 from ..run.folder import RunFolder

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ..errors import DataError, Interrupted
-from ..recipe.sources import AutoDomains, Positive
-from ..strict import StrictModel
+from ..recipe.sources import AutoDomains
+from ..strict import Positive, StrictModel
 from .stage import StageKind
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from ..arch.weights import vocab_size
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
+from ..planning.plan import budget_of, check_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
-from ..recipe.plan import budget_of, check_layers
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from .context import Context

@@ -19,8 +19,8 @@ from ..model.bundles import MemoryTensors
 from ..model.kv_attention import KVMemory
 from ..model.loaded import LoadedWeights
 from ..model.memory import Memories, lora_config
-from ..runtime.parity import require_same
-from ..runtime.probe import Probe, probe_tokens
+from ..parity.compare import require_same
+from ..parity.probe import Probe, probe_tokens
 from .context import Context
 
 

@@ -13,7 +13,7 @@ import torch
 from ..errors import Interrupted
 from ..masks.masks import Masks
 from ..masks.slicing import widths_of
-from ..recipe.plan import BYTES, layer_memory_parameters
+from ..planning.plan import BYTES, layer_memory_parameters
 from .loop import DistillationLoop
 
 BATCHES = 2

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from koffkit import compress
 from koffkit.checkpoint.files import INDEX
 from koffkit.errors import UsageError
+from koffkit.parity.probe import probe_tokens
 from koffkit.recipe.load import load_recipe
-from koffkit.runtime.probe import probe_tokens
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 from ..conftest import Koffkit, Shipped
@@ -151,7 +151,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "corrupt index": (
         damaged_base(lambda base: (base / INDEX).write_text("{")),
         4,
-        "not a valid checkpoint index",
+        "not valid JSON",
     ),
     "truncated shard": (damaged_base(truncate), 4, "truncated or damaged"),
     "escaping index": (damaged_base(escape), 4, "'../outside.safetensors' leads out of the folder; refused"),
@@ -178,8 +178,7 @@ def test_compress_refuses(case: str, llama: Path, tmp_path: Path, koffkit: Koffk
     assert found.code == code, found.err
     assert message in found.err and "Traceback" not in found.err
     assert found.json["exit_code"] == code and message in found.json["error"]
-    run = tmp_path / "run"
-    assert not run.exists()  # only a run that has begun is kept
+    assert not (tmp_path / "run" / "run.json").exists()  # only a run that has begun is kept
 
 
 def test_token_files_outlive_a_run_that_was_refused_for_another_reason(
@@ -216,7 +215,7 @@ def test_export_refuses_an_unknown_format_and_a_folder_that_is_no_run(
     shipped: Shipped, tmp_path: Path, koffkit: Koffkit
 ) -> None:
     found = koffkit("export", shipped.run, "--format", "floppy", "--output", tmp_path / "out")
-    assert found.code == 2 and "--format floppy: no such exporter; installed: hf" in found.err
+    assert found.code == 2 and "--format: floppy is not installed; there is hf." in found.err
     found = koffkit("export", tmp_path, "--output", tmp_path / "out")
     assert found.code == 2 and "not a run folder" in found.err
 

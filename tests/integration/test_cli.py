@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from koffkit.cli import COMMANDS
 
-from ..common import sentences
+from ..common import sentences, write_record
 from ..conftest import Koffkit, Shipped
 
 
@@ -51,7 +51,7 @@ def test_export_follows_the_recipe_unless_told_otherwise(
             "the recipe asks for hf, floppy; name one of them with --format",
         ),
     ):
-        (run / "run.json").write_text(json.dumps(state | {"recipe": state["recipe"] | {"export": export}}))
+        write_record(run / "run.json", state | {"recipe": state["recipe"] | {"export": export}})
         found = koffkit("export", run, "--output", tmp_path / "out")
         assert found.code == 2
         assert message in found.err
@@ -245,7 +245,7 @@ def change_bundle_and_its_digest(out: Path) -> str:
         info["files"][f"{prefix}kv_memory.safetensors"] = entry.to_json()
         if prefix:
             info["files"][f"{prefix}memory.json"] = file_entry(folder / "memory.json").to_json()
-        path.write_text(json.dumps(info))
+        write_record(path, info)
     return "golden logits of memory north differ"
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
 
-from ..common import digests
+from ..common import digests, write_record
 from ..conftest import Koffkit, Shipped
 
 IDS = torch.arange(10).reshape(1, 10) + 4
@@ -61,9 +61,7 @@ def test_compact_bundles_load_everywhere(
     shutil.rmtree(out / "memories" / "south")
     shutil.copytree("small/north", out / "memories" / "south")
     info["domain"] = "south"
-    (out / "memories" / "south" / "memory.json").write_text(
-        json.dumps(info | {"replaces": _listed(out, "south")})
-    )
+    write_record(out / "memories" / "south" / "memory.json", info | {"replaces": _listed(out, "south")})
     verified = koffkit("verify", out, "--json").json
     assert (
         verified["ok"] is True and verified["golden"]["south"] < 1e-4
@@ -127,7 +125,7 @@ def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: K
     )
     manifest = json.loads((out / "koffkit.json").read_text())
     manifest["base"]["model"] = "./gone"
-    (out / "koffkit.json").write_text(json.dumps(manifest))
+    write_record(out / "koffkit.json", manifest)
     Path("north.txt").write_text("river stone lamp\n")
     second = koffkit(
         "memory",

@@ -95,9 +95,9 @@ told["after_the_stage"] = outcome(
     lambda: run_recipe(loaded, root / "run", resume=True, progress=InterruptsRecover())
 )
 resumed = run_recipe(loaded, root / "run", resume=True)
-told["stages"] = [stage["name"] for stage in whole["stages"]]
-told["result"] = whole["results"]["scale"]
-told["same_results"] = resumed["results"] == whole["results"]
+told["stages"] = whole.stage_names
+told["result"] = whole.results["scale"]
+told["same_results"] = resumed.results == whole.results
 told["same_bytes"] = learned(root / "whole") == learned(root / "run")
 print(json.dumps(told))
 """

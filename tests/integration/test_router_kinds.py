@@ -23,7 +23,7 @@ from koffkit.router import load_router
 from koffkit.router.probe import ProbeRouter
 from koffkit.stages.engine import run_recipe
 
-from ..common import make_tokenizer, recipe_dict, write_recipe
+from ..common import make_tokenizer, recipe_dict, write_recipe, write_record
 from ..conftest import Koffkit
 
 
@@ -120,7 +120,7 @@ def test_verify_names_a_router_that_does_not_fit_the_backbone(
     (out / "router" / "config.json").write_text(json.dumps(config | {"layer": 9}))
     manifest = json.loads((out / "koffkit.json").read_text())  # as whoever put it there would have done
     manifest["files"]["router/config.json"] = file_entry(out / "router" / "config.json").to_json()
-    (out / "koffkit.json").write_text(json.dumps(manifest))
+    write_record(out / "koffkit.json", manifest)
     found = koffkit("verify", out, "--json")
     assert found.code == 4 and "router: it reads layer 9" in found.json["problems"][0]
 
@@ -159,7 +159,7 @@ def test_min_confidence_holds_for_every_kind(llama: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("route", "code", "message"),
     [
-        ({"kind": "encoder", "encoder": "./nowhere"}, 3, "stages.route.encoder: no encoder in './nowhere'"),
+        ({"kind": "encoder", "encoder": "./nowhere"}, 3, "stages.route.encoder: no folder './nowhere'"),
         (
             {"kind": "probe", "layer": 9},
             2,

@@ -57,8 +57,8 @@ def test_every_option_at_once_resumes_bit_identically(llama: Path, tmp_path: Pat
         with pytest.raises(Interrupted, match=f"interrupted in {stage} after step {step}"):
             run_recipe(loaded, tmp_path / "parts", resume=stage == "recover", progress=StopAt(stage, step))
     parts = run_recipe(loaded, tmp_path / "parts", resume=True)
-    for key in ("budget", "memory_layers"):
-        assert parts[key] == whole[key]
+    assert parts.budget == whole.budget
+    assert parts.memory_layers == whole.memory_layers
     for figures in (parts.results, whole.results):
         del figures["router"]["milliseconds"]
     assert parts.results == whole.results and len(whole.memory_layers) == 2
@@ -77,7 +77,8 @@ def test_choosing_layers_can_be_interrupted(llama: Path, tmp_path: Path) -> None
     with pytest.raises(Interrupted, match="interrupted while choosing layers"):
         run_recipe(loaded, tmp_path / "parts", progress=StopAt("placement", 1))
     parts = run_recipe(loaded, tmp_path / "parts", resume=True)
-    assert parts["memory_layers"] == whole.memory_layers and len(whole.memory_layers) == 1
+    assert parts.memory_layers == whole.memory_layers
+    assert len(whole.memory_layers) == 1
     kept = Path("memories") / "north" / "kv_memory.safetensors"
     assert (tmp_path / "parts" / kept).read_bytes() == (tmp_path / "whole" / kept).read_bytes()
 

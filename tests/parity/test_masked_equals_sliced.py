@@ -22,10 +22,10 @@ from koffkit.masks.file import load_masks
 from koffkit.masks.masks import kept_counts
 from koffkit.model.memory import Memories
 from koffkit.model.student import Student, load_frozen
+from koffkit.planning.plan import plan_of
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import run_recipe
-from koffkit.stages.planning import plan_of
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 

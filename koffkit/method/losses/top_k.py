@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from ...recipe.sources import Positive
-from ...strict import StrictModel, with_new_name
+from ...strict import Positive, StrictModel, with_new_name
 from .base import Loss, Scored
 
 if TYPE_CHECKING:

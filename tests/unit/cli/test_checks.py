@@ -13,9 +13,9 @@ from koffkit.cli import checks
 from koffkit.cli.checks import check_disk, check_recipe
 from koffkit.data.preflight import data_problems
 from koffkit.errors import DataError, ResourceError, UsageError
+from koffkit.planning.plan import plan_of
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.recipe.schema import Recipe
-from koffkit.stages.planning import plan_of
 
 from ...common import recipe_dict, write_recipe
 from ...conftest import Koffkit
@@ -103,4 +103,4 @@ def test_validate_and_dry_run_end_with_the_same_findings(
 def test_a_misspelt_command_gets_a_near_name(koffkit: Koffkit) -> None:
     result = koffkit("compres", "x")
     assert result.code == 2
-    assert "Did you mean 'compress'?" in result.err
+    assert "did you mean compress?" in result.err

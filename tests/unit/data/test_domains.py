@@ -9,9 +9,9 @@ import pytest
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.data.domains import Embedder, resolve_domains
 from koffkit.errors import DataError, UsageError
+from koffkit.planning.plan import make_plan
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
-from koffkit.recipe.plan import make_plan
 from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import run_recipe
 

@@ -12,10 +12,10 @@ from koffkit.recipe.learning import KV
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.training.build import build_context
-from koffkit.training.context import Context, stage_options
+from koffkit.training.context import Context
 from koffkit.training.loop import DistillationLoop
 
-from ...common import make_checkpoint, recipe_dict, write_recipe
+from ...common import make_checkpoint, recipe_dict, stage_options, write_recipe
 
 LORA = {"rank": 4, "alpha": 4, "targets": ["k_proj", "v_proj", "up_proj"]}
 

@@ -15,11 +15,13 @@ RECIPE = load_recipe("quickstart").recipe
 BASE: Any = SimpleNamespace(digest=lambda kind="full": "of the base", folder=Path("base"))
 
 
-def state(**changes: Any) -> dict[str, Any]:
+def state(**changes: Any) -> Any:
     """As an earlier version wrote it, when `mask.init_std` had another name."""
-    asked = RECIPE.model_dump(mode="json") | changes
-    asked["mask"]["init_spread"] = asked["mask"].pop("init_std")
-    return {"asked": asked, "recipe": asked, "base": {"digest": "of the base"}}
+    recipe = RECIPE.model_dump(mode="json") | changes
+    recipe["mask"]["init_spread"] = recipe["mask"].pop("init_std")
+    return SimpleNamespace(
+        requested_recipe=recipe, base=SimpleNamespace(fingerprint="of the base", digest_kind="full")
+    )
 
 
 def test_a_run_that_began_with_former_names_of_fields_can_be_resumed(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from koffkit.arch.widths import full_widths
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
+from koffkit.planning.plan import layer_memory_parameters
 from koffkit.recipe.load import load_recipe
-from koffkit.recipe.plan import layer_memory_parameters
 from koffkit.run.state import RunState
 from koffkit.stages.engine import run_recipe
 from koffkit.training.placement import layers_worth_keeping, losses_without

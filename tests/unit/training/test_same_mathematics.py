@@ -16,11 +16,11 @@ from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.stages.evaluate import evaluate_domains
 from koffkit.training.build import build_context
-from koffkit.training.context import Context, stage_options
+from koffkit.training.context import Context
 from koffkit.training.loop import DistillationLoop
 from koffkit.training.saliency import warm_start
 
-from ...common import make_checkpoint, recipe_dict, write_recipe
+from ...common import make_checkpoint, recipe_dict, stage_options, write_recipe
 
 
 def context_for(base: Path, root: Path, /, backbone: Path | None = None, **changes: Any) -> Context:
@@ -73,7 +73,7 @@ def test_gradient_checkpointing_changes_memory_and_not_the_gradients(
         loss, _ = loop.distillation(batch, counted, "north", loop._gate_values(0))
         loss.backward()
         runs.append(len(times))
-        gradients.append({name: value.grad for name, value in loop.trainables().items()})
+        gradients.append({name: value.grad for name, value in loop.context.tensors().items()})
     assert runs == [2, 3]  # teacher and student; the student's layers once more in the backward pass
     for name, gradient in gradients[0].items():
         assert (gradient is None) == (gradients[1][name] is None)

@@ -12,12 +12,14 @@ from ..arch.weights import vocab_size
 from ..arch.widths import LayerWidths, linear_shapes
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
+from ..hub import locate
 from ..masks.convert import masks_of_counts
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
-from .learning import Learned
-from .schema import Recipe
-from .training import Training
+from ..recipe.learning import Learned
+from ..recipe.load import LoadedRecipe
+from ..recipe.schema import Recipe
+from ..recipe.training import Training
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -107,6 +109,18 @@ def num_memory_layers(recipe: Recipe, spec: ModelSpec) -> int:
             "raise it, or lower lora.rank or kv.tokens."
         )
     return min(count, layers)
+
+
+def plan_of(loaded: LoadedRecipe) -> Plan:
+    """The plan of a recipe, from its text and the base's `config.json` alone.
+
+    Raises:
+        DataError: there is no such base.
+        UsageError: the architecture is not supported, or the budget or the layers cannot be met.
+    """
+    base = loaded.recipe.base
+    folder = locate(base.model, loaded.root, revision=base.revision, config_only=True)
+    return make_plan(loaded.recipe, ModelSpec.open(folder))
 
 
 def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:

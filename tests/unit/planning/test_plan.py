@@ -11,9 +11,9 @@ from koffkit.arch.weights import vocab_size
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.embedded import path as embedded_path
 from koffkit.errors import UsageError
+from koffkit.planning.plan import make_plan
 from koffkit.recipe.builtin import shipped
 from koffkit.recipe.load import load_recipe
-from koffkit.recipe.plan import make_plan
 from koffkit.recipe.schema import Recipe
 
 from ...common import recipe_dict

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
 from koffkit.artefact.export import open_export
-from koffkit.runtime.parity import compare
-from koffkit.runtime.probe import Probe, distances_to_golden, golden, probe_tokens
+from koffkit.parity.compare import compare
+from koffkit.parity.probe import Probe, distances_to_golden, golden, probe_tokens
 
 from ...common import make_checkpoint
 from ...conftest import Shipped
