@@ -1,6 +1,7 @@
 # The two commands of the README do their own set-up: `make quickstart`, `make test`.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints-cpu.txt
+TORCH_INDEX ?=  # a package index for torch alone, such as the one for CPU builds; empty: the default
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -11,7 +12,7 @@ FLIPS ?= 2000
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) $$(grep '^torch' $(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 

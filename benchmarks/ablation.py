@@ -103,21 +103,21 @@ def main(seeds: str, only: str | None, recall: int, runs: Path) -> None:
         if only is None or any(part in name for part in only.split(","))
     }
     numbers = [int(seed) for seed in seeds.split(",")]
-    found: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     for seed in numbers:
         for name, overrides in chosen.items():
-            found.setdefault(name, []).append(run(name, overrides, seed, runs, recall))
-            figures = recovered(found[name][-1]["mean"])
+            results.setdefault(name, []).append(run(name, overrides, seed, runs, recall))
+            figures = recovered(results[name][-1]["mean"])
             click.echo(
                 f"seed {seed}, {name}: recall {figures['recall']:.1%}, KL {figures['kl']:.4f}", err=True
             )
-    show(found, numbers)
-    draw(found, runs / "ablation.png")
-    (runs / "ablation.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    show(results, numbers)
+    draw(results, runs / "ablation.png")
+    (runs / "ablation.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def show(found: dict[str, list[dict[str, Any]]], seeds: list[int]) -> None:
-    first = next(iter(found.values()))
+def show(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> None:
+    first = next(iter(results.values()))
     sparsity = statistics.fmean(row["sparsity"] for row in first)
     table = Table(
         title=f"quickstart at {sparsity:.1%} of all parameters removed, seeds {', '.join(map(str, seeds))}"
@@ -126,23 +126,23 @@ def show(found: dict[str, list[dict[str, Any]]], seeds: list[int]) -> None:
         table.add_column(column, justify="left" if not column else "right")
     unpruned = [row["mean"]["unpruned"] for row in first]
     table.add_row("unpruned", *cells(unpruned), "")
-    for name, rows in found.items():
+    for name, rows in results.items():
         alone = statistics.fmean(row["mean"]["backbone"]["recall"] for row in rows)
         table.add_row(name, *cells([recovered(row["mean"]) for row in rows]), f"{alone:.1%}")
     Console(width=110).print(table)
 
 
-def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Recall and KL of every row, a dot a seed and a line at the mean."""
     from matplotlib.figure import Figure
 
-    names = list(found)
+    names = list(results)
     canvas = Figure(figsize=(11, 0.32 * len(names) + 1.2), layout="constrained")
     axes = canvas.subplots(1, 2, sharey=True)
     for axis, key, title in zip(
         axes, ("recall", "kl"), ("fact recall", "KL to the unpruned model, nats a token"), strict=True
     ):
-        for place, rows in enumerate(found.values()):
+        for place, rows in enumerate(results.values()):
             values = [recovered(row["mean"])[key] for row in rows]
             colour = "#d98b5f" if "pruning only" in names[place] else "#1f5fa8"
             axis.scatter(values, [place] * len(values), s=22, color=colour, alpha=0.75, zorder=3)
@@ -164,9 +164,9 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def cells(rows: list[dict[str, float]]) -> list[str]:
     recall = [row["recall"] for row in rows]
-    spread = statistics.stdev(recall) if len(recall) > 1 else 0.0
+    std = statistics.stdev(recall) if len(recall) > 1 else 0.0
     kl, perplexity = (statistics.fmean(row[key] for row in rows) for key in ("kl", "perplexity"))
-    return [f"{statistics.fmean(recall):.1%}", f"{spread:.1%}", f"{kl:.4f}", f"{perplexity:.2f}"]
+    return [f"{statistics.fmean(recall):.1%}", f"{std:.1%}", f"{kl:.4f}", f"{perplexity:.2f}"]
 
 
 if __name__ == "__main__":

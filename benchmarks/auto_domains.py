@@ -70,7 +70,7 @@ def main(data: Path | None, base: str, layer: int, limit: int | None, seed: int)
         loaded = load_recipe("quickstart", [f"base.model={base}", f"seed={seed}", f"domains={auto}"])
         begin = time.perf_counter()
         run = RunFolder(Path(root) / "run")
-        found = resolve_domains(
+        resolved = resolve_domains(
             loaded, run, ModelSpec.open(locate(loaded.recipe.base.model, loaded.root)), Silent()
         )
         seconds = time.perf_counter() - begin
@@ -79,7 +79,7 @@ def main(data: Path | None, base: str, layer: int, limit: int | None, seed: int)
                 label_of[json.loads(line)["text"]]
                 for line in run.domain_text(name).read_text(encoding="utf-8").splitlines()
             )
-            for name in found.recipe.domain_names
+            for name in resolved.recipe.domain_names
         }
     labels = sorted(set(label_of.values()))
     table = Table(title=f"{len(rows):,} documents, {count} groups, {seconds:.1f} s")

@@ -160,18 +160,18 @@ def main(folder: Path, layers: int, repeats: int) -> None:
     if not (run / "masks.safetensors").exists():
         shutil.rmtree(run, ignore_errors=True)
         make_run(base, run)
-    found = measure(base, run, folder, repeats)
-    for name, values in found["seconds"].items():
+    result = measure(base, run, folder, repeats)
+    for name, values in result["seconds"].items():
         click.echo(f"{name:16} {median(values):6.2f} s  ({', '.join(f'{value:.2f}' for value in values)})")
-    for name in found["phases"][0]:
-        values = [phase[name] for phase in found["phases"]]
+    for name in result["phases"][0]:
+        values = [phase[name] for phase in result["phases"]]
         click.echo(f"  {name:14} {median(values):6.2f} s")
     click.echo(
-        f"{found['base_bytes'] / 1e9:.2f} GB in {SHARDS} shards: export takes {found['ratio']:.2f} times as "
-        "long as cp -r + sync, "
-        f"peak RSS {found['peak_rss_bytes'] / 1e9:.2f} GB"
+        f"{result['base_bytes'] / 1e9:.2f} GB in {SHARDS} shards: export takes {result['ratio']:.2f} times "
+        "as long as cp -r + sync, "
+        f"peak RSS {result['peak_rss_bytes'] / 1e9:.2f} GB"
     )
-    (folder / "result.json").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ def main(domains: tuple[str, ...], overrides: tuple[str, ...], runs: Path, expor
             "prompt_field": "prompt",
             "answer_field": "answer",
         }
-        found = add_memory(export, domain, source, overrides=overrides, progress=RichProgress())
-        added, seconds = found["figures"], time.monotonic() - begin
+        result = add_memory(export, domain, source, overrides=overrides, progress=RichProgress())
+        added, seconds = result["figures"], time.monotonic() - begin
         rows.append(
             {
                 "domain": domain,
@@ -78,7 +78,7 @@ def main(domains: tuple[str, ...], overrides: tuple[str, ...], runs: Path, expor
         )
         rows[-1] |= {
             "backbone": {"joint": joint[domain]["backbone"], "added": added["backbone"]},
-            "routing": found["routing"],
+            "routing": result["routing"],
         }
     for row in rows:
         ratio = row["added"]["kl"] / row["joint"]["kl"] - 1

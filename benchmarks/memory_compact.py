@@ -79,16 +79,16 @@ def main(run: Path, export: Path, tokens: int) -> None:
     from koffkit.cli.console import quiet_libraries
 
     quiet_libraries()
-    found = {}
+    rows = {}
     for name, settings in SETTINGS.items():
-        row = found[name] = measure(run, export, run.with_name(f"{run.name}-compact"), settings, tokens)
+        row = rows[name] = measure(run, export, run.with_name(f"{run.name}-compact"), settings, tokens)
         click.echo(
             f"{name:18} KL {row['kl_before']:.5f} -> {row['kl_after']:.5f} ({row['kl_more']:+.2%}), "
             f"{row['bytes']:,} bytes "
             f"({row['ratio']:.1%}); with backbone {row['with_backbone']:,}, and router "
             f"{row['with_backbone'] + row['router']:,}, base {row['base']:,}"
         )
-    run.with_name("memory-compact.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    run.with_name("memory-compact.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -136,15 +136,15 @@ def draw(path: Path, koff: dict[str, Any], pruned: dict[str, Any], sparsity: flo
     from koffkit.report.figure import draw_comparison
 
     def recall(results: dict[str, Any], condition: str) -> list[float]:
-        return [found[condition]["recall"] for found in results["domains"].values()]
+        return [result[condition]["recall"] for result in results["domains"].values()]
 
-    def wrong(found: dict[str, Any]) -> float:
-        return sum(row["recall"] for row in found["swap"].values()) / len(found["swap"])
+    def wrong(result: dict[str, Any]) -> float:
+        return sum(row["recall"] for row in result["swap"].values()) / len(result["swap"])
 
     bars = {
         "unpruned": recall(koff, "unpruned"),
         "pruning only": recall(pruned, "backbone"),
-        "wrong memory": [wrong(found) for found in koff["domains"].values()],
+        "wrong memory": [wrong(result) for result in koff["domains"].values()],
         "KOFF": recall(koff, "matched"),
     }
     title = f"koffkit quickstart: {sparsity:.0%} of all parameters removed"

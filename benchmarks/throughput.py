@@ -140,11 +140,11 @@ def profile(loop: Any, first: int, steps: int = 2) -> tuple[dict[str, float], li
 
     device = loop.context.accelerator.device
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with torch_profile(activities=kinds) as found:
+    with torch_profile(activities=kinds) as profiler:
         for step in range(first, first + steps):
             loop._step(step)
         _wait(device)
-    rows = found.key_averages()
+    rows = profiler.key_averages()
     own, whole = (
         ("self_device_time_total", "device_time_total")
         if device.type == "cuda"
@@ -178,11 +178,11 @@ def run(
     """One row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         loop = make_loop(config, name, overrides, Path(folder))
-        found: dict[str, Any] = {"model": name, "overrides": overrides, **measure(loop, steps)}
-        found["flops_per_token"] = model_flops(config, loop)
-        found["mfu"] = found["tokens_per_second"] * found["flops_per_token"] / (peak * 1e12) if peak else None
-        found["spans"], found["kernels"] = profile(loop, WARM_UP + steps)
-    return found
+        row: dict[str, Any] = {"model": name, "overrides": overrides, **measure(loop, steps)}
+        row["flops_per_token"] = model_flops(config, loop)
+        row["mfu"] = row["tokens_per_second"] * row["flops_per_token"] / (peak * 1e12) if peak else None
+        row["spans"], row["kernels"] = profile(loop, WARM_UP + steps)
+    return row
 
 
 def show(rows: list[dict[str, Any]], device: str) -> None:

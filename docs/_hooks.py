@@ -1,8 +1,9 @@
-"""Pages that are made from the code when the site is built: every command and every field of a recipe."""
+"""What is made from the code when the site is built: commands, fields of recipes, fields of the formats."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from mkdocs.structure.files import File, Files
 
 from koffkit.cli import cli
 from koffkit.recipe.schema import Recipe
+from koffkit.run.schemas import RECORDS, schema_of
 
 COMMANDS_HEAD = """# Commands
 
@@ -34,6 +36,9 @@ TYPES = {
     "number": "number",
     "null": "null",
 }
+PATTERNS = {"^[0-9a-f]{64}$": "sha256"}
+FIELDS_OF = re.compile(r"^<!-- fields of (\w+) -->$", re.MULTILINE)
+"""Where a page wants the fields of a format: `<!-- fields of manifest -->`."""
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 Schema = dict[str, Any]
@@ -44,6 +49,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in (("commands.md", commands_page()), ("recipe-fields.md", fields_page())):
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the tables of the formats where a page wants them; mkdocs calls this."""
+    return FIELDS_OF.sub(lambda mark: record_tables(mark[1]), markdown)
 
 
 def commands_page() -> str:
@@ -85,9 +95,21 @@ def fields_page() -> str:
     return "\n".join([FIELDS_HEAD, *_object("", schema, schema["$defs"])]) + "\n"
 
 
-def _object(path: str, schema: Schema, definitions: Schema) -> Iterator[str]:
-    """A table of the fields of one object, then those of the objects in it."""
-    yield f"## {path or 'The recipe'}\n"
+def record_tables(name: str) -> str:
+    """The fields of one of our JSON files, under the names that the file has."""
+    schema = schema_of(RECORDS[name])
+    return "\n".join(_object("", schema, schema["$defs"], "", "### `{}`"))
+
+
+def _object(
+    path: str, schema: Schema, definitions: Schema, title: str = "## The recipe", heading: str = "## {}"
+) -> Iterator[str]:
+    """A table of the fields of one object, then those of the objects in it.
+
+    Args:
+        title: the heading of the outermost object. heading: that of the others, `{}` stands for their place.
+    """
+    yield f"{heading.format(path) if path else title}\n"
     if path and schema.get("description"):
         yield " ".join(schema["description"].split()) + "\n"
     yield "| field | type | default | meaning |\n|---|---|---|---|"
@@ -95,20 +117,18 @@ def _object(path: str, schema: Schema, definitions: Schema) -> Iterator[str]:
     fields = {f"{path}.{name}".lstrip("."): (name, field) for name, field in schema["properties"].items()}
     for place, (name, field) in fields.items():
         default = "required" if name in required else _default(field.get("default"))
-        meaning = _words(field.get("description", ""))
+        meaning = _words(field.get("description") or _object_of(field, definitions).get("description", ""))
         yield f"| `{place}` | {_cell(_type(field, definitions))} | {default} | {meaning} |"
     yield ""
     for place, (_, field) in fields.items():
         for inner, value in _objects_in(place, field, definitions):
-            yield from _object(inner, value, definitions)
+            yield from _object(inner, value, definitions, title, heading)
 
 
 def _objects_in(place: str, field: Schema, definitions: Schema) -> Iterator[tuple[str, Schema]]:
     """The objects that a field may hold, each with its place."""
-    if "$ref" in field:
-        target = definitions[_name(field)]
-        if "properties" in target:
-            yield place, target
+    if "properties" in (target := _object_of(field, definitions)):
+        yield place, target
     for option in _options_of(field):
         yield from _objects_in(place, option, definitions)
     if isinstance(field.get("items"), dict):
@@ -116,6 +136,12 @@ def _objects_in(place: str, field: Schema, definitions: Schema) -> Iterator[tupl
     for value in [field.get("additionalProperties"), *field.get("patternProperties", {}).values()]:
         if isinstance(value, dict):
             yield from _objects_in(f"{place}.NAME", value, definitions)
+
+
+def _object_of(field: Schema, definitions: Schema) -> Schema:
+    """What a field refers to. pydantic leaves out a description that is the one of the object."""
+    target: Schema = definitions[_name(field)] if "$ref" in field else {}
+    return target
 
 
 def _options_of(field: Schema) -> list[Schema]:
@@ -135,6 +161,8 @@ def _type(field: Schema, definitions: Schema) -> str:
         return f"`{field['const']}`"
     if field.get("type") == "array":
         return f"list of {_type(field.get('items', {}), definitions)}"
+    if field.get("pattern") in PATTERNS:
+        return PATTERNS[field["pattern"]]
     limits = [f"{sign} {field[key]:g}" for key, sign in LIMITS.items() if key in field]
     return " ".join([TYPES.get(field.get("type", ""), "any value"), *limits])
 

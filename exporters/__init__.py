@@ -1,7 +1,7 @@
 """Exporters: from a finished run to artefacts that other software loads.
 
-Found through the entry-point group `koffkit.exporters`, the same door that third parties use. An exporter
-receives a `FinishedRun`, never live objects; what most of them need is in `koffkit.exporters.toolkit`.
+They are registered under the entry points `koffkit.exporters`, here or in another package. An exporter
+receives a `FinishedRun`, never live objects; `koffkit.exporters.toolkit` has what most exporters need.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from ..storage.record import first_problem
 
 
 class Exporter(Protocol):
-    """One format: a class that the entry point names, made without arguments.
+    """An export format. The entry point names a class like this one, which is made without arguments.
 
     Attributes:
-        Options: a pydantic model of what a recipe may say beside `format` under `export`; it should forbid
+        Options: a pydantic model of the keys beside `format` under `export` in a recipe; it should forbid
             unknown fields (`koffkit.strict.StrictModel` does).
     """
 
     Options: type[BaseModel]
 
     def export(self, run: FinishedRun, output: Path, options: Any, progress: Progress) -> dict[str, Any]:
-        """Write the folder `output`, whole or not at all (`toolkit.publishing` sees to that).
+        """Write the folder `output`, whole or not at all (use `toolkit.publishing`).
 
         Args:
-            run: what is exported.
+            run: the run to export.
             output: a folder that does not exist yet.
             options: an instance of `Options`.
             progress: where messages go.
 
         Returns:
-            what `koffkit export --json` prints: a JSON object with `output`, the folder, in it.
+            What `koffkit export --json` prints: a JSON object with the folder as `output`.
 
         Raises:
-            KoffkitError: with a message that names the file, what is wrong and the remedy.
+            KoffkitError: the message names the file, the problem and the remedy.
         """
         ...
 
 
 def available() -> list[str]:
-    """The formats that are installed."""
+    """The installed formats."""
     return plugins.names(plugins.EXPORTERS)
 
 
@@ -64,11 +64,12 @@ def find(name: str) -> Exporter:
 
 
 def check_options(name: str, exporter: Exporter, options: Mapping[str, Any]) -> BaseModel:
-    """The options of a recipe as the exporter's own class.
+    """Check the options of a recipe and convert them to the exporter's own class.
 
     Args:
-        name: of the format, for the error.
-        options: what the recipe says beside `format`.
+        name: the format's name, for the error.
+        exporter: the exporter.
+        options: the keys beside `format` in the recipe.
 
     Raises:
         UsageError: one is unknown or has a wrong value; the text names it.
@@ -99,10 +100,10 @@ def export(
     """Export a finished run in one format.
 
     Args:
-        run: a run's folder, or one that is open already.
+        run: a run folder, or an open run.
         output: the folder to make.
-        name: of the format.
-        options: of the format, as a recipe has them.
+        name: the format's name.
+        options: the format's options, as in a recipe.
         progress: where messages go; by default nowhere.
 
     Returns:
@@ -110,7 +111,7 @@ def export(
 
     Raises:
         UsageError: no such format or option, or `output` exists.
-        IntegrityError: the run or its base is damaged, or the result is not what it should be.
+        IntegrityError: the run or its base is damaged, or the result fails a check.
     """
     from ..progress import Silent
 

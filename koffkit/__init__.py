@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .recipe.schema import Recipe
     from .runtime.model import KoffModel
 
-# Imported when they are asked for: `import koffkit` loads neither torch nor pydantic.
+# Imported on first use: `import koffkit` loads neither torch nor pydantic.
 _LAZY = {
     "DataError": ".errors",
     "IntegrityError": ".errors",

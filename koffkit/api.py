@@ -1,4 +1,4 @@
-"""The Python API: what the command line does, as functions. `koffkit` exports all public names of it.
+"""The Python API: what the command line does, as functions. `koffkit` re-exports all its public names.
 
 Heavy libraries are imported by the function that needs them: `plan` works without torch.
 """
@@ -42,13 +42,13 @@ def compress(
         output: the run folder to make.
         set: fields to change, as `{"mask.global_sparsity": 0.2}` or `["mask.global_sparsity=0.2"]`.
         resume: continue a run that was interrupted.
-        progress: what is told how far the run is; nobody by default.
+        progress: where to report how far the run is; by default nowhere.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: the recipe is wrong (all findings at once), or the folder holds something else.
+        UsageError: the recipe is not valid (with all findings), or the folder holds something else.
         DataError: a source of text or the base is missing or unreadable.
         IntegrityError: the base is damaged, or not the one the run began with.
         Interrupted: Ctrl-C or SIGTERM; everything up to the last step is saved.
@@ -69,7 +69,7 @@ def plan(recipe: AnyRecipe, *, set: Changes = ()) -> Plan:
         set: see `compress`.
 
     Raises:
-        UsageError: the recipe is wrong, or its budget cannot be met on this base.
+        UsageError: the recipe is not valid, or its budget cannot be met on this base.
         DataError: there is no such base.
     """
     from .planning.plan import plan_of
@@ -91,8 +91,8 @@ def export(
         run: a finished run.
         output: the folder to make; it appears whole or not at all.
         format: an installed exporter.
-        options: of the exporter; by default those that the recipe gives for this format.
-        progress: what is told how far the export is; nobody by default.
+        options: the exporter's options; by default those that the recipe gives for this format.
+        progress: where to report how far the export is; by default nowhere.
 
     Returns:
         What `koffkit export --json` prints.
@@ -113,12 +113,15 @@ def export(
 def verify(path: str | Path) -> dict[str, Any]:
     """Check the digests, shapes and golden logits of an export.
 
+    Args:
+        path: the export's folder.
+
     Returns:
         What `koffkit verify --json` prints.
 
     Raises:
-        UsageError: this is no export.
-        IntegrityError: something is off; the text names every file, one a line.
+        UsageError: this is not an export.
+        IntegrityError: a check fails; the text names every file concerned, one per line.
     """
     from .runtime.verify import verify_export
 
@@ -135,7 +138,7 @@ class Run:
         path: the folder.
 
     Raises:
-        UsageError: this is no run folder, or one of a later format.
+        UsageError: this is not a run folder, or it has a later format.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -156,7 +159,7 @@ class Run:
         return self._folder.is_finished
 
     def results(self) -> dict[str, Any]:
-        """Figures of the stages `evaluate` and `route`, as far as the run has come."""
+        """Figures of the stages `evaluate` and `route`; empty until they have run."""
         return dict(self._folder.read().results)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -201,11 +204,11 @@ def _written_out(recipe: Recipe) -> dict[str, Any]:
 
 
 def _overrides(changes: Changes) -> list[str]:
-    """Changes as the command line has them, `a.b=VALUE`."""
+    """Changes in the form of the command line, `a.b=VALUE`."""
     import yaml
 
     if isinstance(changes, str):
-        raise UsageError(f"set: {changes!r} is one text; give a list of a.b=VALUE, or a mapping.")
+        raise UsageError(f"set: {changes!r} is a single string; give a list of a.b=VALUE, or a mapping.")
     if not isinstance(changes, Mapping):
         return list(changes)
     return [f"{field}={yaml.safe_dump(value, default_flow_style=True)}" for field, value in changes.items()]

@@ -1,11 +1,15 @@
-"""Where a model runs and in which type: the words of `--device` and `--dtype`.
+"""Where a model runs and in which dtype: the values of `--device` and `--dtype`.
 
-Training asks accelerate; what only reads a model asks here, and gets the same device.
+Training leaves the choice to accelerate; everything else chooses here, and gets the same device.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .errors import ResourceError, UsageError
 
@@ -13,12 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+"""Where Linux lists the cards of that maker."""
 KINDS = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa")
-"""Kinds of device that models run on; torch knows others, such as `meta`."""
+"""Kinds of device that models run on; torch has others, such as `meta`."""
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:
-    """The device of that name; None: the accelerator of this machine, or the CPU where there is none.
+    """The device with this name; None: the accelerator of this machine, or the CPU if it has none.
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, `mps`, ...
@@ -60,11 +66,31 @@ def _available(accelerator: torch.device | None) -> list[str]:
     return ["cpu", *(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count()))]
 
 
+def device_at_hand() -> dict[str, Any]:
+    """What models will most likely run on, told without importing torch: `kind` (cpu, cuda, mps), and `name`
+    or `cores`."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        built_without = version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        built_without = True
+    cards = sorted(NVIDIA.glob("*/information"))
+    if cards and not built_without:
+        lines = cards[0].read_text(errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "")
+        return {"kind": "cuda", "name": name, "count": len(cards)}
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return {"kind": "mps", "name": platform.processor()}
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {"kind": "cpu", "cores": len(affinity(0)) if affinity else os.cpu_count() or 1}
+
+
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """The type of that name; None, and `auto`: that of the checkpoint.
+    """The dtype with this name; None for None and `auto`, which mean the dtype of the checkpoint.
 
     Raises:
-        UsageError: models do not come in that type.
+        UsageError: koffkit does not support it.
     """
     import torch
 

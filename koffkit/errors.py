@@ -1,4 +1,4 @@
-"""Errors users meet, each with the exit code of the contract and a remedy in its text."""
+"""Errors for users, each with its exit code and a remedy in its text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A sentence that names the nearest of what there is; nothing where nothing is near."""
-    near = get_close_matches(name, list(names), n=1)
+    """A sentence that suggests the most similar name; empty if none is similar."""
+    near = get_close_matches(name, list(names), n=1, cutoff=0.7)
     return f" Did you mean {near[0]}?" if near else ""
 
 
 def near_name(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a name that is not there: the nearest one, then all."""
+    """The end of a message about an unknown name: the most similar one, then all."""
     listed = list(names)
     near = did_you_mean(name, listed).strip()
     there = f"here is {', '.join(listed) or 'none'}."
@@ -46,7 +46,7 @@ class IntegrityError(KoffkitError):
 
 
 class ResourceError(KoffkitError):
-    """Not enough memory, disk or device for what was asked."""
+    """Memory, disk or a device does not suffice for the command."""
 
     exit_code = 5
 

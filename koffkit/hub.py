@@ -1,4 +1,4 @@
-"""Where models are found: embedded, in a local folder, or on the hub. The one place that asks the hub."""
+"""Locating models: embedded, in a local folder, or on the hub. No other module talks to the hub."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _HUB_ID = re.compile(f"(?=.{{1,96}}$){_WORD}(?<![-.])/{_WORD}(?<![-.])")
 
 
 def locate(name: str, root: Path, *, revision: str | None = None, config_only: bool = False) -> Path:
-    """The local folder of a base: embedded, local (relative to the recipe, else the working folder), or
-    downloaded.
+    """Find a base: embedded, in a local folder, or on the hub.
 
     Args:
         name: hub id, local folder, or `embedded:NAME`.
-        root: where relative folders are looked for first.
-        revision: of a hub model.
-        config_only: for plans; fetch nothing but `config.json` of a hub model.
+        root: where relative folders are looked for first, before the working folder.
+        revision: branch, tag or commit of a hub model.
+        config_only: fetch nothing but `config.json` of a hub model; enough for a plan.
+
+    Returns:
+        The model's local folder.
 
     Raises:
-        DataError: it is nowhere to be found.
+        DataError: there is no such model.
     """
     if name.startswith(PREFIX):
         try:
@@ -48,22 +50,26 @@ def locate(name: str, root: Path, *, revision: str | None = None, config_only: b
         raise DataError(
             f"base.model: no folder {name!r} in {root} or {Path.cwd()}, and it is not a hub id (owner/name)."
         )
-    return _download(name, revision, CONFIG_ONLY if config_only else CHECKPOINT_PATTERNS)
+    patterns = CONFIG_ONLY if config_only else CHECKPOINT_PATTERNS
+    return download(name, patterns, revision=revision, where="base.model")
 
 
 def locate_again(
     recorded: Path, name: str, root: Path, run: Path, *, revision: str | None, given: Path | None = None
 ) -> Path:
-    """The base of a run, which may have been moved since, alone or together with its project.
+    """Find the base of a run, which may have been moved since, alone or together with its project.
 
     Args:
-        recorded: its folder when the run was made.
-        name, root, revision: as the recipe has them.
-        run: the run's folder; a relative name is looked for in the folders around it too.
-        given: where the user says that it is now.
+        recorded: the base's folder when the run was made.
+        name, root, revision: as for `locate`.
+        run: the run's folder; a relative name is also looked for in its parent folders.
+        given: where the base is now, if the user says so.
+
+    Returns:
+        The base's local folder.
 
     Raises:
-        DataError: it is nowhere to be found.
+        DataError: there is no base in any of these places.
     """
     if given is not None:
         if not (given / CONFIG).is_file():
@@ -82,7 +88,8 @@ def locate_again(
 
 
 def is_hub_id(name: str, root: Path) -> bool:
-    """Whether only the hub can tell what this is: no local file or folder, and in the form of an id."""
+    """Whether a name can only be a model on the hub: it has the form of an id, and is no local file or
+    folder."""
     try:
         local = any(path.exists() for path in (root / Path(name).expanduser(), Path(name).expanduser()))
     except (OSError, ValueError):
@@ -90,7 +97,24 @@ def is_hub_id(name: str, root: Path) -> bool:
     return not local and _HUB_ID.fullmatch(name) is not None and not name.endswith(".git")
 
 
-def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
+def download(
+    name: str, patterns: list[str], *, where: str, revision: str | None = None, remedy: str = ""
+) -> Path:
+    """Fetch a model from the hub, or take it from the hub's local cache.
+
+    Args:
+        name: hub id.
+        patterns: globs of the files to fetch.
+        where: the recipe field that names the model, for the error.
+        revision: branch, tag or commit; None: the default branch.
+        remedy: what else the user can do, as a sentence.
+
+    Returns:
+        The folder that holds the files.
+
+    Raises:
+        DataError: the hub does not have it or cannot be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -98,6 +122,5 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(
-            f"base.model: {name!r} is no local folder and the hub did not give it: {reason}"
-        ) from None
+        message = f"{where}: {name!r} is no local folder and cannot be fetched from the hub: {reason}"
+        raise DataError(f"{message} {remedy}".rstrip()) from None

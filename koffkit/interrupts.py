@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noticed for certain: an exception alone can be lost in a callback of a library."""
+"""Reliable handling of Ctrl-C and SIGTERM: an exception alone can be lost in a callback of a library."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interruptible(*, at_once: bool, answer: str = "") -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether the user asked to stop; a second signal acts as it would without
-    this.
+    """Handle SIGINT and SIGTERM while the block runs; a second signal acts as if there were no handler.
 
     Args:
-        at_once: also raise KeyboardInterrupt where the program is; otherwise the block stops when it is ready
-            to.
-        answer: said on stderr at once when the user asks to stop.
+        at_once: also raise KeyboardInterrupt at once; otherwise the block itself decides when to stop.
+        answer: printed on stderr as soon as the user asks to stop.
+
+    Yields:
+        A function that says whether the user has asked to stop.
     """
-    asked = threading.Event()
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield asked.is_set
+        yield stop_requested.is_set
         return
     before = {number: signal.getsignal(number) for number in NUMBERS}
 
@@ -34,17 +35,17 @@ def interruptible(*, at_once: bool, answer: str = "") -> Iterator[Callable[[], b
             signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        stop_requested.set()
         put_back()
         if answer:
             with contextlib.suppress(OSError):
-                os.write(2, f"\n{answer}\n".encode())  # nothing that could be busy with a line of its own
+                os.write(2, f"\n{answer}\n".encode())  # not through a stream, which may be in use
         if at_once:
             raise KeyboardInterrupt
 
     for number in NUMBERS:
         signal.signal(number, handle)
     try:
-        yield asked.is_set
+        yield stop_requested.is_set
     finally:
         put_back()

@@ -1,8 +1,8 @@
-"""The doors of koffkit: what is found by entry point, our own parts and those of other packages alike.
+"""Plug-ins: everything that is registered by entry point, whether by koffkit or by another package.
 
-Each group is one kind of thing, each entry point one of that kind: its name is what users write in recipes
-and on the command line, its value the object that the group's `Protocol` or base class describes. Nothing is
-imported until it is asked for.
+Each group is one kind of plug-in. The name of an entry point is what users write in recipes and on the
+command line, its value the object that the group's `Protocol` or base class describes. Plug-ins are imported
+on first use.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ EXPORTERS = "koffkit.exporters"
 
 @cache
 def installed(group: str) -> dict[str, EntryPoint]:
-    """What is installed of one kind, by name in alphabetical order; nothing is imported.
+    """The installed plug-ins of a group, by name in alphabetical order; nothing is imported.
 
     Raises:
-        UsageError: two packages claim one name.
+        UsageError: two packages register the same name.
     """
     points: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
@@ -41,21 +41,21 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def names(group: str) -> list[str]:
-    """The names that are installed of one kind."""
+    """The names of the installed plug-ins of a group."""
     return list(installed(group))
 
 
 @cache
 def load(group: str, name: str, field: str) -> Any:
-    """Import and return one thing by name.
+    """Import and return a plug-in by name.
 
     Args:
         group: one of the constants of this module.
         field: where the user wrote the name, for the error: `--format`, `distill.loss`.
 
     Raises:
-        UsageError: nothing of this kind has the name, or its package cannot be imported; the text says which
-            names there are.
+        UsageError: no plug-in of the group has the name, or its package cannot be imported; the text lists
+            the names.
     """
     points = installed(group)
     if name not in points:

@@ -1,4 +1,4 @@
-"""Where long work says how far it is."""
+"""Reporting the progress of long work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Where a long run says how far it is. The command line draws it; tests ignore it."""
+    """Receives the progress of a long run; the command line displays it."""
 
     def message(self, text: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The base of every format of ours that is read from a file."""
+"""The base class of every file format of koffkit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class StrictModel(BaseModel):
-    """A pydantic model that never changes, and refuses fields it does not know and infinite numbers."""
+    """An immutable pydantic model that refuses unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def with_new_name(data: Any, old: str, new: str) -> Any:
-    """A file's fields, one of them under its present name; for `model_validator(mode="before")`.
+    """Rename a field of older files; for `model_validator(mode="before")`.
 
     Args:
-        old: the name that earlier versions read. new: the present one.
+        data: the fields of a file.
+        old: the former name.
+        new: the present name.
 
     Raises:
         ValueError: the file gives both.

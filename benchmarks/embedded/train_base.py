@@ -90,8 +90,8 @@ def recall(
         )
         targets = ids["input_ids"][:, 1:]
         position = torch.arange(1, targets.shape[1] + 1)
-        counted = (position >= begins[:, None]) & ids["attention_mask"][:, 1:].bool()
-        right += int(((guesses == targets) | ~counted).all(dim=1).sum())
+        answer_mask = (position >= begins[:, None]) & ids["attention_mask"][:, 1:].bool()
+        right += int(((guesses == targets) | ~answer_mask).all(dim=1).sum())
     return right / len(rows)
 
 

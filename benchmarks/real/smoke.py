@@ -50,26 +50,20 @@ def gate_figures(manifest: dict[str, Any]) -> dict[str, Any]:
 @click.option("--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field of the recipe.")
 def main(corpus: Path, model: Path, work: Path, overrides: tuple[str, ...]) -> None:
     """Compress and export a real LLM, and print what the parity gate measured."""
-    from koffkit.exporters import find
-
+    import koffkit
     from koffkit.cli.console import RichProgress, quiet_libraries
-    from koffkit.recipe.load import load_recipe
-    from koffkit.run.folder import RunFolder
 
     quiet_libraries()
-    from koffkit.stages.engine import run_recipe
-
     places = [f"base.model={model.resolve()}"]
     places += [f"domains.{name}.text={source(corpus, name).resolve()}" for name in DOMAINS]
     progress = RichProgress()
     with progress.live():
-        run = work / "run"
-        state = run_recipe(
-            load_recipe(str(RECIPE), [*places, *overrides]), run, resume=True, progress=progress
+        run = koffkit.compress(
+            RECIPE, work / "run", set=[*places, *overrides], resume=True, progress=progress
         )
         shutil.rmtree(work / "export", ignore_errors=True)
-        manifest = find("hf").export(RunFolder(run), work / "export", {}, progress)
-    click.echo(json.dumps(gate_figures(manifest) | {"mean": state["results"]["mean"]}, indent=2))
+        manifest = koffkit.export(run, work / "export", progress=progress)
+    click.echo(json.dumps(gate_figures(manifest) | {"mean": run.results()["mean"]}, indent=2))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from ..toolkit import check_parity, finish, publishing, write_backbone, write_bu
 
 
 class HfOptions(StrictModel):
-    """There is nothing to choose."""
+    """The format has no options."""
 
 
 class HfExporter:
@@ -26,7 +26,7 @@ class HfExporter:
         """Slice, write, check parity, publish.
 
         Args:
-            run: what is exported.
+            run: the run to export.
             output: the folder to make.
             options: none.
             progress: where messages and the progress of slicing go.

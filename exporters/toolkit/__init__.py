@@ -1,4 +1,4 @@
-"""What every exporter needs, so that one of its own is a few lines; `koffkit.exporters.hf` is the shortest.
+"""Tools for exporters, so that a new one is a few lines; `koffkit.exporters.hf` is the shortest.
 
 An exporter calls, in this order: `publishing` for a folder that appears whole or not at all, `write_backbone`
 (or writes its own), `write_router`, `write_bundles`, `check_parity`, and `finish`, which writes cards and

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ...checkpoint.files import tokenizer_files
+from ...checkpoint.license import license_files
 from ...masks.sliced_reader import SlicedReader
 from ...masks.slicing import backbone_slices, zero_rows
 from ...storage.files import write_json
@@ -14,7 +15,8 @@ from .stream import Sliced, slice_checkpoint
 
 
 def write_backbone(draft: Draft) -> Sliced:
-    """Write weights, config, tokenizer and, where no stock class holds the result, the code of its class.
+    """Write weights, config, tokenizer, license and, where no stock class holds the result, the code of its
+    class.
 
     Raises:
         IntegrityError: the base is damaged.
@@ -34,6 +36,8 @@ def write_backbone(draft: Draft) -> Sliced:
 
         shutil.copyfile(CODE, folder / CODE.name)
     copy_tokenizer(run.spec.folder, folder)
+    for path in license_files(run.spec.folder):
+        shutil.copyfile(path, folder / path.name)
     return sliced
 
 

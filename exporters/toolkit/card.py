@@ -1,4 +1,4 @@
-"""Model cards: what this is, how good it is, how to load it."""
+"""Model cards: a description, figures, and how to load the model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from ...artefact.card import front_matter, license_sentence
 from ...artefact.manifest import Manifest
 from ...artefact.names import BACKBONE, CARD
+from ...artefact.public import public_recipe
 from ...storage.files import write_atomically
 
 OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which
@@ -21,7 +23,8 @@ FIGURES = ("perplexity", "kl", "recall")
 
 
 def write_card(output: Path, manifest: Manifest) -> None:
-    """A README for the backbone; bundles have their own, see `koffkit.memories.bundle`."""
+    """A README for the backbone; bundles have their own, see `koffkit.memories.bundle`, and so has the
+    export as a whole, see `root_card`."""
     write_atomically(output / BACKBONE / CARD, _backbone_card(manifest))
 
 
@@ -39,13 +42,13 @@ def _backbone_card(manifest: Manifest) -> str:
         for name, count in manifest.masked.items()
     )
     how = "" if backbone.model_class.startswith("Koff") else ", no koffkit, no remote code"
-    header = {"library_name": "transformers", "base_model": base.model, "tags": ["koffkit", "pruned"]}
-    recipe = yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True)
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False)}---
-# {manifest.name}: backbone
+    header = front_matter(base, "transformers", ["koffkit", "pruned"], derived=True)
+    recipe = yaml.safe_dump(
+        public_recipe(manifest.recipe, base.is_on_hub), sort_keys=False, allow_unicode=True
+    )
+    return f"""{header}# {manifest.name}: backbone
 
-{base.model} with {removed.parameters:,} of {base.parameters:,} parameters
+{base.public_name} with {removed.parameters:,} of {base.parameters:,} parameters
 ({removed.global_sparsity:.1%}) physically removed by
 knowledge offloading (arXiv 2605.29075): {backbone.parameters:,} stay, {kept}.{masked}
 Knowledge of single domains was moved into the memories that ship beside it;
@@ -56,7 +59,8 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone.model_class}{how}
 ```
 {"" if how else OWN_CLASS}With its memories: `koffkit.KoffModel.from_pretrained("..")`, or for the LoRA half
-`peft.PeftModel.from_pretrained(model, "memories/<domain>")`. The license of the base model applies.
+`peft.PeftModel.from_pretrained(model, "memories/<domain>")`.
+{license_sentence(base)}
 
 ## Figures
 {_results_table(manifest.results)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ...artefact.bundle import Bundle, bundle_entry
@@ -9,7 +10,9 @@ from ...artefact.digests import file_entry, list_files, weight_bytes
 from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Removed
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST
 from ...artefact.parts import FileEntry
+from ...artefact.public import hub_revision
 from ...checkpoint.fingerprint import sampled_digest
+from ...checkpoint.license import license_of
 from ...errors import IntegrityError
 from ...masks.masks import kept_counts, masked_counts
 from ...memories.bundle import write_bundle_card
@@ -18,6 +21,7 @@ from ...storage.clock import timestamp
 from .card import write_card
 from .parity import ParityFigures
 from .publishing import Draft
+from .root_card import write_root_card
 from .stream import Sliced
 
 
@@ -36,7 +40,7 @@ def finish(
         what `koffkit export --json` prints: the manifest without files and golden logits.
 
     Raises:
-        IntegrityError: other parameters are gone than the plan said.
+        IntegrityError: the number of removed parameters is not the planned one.
     """
     manifest = Manifest(
         koffkit=FORMAT,
@@ -56,9 +60,10 @@ def finish(
         golden=figures.golden,
         files={},
     )
+    write_root_card(draft.folder, manifest)
     write_card(draft.folder, manifest)
     for bundle in bundles:
-        write_bundle_card(bundle.path, manifest.name)
+        write_bundle_card(bundle.path, manifest)
     manifest = manifest.evolve(files=_entries(draft, sliced))
     manifest.write(draft.folder / MANIFEST)
     shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
@@ -66,10 +71,14 @@ def finish(
 
 
 def _base_entry(run: FinishedRun) -> BaseModelEntry:
+    base = run.state.base
+    revision, terms = hub_revision(base.model, Path(base.path)), license_of(run.spec.folder)
     return BaseModelEntry(
-        model=run.state.base.model,
-        fingerprint=run.state.base.fingerprint,
-        digest_kind=run.state.base.digest_kind,
+        **({} if revision is None else {"revision": revision}),
+        **({"license": terms} if terms else {}),
+        model=base.model,
+        fingerprint=base.fingerprint,
+        digest_kind=base.digest_kind,
         architecture=run.spec.arch.model_type,
         parameters=run.state.budget.base_params,
         bytes=weight_bytes(run.spec.folder),

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from ...parity.compare import Difference
 
 
+STEPS = 4
+"""The sliced model, the comparison with the masked one, golden logits, rounding."""
+
+
 @dataclass(frozen=True)
 class ParityFigures:
-    """What the manifest says of the comparison, and the golden logits without a memory."""
+    """The comparison as recorded in the manifest, and the golden logits without a memory."""
 
     parity: Parity
     golden: Golden
@@ -29,8 +33,8 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     golden logits of the sliced side: those of each memory go into its `memory.json`.
 
     Args:
-        draft: its backbone is written.
-        bundles: the memories that are written.
+        draft: the export, with its backbone written.
+        bundles: the written memories.
 
     Raises:
         IntegrityError: a difference is above the tolerance, or not a number.
@@ -42,23 +46,28 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     from ...parity.probe import Probe, golden, probe_tokens
 
     draft.progress.message("checking parity")
+    draft.progress.start("parity", STEPS, 0)
     run, domains = draft.run, [bundle.domain for bundle in bundles]
     with draft.timed("parity"):
         learned = [MemoryFolder(run.memories[domain], domain) for domain in domains]
         sliced = Probe(draft.backbone, bundles)
         tokens, rows = probe_tokens(sliced.vocabulary), [None, *domains]
         hidden = sliced.hidden(tokens, rows)
+        draft.progress.advance("parity", 1, {})
         with LoadedWeights(run.spec.folder) as loaded:
             masked = Probe(run.spec.folder, learned, run.masks, loaded=loaded)
             differences = require_same(
                 sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
             )
             del masked
+        draft.progress.advance("parity", 2, {})
         plain, *others = [Golden(tokens=tokens, **logits) for logits in golden(sliced, hidden)]
         for bundle, logits in zip(bundles, others, strict=True):
             set_golden(open_bundle(bundle.path), logits)
+        draft.progress.advance("parity", 3, {})
         single = Probe(draft.backbone, bundles, dtype=torch.float32)
         rounding = compare(sliced, hidden, single, single.hidden(tokens, rows))
+    draft.progress.advance("parity", STEPS, {})
     noise = dict(zip([NO_MEMORY, *domains], rounding, strict=True))
     return ParityFigures(_summary(len(tokens), differences, noise), plain)
 
@@ -66,8 +75,8 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
 def _summary(
     tokens: int, differences: Mapping[str, Difference], rounding: Mapping[str, Difference]
 ) -> Parity:
-    """By condition: the largest |logit| and the largest |logit difference| in float64, of which `tolerance`,
-    times the former, is the limit; beside it the noise floor, which is what float32 alone does to the sliced
+    """By condition: the largest |logit| and the largest |logit difference| in float64, whose limit is
+    `tolerance` times the former; and the noise floor, the effect of float32 rounding on the sliced
     backbone."""
     from ...parity.compare import TOLERANCE
 

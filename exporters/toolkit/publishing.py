@@ -15,7 +15,7 @@ from ...run.finished import FinishedRun
 from ...storage.publish import require_space, staged
 
 MARGIN = 1 << 26
-"""Bytes beside the weights: tokenizer, cards, memories of usual size."""
+"""Bytes to allow beside the weights, for tokenizer, cards and memories of usual size."""
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Draft:
     Attributes:
         run: what is exported.
         folder: where to write.
-        output: the name it will have.
-        seconds: how long each step took, by its name.
+        output: the folder's final name.
+        seconds: time that each step took, by its name.
     """
 
     run: FinishedRun
@@ -42,7 +42,7 @@ class Draft:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Add what the block takes to `seconds`."""
+        """Add the time that the block takes to `seconds`."""
         began = time.perf_counter()
         yield
         self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - began

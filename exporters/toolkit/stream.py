@@ -24,7 +24,7 @@ PIECE = 1 << 24
 
 @dataclass(frozen=True)
 class Sliced:
-    """What was written: the backbone's parameters, its digest, and what is known of each file."""
+    """The written backbone: number of parameters, digest, and an entry for each file."""
 
     parameters: int
     digest: str
@@ -76,7 +76,7 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
 
 
 class _Hashing:
-    """Digests of a file and of its tensors, on a thread each: one after the other they take longer than
+    """Digests of a file and of its tensors, each on a thread: in sequence they would take longer than
     reading, cutting and writing together."""
 
     PENDING = 8

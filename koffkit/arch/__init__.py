@@ -1,4 +1,4 @@
-"""Supported architectures. `architecture_of(config)` is the one place that looks at `model_type`."""
+"""Supported architectures. Only `architecture_of(config)` looks at `model_type`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def architecture(model_type: str) -> Architecture:
     """The declaration of one installed architecture.
 
     Raises:
-        UsageError: there is none of this name, or its package is broken.
+        UsageError: none has this name, or its package cannot be imported.
     """
     declaration: Architecture = plugins.load(plugins.ARCHITECTURES, model_type, "model_type")
     return declaration
@@ -29,7 +29,7 @@ def architecture_of(config: Mapping[str, Any], *, source: str = "config.json") -
     """The declaration for a `config.json` object.
 
     Raises:
-        UsageError: the model type is not supported; names the ones that are.
+        UsageError: the model type is not supported; the text names those that are.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in supported():

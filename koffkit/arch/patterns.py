@@ -13,17 +13,17 @@ from .spec import Indices, Shape
 
 
 def neuron(shape: Shape) -> Indices:
-    """Of F channels each is a unit."""
+    """Each of the F channels is a unit."""
     return np.arange(shape.intermediate)
 
 
 def residual(shape: Shape) -> Indices:
-    """Of the hidden channels each is a unit."""
+    """Each of the hidden channels is a unit."""
     return np.arange(shape.hidden)
 
 
 def kv_channel(shape: Shape) -> Indices:
-    """Of K * H channels each is a unit."""
+    """Each of the K * H channels is a unit."""
     return np.arange(shape.kv_heads * shape.head_dim)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .. import plugins
 from ..errors import UsageError
 
-# What transformers takes where a config leaves a size out, of the families where it follows from no other.
+# What transformers assumes when a config omits a size, for families where no other size implies it.
 HEAD_DIM = {"qwen3": 128, "gemma3_text": 256}
 KV_HEADS = {"mistral": 8, "smollm3": 4, "gemma3_text": 4, "qwen2": 32, "qwen3": 32}
 NO_STOCK = "no stock class"
@@ -52,13 +52,13 @@ class Shape:
         """Read the sizes from a `config.json` object (defaults as transformers fills them in).
 
         Raises:
-            UsageError: a size is missing, or not a number above zero.
+            UsageError: a size is missing, or is not a positive whole number.
         """
         for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
             if not isinstance(config.get(key), int) or config[key] < 1:
                 raise UsageError(
                     f"{source}: {key}: {config.get(key)!r}; a positive whole number is needed. Is the "
-                    "file whole?"
+                    "file complete?"
                 )
         heads = int(config["num_attention_heads"])
         missing = KV_HEADS.get(str(config.get("model_type"))) if "num_key_value_heads" not in config else None
@@ -116,8 +116,8 @@ class Structure:
     Args:
         name: the recipe's name for it.
         units: number of units in one layer.
-        heads: the units are split evenly over this many KV heads, all of which keep the same count; 1: not by
-            head.
+        heads: the units are split evenly over this many KV heads, all of which keep the same count; 1: not
+            split.
         cuts: every weight dimension that goes with a unit.
         masked_cuts: dimensions that are set to zero instead: they stay, and never count as removed.
         gate: where the gate multiplies: the *input* of the unit's consumer (side `in`), or the *output* of a
@@ -144,18 +144,19 @@ class Structure:
         return self.units(shape)
 
     def step_units(self, shape: Shape, multiple_of: int) -> int:
-        """Units of a layer that go together: one of every KV head, times `multiple_of` where that applies."""
+        """Units of a layer that are removed together: one of every KV head, times `multiple_of` where it
+        applies."""
         return self.heads(shape) * (multiple_of if self.takes_multiple_of else 1)
 
     def modules(self) -> set[str]:
-        """The modules of a decoder layer that it needs."""
+        """The modules of a decoder layer that this structure needs."""
         return {cut.module for cut in (*self.cuts, *self.masked_cuts, self.gate, *self.paper_gates)}
 
     def clash(self, other: Structure) -> Cut | None:
-        """A cut of this structure that keeps it from going together with another one, if there is any.
+        """A cut of this structure that conflicts with another structure, if there is one.
 
         Two structures must not index the same dimension of a weight, and one must not cut the rows of a
-        weight of which the other cuts the columns: what both remove would count twice.
+        weight whose columns the other one cuts: what both remove would be counted twice.
         """
         touched = {(cut.module, cut.side) for cut in (*other.cuts, *other.masked_cuts)}
         removed = {cut.module for cut in other.cuts}
@@ -170,7 +171,7 @@ class Structure:
 
 
 def installed_structures() -> dict[str, Structure]:
-    """Every structure that is installed, our own and those of other packages."""
+    """Every installed structure by name, those of other packages included."""
     group = plugins.STRUCTURES
     return {name: plugins.load(group, name, "mask.structures") for name in plugins.names(group)}
 
@@ -198,8 +199,7 @@ class Architecture:
         refuses: structures that cannot be removed from this family, with the reason.
         head_pruned_container: stock model type that takes the sliced weights bit for bit when
             `hidden_size` is no longer `heads * head_dim`, because the family's own class refuses or misreads
-            it; None: it does not;
-            `NO_STOCK`: no stock class computes the same.
+            it; None: it does not; `NO_STOCK`: no stock class computes the same.
         reads_head_dim: whether stock software takes `head_dim` from this family's config; where it divides
             `hidden_size` by the heads instead, any head pruning needs the container.
         sets_head_dim: whether the family's class has a `head_dim` of its own where the config gives none,
@@ -210,8 +210,8 @@ class Architecture:
         biases: modules with a bias, each with the config key that switches it on (None: always there).
         layer_norms: norms of a decoder layer, each with the `Shape` attribute that is its size.
         logit_divisor: the config key that the family divides its logits by.
-        must_be_unset: config keys for which the method is not exact, with the reason; a model that sets one
-            is refused.
+        must_be_unset: config keys for which the method would not be exact, with the reason; a model that sets
+            one is refused.
         ties_by_default: what a config without `tie_word_embeddings` means.
     """
 

@@ -14,13 +14,13 @@ def vocab_size(config: Mapping[str, Any]) -> int:
     """Rows of the embedding.
 
     Raises:
-        UsageError: the config does not say.
+        UsageError: the config does not state it.
     """
     size = config.get("vocab_size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise UsageError(
-            f"config.json: vocab_size: {size!r}; write the number of rows of the embedding there, other "
-            "software fills it in."
+            f"config.json: vocab_size: {size!r}; add it: the number of rows of the embedding. Other "
+            "software would guess it."
         )
     return size
 

@@ -1,5 +1,5 @@
-"""The widths of every layer after slicing, as masks give them and as the `config.json` of a backbone records
-them.
+"""The widths of every layer after slicing, as derived from masks and as recorded in a backbone's
+`config.json`.
 
 Legend: K KV heads, H head dim.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from .spec import Shape
 
 SLICED_LAYERS = "sliced_layers"
-"""Key of `config.json` in backbones that need koffkit's model class: one object a layer."""
+"""Key of `config.json` in backbones that need koffkit's model class: one object per layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class LayerWidths:
 
 
 def full_widths(shape: Shape) -> LayerWidths:
-    """A layer of which nothing was cut."""
+    """The widths of an uncut layer."""
     return LayerWidths(
         intermediate=shape.intermediate,
         kv_heads=shape.kv_heads,
@@ -42,7 +42,7 @@ def full_widths(shape: Shape) -> LayerWidths:
 
 
 def layer_widths(config: Mapping[str, Any], shape: Shape) -> list[LayerWidths]:
-    """Every layer's widths, from a `config.json` object: those it records, else the same for all."""
+    """Every layer's widths, from a `config.json` object: the recorded ones, else the same for all."""
     recorded = config.get(SLICED_LAYERS)
     if recorded is None:
         return [full_widths(shape)] * shape.num_layers

@@ -1,1 +1,1 @@
-"""The format of what ships. No other room knows the names of its files."""
+"""The format of exports and bundles. No other package knows the names of their files."""

@@ -25,7 +25,7 @@ class MemoryFolder:
     """The weights of one domain's memory: in a run, at the widths of the base, or in a bundle.
 
     Args:
-        domain: the name it goes by, which may differ from the one it was learned under.
+        domain: the memory's name, which may differ from the one it was learned under.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class MemoryFolder:
 
     @property
     def adapter_file(self) -> Path | None:
-        """The LoRA half's weights, in whatever form they are."""
+        """The weights of the LoRA half, packed or not; None if it has none."""
         return self._first(ADAPTER_WEIGHTS, ADAPTER_PACKED)
 
     @property
@@ -43,7 +43,7 @@ class MemoryFolder:
 
     @property
     def column_file(self) -> Path | None:
-        """What the router learned of it, for a memory that came after the router."""
+        """The router column of a memory that was added after the router was trained; None if it has none."""
         return self._first(ROUTER_COLUMN)
 
     def _first(self, *names: str) -> Path | None:
@@ -52,13 +52,13 @@ class MemoryFolder:
 
 @dataclass(frozen=True)
 class Bundle(MemoryFolder):
-    """A memory for a sliced backbone, with what it says of itself."""
+    """A memory for a sliced backbone, with its `memory.json`."""
 
     info: BundleInfo
 
     @property
     def bytes(self) -> int:
-        """Of the weights and their configuration; not of card and `memory.json`."""
+        """Size of the weights and their configuration, without the card and `memory.json`."""
         return self.info.bytes
 
     def require_backbone(self, digest: str, where: Path) -> None:
@@ -76,7 +76,7 @@ class Bundle(MemoryFolder):
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder says that it is a memory."""
+    """Whether a folder holds a `memory.json`."""
     return (path / MEMORY_FILE).is_file()
 
 
@@ -84,7 +84,7 @@ def open_bundle(path: Path | str) -> Bundle:
     """Read a bundle's `memory.json`.
 
     Raises:
-        UsageError: this is no bundle, or one of a later format.
+        UsageError: this is not a bundle, or it has a later format.
         IntegrityError: it is damaged; the text names the field.
     """
     path = Path(path)
@@ -101,7 +101,7 @@ def open_bundle(path: Path | str) -> Bundle:
 
 
 def bundle_entry(bundle: Bundle) -> BundleEntry:
-    """What `koffkit.json` says of a bundle."""
+    """The entry of a bundle in `koffkit.json`."""
     return BundleEntry(
         path=f"{MEMORIES}/{bundle.path.name}", parameters=bundle.info.parameters, bytes=bundle.bytes
     )

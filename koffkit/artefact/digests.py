@@ -1,7 +1,7 @@
-"""Digests of what ships.
+"""Digests of exports and bundles.
 
-A backbone is known by the digest of its tensors (names, types, shapes, bytes), not of its files: a copy that
-was sharded anew is still the same backbone.
+A backbone is identified by the digest of its tensors (names, types, shapes, bytes), not of its files: a copy
+with other shards is still the same backbone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def combine_tensor_digests(digests: Mapping[str, str]) -> str:
 
 
 def tensor_hasher(dtype: str, shape: tuple[int, ...]) -> Any:
-    """A sha256 that has seen the tensor's type and shape; feed it the bytes."""
+    """A sha256 that starts with the tensor's type and shape; update it with the bytes."""
     return hashlib.sha256(f"{dtype} {list(shape)}\n".encode())
 
 

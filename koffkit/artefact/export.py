@@ -33,33 +33,33 @@ class Export:
         return folder if folder.is_dir() else None
 
     def bundles(self) -> list[Bundle]:
-        """Every memory beside the backbone, whether it came with the export or later."""
+        """Every memory of the export, shipped with it or added later."""
         folder = self.path / MEMORIES
         memories = sorted(path.parent for path in folder.glob(f"*/{MEMORY_FILE}"))
-        # A dot: one that is just being written.
+        # Names with a dot are bundles that are being written.
         return [open_bundle(path) for path in memories if not path.name.startswith(".")]
 
     def is_replaced(self, domain: str) -> bool:
-        """Whether the memory of a domain was replaced on purpose since: its `memory.json` says what it stands
-        in for (`replaces`)."""
+        """Whether the memory of a domain was replaced on purpose after the export: its `memory.json` names
+        the one that it replaces (`replaces`)."""
         path, listed = self.path / MEMORIES / domain, replaces(self, domain)
         if listed is None or not is_bundle(path):
             return False
         try:
             return open_bundle(path).info.replaces == listed
-        except KoffkitError:  # damaged, and so not what anybody put there
+        except KoffkitError:  # damaged, so not replaced on purpose
             return False
 
 
 def replaces(export: Export, domain: str) -> str | None:
-    """What `memory.json` must say of a memory that takes the place of one that shipped: the sha256 of the one
-    the manifest lists; None: no memory of that domain shipped."""
+    """The field `replaces` for a memory that takes the place of a shipped one: the sha256 of the
+    `memory.json` that the manifest lists; None: no memory of that domain shipped."""
     entry = export.manifest.files.get(f"{MEMORIES}/{domain}/{MEMORY_FILE}")
     return None if entry is None else entry.sha256
 
 
 def is_export(path: Path) -> bool:
-    """Whether a folder says that it is an export."""
+    """Whether a folder holds a `koffkit.json`."""
     return (path / MANIFEST).is_file()
 
 
@@ -67,8 +67,8 @@ def open_export(path: Path | str) -> Export:
     """Read the manifest of an export.
 
     Raises:
-        UsageError: this is no export, or one of a later format.
-        IntegrityError: its manifest is damaged; the text names the field.
+        UsageError: this is not an export, or it has a later format.
+        IntegrityError: the manifest is damaged; the text names the field.
     """
     path = Path(path)
     if not is_export(path):
@@ -77,6 +77,5 @@ def open_export(path: Path | str) -> Export:
 
 
 def removed_memories(export: Export) -> list[str]:
-    """Domains that shipped with the export and whose folder is gone as a whole, as `remove_memory` leaves
-    it."""
+    """Domains that shipped with the export and whose whole folder is gone, as after `remove_memory`."""
     return [name for name in export.manifest.domains if not (export.path / MEMORIES / name).exists()]

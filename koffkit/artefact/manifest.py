@@ -1,4 +1,4 @@
-"""`koffkit.json`: what an export says of itself."""
+"""`koffkit.json`: the manifest of an export."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..checkpoint.fingerprint import DigestKind
 from ..storage.record import Count, FolderName, InnerPath, Record, RecordPart, Sha256
 from .names import FORMAT
 from .parts import FileEntry, Golden
+from .public import public_name
 
 
 class BaseModelEntry(RecordPart):
@@ -23,6 +24,20 @@ class BaseModelEntry(RecordPart):
     architecture: str = Field(description="`model_type` of its family.")
     parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")
     bytes: int = Field(ge=1, description="Of its weight files.")
+    revision: str | None = Field(None, description="Commit on the hub; absent: it is no hub model.")
+    license: dict[str, str] | None = Field(
+        None, description="As model cards have it: `license`, `license_name`, `license_link`."
+    )
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether `model` is the id of a hub model."""
+        return self.revision is not None
+
+    @property
+    def public_name(self) -> str:
+        """What to call it where others read: never the path of a folder."""
+        return public_name(self.model, self.is_on_hub)
 
 
 class BackboneEntry(RecordPart):
@@ -31,14 +46,14 @@ class BackboneEntry(RecordPart):
     path: InnerPath = Field(description="Its folder.")
     digest: Sha256 = Field(description="Of its tensors: names, types, shapes, bytes; not of its files.")
     model_class: str = Field(alias="class", description="The transformers class that loads it.")
-    parameters: int = Field(ge=1)
+    parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")
     bytes: int = Field(ge=1, description="Of its weight files.")
 
 
 class Removed(RecordPart):
     """What is physically gone."""
 
-    parameters: Count
+    parameters: Count = Field(description="How many are gone.")
     target: Count = Field(description="The least number that the recipe asked for.")
     global_sparsity: float = Field(ge=0, le=1, description="parameters / parameters of the base.")
 
@@ -47,15 +62,15 @@ class BundleEntry(RecordPart):
     """A memory that shipped with the export."""
 
     path: InnerPath = Field(description="Its folder.")
-    parameters: Count
+    parameters: Count = Field(description="Of both halves.")
     bytes: Count = Field(description="Of the files that its memory.json lists.")
 
 
 class NoiseFloor(RecordPart):
-    """What computing the backbone in a smaller type does to its logits, by condition."""
+    """How far the logits move when the backbone is computed in a smaller dtype, by condition."""
 
-    dtype: str
-    max_abs: dict[str, float]
+    dtype: str = Field(description="The smaller type.")
+    max_abs: dict[str, float] = Field(description="Largest |difference| of a logit to float64.")
     kl: dict[str, float] = Field(description="Nats per token.")
 
 
@@ -70,7 +85,9 @@ class Parity(RecordPart):
     )
     max_logit: dict[str, float] = Field({}, description="Largest |logit|.")
     max_abs: dict[str, float] = Field(description="Largest |difference| of a logit.")
-    noise_floor: NoiseFloor | None = None
+    noise_floor: NoiseFloor | None = Field(
+        None, description="What rounding alone does; exports of earlier versions do not say."
+    )
 
 
 class Manifest(Record):
@@ -82,13 +99,13 @@ class Manifest(Record):
     name: str = Field(description="The recipe's name.")
     created: str = Field(description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     versions: dict[str, str] = Field(description="Of koffkit, Python and the packages below it.")
-    base: BaseModelEntry
-    backbone: BackboneEntry
-    removed: Removed
+    base: BaseModelEntry = Field(description="The unpruned model.")
+    backbone: BackboneEntry = Field(description="The sliced model.")
+    removed: Removed = Field(description="What is physically gone.")
     kept: dict[str, list[Count]] = Field(description="Units that stay, by structure and layer.")
     masked: dict[str, Count] = Field(description="Units that are zero but still there, by structure.")
     domains: dict[FolderName, BundleEntry] = Field(description="The memories that shipped.")
-    parity: Parity
+    parity: Parity = Field(description="The comparison of masked and sliced model.")
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
     recipe: dict[str, Any] = Field(description="The resolved recipe.")
     golden: Golden = Field(description="Without a memory.")

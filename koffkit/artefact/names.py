@@ -6,15 +6,15 @@ FORMAT = 1
 MANIFEST = "koffkit.json"
 BACKBONE = "backbone"
 MEMORIES = "memories"
-# What a bundle's PEFT configuration calls its base model: where an export has it, seen from the bundle, and
-# never the name of a repository on a hub. PEFT looks from the working folder:
+# The base model in a bundle's PEFT configuration: its place in the export relative to the bundle, never the
+# name of a repository on a hub. PEFT resolves it against the working folder:
 # `AutoPeftModelForCausalLM.from_pretrained(".")` works inside the bundle.
 BACKBONE_OF_BUNDLE = f"../../{BACKBONE}"
 ROUTER = "router"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 KV_MEMORY = "kv_memory.safetensors"
-# Names that PEFT does not look for: it would take the integers for weights.
+# Names that PEFT does not look for, because it would take the integers for weights.
 ADAPTER_PACKED = "adapter_packed.safetensors"
 KV_MEMORY_PACKED = "kv_memory_packed.safetensors"
 MEMORY_FILE = "memory.json"

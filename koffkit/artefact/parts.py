@@ -9,7 +9,7 @@ from ..storage.record import Count, RecordPart, Sha256
 
 
 class FileEntry(RecordPart):
-    """What is known of one file."""
+    """Digest and size of one file."""
 
     sha256: Sha256 = Field(description="Digest of its bytes.")
     size: Count = Field(description="Bytes.")
@@ -19,7 +19,7 @@ class FileEntry(RecordPart):
 
 
 class Golden(RecordPart):
-    """Logits that whoever loads the weights must come to again: the largest after the last token."""
+    """Logits that a loader of the weights must reproduce: the largest ones after the last token."""
 
     tokens: list[Count] = Field(min_length=1, description="Token ids that the model reads.")
     ids: list[Count] = Field(min_length=1, description="The tokens with the largest logits after the last.")

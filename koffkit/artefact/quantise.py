@@ -15,46 +15,58 @@ LEVELS = {"int8": 127, "int6": 31}
 
 
 def quantise(values: Tensor, dim: int, levels: int) -> tuple[Tensor, Tensor]:
-    """Symmetric along `dim`: integers in -levels..levels (int8) and float16 scales, of size 1 in `dim`, that
-    multiply them back."""
+    """Quantise symmetrically along `dim`.
+
+    Args:
+        values: any shape.
+        dim: the dimension that shares a scale.
+        levels: the largest integer.
+
+    Returns:
+        Integers in -levels..levels (int8) of the same shape, and float16 scales of size 1 in `dim`.
+    """
     scale = (values.abs().amax(dim, keepdim=True) / levels).to(torch.float16)
-    steps = torch.where(scale > 0, scale.float(), 1.0)  # what is too small for a float16 scale is stored as 0
+    steps = torch.where(scale > 0, scale.float(), 1.0)  # values too small for a float16 scale become 0
     return (values / steps).round().clamp(-levels, levels).to(torch.int8), scale
 
 
 def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """`NAME` in int8 or int6, and `NAME.scale` beside it.
+    """Quantise tensors: `NAME` becomes int8 or int6, with `NAME.scale` beside it.
 
-    A factor of LoRA has a scale for each of its R components, a KV memory [K, P, H] for each head and token.
-    A dimension that four does not divide stays int8.
+    A LoRA factor has one scale for each of its R components, a KV memory [K, P, H] one for each head and
+    token. A dimension that is not a multiple of four stays int8.
+
+    Args:
+        tensors: LoRA factors or KV memories by name.
+        dtype: `int8` or `int6`.
     """
-    found = {}
+    packed = {}
     for name, values in tensors.items():
         dim = 0 if "lora_B" in name else -1
-        integers, found[name + SCALE] = quantise(values, dim, LEVELS[dtype])
-        found[name] = (
+        integers, packed[name + SCALE] = quantise(values, dim, LEVELS[dtype])
+        packed[name] = (
             _four_in_three(integers, dim) if dtype == "int6" and values.shape[dim] % 4 == 0 else integers
         )
-    return found
+    return packed
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `pack`, in float32; tensors without a scale stay as they are."""
-    found = {}
+    unpacked = {}
     for name, values in tensors.items():
         if name.endswith(SCALE):
             continue
         scale = tensors.get(name + SCALE)
         if scale is None:
-            found[name] = values
+            unpacked[name] = values
         else:
             integers = (
                 _three_to_four(values, 0 if "lora_B" in name else -1)
                 if values.dtype == torch.uint8
                 else values
             )
-            found[name] = integers.float() * scale.float()
-    return found
+            unpacked[name] = integers.float() * scale.float()
+    return unpacked
 
 
 def _four_in_three(integers: Tensor, dim: int) -> Tensor:
@@ -94,7 +106,7 @@ class Factors:
         self._left, self._right = left @ u, v @ right.T
 
     def rank_for(self, energy: float) -> int:
-        """The least rank that keeps this share of the squared Frobenius norm of B @ A; at least 1."""
+        """The smallest rank that keeps this share of the squared Frobenius norm of B @ A; at least 1."""
         kept = self.singular.square().cumsum(0)
         return min(int((kept < energy * kept[-1]).sum()) + 1, len(kept))
 

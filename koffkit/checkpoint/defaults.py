@@ -1,5 +1,5 @@
-"""Sizes that a `config.json` leaves to its class: files that hold only what differs from the defaults, as the
-text part of a multimodal Gemma 3 does, load in transformers and must mean the same here."""
+"""Sizes that a `config.json` omits because they are the defaults of its class, as in the text part of a
+multimodal Gemma 3: they must mean here what they mean in transformers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ..arch import architecture, supported
 from ..errors import UsageError
 
 SIZES = ("vocab_size", "num_attention_heads", "num_key_value_heads")
-"""Left out by files that exist; without depth and widths a file is damaged rather than brief."""
+"""Sizes that real files omit; a file without depth and widths is damaged rather than brief."""
 
 
 def with_default_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The config with the sizes that its class in transformers fills in; torch is loaded only if any is.
+    """The config with the sizes that its class in transformers fills in; torch is imported only if one is
+    missing.
 
     Args:
         path: of the file, for messages.
@@ -25,7 +26,7 @@ def with_default_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     model_type = config.get("model_type")
     if model_type not in supported():
-        return dict(config)  # refused later, with the families that there are
+        return dict(config)  # refused later, with a list of the supported families
     arch = architecture(str(model_type))
     left_out = [key for key in SIZES if key not in config]
     if arch.sets_head_dim and config.get("head_dim") is None:
@@ -36,7 +37,7 @@ def with_default_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
     try:
         whole = CONFIG_MAPPING[arch.model_type].from_dict(dict(config)).to_dict()
-    except Exception as error:  # what a class checks, and how it says so, is its own affair
+    except Exception as error:  # every config class raises errors of its own
         reason = str(error).strip().splitlines()
         raise UsageError(
             f"{path}: {', '.join(left_out)} left out, and transformers cannot fill in the rest "

@@ -12,7 +12,8 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_config.json"
-CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+CARD = "README.md"
+CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", CARD, "LICENSE*", "NOTICE*"]
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -39,10 +40,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a checkpoint.
+    """Load the tokenizer of a checkpoint.
 
     Raises:
-        DataError: it has none that loads.
+        DataError: it has none, or it does not load.
     """
     from transformers import AutoTokenizer
 

@@ -17,8 +17,8 @@ SAMPLES, SAMPLE_BYTES = 64, 1024  # of each weight file
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over the config, and of every weight file the header, the size and samples of its bytes: cheap,
-    and a model of the same shape that was trained further has another one."""
+    """A sha256 over the config and, of every weight file, the header, the size and samples of its bytes. It
+    is cheap, and differs for a model of the same shape that was trained further."""
     hasher = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
     for path in checkpoint_files(folder):
         _update(hasher, path)

@@ -1,8 +1,8 @@
-"""Reading safetensors checkpoints piece by piece, so that no tensor need ever be whole in memory.
+"""Reading safetensors checkpoints piece by piece, so that no tensor need be in memory as a whole.
 
-The library's own reader maps files into memory, whose pages count towards the process; this one reads what it
-is asked for. Headers are checked in full before anything is trusted: a flipped length or a truncated file is
-an error that names the file.
+The library's own reader maps files into memory, whose pages count towards the process; this one reads only
+what is requested. Headers are checked in full before anything is trusted: a flipped length or a truncated
+file is an error that names the file.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class CheckpointReader:
             )
 
     def require(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        """The tensor's place, after a check of its shape.
+        """The place of a tensor in its file, after a check of its shape.
 
         Raises:
             IntegrityError: it is missing, or of another shape.
@@ -92,13 +92,12 @@ class CheckpointReader:
             raise IntegrityError(f"{self.folder}: the checkpoint lacks {name}; download it again.")
         if info.shape != shape:
             raise IntegrityError(
-                f"{info.path}: {name} has shape {list(info.shape)}, config.json asks for {list(shape)}."
+                f"{info.path}: {name} has shape {list(info.shape)}, config.json needs {list(shape)}."
             )
         return info
 
     def require_all(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """`require` for every one; a loader would fill what is missing with random numbers and say
-        nothing."""
+        """`require` every tensor: transformers would silently fill in missing ones at random."""
         for name, shape in shapes.items():
             self.require(name, shape)
 
@@ -125,7 +124,7 @@ class CheckpointReader:
     def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """`(first row, rows)` as unsigned integers of the item size, pieces of at most about `at_once` bytes.
 
-        Every piece is overwritten by the next one, of this tensor or another.
+        A piece is valid until the next one is read, of this tensor or another.
         """
         yield from self._rows(self.tensors[name], at_once)
 
@@ -140,15 +139,14 @@ class CheckpointReader:
                 yield first, piece
 
     def _room(self, size: int) -> NDArray[np.uint8]:
-        """One buffer for all pieces: large arrays that come and go fragment the heap to several times what is
-        in use."""
+        """One buffer for all pieces: allocating large arrays again and again fragments the heap to several
+        times what is in use."""
         if len(self._buffer) < size:
             self._buffer = np.empty(size, dtype=np.uint8)
         return self._buffer[:size]
 
     def gather_rows(self, name: str, indices: list[int], dtype: dtype | None = None) -> Tensor:
-        """Chosen rows of a floating-point tensor, for example of an embedding; in float32 unless told
-        otherwise."""
+        """Chosen rows of a floating-point tensor, for example of an embedding; by default in float32."""
         import torch
 
         info = self.tensors[name]
@@ -160,8 +158,8 @@ class CheckpointReader:
         return as_tensor(rows, info.dtype).to(dtype or torch.float32)
 
     def read(self, name: str, out: Tensor | None = None) -> Tensor:
-        """A whole floating-point tensor in float32, or in `out` and its type: whoever reads one weight after
-        the other should reuse it."""
+        """A whole floating-point tensor in float32, or read into `out` in its dtype; reuse `out` to read many
+        weights."""
         import torch
 
         out = torch.empty(self.tensors[name].shape) if out is None else out
@@ -172,8 +170,8 @@ class CheckpointReader:
     def read_float_rows(
         self, name: str, at_once: int, dtype: dtype | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """`read_rows` in float32 unless told otherwise; here, too, every piece is overwritten by the next
-        one."""
+        """`read_rows` as floating-point numbers, by default in float32; here, too, a piece is valid until the
+        next one is read."""
         import torch
 
         floats = torch.empty(0)

@@ -1,4 +1,4 @@
-"""A model folder opened once: what everything else needs to know of it."""
+"""A model folder, opened once: all that the rest of koffkit needs to know about it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .reader import CheckpointReader
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model: its config and all that follows from it, each worked out once and when it is asked for.
+    """A model: its config and all that follows from it, each computed once, on first use.
 
     Args:
         config: the `config.json` object.
         path: its folder; None for a model that is a config only, as in plans and tests.
-        family: `model_type` of the architecture where the config names another one: a sliced backbone may be
-            of a container class.
+        family: `model_type` of the architecture if the config names another one: a sliced backbone may have a
+            container class.
 
     Raises:
-        UsageError: on `arch`, `shape` and what follows from them: the architecture is not supported, or a
-            size is missing.
+        UsageError: on access to `arch`, `shape` and what follows from them: the architecture is not
+            supported, or a size is missing.
     """
 
     config: Mapping[str, Any]
@@ -53,7 +53,7 @@ class ModelSpec:
         return spec
 
     def _require_fit(self, filled_in: list[str]) -> None:
-        """Sizes that the config does not state are those of the weights, where there are any yet."""
+        """Check the sizes that were filled in against the weights, if there are any yet."""
         if not list(self.folder.glob("*.safetensors")):
             return
         tensors = CheckpointReader(self.folder).tensors
@@ -67,7 +67,7 @@ class ModelSpec:
 
     @property
     def folder(self) -> Path:
-        """`path`, of a model that has one."""
+        """`path` of a model that has one."""
         assert self.path is not None, "this model is a config without a folder"
         return self.path
 
@@ -83,7 +83,7 @@ class ModelSpec:
 
     @cached_property
     def widths(self) -> list[LayerWidths]:
-        """Of every layer: those that the config records, else the same for all."""
+        """The widths of every layer: the recorded ones, else the same for all."""
         return layer_widths(self.config, self.shape)
 
     @cached_property
@@ -93,7 +93,7 @@ class ModelSpec:
 
     @cached_property
     def num_parameters(self) -> int:
-        """Embeddings included, tied weights counted once."""
+        """Number of parameters, embeddings included, tied weights counted once."""
         return sum(prod(size) for size in self.weight_shapes.values())
 
     @property

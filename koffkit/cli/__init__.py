@@ -27,13 +27,14 @@ COMMANDS = {
     "generate": "Complete a prompt with a memory.",
     "inspect": "Say what an artefact is and what can load it.",
     "verify": "Check digests, shapes and golden logits of an export.",
-    "memory": "Add, list, remove and compact the memories of an export.",
+    "memory": "Add, list, replace, remove and compact the memories of an export.",
     "recipe": "List, show and validate recipes.",
+    "doctor": "Say what this machine has that koffkit needs.",
 }
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by name and one line of help, and imports the one that is asked for."""
+    """Knows its commands by name and one line of help, and imports only the one that is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -93,8 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complete_in_the_shell() -> None:
-    """Answer the shell that asks, by a variable of the environment, what may come next. This is click's own
-    way, which calling its `main` would have taken."""
+    """Answer a request for shell completion, which click passes in an environment variable; click's own
+    `main`, which is not used here, would do this."""
     instruction = os.environ.get(COMPLETION)
     if instruction:
         from click.shell_completion import shell_complete
@@ -103,7 +104,7 @@ def _complete_in_the_shell() -> None:
 
 
 def _check_platform() -> None:
-    """Refuse a system whose files cannot be locked and renamed as runs and exports need it.
+    """Refuse a system without the file locks and renames that runs and exports need.
 
     Raises:
         UsageError: this is neither Linux nor macOS.

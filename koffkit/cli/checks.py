@@ -1,4 +1,4 @@
-"""Everything that can be known of a run before it begins, at once."""
+"""Checks of a run before it begins; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..planning.plan import Plan
     from ..recipe.load import LoadedRecipe
 
-# Trackers of accelerate, and a package that each needs.
+# Trackers of accelerate, each with a package that it needs.
 TRACKERS = {
     "aim": "aim",
     "clearml": "clearml",
@@ -34,7 +34,7 @@ def check_recipe(loaded: LoadedRecipe) -> None:
 
     Raises:
         UsageError: exports, trackers or the base's shape do not fit.
-        DataError: only text, a base or an encoder is missing or damaged.
+        DataError: text, a base or an encoder is missing or damaged, and nothing else is wrong.
     """
     from ..data.preflight import data_problems
 
@@ -49,8 +49,10 @@ def check_recipe(loaded: LoadedRecipe) -> None:
 
 
 def check_disk(plan: Plan, output: Path) -> None:
-    """Raises:
-    ResourceError: the disk has no room for two checkpoints and the memories of a run.
+    """Refuse a disk without room for two checkpoints and the memories of a run.
+
+    Raises:
+        ResourceError: there is too little space.
     """
     needed = plan.memory_params_training * len(plan.domains) * 4 * (3 * 2 + 1)
     folder = output.absolute()
@@ -83,27 +85,39 @@ def _check_base(loaded: LoadedRecipe) -> None:
 def _check_exports(loaded: LoadedRecipe) -> None:
     from .. import exporters
 
+    problems = []
     for index, spec in enumerate(loaded.recipe.export):
-        where = f"{loaded.path}: export.{index}.format"
+        where, options = f"export.{index}", spec.model_extra or {}
         names = list(exporters.available())
         if spec.format not in names:
-            hint = did_you_mean(spec.format, names)
-            raise UsageError(
-                f"{where}: {spec.format!r}: no such exporter; installed: {', '.join(names) or 'none'}.{hint}"
-            )
-        check_options = getattr(exporters, "check_options", None)
-        if check_options is not None:
-            check_options(spec.format, exporters.find(spec.format), spec.model_extra or {})
+            place = loaded.place("export", index, "format")
+            known = f"installed: {', '.join(names) or 'none'}.{did_you_mean(spec.format, names)}"
+            problems.append(f"{place}: {where}.format: {spec.format!r}: no such exporter; {known}")
+            continue
+        try:
+            exporters.check_options(spec.format, exporters.find(spec.format), options)
+        except UsageError as error:
+            unknown = next((name for name in options if name in str(error)), "format")
+            place, text = loaded.place("export", index, unknown), str(error).removeprefix("export: ")
+            problems.append(f"{place}: {where}: {text}")
+    _raise_all(problems)
 
 
 def _check_trackers(loaded: LoadedRecipe) -> None:
-    for name in loaded.recipe.train.trackers:
-        where = f"{loaded.path}: train.trackers: {name!r}"
+    problems = []
+    for index, name in enumerate(loaded.recipe.train.trackers):
+        where = f"{loaded.place('train', 'trackers', index)}: train.trackers: {name!r}"
         if name not in TRACKERS:
             hint = did_you_mean(name, TRACKERS)
-            raise UsageError(f"{where}: no tracker of accelerate; there is {', '.join(TRACKERS)}.{hint}")
-        if find_spec(TRACKERS[name]) is None and not (name == "tensorboard" and find_spec("tensorboardX")):
-            raise UsageError(f"{where} is not installed; pip install it, or remove it.")
+            problems.append(f"{where}: no tracker of accelerate; there is {', '.join(TRACKERS)}.{hint}")
+        elif find_spec(TRACKERS[name]) is None and not (name == "tensorboard" and find_spec("tensorboardX")):
+            problems.append(f"{where} is not installed; pip install it, or remove it.")
+    _raise_all(problems)
+
+
+def _raise_all(problems: list[str]) -> None:
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _check_encoder(loaded: LoadedRecipe) -> None:

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import DataError
 from .console import RichProgress, emit, json_option, print_results, quiet_libraries, stdout
 
 if TYPE_CHECKING:
-    from ..method.budget import Budget
-    from ..planning.plan import Plan
     from ..recipe.schema import Recipe
     from ..run.state import RunState
 
@@ -34,21 +31,11 @@ def command(
     from ..recipe.load import load_recipe
     from ..storage.files import require_place
     from .checks import check_disk, check_recipe
+    from .dry_run import dry_run_of
 
     loaded = load_recipe(recipe, overrides)
     if dry_run:
-        problem = None
-        try:
-            check_recipe(loaded)
-        except DataError as error:  # the plan of a recipe whose text is elsewhere is still worth seeing
-            problem = error
-        if problem is not None and as_json:
-            raise problem
-        plan = plan_of(loaded)
-        check_disk(plan, output or Path("runs") / loaded.recipe.name)
-        emit({"recipe": loaded.recipe.name, "plan": plan.to_json()}) if as_json else _print_plan(plan)
-        if problem is not None:
-            raise problem
+        dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json)
         return
     if not resume:
         check_recipe(loaded)
@@ -69,49 +56,6 @@ def command(
         emit({"run": str(run), "state": state.state, "plan": stated.to_json(), "results": state.results})
     else:
         _print_results(run, state)
-
-
-def _print_plan(plan: Plan) -> None:
-    from rich.table import Table
-
-    budget = plan.budget
-    table = Table(show_header=False, box=None)
-    rows = [
-        ("parameters of the base", f"{budget.base_params:,}"),
-        (
-            "parameters removed",
-            f"{budget.removed_params:,} ({budget.global_sparsity:.2%}; target {budget.target_params:,})",
-        ),
-        *(
-            (_kept(name, budget), f"{kept} of {budget.total_units[name]}")
-            for name, kept in budget.keep.items()
-        ),
-        ("backbone", f"{plan.backbone_params:,} parameters, {plan.backbone_bytes:,} bytes"),
-        (
-            "one memory",
-            (
-                f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes, {plan.num_memory_layers} "
-                "layers"
-            ),
-        ),
-        ("training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())),
-        ("peak memory, estimated", f"{plan.peak_memory_bytes / 1e9:.2f} GB"),
-        *(
-            (f"time on {device}, estimated", f"{low:,.0f} to {high:,.0f} s")
-            for device, (low, high) in plan.seconds.items()
-        ),
-    ]
-    for row in rows:
-        table.add_row(*row)
-    console = stdout()
-    console.print(table)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
-
-
-def _kept(name: str, budget: Budget) -> str:
-    kept = "kept" if budget.params_per_unit[name] else "not masked"
-    return f"{name} {kept} in every layer" if budget.layout == "uniform" else f"{name} {kept}, mean of layers"
 
 
 def _print_results(run: Path, state: RunState) -> None:

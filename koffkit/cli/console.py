@@ -1,5 +1,5 @@
-"""What the user sees: progress and messages on stderr, results on stdout, and with `--json` one JSON object
-there."""
+"""What the user sees: progress and messages on stderr; results, or one JSON object with `--json`, on
+stdout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _JSON_KEY = "koffkit.json"
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--json`, remembered for the error handler too."""
+    """The option `--json`, which the error handler honours too."""
 
     def remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
         if value:
@@ -36,12 +36,12 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 def emit(result: Mapping[str, Any], *, indent: int | None = None) -> None:
-    """The one JSON object. All JSON on stdout goes through here."""
+    """Print the JSON object of a command. All JSON on stdout goes through here."""
     sys.stdout.write(json_text(result, indent=indent) + "\n")
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """What the stages `evaluate` and `route` of a run found."""
+    """Print the results of the stages `evaluate` and `route` of a run."""
     from ..report.table import results_table, router_summary, router_table
 
     console = stdout()
@@ -53,8 +53,7 @@ def print_results(results: Mapping[str, Any]) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the progress bars and notices of the libraries out of ours, and import them, which takes
-    seconds."""
+    """Import the libraries, which takes seconds, and silence their progress bars and notices."""
     import warnings
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""What is drawn on a terminal: consoles that no text from a file can lead astray, and progress."""
+"""Output on a terminal: consoles that text from a file cannot manipulate, and progress."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..report.duration import duration
 from .text import visible
 from .verbosity import verbosity
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 1000
 SMOOTHING = 0.9
-"""Of the figure that is shown: share of what was shown before."""
+"""Weight of the previous value in the smoothed figure."""
 
 
 def stderr() -> Console:
@@ -25,7 +26,7 @@ def stderr() -> Console:
 
 
 def stdout() -> Console:
-    """The console for results. Where nobody watches, tables are as wide as their names."""
+    """The console for results. Without a terminal, tables are as wide as they need to be."""
     console = _safe_console()(highlight=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
@@ -39,7 +40,7 @@ def _safe_console() -> type[Console]:
     from rich.text import Text
 
     class SafeConsole(Console):
-        """Prints what comes from files so that a terminal does not obey it."""
+        """Prints text from files so that its control characters have no effect."""
 
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)
@@ -54,7 +55,7 @@ def _safe_console() -> type[Console]:
 
 
 class RichProgress:
-    """A `Progress` on stderr: a bar on a terminal, now and then a line elsewhere."""
+    """A `Progress` on stderr: a bar on a terminal, otherwise a line now and then."""
 
     LINE_EVERY = 10.0
 
@@ -106,7 +107,7 @@ class RichProgress:
         self._console.print(f"warning: {text}", style="yellow", markup=False)
 
     def expect(self, steps: Mapping[str, int]) -> None:
-        """How many steps the stages of the whole run have, for the time that is left."""
+        """Set the number of steps of every stage of the run, for the remaining time."""
         self._left = dict(steps)
 
     def start(self, stage: str, total: int, done: int) -> None:
@@ -134,7 +135,7 @@ class RichProgress:
                 self._verbosity.log(line)
 
     def _shown(self, figures: Mapping[str, Any]) -> Iterator[str]:
-        """KL smoothed over steps, expected beside target sparsity, speed."""
+        """The smoothed KL, the expected sparsity with its target, and the speed."""
         if "kl" in figures:
             before = self._smooth.get("kl", figures["kl"])
             self._smooth["kl"] = SMOOTHING * before + (1 - SMOOTHING) * figures["kl"]
@@ -146,19 +147,11 @@ class RichProgress:
             yield f"{figures['tokens_per_second']:,.0f} tokens/s"
 
     def _eta(self, stage: str, done: int) -> Iterator[str]:
-        """The time that the steps of this stage and of those after it take at the present speed."""
+        """The remaining time of this stage and those after it at the current speed."""
         began, first = self._began
         if stage not in self._left or done <= first:
             return
         others = sum(steps for name, steps in self._left.items() if name != stage)
         seconds = (time.monotonic() - began) / (done - first) * (self._totals[stage] - done + others)
         if seconds >= 1:
-            yield f"about {_duration(seconds)} left"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+            yield f"about {duration(seconds)} left"

@@ -51,10 +51,11 @@ def command(
         return
     if data is None:
         raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")
+    chosen = None if memory == "none" else memory
+    _require(path, data, field, memory)
     quiet_libraries()
     from ..runtime.perplexity import perplexity
 
-    chosen = None if memory == "none" else memory
     RichProgress().message(f"measuring the perplexity on {data}")
     figures = perplexity(
         path,
@@ -69,3 +70,20 @@ def command(
     result = {"path": str(path), "task": task, "memory": memory, **figures}
     shown = "inf" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}"
     emit(result) if as_json else say(f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})")
+
+
+def _require(path: Path, data: str, field: str, memory: str) -> None:
+    """A typing error must not cost the seconds of loading.
+
+    Raises:
+        DataError: no file is there.
+        UsageError: there is neither an export nor a model, or it has no such memory.
+    """
+    from ..artefact.export import is_export
+    from ..data.places import file_source, source_files
+    from .generate import require_memory
+
+    if not is_export(path) and not (path / "config.json").is_file():
+        raise UsageError(f"{path}: neither a run, an export nor a model; give one of them.")
+    require_memory(path, memory)
+    source_files(file_source(data, field), Path.cwd(), "--data")

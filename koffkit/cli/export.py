@@ -65,7 +65,7 @@ def command(
 
 
 def _jobs(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any]]:
-    """Format -> options: all that the recipe lists, or the wanted one with the recipe's options for it."""
+    """Options by format: all formats that the recipe lists, or the wanted one with the recipe's options."""
     listed = {
         spec["format"]: {key: value for key, value in spec.items() if key != "format"}
         for spec in recipe["export"]

@@ -1,4 +1,4 @@
-"""Errors that are not koffkit's own, as one line with what to do about them."""
+"""Errors of the system and of libraries as one line with a remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMEDIES = {
 
 
 def as_koffkit_error(error: BaseException) -> KoffkitError | None:
-    """What a failure of the system or of a library means to the user; None: it is a fault of ours."""
+    """The error to show for a failure of the system or of a library; None: it is a bug of koffkit."""
     if isinstance(error, MemoryError):
         return ResourceError(OUT_OF_MEMORY)
     if isinstance(error, OSError):

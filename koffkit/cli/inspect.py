@@ -7,19 +7,26 @@ from typing import Any
 
 import click
 
-from .console import emit, json_option, stdout
+from .console import emit, json_option, say, stdout
 
 
 @click.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--all", "whole", is_flag=True, help="Everything, not ten lines.")
 @json_option
-def command(path: Path, as_json: bool) -> None:
-    """Say what PATH is: a run, an export, a memory bundle or a checkpoint."""
+def command(path: Path, whole: bool, as_json: bool) -> None:
+    """Say what PATH is: a run (and how far it is), an export, a memory bundle or a checkpoint."""
     from ..runtime.inspect import describe
 
     found = describe(path)
     if as_json:
         emit(found)
+        return
+    if not whole:
+        from ..runtime.overview import overview
+
+        for line in (f"{path}: {found['kind']}; more with --all", *overview(found)):
+            say(line)
         return
     from rich.tree import Tree
 

@@ -1,4 +1,4 @@
-"""Options of commands that run a model: where, and in which type."""
+"""Options of commands that run a model: device, dtype and batch size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..devices import DTYPES
 
 
 def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--device`; whether it is there is known once torch is loaded."""
+    """`--device`; its availability is checked once torch is loaded."""
     option = click.option(
         "--device",
         help="cpu, cuda, cuda:1, mps, ...  [default: the accelerator of the machine, or cpu]",
@@ -20,7 +20,7 @@ def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def dtype_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`--dtype`, with `auto` for the type that the weights are stored in."""
+    """`--dtype`, with `auto` for the dtype of the stored weights."""
     return click.option(
         "--dtype",
         type=click.Choice(["auto", *DTYPES]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ..errors import DataError, KoffkitError, UsageError, near_name
@@ -19,24 +21,35 @@ def list_(as_json: bool) -> None:
     """The recipes that ship with koffkit."""
     from ..recipe.builtin import describe, shipped
 
-    found = {name: describe(path) for name, path in shipped().items()}
+    descriptions = {name: describe(path) for name, path in shipped().items()}
     if as_json:
-        emit({"recipes": found})
+        emit({"recipes": descriptions})
         return
-    width = max(map(len, found))
-    for name, text in found.items():
+    width = max(map(len, descriptions))
+    for name, text in descriptions.items():
         say(f"{name:{width}}  {text}")
 
 
 @command.command("show")
 @click.argument("name")
-def show(name: str) -> None:
-    """Print a shipped recipe, to start your own from."""
+@click.option("--all", "whole", is_flag=True, help="Every field, those that have their default marked.")
+def show(name: str, whole: bool) -> None:
+    """Print a shipped recipe, to start your own from, or a recipe file; at its end stand the defaults of what
+    it leaves out."""
     from ..recipe.builtin import shipped
+    from ..recipe.load import load_recipe
+    from ..recipe.spelled_out import defaults_left, spelled_out, with_schema
 
-    if name not in shipped():
-        raise UsageError(f"{name}: no such shipped recipe; {near_name(name, shipped())}")
-    say(shipped()[name].read_text(encoding="utf-8"), nl=False)
+    if name not in shipped() and not Path(name).is_file():
+        raise UsageError(f"{name}: no such shipped recipe or file; {near_name(name, shipped())}")
+    loaded = load_recipe(name)
+    if whole:
+        say(with_schema(spelled_out(loaded.recipe)), nl=False)
+        return
+    say(with_schema(loaded.path.read_text(encoding="utf-8")).rstrip("\n"))
+    say("\n# Defaults of what is left out; `koffkit recipe show --all` has them in their places.")
+    for line in defaults_left(loaded.recipe):
+        say(f"# {line}")
 
 
 @command.command("validate")

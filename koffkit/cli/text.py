@@ -1,4 +1,4 @@
-"""Text for terminals: what comes from files must not move the cursor, set the title or turn the reading
+"""Text for terminals: text from files must not move the cursor, set the title or change the reading
 direction."""
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import Any
 
 from ..storage.files import finite
 
-# C0 but tab and newline, DEL and C1, lone surrogates, line separators, marks of direction.
+# C0 except tab and newline, DEL and C1, lone surrogates, line separators, direction marks.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
 )
 
 
 def visible(text: str) -> str:
-    """The text with control and direction characters written out, as in \\x1b or \\u202e."""
+    """The text with control and direction characters escaped, as in \\x1b or \\u202e."""
     return _UNSAFE.sub(lambda match: _written_out(ord(match[0])), text)
 
 
@@ -25,6 +25,6 @@ def _written_out(code: int) -> str:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """One JSON value: null where a number is not finite, and no character that a terminal would obey."""
+    """A value as JSON: null for numbers that are not finite, and no raw control characters."""
     text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=str, indent=indent)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

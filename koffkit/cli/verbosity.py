@@ -1,4 +1,4 @@
-"""`-q`, `-v` and `--log-file`: options of every command, and what they mean to messages."""
+"""`-q`, `-v` and `--log-file`: options of every command that control its messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = "koffkit.verbosity"
 
 @dataclass
 class Verbosity:
-    """How much is said on stderr, and the file that everything is written to."""
+    """How much is printed on stderr, and the file that everything is logged to."""
 
     quiet: bool = False
     verbose: bool = False
@@ -32,25 +32,25 @@ class Verbosity:
             file.write("".join(f"{now} {line}\n" for line in text.splitlines()))
 
     def log_error(self, text: str, error: BaseException | None) -> None:
-        """An error and where it came from."""
+        """Log an error with its traceback."""
         where = "" if error is None else "".join(traceback.format_exception(error))
         self.log(f"Error: {text}\n{where}")
 
 
 def verbosity() -> Verbosity:
-    """As the options of the running command say."""
+    """The settings of the running command."""
     context = click.get_current_context(silent=True)
     return Verbosity() if context is None else of(context.find_root().meta)
 
 
 def of(meta: dict[str, Any]) -> Verbosity:
-    """The settings among a root context's own data."""
+    """The settings in the `meta` of a root context."""
     settings: Verbosity = meta.setdefault(_KEY, Verbosity())
     return settings
 
 
 def with_verbosity(command: click.Command) -> click.Command:
-    """Give a command the options, and the commands of a group theirs."""
+    """Add the options to a command, or to every command of a group."""
     if not any(option.name == "quiet" for option in command.params):
         command.params += [
             click.Option(

@@ -21,7 +21,7 @@ class Conversation:
     """Messages with plain text as content, and the tools they may call.
 
     Args:
-        spot: where it stands, for errors.
+        spot: its file and line, for errors.
     """
 
     messages: Sequence[Message]
@@ -30,13 +30,18 @@ class Conversation:
 
     @property
     def user_text(self) -> str:
-        """What a router sees of a conversation: what was asked."""
+        """The text that a router sees: what the user said."""
         return "\n".join(str(message["content"]) for message in self.messages if message["role"] == "user")
 
 
 def check_conversation(value: Any, tools: Any, spot: str) -> Conversation:
-    """A list of `{"role": ..., "content": ...}`. Content is text, a list of text parts, which are joined, or,
-    of a message that calls tools, nothing.
+    """Check a record's conversation.
+
+    Args:
+        value: a list of `{"role": ..., "content": ...}`. Content is text, a list of text parts, which are
+            joined, or, in a message that calls tools, absent.
+        tools: the tools that it may call, as a list of objects or as JSON text; None: none.
+        spot: its file and line, for errors.
 
     Raises:
         DataError: it is something else.
@@ -48,7 +53,9 @@ def check_conversation(value: Any, tools: Any, spot: str) -> Conversation:
     try:
         written = json.dumps([messages, tools], ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        raise DataError(f"{spot}: a conversation holds what JSON has no word for, or too deep.") from None
+        raise DataError(
+            f"{spot}: a conversation holds values that JSON cannot hold, or is nested too deeply."
+        ) from None
     require_whole_characters(written, spot, "messages")
     return Conversation(messages, spot, _checked_tools(tools, spot))
 
@@ -91,35 +98,41 @@ def _checked_tools(tools: Any, spot: str) -> Sequence[Mapping[str, Any]] | None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise DataError(
-            f"{spot}: tools is no list of objects; name another field with `tools:`, or repair the record."
+            f"{spot}: tools is not a list of objects; name another field with `tools:`, or repair the record."
         )
     return list(tools)
 
 
 def require_template(tokenizer: Any, where: str) -> None:
-    """Raises:
-    DataError: the tokenizer has no chat template.
+    """Refuse a tokenizer without a chat template.
+
+    Raises:
+        DataError: it has none.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             f"{where}: messages need a chat template, and the base's tokenizer has none; use a chat model as "
-            "base, put "
-            "chat_template.jinja beside its tokenizer, or give plain text with field."
+            "base, put chat_template.jinja beside its tokenizer, or give plain text with field."
         )
 
 
 def conversation_ids(
     tokenizer: Any, conversation: Conversation, *, mask: bool
 ) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation, and, if a mask is asked for, of each whether the assistant said it.
+    """Token ids of a conversation and, with `mask`, whether the assistant said each of them.
 
     A turn of the assistant is what the template adds to the conversation so far when its generation prompt is
     already there: its text and what closes the turn. A token that begins in the prompt and ends in the turn
-    is the assistant's.
+    counts as the assistant's.
+
+    Args:
+        tokenizer: the base's.
+        conversation: the conversation.
+        mask: whether to find the assistant's tokens; without it, all are False.
 
     Raises:
         DataError: the template cannot render it, or changes earlier turns when later ones are added, so that
-            no mask can be told.
+            the assistant's tokens cannot be identified.
     """
     messages = conversation.messages
     text = render(tokenizer, conversation)
@@ -153,10 +166,10 @@ def render(
     prompt: bool = False,
     tools: bool = True,
 ) -> str:
-    """The text that the chat template makes of the first `count` messages; None: of all.
+    """Render the first `count` messages with the chat template; None: all messages.
 
     Raises:
-        DataError: it refuses them.
+        DataError: the template refuses them.
     """
     from jinja2 import TemplateError
 
@@ -178,5 +191,5 @@ def render(
             f"{conversation.spot}: the chat template refuses this conversation: {str(error)[:300]}"
         ) from None
     if not isinstance(text, str):
-        raise DataError(f"{conversation.spot}: the chat template makes no text of this conversation.")
+        raise DataError(f"{conversation.spot}: the chat template renders this conversation to no text.")
     return text

@@ -23,36 +23,38 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 
 @dataclass(frozen=True)
 class Clustering:
-    """Spherical k-means on standardised embeddings: without that a few large dimensions decide alone.
+    """Spherical k-means on standardised embeddings; unstandardised, a few large dimensions would dominate.
 
     Args:
-        mean, spread: [D] of the fitted documents. centres: [C, D], unit length.
+        mean, std: [D] of the fitted documents. centres: [C, D], unit length.
     """
 
     mean: Array
-    spread: Array
+    std: Array
     centres: Array
 
     def assign(self, embeddings: Array) -> NDArray[np.int64]:
         """The cluster of each document, [N]."""
-        found: NDArray[np.int64] = (
-            _standardised(embeddings, self.mean, self.spread) @ self.centres.T
+        clusters: NDArray[np.int64] = (
+            _standardised(embeddings, self.mean, self.std) @ self.centres.T
         ).argmax(-1)
-        return found
+        return clusters
 
 
 def fit_clusters(embeddings: Array, count: int, seed: int) -> Clustering:
-    """The best of several k-means++ starts.
+    """Cluster embeddings; the best of several k-means++ starts.
 
     Args:
         embeddings: [N, D], N at least `count`.
+        count: number of clusters, C.
+        seed: of the starts.
     """
-    mean, spread = embeddings.mean(0), embeddings.std(0) + 1e-6
-    points = _standardised(embeddings, mean, spread)
-    draw = np.random.default_rng(seed)
+    mean, std = embeddings.mean(0), embeddings.std(0) + 1e-6
+    points = _standardised(embeddings, mean, std)
+    rng = np.random.default_rng(seed)
     best, best_fit = points[:count], -np.inf
     for _ in range(RESTARTS):
-        centres = _spread_start(points, count, draw)
+        centres = _spread_start(points, count, rng)
         for _ in range(ROUNDS):
             moved = _centres(points, (points @ centres.T).argmax(-1), centres)
             if np.allclose(moved, centres, atol=1e-6):
@@ -61,21 +63,22 @@ def fit_clusters(embeddings: Array, count: int, seed: int) -> Clustering:
         fit = float((points @ centres.T).max(-1).sum())
         if fit > best_fit:
             best, best_fit = centres, fit
-    return Clustering(mean, spread, best)
+    return Clustering(mean, std, best)
 
 
-def _standardised(embeddings: Array, mean: Array, spread: Array) -> Array:
-    scaled = (embeddings - mean) / spread
+def _standardised(embeddings: Array, mean: Array, std: Array) -> Array:
+    scaled = (embeddings - mean) / std
     points: Array = scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), 1e-8)
     return points
 
 
-def _spread_start(points: Array, count: int, draw: np.random.Generator) -> Array:
-    """k-means++ (Arthur and Vassilvitskii 2007): every next centre likely where no centre is near."""
-    chosen = [int(draw.integers(len(points)))]
+def _spread_start(points: Array, count: int, rng: np.random.Generator) -> Array:
+    """k-means++ (Arthur and Vassilvitskii 2007): each next centre is drawn with a probability that grows
+    with its distance to the nearest centre."""
+    chosen = [int(rng.integers(len(points)))]
     while len(chosen) < count:
         distance = np.maximum(1 - (points @ points[chosen].T).max(-1), 0).astype(np.float64) + 1e-12
-        chosen.append(int(draw.choice(len(points), p=distance / distance.sum())))
+        chosen.append(int(rng.choice(len(points), p=distance / distance.sum())))
     return points[chosen]
 
 
@@ -98,15 +101,15 @@ class Words:
         self.counts[cluster].update(set(_WORD.findall(text.lower())))
 
     def typical(self, cluster: int, count: int = 8) -> list[str]:
-        """Words that occur in this cluster far more often than in the others, the most telling first."""
+        """Words that are far more frequent in this cluster than in the others, the most distinctive first."""
         own, size = self.counts[cluster], max(1, self.documents[cluster])
         rest = max(1, sum(self.documents) - size)
-        found = {}
+        scores = {}
         for word, times in own.items():
             if times >= max(2, LEAST_SHARE * size):
                 elsewhere = sum(counts[word] for index, counts in enumerate(self.counts) if index != cluster)
-                found[word] = times / size * log((times / size + 1e-3) / (elsewhere / rest + 1e-3))
-        return sorted(found, key=lambda word: (-found[word], word))[:count]
+                scores[word] = times / size * log((times / size + 1e-3) / (elsewhere / rest + 1e-3))
+        return sorted(scores, key=lambda word: (-scores[word], word))[:count]
 
 
 def name_clusters(typical: Sequence[Sequence[str]], taken: Iterable[str] = ()) -> list[str]:
@@ -125,5 +128,5 @@ def name_clusters(typical: Sequence[Sequence[str]], taken: Iterable[str] = ()) -
 
 
 def _plain(word: str) -> str:
-    """ASCII letters of a word; nothing when it has none."""
+    """The ASCII letters of a word; empty if it has none."""
     return unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()

@@ -28,7 +28,7 @@ from .vocabulary import beginning_of_text, end_of_document, require_known
 DOCUMENTS_AT_ONCE = 256
 FORMAT = 2  # of token files
 Progress = Callable[[str], None]
-Stream = list[np.ndarray[Any, Any]]  # of one document: token ids and, where the loss tells, what it counts
+Stream = list[np.ndarray[Any, Any]]  # of one document: token ids and, if the loss is masked, its mask
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def prepare(
     """Tokenise every source into `folder`, or reuse what is there when nothing it depends on has changed.
 
     Args:
-        warn: told what the user should know of the text; None: nobody is.
+        warn: gets warnings about the text; None: they are dropped.
         vocab_size: rows of the model's embedding, which no token may exceed.
         begun: training has begun on the token files that are there, so the text must be the same.
 
@@ -114,8 +114,8 @@ class _Job:
             same = False
             if begun:
                 raise DataError(
-                    f"{self.where}: its text is not what this run was begun with "
-                    f"({_changed(index, places)}); bring it back, or start anew with another --output."
+                    f"{self.where}: its text is not what this run began with "
+                    f"({_changed(index, places)}); restore it, or start anew with another --output."
                 )
         if not (same and are_whole(self.folder, index.get("files"))):
             progress(f"tokenising {self.where}")
@@ -211,11 +211,11 @@ class _Job:
 
     @property
     def _suffixes(self) -> list[str]:
-        """Of the files of one stream: tokens, and for conversations which of them are the assistant's."""
+        """Suffixes of the files of one stream: tokens and, for conversations, which are the assistant's."""
         return [".bin", MASK_SUFFIX] if self.source.loss_on == "assistant" else [".bin"]
 
     def _tokenised(self) -> Iterator[Stream]:
-        """What each document adds to every file."""
+        """The tokens, and the mask if there is one, of every document."""
         if self.source.messages is None:
             yield from ([np.asarray(ids, dtype=np.int32)] for ids in self._texts())
             return
@@ -266,8 +266,14 @@ def held_out(seed: int, number: int, holdout: float) -> bool:
 
 
 def split_documents(texts: Iterable[str], seed: int, share: float, where: str) -> tuple[list[str], list[str]]:
-    """Documents to learn from and held-out ones, the same that perplexity is measured on; at least one on
-    either side.
+    """Split documents into those to learn from and held-out ones, the same that perplexity is measured on; at
+    least one on either side.
+
+    Args:
+        texts: documents.
+        seed: the recipe's seed.
+        share: share to hold out, in (0, 1).
+        where: the source's field, for errors.
 
     Raises:
         DataError: there are fewer than two.

@@ -1,5 +1,5 @@
-"""`domains: {auto: ...}`: grouping documents before anything else happens, so that the run goes on as if
-domains had been given.
+"""`domains: {auto: ...}`: grouping documents before anything else happens, so that the run continues as if
+the recipe named the domains.
 
 Legend: N documents of a batch, T tokens, D hidden.
 """
@@ -26,6 +26,7 @@ from ..recipe.load import LoadedRecipe
 from ..recipe.schema import RESERVED, Auto, AutoDomains, Recipe, Source
 from ..run.folder import RunFolder
 from ..storage.files import fsync_folder, make_folder, replacing_file, write_json
+from ..storage.read_json import read_json
 from .clusters import Array, Words, fit_clusters, name_clusters
 from .sources import documents
 from .vocabulary import require_known
@@ -37,27 +38,38 @@ WHERE = "domains.auto"
 def resolve_domains(
     loaded: LoadedRecipe, run: RunFolder, base: ModelSpec, progress: Progress
 ) -> LoadedRecipe:
-    """The recipe with domains found, if it asks for that; what was found earlier is read from the run folder.
+    """Replace `domains: {auto: ...}` by the domains of a clustering, which a resumed run reads from its
+    folder.
+
+    Args:
+        loaded: the recipe.
+        run: the run folder.
+        base: the base, whose embeddings are clustered.
+        progress: where to report.
+
+    Returns:
+        The recipe with its domains; unchanged if it names them itself.
 
     Raises:
-        DataError: there are fewer documents than domains asked for, or no documents.
+        DataError: there are fewer documents than domains requested, or none.
+        IntegrityError: the clustering in the run folder is damaged.
         UsageError: the model has no such layer.
     """
-    asked = loaded.recipe.domains
-    if not isinstance(asked, AutoDomains):
+    requested = loaded.recipe.domains
+    if not isinstance(requested, AutoDomains):
         return loaded
     if not run.domains_file.is_file():
-        _find(loaded, asked.auto, run, base, progress)
-    found = json.loads(run.domains_file.read_text(encoding="utf-8"))["domains"]
-    sources = {name: Source(jsonl=str(run.domain_text(name).resolve())) for name in found}
+        _find(loaded, requested.auto, run, base, progress)
+    entries = read_json(run.domains_file, remedy="start a new run with another --output")["domains"]
+    sources = {name: Source(jsonl=str(run.domain_text(name).resolve())) for name in entries}
     progress.message(
-        "domains: " + ", ".join(f"{name} ({entry['documents']:,})" for name, entry in found.items())
+        "domains: " + ", ".join(f"{name} ({entry['documents']:,})" for name, entry in entries.items())
     )
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"domains": sources}))
 
 
 def _find(loaded: LoadedRecipe, auto: Auto, run: RunFolder, base: ModelSpec, progress: Progress) -> None:
-    """Group, name and write; the index last, so that an interrupted attempt starts again."""
+    """Group, name and write; the index comes last, so that an interrupted attempt starts again."""
     embedder = Embedder(base, loaded.recipe, auto)
     first = list(islice(documents(auto, loaded.root, WHERE), auto.fit_documents))
     if len(first) < auto.count:
@@ -91,7 +103,7 @@ def _require_documents(words: Words) -> None:
 
 
 def _publish(run: RunFolder, groups: list[Path], words: Words) -> None:
-    """Files of numbered groups get the names of their domains; then the index that makes them count."""
+    """Rename the numbered groups to their domains, then write the index that makes them valid."""
     typical = [words.typical(index) for index in range(len(groups))]
     names = name_clusters(typical, taken=RESERVED)
     for name, path in zip(names, groups, strict=True):
@@ -136,7 +148,7 @@ class Embedder:
             self._model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=trusted)
 
     def __call__(self, texts: list[str]) -> Array:
-        """[N, D]; the model's own order of magnitude, float32."""
+        """Embed documents; [N, D] in float32."""
         encoded = self._tokenizer(texts, verbose=False)["input_ids"]
         rows = [ids[: self._auto.max_tokens] or [0] for ids in encoded]
         for ids in rows:
@@ -154,5 +166,5 @@ class Embedder:
             states = self._model.model(
                 input_ids=pad(rows), use_cache=False, output_hidden_states=True
             ).hidden_states[self._auto.layer]
-        found: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
-        return found
+        means: Array = mean_over_tokens(states, [len(row) for row in rows]).numpy()
+        return means

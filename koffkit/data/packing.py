@@ -24,8 +24,8 @@ class PackedTokens:
     """Documents back to back in one int32 file, read through a memory map.
 
     Args:
-        masked: beside it lies a file with one byte a token: whether the loss counts it.
-        begin: the token that every sequence begins with, of a tokenizer that adds one to every text: a model
+        masked: there is a second file with one byte per token: whether the loss counts it.
+        begin: the token that every sequence begins with, for tokenizers that add one to every text: a model
             that never saw a text without it is a poor teacher there. None: sequences begin anywhere.
     """
 
@@ -41,7 +41,7 @@ class PackedTokens:
         return len(self.tokens)
 
     def batch(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor:
-        """The `visit`-th batch [B, T] of an endless run through the tokens.
+        """The batch [B, T] with the number `visit` in an endless run through the tokens.
 
         Every epoch shifts the cuts and shuffles anew, so that no document always starts a sequence.
         """
@@ -50,14 +50,14 @@ class PackedTokens:
         rows = self._rows(visit, batch_size, length, seed)
         return torch.from_numpy(np.stack([self._tokens(*row) for row in rows]))
 
-    def counted(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor | None:
-        """Which tokens of `batch` the loss counts, [B, T]; None: all."""
+    def loss_mask(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor | None:
+        """Which tokens of the same `batch` the loss counts, boolean [B, T]; None: all."""
         import torch
 
         if self.mask is None:
             return None
         rows = self._rows(visit, batch_size, length, seed)
-        return torch.from_numpy(np.stack([self._counts(self.mask, *row) for row in rows]))
+        return torch.from_numpy(np.stack([self._mask_of(self.mask, *row) for row in rows]))
 
     def _rows(self, visit: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
         """Where the rows of a batch start, and their length."""
@@ -80,7 +80,7 @@ class PackedTokens:
         rest = np.asarray(self.tokens[start : start + length - 1], dtype=np.int64)
         return np.concatenate([np.array([self.begin], dtype=np.int64), rest])
 
-    def _counts(self, mask: NDArray[np.uint8], start: int, length: int) -> NDArray[np.bool_]:
+    def _mask_of(self, mask: NDArray[np.uint8], start: int, length: int) -> NDArray[np.bool_]:
         if not self._adds(start, length):
             return np.asarray(mask[start : start + length], dtype=bool)
         return np.concatenate(
@@ -112,14 +112,14 @@ class PackedTokens:
         for first in range(0, len(starts), batch_size):
             part = starts[first : first + batch_size]
             ids = np.stack([self._tokens(start, length) for start in part])
-            counted = (
+            loss_mask = (
                 None
                 if self.mask is None
-                else np.stack([self._counts(self.mask, start, length) for start in part])
+                else np.stack([self._mask_of(self.mask, start, length) for start in part])
             )
-            yield torch.from_numpy(ids), None if counted is None else torch.from_numpy(counted)
+            yield torch.from_numpy(ids), None if loss_mask is None else torch.from_numpy(loss_mask)
 
 
 def _mapped(path: Path, dtype: type[Any]) -> NDArray[Any]:
-    """A file as an array that is not read before it is needed; an empty file cannot be mapped."""
+    """A memory-mapped file, or an empty array for an empty file, which cannot be mapped."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)

@@ -1,4 +1,4 @@
-"""From the patterns of a recipe to files: names, folders, globs, `~`, and addresses that fsspec opens."""
+"""Resolving the patterns of a recipe to files: names, folders, globs, `~`, and addresses for fsspec."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ def source_files(source: Source, root: Path, where: str) -> list[Place]:
     """The files of a text or jsonl source, sorted within each pattern; relative to the recipe, else to the
     working folder.
 
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
+
     Raises:
-        DataError: a pattern matches no file, or something that is no file.
+        DataError: a pattern matches nothing, or something that is not a file.
     """
     patterns = source.text or source.jsonl or []
     kinds = TEXT if source.text else RECORDS
@@ -38,19 +43,19 @@ def source_files(source: Source, root: Path, where: str) -> list[Place]:
 
 
 def kind_of(place: Place) -> str:
-    """The suffix that says how a file is read, that of its packing left out: `.csv` of a.csv.gz."""
+    """The suffix that says how a file is read, without that of its compression: `.csv` of a.csv.gz."""
     suffixes = Path(str(place).partition("?")[0]).suffixes
     return next((suffix.lower() for suffix in reversed(suffixes) if suffix.lower() not in PACKED), "")
 
 
 def file_source(pattern: str, field: str = "text") -> Source:
-    """The source that a path or glob on the command line means; `field` is of records."""
+    """The source for a path or glob on the command line; `field` holds the text of records."""
     return Source(jsonl=pattern, field=field) if kind_of(pattern) in RECORDS else Source(text=pattern)
 
 
 def is_remote(pattern: str) -> bool:
-    """Whether this is an address: nothing but a recipe or an option that names one makes koffkit use the
-    network."""
+    """Whether this is an address. For text, koffkit uses the network only if a recipe or an option names
+    one."""
     return "://" in pattern
 
 
@@ -77,8 +82,8 @@ def _matches(pattern: str, root: Path, where: str, kinds: Sequence[str]) -> Sequ
 
 
 def _local(path: Path, where: str, kinds: Sequence[str]) -> list[Path]:
-    """What a path means: itself where there is such a file, a folder's files, else what it matches as a
-    pattern. Only what does not exist as written is a pattern, so brackets in a folder's name are no trap."""
+    """The files for a path: the file itself, the files of a folder, else what it matches as a pattern. Only a
+    path that does not exist as written is a pattern, so brackets in a folder's name do no harm."""
     if os.path.lexists(path):
         return _existing(path, where, kinds)
     parts, start = list(path.parts[1:]), Path(path.anchor)
@@ -92,7 +97,7 @@ def _local(path: Path, where: str, kinds: Sequence[str]) -> list[Path]:
 
 
 def _existing(path: Path, where: str, kinds: Sequence[str]) -> list[Path]:
-    mode = path.stat().st_mode  # of a dangling link: an error that says so
+    mode = path.stat().st_mode  # fails with a clear error for a dangling link
     if stat.S_ISREG(mode):
         return [path]
     if not stat.S_ISDIR(mode):
@@ -104,7 +109,7 @@ def _existing(path: Path, where: str, kinds: Sequence[str]) -> list[Path]:
 
 
 def _near(pattern: str, root: Path) -> str:
-    """Names in the same folder that were perhaps meant."""
+    """A hint at similar names in the same folder."""
     folder = (root / pattern).parent
     try:
         names = [entry.name for entry in sorted(folder.iterdir())[:1000]] if folder.is_dir() else []

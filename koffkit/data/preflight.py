@@ -1,4 +1,4 @@
-"""What can be said of a recipe's text before anything is learned: files, fields, and a sample of each."""
+"""Checks of a recipe's text before anything is learned: files, fields, and a sample of each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .places import Place, is_remote, kind_of, source_files
 from .reading import lines_of
 from .records import checked, file_records, text_field
 
-FILES, RECORDS = 16, 4  # looked into of each source, looked at of each file
+FILES, RECORDS = 16, 4  # files checked per source, records checked per file
 
 
 def data_problems(loaded: LoadedRecipe) -> list[str]:
-    """One line for every source that could not be learned from, as far as its beginning tells. Addresses and
-    hub data sets are not opened.
+    """One line for every source with a problem, as far as a sample shows. Addresses and hub data sets are not
+    opened.
     """
     recipe = loaded.recipe
     if isinstance(recipe.domains, AutoDomains):

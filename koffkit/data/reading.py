@@ -1,5 +1,5 @@
-"""Lines of files that may be packed, damaged, endless or far away; never more in memory than a document may
-have."""
+"""Lines of files that may be compressed, damaged, endless or remote; memory use is bounded by the longest
+document allowed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..errors import DataError
 from .places import Place, is_remote
 
 MAX_CHARACTERS = 16 * 2**20  # of one line or document
-PIECE = 1024  # packed bytes at a time: few enough that what they unpack to fits into memory
-# What unpacks to more than this and by more than this factor is no text.
+PIECE = 1024  # compressed bytes at a time: few enough that their content fits into memory
+# Content above this size that was compressed by more than this factor is not text.
 BOMB_BYTES, BOMB_FACTOR = 4 * 2**20, 200
-WINDOW = 128 * 2**20  # memory that unpacking may take
+WINDOW = 128 * 2**20  # memory that decompression may take
 
 
 def lines_of(place: Place, where: str, limit: int = MAX_CHARACTERS) -> Iterator[tuple[int, str]]:
@@ -34,8 +34,8 @@ def lines_of(place: Place, where: str, limit: int = MAX_CHARACTERS) -> Iterator[
     for number, line in enumerate(_pieces(place, where, lambda file: file.readline(limit + 1)), 1):
         if len(line) > limit:
             raise DataError(
-                f"{place}:{number} ({where}): a line of more than {limit:,} characters; break it up, or is "
-                "this no text?"
+                f"{place}:{number} ({where}): a line of more than {limit:,} characters; break it up. Is "
+                "this text?"
             )
         yield number, line
 
@@ -43,8 +43,13 @@ def lines_of(place: Place, where: str, limit: int = MAX_CHARACTERS) -> Iterator[
 def chunks_of(place: Place, where: str, size: int = 1 << 20) -> Iterator[str]:
     """The text of a file, `size` characters at a time.
 
+    Args:
+        place: a file or address.
+        where: the recipe's field, for errors.
+        size: characters at a time.
+
     Raises:
-        DataError: as of `lines_of`.
+        DataError: as for `lines_of`.
     """
     return _pieces(place, where, lambda file: file.read(size))
 
@@ -63,15 +68,15 @@ def _pieces(place: Place, where: str, read: Callable[[IO[str]], str]) -> Iterato
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(
-            f"{place} ({where}): cannot be read: {reason}, after line {number}; is the file whole?"
+            f"{place} ({where}): cannot be read: {reason}, after line {number}; is the file complete?"
         ) from None
 
 
 def open_bytes(place: Place) -> IO[bytes]:
-    """The unpacked bytes of a file or address.
+    """Open the decompressed bytes of a file or address.
 
     Raises:
-        DataError: what opens it is not installed, or the address does not answer.
+        DataError: a package that it needs is not installed, or the address does not answer.
         OSError: it cannot be opened.
     """
     unpacker = _unpacker(place)
@@ -92,7 +97,7 @@ def _open_remote(address: str) -> Any:
 
 
 def _unpacker(place: Place) -> Callable[[], Any] | None:
-    """What makes a decompressor for one frame of a packed file; None: it is not packed."""
+    """A factory of decompressors, one per frame of a compressed file; None: it is not compressed."""
     suffix = Path(str(place).partition("?")[0]).suffix.lower()
     if suffix == ".gz":
         return lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)
@@ -108,7 +113,7 @@ def _unpacker(place: Place) -> Callable[[], Any] | None:
         raise DataError(f"{place}: reading .zst needs the extra: pip install 'koffkit[data]'.") from None
 
     class Frame:
-        """zstandard's own error is no ValueError."""
+        """Turns the error of zstandard into a ValueError."""
 
         def __init__(self) -> None:
             self._frame = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
@@ -131,13 +136,13 @@ def _unpacker(place: Place) -> Callable[[], Any] | None:
 
 
 class _Unpacked(io.RawIOBase):
-    """The bytes of all frames of a packed file. A frame that ends too early is an error: readers of the
-    formats' own libraries take the end of a file for the end of the data."""
+    """The bytes of all frames of a compressed file. A truncated frame is an error; the readers of the
+    formats' own libraries would take the end of the file for the end of the data."""
 
     def __init__(self, file: Any, start: Callable[[], Any]) -> None:
         self._file, self._start = file, start
         self._frame = start()
-        self._whole = False  # nothing of this frame is still to come
+        self._whole = False  # whether the current frame is complete
         self._packed = b""
         self._ready = b""
         self._read = self._made = self._frames = 0
@@ -173,7 +178,7 @@ class _Unpacked(io.RawIOBase):
             raise ValueError(f"it unpacks to more than {BOMB_FACTOR} times its size; no text does")
 
     def _next_frame(self) -> bool:
-        """Begin what follows a whole frame; zeros there are padding."""
+        """Begin the next frame after a complete one; zeros between frames are padding."""
         while not self._packed.strip(b"\0"):
             self._packed = self._file.read(PIECE)
             if not self._packed:

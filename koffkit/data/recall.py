@@ -1,7 +1,7 @@
 """Recall of facts: is the prompt completed exactly, by greedy decoding?
 
-Greedy decoding gives the answer exactly when, with the answer fed in, every answer token is the most likely
-one: one forward pass instead of a decoding loop (a test holds the two against each other).
+Greedy decoding yields the answer exactly if, with the answer as input, every answer token is the most likely
+one: one forward pass instead of a decoding loop (a test compares the two).
 """
 
 from __future__ import annotations
@@ -32,10 +32,18 @@ class Fact:
 def load_facts(
     source: Source, root: Path, where: str, tokenizer: Any, limit: int | None = None
 ) -> list[Fact]:
-    """Facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread subset.
+    """Load the facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread
+    subset.
+
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
+        tokenizer: the base's.
+        limit: the most facts; None: all.
 
     Raises:
-        DataError: a record lacks a field, or no answer begins where a token does.
+        DataError: a record lacks a field, or no answer begins at a token boundary.
     """
     fields = (source.prompt_field or "", source.answer_field or "")
     pairs = []
@@ -46,7 +54,7 @@ def load_facts(
                 f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)} ({spot})."
             )
         pairs.append((text_field(record, fields[0], spot), text_field(record, fields[1], spot)))
-    pairs = spread(pairs, limit)
+    pairs = subsample(pairs, limit)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
     facts = [
@@ -56,14 +64,13 @@ def load_facts(
     ]
     if not facts:
         raise DataError(
-            f"{where}: no prompt is followed by its answer at a token's boundary, so recall cannot be told; "
-            f"end {fields[0]} with a whole "
-            f"word and let {fields[1]} begin with the space."
+            f"{where}: no prompt is followed by its answer at a token's boundary, so recall cannot be "
+            f"measured; end {fields[0]} with a whole word and let {fields[1]} begin with the space."
         )
     return facts
 
 
-def spread(items: list[Item], limit: int | None) -> list[Item]:
+def subsample(items: list[Item], limit: int | None) -> list[Item]:
     """At most `limit` of the items, evenly spread."""
     if limit is None or len(items) <= limit:
         return items
@@ -79,18 +86,18 @@ def recall(predict: Callable[[Tensor], Tensor], facts: list[Fact], batch_size: i
     """
     import torch
 
-    found: dict[int, bool] = {}
+    completed: dict[int, bool] = {}
     order = sorted(range(len(facts)), key=lambda index: len(facts[index].ids))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         width = len(facts[part[-1]].ids)
         ids = torch.zeros(len(part), width, dtype=torch.long)
-        counted = torch.zeros(len(part), width - 1, dtype=torch.bool)
+        answer_mask = torch.zeros(len(part), width - 1, dtype=torch.bool)
         for row, index in enumerate(part):
             fact = facts[index]
             ids[row, : len(fact.ids)] = torch.tensor(fact.ids)
-            counted[row, fact.answer_start - 1 : len(fact.ids) - 1] = True
+            answer_mask[row, fact.answer_start - 1 : len(fact.ids) - 1] = True
         guesses = predict(ids)[:, :-1].cpu()
-        right = ((guesses == ids[:, 1:]) | ~counted).all(dim=1)
-        found.update(zip(part, right.tolist(), strict=True))
-    return [found[index] for index in range(len(facts))]
+        right = ((guesses == ids[:, 1:]) | ~answer_mask).all(dim=1)
+        completed.update(zip(part, right.tolist(), strict=True))
+    return [completed[index] for index in range(len(facts))]

@@ -1,4 +1,4 @@
-"""Records of JSON lines, JSON arrays, csv, parquet and hub data sets, each with where it stands."""
+"""Records of JSON lines, JSON arrays, csv, parquet and hub data sets, each with its file and line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from ..recipe.schema import Source
 from .places import Place, is_remote, kind_of, source_files
 from .reading import chunks_of, lines_of
 
-Record = tuple[str, dict[str, Any]]  # where it stands, `file:line`, and its fields
+Record = tuple[str, dict[str, Any]]  # its place, `file:line`, and its fields
 _SPACE = re.compile(r"\s+")
 MAX_RECORD = 8 * 2**20  # characters of one record: Python's objects take far more than their text
 
 
 def records(source: Source, root: Path, where: str) -> Iterator[Record]:
     """Yield the objects of a jsonl or hub source; each has the source's field.
+
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
 
     Raises:
         DataError: a file cannot be read, a record is damaged or lacks the field; with file and line.
@@ -50,8 +55,13 @@ def file_records(place: Place, field: str, where: str) -> Iterator[Record]:
 def text_field(record: dict[str, Any], field: str, spot: str) -> str:
     """The text in a field of a record.
 
+    Args:
+        record: the record.
+        field: the field's name.
+        spot: the record's file and line, for errors.
+
     Raises:
-        DataError: it is no text, or holds half a character.
+        DataError: it is not text, or holds half a character.
     """
     value = record[field]
     if not isinstance(value, str):
@@ -64,8 +74,10 @@ def text_field(record: dict[str, Any], field: str, spot: str) -> str:
 
 
 def require_whole_characters(text: str, spot: str, field: str) -> None:
-    """Raises:
-    DataError: the text holds a lone surrogate, half of an emoji that was cut, which no tokenizer takes.
+    """Refuse text with a lone surrogate, such as half of an emoji that was cut, which no tokenizer accepts.
+
+    Raises:
+        DataError: there is one.
     """
     try:
         text.encode()
@@ -78,10 +90,15 @@ def require_whole_characters(text: str, spot: str, field: str) -> None:
 
 
 def checked(record: Any, field: str, spot: str) -> dict[str, Any]:
-    """A record that has the field.
+    """Check that a record is an object with the field.
+
+    Args:
+        record: the parsed value.
+        field: the field that it must have.
+        spot: its file and line, for errors.
 
     Raises:
-        DataError: it has not.
+        DataError: it is not.
     """
     if not isinstance(record, dict) or field not in record:
         there = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
@@ -93,17 +110,17 @@ def checked(record: Any, field: str, spot: str) -> dict[str, Any]:
 
 
 def parse(text: str, spot: str) -> Any:
-    """A JSON value.
+    """Parse a JSON value.
 
     Raises:
-        DataError: it is not valid JSON, or nested deeper than Python reads.
+        DataError: it is not valid JSON, or is nested too deeply for Python.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{spot}: not valid JSON ({error.msg}); one object a line is expected.") from None
     except RecursionError:
-        raise DataError(f"{spot}: JSON that is nested too deep; repair or remove the record.") from None
+        raise DataError(f"{spot}: JSON that is nested too deeply; repair or remove the record.") from None
     except ValueError as error:
         raise DataError(f"{spot}: not valid JSON ({str(error).partition(';')[0]}).") from None
 
@@ -150,7 +167,7 @@ class _Array:
             try:
                 value, end = json.JSONDecoder().raw_decode(self._text, self._at)
             except RecursionError:
-                raise self._damaged("JSON that is nested too deep") from None
+                raise self._damaged("JSON that is nested too deeply") from None
             except ValueError as error:
                 if len(self._text) - self._at > MAX_RECORD or not self._fill():
                     reason = getattr(error, "msg", "a number of too many digits")
@@ -160,7 +177,7 @@ class _Array:
                 return spot, value
 
     def _peek(self) -> str:
-        """The next character that is no space; nothing at the end."""
+        """The next character that is not a space; empty at the end."""
         while True:
             blank = _SPACE.match(self._text, self._at)
             self._skip(blank.end() if blank else self._at)
@@ -208,7 +225,7 @@ def _parquet(place: Place, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def _without_pattern(name: str) -> str:
-    """A file's name in which `datasets` sees no pattern."""
+    """A file's name, escaped so that `datasets` does not read it as a pattern."""
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
@@ -223,7 +240,7 @@ def _hub(source: Source, where: str) -> Iterator[Record]:
 
 
 def _dataset(spot: str, *names: Any, **options: Any) -> Iterator[Any]:
-    """What `datasets` reads, streamed."""
+    """Stream the records of a data set."""
     try:
         from datasets import load_dataset
     except ImportError:

@@ -15,7 +15,7 @@ from .records import records, text_field
 
 
 def documents(source: Source, root: Path, where: str) -> Iterator[str]:
-    """Yield documents in order, of conversations what the user said; `where` names the recipe field in
+    """Yield documents in order; for a conversation, what the user said. `where` names the recipe field in
     errors.
 
     Raises:
@@ -32,6 +32,11 @@ def documents(source: Source, root: Path, where: str) -> Iterator[str]:
 
 def conversations(source: Source, root: Path, where: str) -> Iterator[Conversation]:
     """Yield the conversations of a source with `messages`.
+
+    Args:
+        source: a source of the recipe.
+        root: the folder that relative paths start from, before the working folder.
+        where: the recipe field of the source, for errors.
 
     Raises:
         DataError: a record's field holds something else.

@@ -1,4 +1,4 @@
-"""Token files on disk: written through to the medium, and known again by size and digest."""
+"""Token files on disk: synced when written, and recognised by size and digest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHUNK = 1 << 22
 
 
 class TokenFile:
-    """One file of a stream, beside its final name until it is whole."""
+    """One file of a stream, under a temporary name until it is complete."""
 
     def __init__(self, final: Path) -> None:
         self.final = final
@@ -51,7 +51,7 @@ class TokenFile:
 
 
 def are_whole(folder: Path, entries: Any) -> bool:
-    """Whether token files are there with the sizes and digests that their index recorded."""
+    """Whether token files exist with the sizes and digests in their index."""
     if not isinstance(entries, Mapping) or not entries:
         return False
     for name, entry in entries.items():
@@ -64,7 +64,7 @@ def are_whole(folder: Path, entries: Any) -> bool:
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """What was recorded of a stream; nothing where there is no index, or a damaged one."""
+    """The index of a stream; empty if there is none or it is damaged."""
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -73,7 +73,7 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def source_facts(places: Sequence[Place]) -> list[dict[str, Any]]:
-    """Path, size, time and digest of every file that text comes from; of addresses what they say themselves.
+    """Path, size, time and digest of every source file; for an address, what its server reports.
 
     Raises:
         DataError: a file cannot be read.
@@ -82,7 +82,7 @@ def source_facts(places: Sequence[Place]) -> list[dict[str, Any]]:
 
 
 def same_sources(places: Sequence[Place], recorded: Any) -> bool:
-    """Whether the files hold what they held when this was recorded: by size and time, else by digest."""
+    """Whether the files are unchanged since they were recorded: by size and time, else by digest."""
     if not isinstance(recorded, list) or len(recorded) != len(places):
         return False
     for place, before in zip(places, recorded, strict=True):

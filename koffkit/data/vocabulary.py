@@ -1,4 +1,4 @@
-"""Which token ends a document, and whether the model knows every token of a text."""
+"""Tokens between documents, and tokens that the model does not know."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ from typing import Any
 from ..errors import DataError
 from .chat import Conversation, render
 
-# What pretraining put between documents, in the tokenizers of the supported families.
+# Tokens that pretraining put between documents, in the tokenizers of the supported families.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
-def end_of_document(tokenizer: Any, asked: str | None, where: str) -> tuple[int | None, str | None]:
-    """The token that ends a document, and what the user should know of the choice.
+def end_of_document(tokenizer: Any, requested: str | None, where: str) -> tuple[int | None, str | None]:
+    """Choose the token that ends a document.
 
     The end-of-sequence token of a chat model ends a turn. Between documents it would teach that a turn ends
-    where a text does, so the end of text of its pretraining is taken where the vocabulary has it.
+    where a text does, so the end-of-text token of pretraining is used if the vocabulary has one.
+
+    Args:
+        tokenizer: the base's.
+        requested: the token that the recipe names; None: choose one.
+        where: the recipe field of the source, for messages.
+
+    Returns:
+        The token's id, None if there is none; and a warning for the user, or None.
 
     Raises:
-        DataError: the token that was asked for is not in the vocabulary.
+        DataError: the requested token is not in the vocabulary.
     """
-    if asked is not None:
+    if requested is not None:
         vocabulary = tokenizer.get_vocab()
-        if asked not in vocabulary:
-            near = difflib.get_close_matches(asked, tokenizer.all_special_tokens, n=1)
+        if requested not in vocabulary:
+            near = difflib.get_close_matches(requested, tokenizer.all_special_tokens, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise DataError(f"{where}.end_of_document: {asked!r} is no token of this tokenizer.{hint}")
-        return int(vocabulary[asked]), None
+            raise DataError(f"{where}.end_of_document: {requested!r} is not a token of this tokenizer.{hint}")
+        return int(vocabulary[requested]), None
     end = tokenizer.eos_token_id
     if end is None or not _ends_turns(tokenizer):
         return end, None
@@ -43,7 +51,7 @@ def end_of_document(tokenizer: Any, asked: str | None, where: str) -> tuple[int 
 
 
 def beginning_of_text(tokenizer: Any) -> int | None:
-    """The token that this tokenizer puts before every text; None where it puts none."""
+    """The token that this tokenizer puts before every text; None if it puts none."""
     begin = tokenizer.bos_token_id
     ids = tokenizer("a", verbose=False)["input_ids"]
     return int(begin) if begin is not None and ids and ids[0] == begin else None
@@ -66,8 +74,16 @@ def _ends_turns(tokenizer: Any) -> bool:
 
 
 def require_known(ids: Sequence[int], vocab_size: int | None, tokenizer: Any, spot: str) -> None:
-    """Raises:
-    DataError: the text has a token that the model has no embedding of.
+    """Refuse tokens that the model has no embedding for.
+
+    Args:
+        ids: token ids.
+        vocab_size: rows of the model's embedding; None: not known, nothing is checked.
+        tokenizer: the base's.
+        spot: the text's file and line, for the error.
+
+    Raises:
+        DataError: there is one.
     """
     if vocab_size is None or not ids:
         return

@@ -1,1 +1,1 @@
-"""Masks: which units stay. In memory, on disk, and what they cut."""
+"""Masks, which say which units stay: in memory, on disk, and what they cut."""

@@ -1,5 +1,5 @@
-"""The `config.json` of a sliced backbone: the family's own class where it can hold it, else a stock class
-that computes the same."""
+"""The `config.json` of a sliced backbone: for the family's own class if it fits, else for a stock class that
+computes the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .masks import Masks
 from .slicing import needs_own_class, rope_pairs, widths_of
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-"""Kinds of layer in `rope_parameters`, where each has its own."""
+"""Kinds of layer in `rope_parameters`, each with its own parameters."""
 STALE = (
     "_name_or_path",
     "auto_map",
@@ -37,8 +37,8 @@ STALE = (
 
 
 def open_complete(folder: Path) -> ModelSpec:
-    """A checkpoint with every default of its config spelled out, so that another class cannot fill in its
-    own."""
+    """Open a checkpoint with every default of its config spelled out, so that another class cannot fill in
+    its own."""
     from transformers import AutoConfig
 
     return ModelSpec(
@@ -47,10 +47,11 @@ def open_complete(folder: Path) -> ModelSpec:
 
 
 def sliced_config(spec: ModelSpec, masks: Masks) -> dict[str, Any]:
-    """The config after slicing: of a stock class where one holds the result, else of koffkit's.
+    """The config after slicing: for a stock class if one fits the result, else for koffkit's class.
 
     Args:
         spec: with a complete config (see `open_complete`).
+        masks: of all layers.
     """
     result = {key: value for key, value in spec.config.items() if key not in STALE}
     result["head_dim"] = spec.shape.head_dim
@@ -60,8 +61,8 @@ def sliced_config(spec: ModelSpec, masks: Masks) -> dict[str, Any]:
 
 
 def _stock_class(spec: ModelSpec, config: dict[str, Any], widths: LayerWidths) -> dict[str, Any] | None:
-    """The config of a stock class for layers that are all of these widths; None if every one of them computes
-    something else."""
+    """The config of a stock class for layers that all have these widths; None if no stock class computes the
+    same."""
     heads = widths.kv_heads * spec.shape.queries_per_kv
     sizes = {
         "intermediate_size": widths.intermediate,
@@ -129,11 +130,11 @@ def _container(spec: ModelSpec, heads: int) -> str:
 
 
 def _readable_by_older(config: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes `rope_parameters` only; 4.x silently falls back to the family's defaults, without
-    scaling, where it does not find the old keys.
+    """Add the old RoPE keys: transformers 5 writes `rope_parameters` only, and without the old keys 4.x
+    silently falls back to the family's defaults, without scaling.
 
-    Where layers of one kind rotate otherwise than those of another (Gemma 3), the old keys are those of full
-    attention, and of the others there is a base frequency only.
+    If the kinds of layer rotate differently (Gemma 3), the old keys are those of full attention, and the
+    other kind has a base frequency only.
     """
     rope = config.get("rope_parameters") or {}
     local = rope.get(LOCAL)

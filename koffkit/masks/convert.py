@@ -1,5 +1,4 @@
-"""The one form of masks in memory (`Masks`), and everything that is turned into it or made of it: gates that
-are open or shut, and bare counts.
+"""Conversions between masks in memory (`Masks`), open or shut gates, and counts.
 
 Legend: L layers, U units of a structure in one layer.
 """
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def as_masks(gates: Mapping[str, Tensor]) -> Masks:
-    """Gates of 0 and 1 as masks.
+    """Convert gates of 0 and 1 to masks.
 
     Args:
         gates: [L, U] by structure.
@@ -32,7 +31,8 @@ def as_masks(gates: Mapping[str, Tensor]) -> Masks:
 
 
 def as_gates(masks: Masks) -> dict[str, Tensor]:
-    """Masks of all layers as gates of 0 and 1, [L, U] by structure in alphabetical order, on the CPU."""
+    """Convert masks of all layers to gates of 0 and 1, [L, U] by structure in alphabetical order, on the
+    CPU."""
     import torch
 
     names = sorted({name for _, name in masks})
@@ -44,7 +44,7 @@ def as_gates(masks: Masks) -> dict[str, Tensor]:
 
 
 def masks_of_counts(spec: ModelSpec, keep: Mapping[str, int]) -> Masks:
-    """Masks of one layer, number 0, that keeps so many units of each structure, wherever they are.
+    """Masks of a single layer, number 0, that keeps the given numbers of units; which ones does not matter.
 
     Args:
         keep: units kept, by structure; equally many of every KV head.

@@ -1,4 +1,4 @@
-"""Masks: which units of which layer stay. One small file format, one vocabulary.
+"""Masks: which units of which layer stay.
 
 A mask is a boolean array over the units of one structure in one layer; True = keep.
 """
@@ -24,7 +24,7 @@ def kept_counts(masks: Masks) -> dict[str, list[int]]:
 
 
 def masked_counts(arch: Architecture, masks: Masks) -> dict[str, int]:
-    """Units that are zero and still there, in all layers together, by masked-only structure."""
+    """Units that are zero but still present, summed over layers, by masked-only structure."""
     counts: dict[str, int] = {}
     for (_, name), keep in masks.items():
         if arch.structures[name].masked_cuts:

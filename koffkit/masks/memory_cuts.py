@@ -1,4 +1,4 @@
-"""What masks cut of a memory that was learned at the widths of the unsliced base."""
+"""Cutting a memory that was learned at the widths of the unsliced base."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .slicing import adapter_slices, kv_memory_keeps, take, take_kv, zero_rows
 
 
 class MemoryCuts:
-    """What stays of the memories of one backbone, tensor by tensor."""
+    """The cuts of the memories of one backbone, tensor by tensor."""
 
     def __init__(self, spec: ModelSpec, masks: Masks) -> None:
         self._adapter, self._zero_rows = adapter_slices(spec, masks), zero_rows(spec, masks)

@@ -1,5 +1,5 @@
-"""A base checkpoint read as if it were sliced already: what the exporter writes, and what is compared before
-there is anything to write."""
+"""A base checkpoint read as if it were sliced already: the exporter writes it, and the parity check compares
+it before anything is written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .slicing import Slices
 
 
 class SlicedReader(CheckpointReader):
-    """`tensors` have the shapes that are left, and rows are cut as they are read.
+    """A reader whose `tensors` have the sliced shapes, and which cuts rows as it reads them.
 
     Args:
         folder: the unsliced checkpoint.
-        slices: what stays of which tensor.
+        slices: the indices that stay, by tensor and dimension.
         zero_rows: rows of tensors that stay and become zero.
 
     Raises:
@@ -37,7 +37,7 @@ class SlicedReader(CheckpointReader):
         }
 
     def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """`(first row, rows)` of what stays; pieces of at most about `at_once` bytes before they are cut."""
+        """`(first row, rows)` after slicing; pieces of at most about `at_once` bytes before they are cut."""
         cuts, zero_rows, done = self._slices.get(name, {}), self._zero_rows.get(name), 0
         for first, rows in self._rows(self._whole[name], at_once):
             if zero_rows is not None:
@@ -50,7 +50,7 @@ class SlicedReader(CheckpointReader):
             done += len(rows)
 
     def read_pieces(self, name: str, at_once: int) -> Iterator[Any]:
-        """What stays of a tensor, in order, as buffers of their own."""
+        """The sliced tensor in order, as buffers that are not overwritten."""
         if name not in self._slices and name not in self._zero_rows:
             yield from self.read_bytes(name, at_once)
             return

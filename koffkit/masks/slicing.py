@@ -29,7 +29,13 @@ ADAPTER_PREFIX = "base_model.model."
 
 
 def channels(cut: Cut, shape: Shape, keep: Keep) -> Indices:
-    """The channels of a tensor dimension that belong to the kept units, ascending."""
+    """The channels of a tensor dimension that belong to the kept units, ascending.
+
+    Args:
+        cut: a tensor dimension.
+        shape: the base's sizes.
+        keep: kept units, boolean [units].
+    """
     return np.flatnonzero(keep[cut.unit_of_channel(shape)])
 
 

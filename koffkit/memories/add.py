@@ -1,8 +1,8 @@
 """A new domain on an existing backbone: its memory is learned from the unpruned base and published beside the
 others.
 
-No other byte of the export changes. What is learned on the way lies in a run folder, so that an interrupted
-command can go on.
+No other byte of the export changes. Training state is kept in a run folder, so that an interrupted command
+can be resumed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 from ..artefact.bundle import bundle_entry, open_bundle
 from ..artefact.bundle_info import Added, Routing
 from ..artefact.check import require_sound
-from ..artefact.digests import backbone_digest
 from ..artefact.export import Export, open_export, replaces
-from ..artefact.names import BACKBONE, MEMORIES, ROUTER_COLUMN
-from ..errors import IntegrityError, UsageError
+from ..artefact.names import MEMORIES, ROUTER_COLUMN
+from ..errors import UsageError, near_name
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..router.routed import routed
@@ -25,7 +24,7 @@ from ..run.folder import RunFolder
 from ..run.state import RunState
 from ..storage.clock import timestamp
 from ..storage.lock import claim
-from ..storage.publish import discard, staged
+from ..storage.publish import discard, replacing, staged
 from .bundle import record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
 from .routing import require_text, teach_router
@@ -40,68 +39,89 @@ def add_memory(
     against: Sequence[str] = (),
     overrides: Sequence[str] = (),
     resume: bool = False,
+    replace: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Learn and publish `memories/NAME`; returns what `koffkit memory add --json` prints.
+    """Learn a memory and publish it as `memories/NAME` of an export.
 
     Args:
         path: an export.
+        name: the new domain.
         source: fields of the recipe's `Source`.
-        base: the unpruned model, where it is not where the manifest says.
+        base: the unpruned model, if it is not where the manifest says.
         against: files of text that the router must not take for the new domain; by default the text of the
             other memories.
-        resume: go on with an interrupted command.
+        overrides: settings of the recipe to change, as `a.b=VALUE`.
+        resume: continue an interrupted command.
+        replace: there is a memory of that name; the new one takes its place in one step, once it is whole.
+        progress: where to report; by default nowhere.
+
+    Returns:
+        What `koffkit memory add --json` and `memory replace --json` print.
 
     Raises:
-        UsageError: the name is taken or cannot be one, a setting is not valid, or there is earlier work and
-            no `resume`.
-        DataError: the base is not found, or text is missing or too short.
+        UsageError: the name is taken or cannot be one (with `replace`: there is no such memory), a setting is
+            not valid, or there is earlier work and no `resume`.
+        DataError: there is no base, or text is missing or too short.
         IntegrityError: base or backbone are not those of the export.
-        Interrupted: SIGINT; everything up to the last step is saved.
+        Interrupted: by SIGINT; everything up to the last step is saved.
     """
     progress = progress or Silent()
     export = open_export(path)
-    work = work_folder(export, name)
-    target = free_place(export, name, work)
+    work = work_folder(export, name, replace=replace)
+
+    def place() -> Path:
+        return taken_place(export, name) if replace else free_place(export, name, work)
+
+    target = place()
     require_text(against)
-    progress.message("checking the base and the backbone")
-    base = find_base(export, base)
-    require_sound(export, whole=True)
-    if backbone_digest(export.backbone) != export.backbone_digest:
-        raise IntegrityError(
-            f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which "
-            "file changed."
-        )
-    loaded = memory_recipe(export, name, source, base, overrides)
+    loaded = memory_recipe(export, name, source, _checked_base(export, base, progress), overrides)
     with claim(target):
-        free_place(export, name, work)  # still
+        place()  # another command may have changed it before the claim
         state = _learn(loaded, export, work, resume, progress)
-        with staged(target, claimed=True) as partial:
+        publishing = replacing if replace else staged
+        with publishing(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
             progress.message("recording golden logits")
             _write(export, name, work, state, partial, routing)
-            record_golden(partial, export.backbone)
-            write_bundle_card(partial, export.manifest.name)
-        discard(work.path)  # published; of no more use
-    figures = state.results["domains"][name]
+        discard(work.path)
+    return _summary(export, name, target, state, routing)
+
+
+def _checked_base(export: Export, base: Path | None, progress: Progress) -> Path:
+    """The unpruned base, once it and the backbone are known to be those of the export."""
+    progress.message("checking the base and the backbone")
+    base = find_base(export, base)
+    require_sound(export, whole=True)
+    return base
+
+
+def _summary(
+    export: Export, name: str, target: Path, state: RunState, routing: Routing | None
+) -> dict[str, Any]:
     router = routed(export)
-    known = router is not None and name in router.labels
     return {
         "memory": name,
         **bundle_entry(open_bundle(target)).to_json(),
-        "figures": figures,
-        "in_router": known,
+        "figures": state.results["domains"][name],
+        "in_router": router is not None and name in router.labels,
         "routing": None if routing is None else routing.to_json(),
     }
 
 
-def work_folder(export: Export, name: str) -> RunFolder:
-    """Where an interrupted `memory add` goes on."""
-    return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}")
+def work_folder(export: Export, name: str, *, replace: bool = False) -> RunFolder:
+    """The run folder of `memory add` or `replace`, from which an interrupted one is resumed."""
+    ending = ".replace" if replace else ""  # no domain has a dot in its name
+    return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}{ending}")
 
 
 def free_place(export: Export, name: str, work: RunFolder) -> Path:
-    """Where the bundle will be.
+    """The folder that the new bundle will be published as.
+
+    Args:
+        export: the export.
+        name: the new domain.
+        work: its run folder.
 
     Raises:
         UsageError: the name is taken, or cannot be one.
@@ -113,10 +133,22 @@ def free_place(export: Export, name: str, work: RunFolder) -> Path:
             discard(work.path)
     if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
         raise UsageError(
-            f"{target}: there is a memory {name!r} already; choose another name, or `koffkit memory remove` "
-            "it first."
+            f"{target}: there is a memory {name!r} already; choose another name, or learn it anew with "
+            "`koffkit memory replace`."
         )
     return target
+
+
+def taken_place(export: Export, name: str) -> Path:
+    """The folder of the memory that a new one will take the place of.
+
+    Raises:
+        UsageError: there is no such memory.
+    """
+    places = {bundle.domain: bundle.path for bundle in export.bundles()}
+    if name not in places:
+        raise UsageError(f"{export.path}: no memory {name!r} to replace; {near_name(name, places)}")
+    return places[name]
 
 
 def _learn(
@@ -126,8 +158,8 @@ def _learn(
 
     if work.exists and not resume:
         raise UsageError(
-            f"{work.path}: an interrupted `memory add` of this name; go on with --resume, or remove the "
-            "folder."
+            f"{work.path}: an interrupted command for a memory of this name; go on with --resume, or remove "
+            "the folder."
         )
     return learn_memory(loaded, export.backbone, work.path, resume=resume, progress=progress)
 
@@ -135,7 +167,7 @@ def _learn(
 def _teach(
     loaded: LoadedRecipe, export: Export, name: str, against: Sequence[str], target: Path, progress: Progress
 ) -> Routing | None:
-    """Let the router learn the new domain; the figures of that, None where it cannot or need not."""
+    """Teach the router the new domain; returns how well it knows it, or None if it does not learn it."""
     recipe = loaded.recipe
     taught = teach_router(export, name, recipe.sources[name], against, recipe.seed, recipe.holdout, progress)
     if taught is None:
@@ -148,6 +180,7 @@ def _teach(
 def _write(
     export: Export, name: str, work: RunFolder, state: RunState, target: Path, routing: Routing | None
 ) -> None:
+    """Write the bundle with its golden logits and its card."""
     extra: dict[str, Any] = {
         "added": Added(
             created=timestamp(),
@@ -165,3 +198,5 @@ def _write(
     write_bundle(
         work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, extra=extra
     )
+    record_golden(target, export.backbone)
+    write_bundle_card(target, export.manifest)

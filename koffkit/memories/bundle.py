@@ -1,5 +1,4 @@
-"""Writing one domain's memory as a standalone bundle for the sliced backbone: from a run, at export or
-later."""
+"""Writing one domain's memory from a run as a standalone bundle for the sliced backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..artefact.bundle import Bundle, open_bundle
 from ..artefact.bundle_info import BundleInfo, KVHalf, LoraHalf
+from ..artefact.card import front_matter
 from ..artefact.digests import file_entry
+from ..artefact.manifest import Manifest
 from ..artefact.names import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -30,6 +31,8 @@ from ..storage.files import write_atomically, write_json
 from ..storage.read_json import read_json
 from ..storage.tensors_file import read_arrays
 
+PARTS = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, KV_MEMORY, ROUTER_COLUMN)  # files of a bundle, in the order listed
+
 
 def write_bundle(
     source: Path,
@@ -46,12 +49,12 @@ def write_bundle(
 
     Args:
         source: `memories/DOMAIN` of a run.
-        target: an empty folder. A router column that lies there already becomes part of the bundle.
+        target: an empty folder, or one that holds the memory's router column only.
         domain: whose memory it is.
-        cuts: what stays of it; None: it was learned at the widths of the backbone.
+        cuts: the rows and columns that stay; None: it was learned at the widths of the backbone.
         backbone: the digest of the backbone that it is for.
-        figures: of this domain, from `evaluate`.
-        state: of the run.
+        figures: this domain's figures from stage `evaluate`.
+        state: the state of the run.
         extra: fields of `BundleInfo` beside those of every bundle.
 
     Raises:
@@ -59,19 +62,10 @@ def write_bundle(
     """
     memory = state.recipe["memory"]
     parameters: dict[str, int] = {}
-    files = []
     if memory["lora"] is not None:
-        parameters["lora"] = _slice_file(
-            source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole
-        )
-        config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
-        write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
-        files += [ADAPTER_WEIGHTS, ADAPTER_CONFIG]
+        parameters["lora"] = _write_adapter(source, target, cuts)
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
-        files.append(KV_MEMORY)
-    if (target / ROUTER_COLUMN).is_file():
-        files.append(ROUTER_COLUMN)
     info = BundleInfo(
         koffkit=FORMAT,
         domain=domain,
@@ -82,17 +76,24 @@ def write_bundle(
         parameters=sum(parameters.values()),
         parameters_by_half=parameters,
         figures=dict(figures),
-        files={name: file_entry(target / name) for name in files},
+        files={name: file_entry(target / name) for name in PARTS if (target / name).is_file()},
         **dict(extra or {}),
     )
     info.write(target / MEMORY_FILE)
+
+
+def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None) -> int:
+    """Slice the LoRA half; returns its number of parameters."""
+    config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
+    write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
+    return _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
 
 
 Half = TypeVar("Half", LoraHalf, KVHalf)
 
 
 def _half(kind: type[Half], settings: Mapping[str, Any] | None) -> Half | None:
-    """What `memory.json` keeps of the recipe's settings for a half."""
+    """The settings of a half that `memory.json` keeps from the recipe."""
     if settings is None:
         return None
     return kind.model_validate({key: settings[key] for key in kind.model_fields if key in settings})
@@ -112,7 +113,8 @@ def _slice_file(source: Path, target: Path, cut: Callable[[str, NDArray[Any]], N
 
 
 def record_golden(path: Path, backbone: Path) -> None:
-    """Add the bundle's golden logits on `backbone`, read back from its files, to its `memory.json`."""
+    """Compute a bundle's golden logits on `backbone` from its files, and write them into its
+    `memory.json`."""
     from ..parity.probe import Probe, golden, probe_tokens
 
     bundle = open_bundle(path)
@@ -127,9 +129,12 @@ def set_golden(bundle: Bundle, logits: Golden) -> None:
     bundle.info.evolve(golden=logits).write(bundle.path / MEMORY_FILE)
 
 
-def write_bundle_card(path: Path, export: str) -> None:
-    """A README for a bundle of the export with the name `export`."""
-    write_atomically(path / CARD, _card(open_bundle(path).info, export))
+def write_bundle_card(path: Path, manifest: Manifest) -> None:
+    """A README for a bundle of an export."""
+    info = open_bundle(path).info
+    library = "peft" if info.lora is not None and not info.is_packed else "koffkit"
+    header = front_matter(manifest.base, library, ["koffkit", "memory"], derived=False)
+    write_atomically(path / CARD, header + _card(info, manifest.name))
 
 
 def _card(info: BundleInfo, export: str) -> str:

@@ -1,9 +1,9 @@
-"""The command behind `koffkit memory compact`: which bundles, where to, and how much it cost on which
-text."""
+"""What `koffkit memory compact` does: choose the bundles, compact them, and measure what that costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from .compact_bundle import Options, is_compacted, record_loss, write_compact
 from .measure import kl_before_and_after
 from .recipe import find_base
 
-MOST_TOKENS = 1 << 15
-AT_ONCE = 1 << 11  # tokens whose logits exist at one time
+MAX_TOKENS = 1 << 15  # of text, for each memory
+TOKENS_AT_ONCE = 1 << 11  # tokens whose logits are in memory at the same time
 FIELD = "text"
 SHOWN = ("ranks", "energy", "kl")
 
@@ -44,18 +44,24 @@ def compact(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compact one memory, or all of an export; returns what `koffkit memory compact --json` prints.
+    """Compact one memory, or all of an export.
 
     Args:
         path: an export, one of its bundles, or EXPORT/NAME.
+        options: rank and dtype of the compacted weights.
         output: folder that gets a folder NAME for each bundle; by default EXPORT-compact beside the export.
         in_place: replace the bundles instead, each in one step; those that an interrupted command has
-            replaced already stay as they are.
-        data: text or jsonl files; `{name}` stands for the memory's name. Without any, only the probe tokens
-            are compared.
-        base: the unpruned model, where it is not where the manifest says.
+            already replaced stay as they are.
+        data: text or jsonl files to measure the loss on; `{name}` stands for the memory's name. Without any,
+            only the probe tokens are compared.
+        field: field of a jsonl file that holds the text.
+        base: the unpruned model, if it is not where the manifest says.
         device: where the loss is measured; None: on the accelerator of the machine, or the CPU without one.
-        batch_size: sequences at a time; None: as many as make `AT_ONCE` tokens.
+        batch_size: sequences at a time; None: as many as make `TOKENS_AT_ONCE` tokens.
+        progress: where to report; by default nowhere.
+
+    Returns:
+        What `koffkit memory compact --json` prints.
 
     Raises:
         UsageError: there is no such memory or kind of device, the output exists, or the rank is too high.
@@ -64,58 +70,118 @@ def compact(
         IntegrityError: a bundle is damaged, or the base is not the export's.
     """
     progress = progress or Silent()
-    place = find_device(device)
+    torch_device = find_device(device)
     export, bundles = find_bundles(path)
     require_sound(export, whole=True)
     for bundle in bundles:
         bundle.require_backbone(export.backbone_digest, export.backbone)
-    teacher = _teacher(export, base, progress)
-    if not data:
-        progress.warn(
-            "no --data: the loss is measured on a few fixed tokens only, which says little about text."
-        )
-    batches = {
-        bundle.domain: list(_batches(export, bundle.domain, data, field, batch_size)) for bundle in bundles
-    }
-    rows: dict[str, Any] = {}
+    text = HeldOutText(data, field, batch_size)
+    compactor = _Compactor(export, options, _teacher(export, base, progress), text, torch_device, progress)
+    return compactor.run(bundles, output, in_place)
 
-    def one(bundle: Bundle, target: Path) -> None:
-        small = write_compact(bundle, export, options, target)
-        loss = kl_before_and_after(export, bundle, small, teacher, batches[bundle.domain], place)
-        small = record_loss(small, loss | {"text": list(data) or "probe tokens"})
-        rows[bundle.domain] = _row(small)
-        progress.advance("compact", len(rows), {})
 
-    progress.start("compact", len(bundles), 0)
-    if in_place:
+@dataclass(frozen=True)
+class HeldOutText:
+    """The text that the loss is measured on; see `compact`."""
+
+    patterns: Sequence[str]
+    field: str
+    batch_size: int | None
+
+    def batches(self, export: Export, name: str) -> Iterator[Tensor]:
+        """Token ids [B, T] of the text of the memory `name`, or of the probe if there is no text."""
+        tokenizer = load_tokenizer(export.backbone)
+        if not self.patterns:
+            yield torch.tensor([probe_tokens(len(tokenizer))])
+            return
+        ids: list[int] = []
+        for pattern in self.patterns:
+            ids += token_ids(tokenizer, pattern.replace("{name}", name), self.field, MAX_TOKENS)
+        ids = ids[:MAX_TOKENS]
+        length = min(len(ids), int(export.manifest.recipe["sequence_length"]))
+        rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+        batch_size = self.batch_size or max(1, TOKENS_AT_ONCE // length)
+        yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+
+class _Compactor:
+    """Compacts bundles of one export one by one, and measures what each of them loses."""
+
+    def __init__(
+        self,
+        export: Export,
+        options: Options,
+        teacher: Path | None,
+        text: HeldOutText,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self._export, self._options, self._teacher = export, options, teacher
+        self._text, self._device, self._progress = text, device, progress
+        self._batches: dict[str, list[Tensor]] = {}
+        self._rows: dict[str, Any] = {}
+        self._done = 0  # bundles written and batches measured
+
+    def run(self, bundles: Sequence[Bundle], output: Path | None, in_place: bool) -> dict[str, Any]:
+        if not self._text.patterns:
+            self._progress.warn(
+                "no --data: the loss is measured on a few fixed tokens only, which says little about text."
+            )
+        for bundle in bundles:  # before anything is written: text that is missing is an error
+            self._batches[bundle.domain] = list(self._text.batches(self._export, bundle.domain))
+        total = sum(1 + len(batches) for batches in self._batches.values())
+        self._progress.start("compact", total, 0)
+        root = self._export.path
+        if in_place:
+            output = root / MEMORIES
+            self._replace(bundles)
+        else:
+            output = output or root.resolve().with_name(f"{root.resolve().name}-compact")
+            self._write_to(output, bundles)
+        return {"output": str(output), "dtype": self._options.dtype, "memories": self._rows}
+
+    def _replace(self, bundles: Sequence[Bundle]) -> None:
         for bundle in bundles:
-            if is_compacted(bundle, options):
-                progress.message(f"memory {bundle.domain} has been compacted like this already.")
-                rows[bundle.domain] = _row(bundle)
+            if is_compacted(bundle, self._options):
+                self._progress.message(f"memory {bundle.domain} has been compacted like this already.")
+                self._rows[bundle.domain] = _row(bundle)
+                self._advance(1 + len(self._batches[bundle.domain]))
                 continue
             with replacing(bundle.path) as partial:
-                one(bundle, partial)
-        written = export.path / MEMORIES
-    else:
-        written = output or export.path.resolve().with_name(f"{export.path.resolve().name}-compact")
-        with staged(written) as partial:
+                self._compact(bundle, partial)
+
+    def _write_to(self, output: Path, bundles: Sequence[Bundle]) -> None:
+        with staged(output) as partial:
             for bundle in bundles:
                 (partial / bundle.domain).mkdir()
-                one(bundle, partial / bundle.domain)
-    return {"output": str(written), "dtype": options.dtype, "memories": rows}
+                self._compact(bundle, partial / bundle.domain)
+
+    def _compact(self, bundle: Bundle, target: Path) -> None:
+        compacted = write_compact(bundle, self._export, self._options, target)
+        self._advance()
+        batches = self._batches[bundle.domain]
+        loss = kl_before_and_after(
+            self._export, bundle, compacted, self._teacher, batches, self._device, self._advance
+        )
+        compacted = record_loss(compacted, loss | {"text": list(self._text.patterns) or "probe tokens"})
+        self._rows[bundle.domain] = _row(compacted)
+
+    def _advance(self, count: int = 1) -> None:
+        self._done += count
+        self._progress.advance("compact", self._done, {})
 
 
-def _row(small: Bundle) -> dict[str, Any]:
-    """What is printed of a compacted bundle; all of it is in its `memory.json`."""
-    compacted = small.info.compacted
+def _row(bundle: Bundle) -> dict[str, Any]:
+    """What is printed about a compacted bundle; all of it is in its `memory.json`."""
+    compacted = bundle.info.compacted
     assert compacted is not None
     before = compacted.original.bytes
-    row = {"bytes_before": before, "bytes": small.bytes, "ratio": small.bytes / before}
+    row = {"bytes_before": before, "bytes": bundle.bytes, "ratio": bundle.bytes / before}
     return row | {key: value for key, value in compacted.to_json().items() if key in SHOWN}
 
 
 def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
-    """The export and its bundles that a path means: EXPORT, EXPORT/memories/NAME or EXPORT/NAME.
+    """The export and the bundles that a path stands for: EXPORT, EXPORT/memories/NAME or EXPORT/NAME.
 
     Raises:
         UsageError: there is nothing to compact there.
@@ -129,8 +195,7 @@ def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
     if not is_bundle(place) or not is_export(place.resolve().parent.parent):
         raise UsageError(
             f"{path}: neither an export nor a memory in one; give EXPORT, EXPORT/NAME or "
-            f"EXPORT/{MEMORIES}/NAME "
-            "(golden logits need the backbone)."
+            f"EXPORT/{MEMORIES}/NAME (golden logits need the backbone)."
         )
     return open_export(place.resolve().parent.parent), [open_bundle(place)]
 
@@ -142,25 +207,7 @@ def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | N
         if given is not None:
             raise
         progress.warn(
-            "the unpruned model is not where the manifest says (--base names it): compared with the memory "
-            "before instead."
+            "the unpruned model is not where the manifest says (--base names it): the loss is measured "
+            "against the memory before compaction instead."
         )
         return None
-
-
-def _batches(
-    export: Export, name: str, data: Sequence[str], field: str, batch_size: int | None
-) -> Iterator[Tensor]:
-    """Token ids [B, T] of the text, or of the probe."""
-    tokenizer = load_tokenizer(export.backbone)
-    if not data:
-        yield torch.tensor([probe_tokens(len(tokenizer))])
-        return
-    ids: list[int] = []
-    for pattern in data:
-        ids += token_ids(tokenizer, pattern.replace("{name}", name), field, MOST_TOKENS)
-    ids = ids[:MOST_TOKENS]
-    length = min(len(ids), int(export.manifest.recipe["sequence_length"]))
-    rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
-    at_once = batch_size or max(1, AT_ONCE // length)
-    yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))

@@ -1,7 +1,7 @@
 """Shrinking bundles: LoRA of a lower rank, packed or float16 weights, and what that costs.
 
-A compacted memory is a bundle like any other, for the same backbone. What was done and lost is in its
-`memory.json`, `compacted`.
+A compacted memory is a bundle like any other, for the same backbone. The field `compacted` of its
+`memory.json` says how it was compacted and what was lost.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Options:
     """How to shrink.
 
     Args:
-        rank: of every module; None: the least that keeps `energy` of the squared norm, module by module.
-        energy: in (0, 1].
-        dtype: one of `DTYPES`; the packed ones only koffkit reads.
+        rank: LoRA rank of every module; None: the smallest that keeps `energy`, module by module.
+        energy: share of the squared norm that a module keeps, in (0, 1].
+        dtype: one of `DTYPES`; only koffkit reads the packed ones.
     """
 
     rank: int | None = None
@@ -61,7 +61,7 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
     """Write the compacted bundle, with golden logits of its own, into the folder `target`.
 
     Raises:
-        UsageError: the rank asked for is higher than the memory's.
+        UsageError: the requested rank is higher than the memory's.
         IntegrityError: the bundle is damaged.
     """
     info = bundle.info
@@ -97,23 +97,24 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
         changes["replaces"] = shipped
     _without_golden(info).evolve(**changes).write(target / MEMORY_FILE)
     record_golden(target, export.backbone)
-    write_bundle_card(target, export.manifest.name)
+    write_bundle_card(target, export.manifest)
     return open_bundle(target)
 
 
 def _without_golden(info: BundleInfo) -> BundleInfo:
-    """The logits of other weights are of no use."""
+    """The info without golden logits, which belong to the old weights."""
     return BundleInfo(**{name: getattr(info, name) for name in info.model_fields_set - {"golden"}})
 
 
 def is_compacted(bundle: Bundle, options: Options) -> bool:
-    """Whether a bundle is what `write_compact` made with these options; a second time would lose again."""
+    """Whether a bundle was made by `write_compact` with these options; compacting it again would lose
+    more."""
     compacted = bundle.info.compacted
     return compacted is not None and compacted.options == asdict(options)
 
 
 def record_loss(bundle: Bundle, loss: Mapping[str, Any]) -> Bundle:
-    """Add what compacting cost to `memory.json`; its `figures` are those of the memory before."""
+    """Add the loss from compacting to `memory.json`, whose `figures` stay those of the memory before."""
     assert bundle.info.compacted is not None
     compacted = bundle.info.compacted.model_copy(update={"kl": CompactedLoss(**loss)})
     bundle.info.evolve(compacted=compacted).write(bundle.path / MEMORY_FILE)

@@ -1,4 +1,4 @@
-"""Which memories an export has, and taking one away."""
+"""Listing and removing the memories of an export."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..artefact.names import MEMORIES
 from ..errors import UsageError, near_name
 from ..router.routed import routed
 from ..storage.lock import claim, tidy
-from ..storage.publish import discard
+from ..storage.publish import discard, move_folder, require_free
 
 
 def list_memories(path: Path) -> dict[str, Any]:
     """`{"memories": {name: {...}}, "removed": [names], "router": labels or None}`.
 
     Raises:
-        UsageError: this is no export.
+        UsageError: this is not an export.
         IntegrityError: a `memory.json` or the router is damaged.
     """
     export = open_export(path)
@@ -59,11 +59,21 @@ def _origin(bundle: Bundle, export: Export) -> str:
     return "shipped" if bundle.domain in export.manifest.domains else "copied"
 
 
-def remove_memory(path: Path, name: str) -> dict[str, Any]:
-    """Take one memory away; no other byte of the export changes.
+def remove_memory(path: Path, name: str, keep: Path | None = None) -> dict[str, Any]:
+    """Remove one memory; no other byte of the export changes.
+
+    Args:
+        path: an export.
+        name: the memory's domain.
+        keep: a folder that the bundle is moved into, as `keep/NAME`; None: it is deleted.
+
+    Returns:
+        What `koffkit memory remove --json` prints.
 
     Raises:
-        UsageError: there is no such export or memory.
+        UsageError: there is no such export or memory, or `keep` has something of that name, or is in the
+            export.
+        ResourceError: the disk that holds `keep` is too full.
     """
     export = open_export(path)
     names = {bundle.domain: bundle.path for bundle in export.bundles()}
@@ -71,14 +81,24 @@ def remove_memory(path: Path, name: str) -> dict[str, Any]:
         tidy(export.path / MEMORIES)  # an earlier command may have been killed while it deleted
         raise UsageError(f"{path}: no memory {name!r}; {near_name(name, names)}")
     folder = names[name]
+    kept = None if keep is None else _place_outside(export, keep / name)
     with claim(folder):
         if not folder.is_dir():
             raise UsageError(f"{folder}: removed by another command in the meantime.")
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        discard(folder)
+        discard(folder) if kept is None else move_folder(folder, kept)
     return {
         "path": str(path),
         "removed": name,
+        "kept": None if kept is None else str(kept),
         "bytes": size,
         "memories": [other for other in names if other != name],
     }
+
+
+def _place_outside(export: Export, place: Path) -> Path:
+    """Where a memory can be kept: a free name, and no part of an export, which lists all its files."""
+    if place.resolve().is_relative_to(export.path.resolve()):
+        raise UsageError(f"--keep {place.parent}: a folder of the export itself; name one outside.")
+    require_free(place)
+    return place

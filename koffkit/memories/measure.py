@@ -30,13 +30,15 @@ def kl_before_and_after(
     base: Path | None,
     batches: Iterable[Tensor],
     device: torch.device | None = None,
+    measured: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """`{"reference", "before", "after", "tokens"}`: KL(reference || backbone with the memory).
 
     Args:
-        base: the unpruned model, which is then the reference; None: the memory before.
+        base: the unpruned model, which is the reference; None: the memory before is.
         batches: token ids [B, T].
         device: where the models run; None: the CPU.
+        measured: called after every batch.
     """
     model = KoffModel.from_pretrained(export.backbone, device=device, dtype=torch.float32)
     for bundle, alias in (
@@ -52,6 +54,7 @@ def kl_before_and_after(
         for alias, total in sums.items():
             logits = given(model.logits(ids, alias).flatten(0, 1))
             add_tokens(total, ids.numel(), logits, reference=expected)
+        measured()
     named = "memory before compaction" if base is None else "unpruned model"
     means = {alias: total.mean_kl for alias, total in sums.items()}
     return {"reference": named, **means, "tokens": sums[BEFORE].tokens}

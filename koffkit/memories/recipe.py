@@ -1,4 +1,4 @@
-"""The recipe of one more memory: that of the export, with the new domain alone and no mask to learn."""
+"""The recipe of an added memory: that of the export, with the new domain only and no mask to learn."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class MemoryRecipe(Recipe):
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be a domain.
+    """Refuse a name that cannot be a domain.
 
     Raises:
-        UsageError: with the reason.
+        UsageError: it is reserved, or not a valid name.
     """
     if name in RESERVED:
         raise UsageError(
@@ -50,10 +50,10 @@ def check_name(name: str) -> None:
 
 
 def find_base(export: Export, given: Path | None) -> Path:
-    """The unpruned model of an export: where its manifest says, or at `given`.
+    """Find the unpruned model of an export: where its manifest says, or at `given`.
 
     Raises:
-        DataError: it is not there.
+        DataError: there is no model.
         IntegrityError: it is not the model that the export was made from.
     """
     recorded, settings = export.manifest.base, export.manifest.recipe["base"]
@@ -65,13 +65,12 @@ def find_base(export: Export, given: Path | None) -> Path:
         )
     except DataError as error:
         raise DataError(
-            f"{error} The unpruned model teaches and is compared with; say where it is with --base PATH."
+            f"{error} The unpruned model is the teacher and the reference; say where it is with --base PATH."
         ) from None
     if digest_of(folder, recorded.digest_kind) != recorded.fingerprint:
         raise IntegrityError(
             f"{folder}: not the base that {export.path} was made from ({recorded.model}, fingerprint "
-            f"{recorded.fingerprint[:12]}); "
-            "give that one with --base."
+            f"{recorded.fingerprint[:12]}); give that one with --base."
         )
     return folder
 
@@ -79,14 +78,15 @@ def find_base(export: Export, given: Path | None) -> Path:
 def memory_recipe(
     export: Export, name: str, source: Mapping[str, Any], base: Path, overrides: Sequence[str] = ()
 ) -> LoadedRecipe:
-    """Settings of the export's recipe, changed by `--set`; relative paths start at the working folder.
+    """Build the recipe of an added memory from that of the export; relative paths start at the working
+    folder.
 
     Args:
         source: fields of the recipe's `Source`.
         base: the folder of the unpruned model.
 
     Raises:
-        UsageError: a setting is not valid, or is the backbone's and so fixed.
+        UsageError: a setting is not valid, or is fixed by the backbone.
     """
     original = export.manifest.recipe
     tree = {key: original[key] for key in KEPT if key in original}
@@ -99,7 +99,7 @@ def memory_recipe(
     tree["base"] = tree["base"] | {
         "model": str(base),
         "trust_remote_code": False,
-    }  # whoever made the export is not whoever runs this
+    }  # the export may come from somebody else
     tree["domains"] = {name: dict(source)}
     tree["stages"] = [
         {"recover": _training(original)},
@@ -122,7 +122,7 @@ def _learned_layers(export: Export) -> list[int]:
     """The layers that learning chose for the memories of this export.
 
     Raises:
-        UsageError: none of them is left to tell.
+        UsageError: no memory is left that shows them.
     """
     for bundle in export.bundles():
         return list(bundle.info.layers)
@@ -136,8 +136,8 @@ def _require_settable(override: str) -> None:
     field = override.partition("=")[0]
     if not any(field == allowed or field.startswith(f"{allowed}.") for allowed in SETTABLE):
         raise UsageError(
-            f"--set {override}: fixed by the backbone, or of no use to one memory; what can be set is under "
-            f"{', '.join(SETTABLE)}."
+            f"--set {override}: fixed by the backbone, or without effect on a single memory; what can be "
+            f"set is under {', '.join(SETTABLE)}."
         )
 
 

@@ -1,6 +1,6 @@
-"""Teaching an export's router about a memory that came later, without touching the router's files.
+"""Teaching an export's router about a memory that was added later, without touching the router's files.
 
-What is learned lies with the memory (`koffkit.router.column`).
+What it learns is stored with the memory (`koffkit.router.column`).
 """
 
 from __future__ import annotations
@@ -35,17 +35,25 @@ def teach_router(
     holdout: float,
     progress: Progress,
 ) -> tuple[Column, Routing] | None:
-    """A column for the memory `name`, and how good it is on held-out text; None where the router cannot learn
-    one, with a warning.
+    """Fit a router column for the memory `name`, and measure it on held-out text.
 
     Args:
-        source: the memory's text. against: files of other text; without any, the sources of the other
-            memories and of retention text that are still where the recipes say.
+        export: whose router learns.
+        name: the memory's domain.
+        source: the memory's text.
+        against: files of other text; without any, the sources of the other memories and of retention text,
+            as far as they are still where the recipes say.
+        seed: of the split and the fit.
+        holdout: share of the documents to measure on, in (0, 1).
+        progress: gets a warning if the router cannot learn the memory.
+
+    Returns:
+        The column and its figures; None if the router knows the name already or cannot learn it.
 
     Raises:
         DataError: a file of `against` is missing or damaged.
     """
-    router = routed(export)
+    router = routed(export, [bundle for bundle in export.bundles() if bundle.domain != name])
     if router is None or export.router is None or name in router.labels:
         return None
     if not isinstance(router, TextRouter):
@@ -54,31 +62,38 @@ def teach_router(
         )
         return None
     options = _route_options(export)
-    others, gone = (_given(against, options), []) if against else _known_sources(export, name, options)
+    others = _other_texts(export, name, against, options, progress)
     if not others:
-        progress.warn(
-            f"the text of the other memories is not where the recipes say, so the router cannot learn {name} "
-            "from it; give text of "
-            f"other kinds with {AGAINST} GLOB."
-        )
         return None
-    if gone:
-        progress.warn(
-            f"the router learns {name} without text of {', '.join(gone)}, which is not where the recipes "
-            f"say; see {AGAINST}."
-        )
     progress.message(f"teaching the router {name}, against {', '.join(others)}")
     texts = {name: _read(source, options, f"memory {name}"), **others}
-    sides = {label: split_documents(found, seed, holdout, label) for label, found in texts.items()}
-    train = {label: train for label, (train, _) in sides.items()}
+    splits = {label: split_documents(documents, seed, holdout, label) for label, documents in texts.items()}
+    train = {label: train for label, (train, _) in splits.items()}
     column = fit_column(
         router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed
     )
-    return column, _assess(
-        extended(router, name, column, column.router),
-        name,
-        {label: test for label, (_, test) in sides.items()},
-    )
+    held_out = {label: test for label, (_, test) in splits.items()}
+    return column, _assess(extended(router, name, column, column.router), name, held_out)
+
+
+def _other_texts(
+    export: Export, name: str, against: Sequence[str], options: RouteOptions, progress: Progress
+) -> Texts:
+    """Text that is not the memory's, by label; a warning names what is missing."""
+    if against:
+        return _given(against, options)
+    others, missing = _known_sources(export, name, options)
+    if not others:
+        progress.warn(
+            f"the text of the other memories is not where the recipes say, so the router cannot learn {name} "
+            f"from it; give text of other kinds with {AGAINST} GLOB."
+        )
+    elif missing:
+        progress.warn(
+            f"the router learns {name} without text of {', '.join(missing)}, which is not where the recipes "
+            f"say; see {AGAINST}."
+        )
+    return others
 
 
 def _route_options(export: Export) -> RouteOptions:
@@ -90,10 +105,13 @@ def _route_options(export: Export) -> RouteOptions:
 
 
 def require_text(against: Sequence[str]) -> None:
-    """Before a memory is learned, not after.
+    """Check the files of other text before a memory is learned, not after.
+
+    Args:
+        against: globs.
 
     Raises:
-        DataError: no file matches a pattern, or those that do hold less than two documents.
+        DataError: no file matches a glob, or those that do hold fewer than two documents.
     """
     for pattern in against:
         split_documents(
@@ -106,13 +124,13 @@ def _given(patterns: Sequence[str], options: RouteOptions) -> Texts:
 
 
 def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Texts, list[str]]:
-    """Text of the other memories and of retention, and those whose text is gone; a memory's later recipe goes
-    before the export's."""
+    """Text of the other memories and of retention by label, and the labels whose text is missing. The recipe
+    a memory was added with takes precedence over that of the export."""
     recipe = export.manifest.recipe
     sources = dict(recipe["domains"]) | ({"none": recipe["retention"]} if recipe.get("retention") else {})
     for bundle in export.bundles():
         sources |= {} if bundle.info.added is None else bundle.info.added.recipe.get("domains", {})
-    found, gone = {}, []
+    others, missing = {}, []
     for label, fields in sources.items():
         if label == name:
             continue
@@ -121,10 +139,10 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
         except DataError:
             texts = []
         if len(texts) < 2:
-            gone.append(label)
+            missing.append(label)
         else:
-            found[label] = texts
-    return found, gone
+            others[label] = texts
+    return others, missing
 
 
 def _read(source: Source, options: RouteOptions, where: str) -> list[str]:
@@ -132,9 +150,11 @@ def _read(source: Source, options: RouteOptions, where: str) -> list[str]:
 
 
 def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> Routing:
-    """`recognised`: share of its own held-out documents that get it. `mistaken`: share of the others' that
-    do."""
-    taken = {label: [chosen == name for chosen, _ in router.route(found)] for label, found in texts.items()}
+    """How well the router knows the memory. `recognised`: share of its own held-out documents that the router
+    gives to it. `mistaken`: share of all other documents that the router gives to it."""
+    taken = {
+        label: [chosen == name for chosen, _ in router.route(documents)] for label, documents in texts.items()
+    }
     own, rest = taken.pop(name), [hit for hits in taken.values() for hit in hits]
     return Routing(
         recognised=sum(own) / len(own),

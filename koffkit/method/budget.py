@@ -1,4 +1,4 @@
-"""How many units must go: the budget in parameters of the whole base model (method, section 3, "ours").
+"""How many units to remove: the budget in parameters of the whole base model (method, section 3, "ours").
 
 Counting is done from the config alone, so a plan is exact before anything is downloaded or trained.
 """
@@ -28,11 +28,11 @@ class Budget:
             would be).
         keep: units kept in every layer, by structure; masked-only structures included.
         total_units: units in every layer before.
-        step_units: units of a layer that go together, by structure (`Structure.step_units`).
-        params_per_unit: base parameters that go with one unit; 0 for a masked-only structure.
+        step_units: units of a layer that are removed together, by structure (`Structure.step_units`).
+        params_per_unit: base parameters removed with one unit; 0 for a masked-only structure.
         base_params: parameters of the whole base, embeddings included, tied weights counted once.
         target_params: `ceil(global_sparsity * base_params)`.
-        removed_params: parameters physically gone; `target_params <= removed_params < target_params +
+        removed_params: parameters physically removed; `target_params <= removed_params < target_params +
             step_params`. For `ragged` it is the target until the masks are learned.
         step_params: one step of the layout, in every layer (`uniform`) or in one (`ragged`).
     """
@@ -53,11 +53,11 @@ class Budget:
 
     @property
     def removable(self) -> list[str]:
-        """Structures whose units take parameters with them."""
+        """Structures whose removal removes parameters."""
         return [name for name, params in self.params_per_unit.items() if params]
 
     def removed_by(self, kept: Mapping[str, Sequence[int]]) -> int:
-        """Parameters gone with these counts of kept units per layer, by structure."""
+        """Parameters removed with these counts of kept units per layer, by structure."""
         return sum(
             (self.total_units[name] - count) * self.params_per_unit[name]
             for name, counts in kept.items()
@@ -73,7 +73,7 @@ class Budget:
 
 
 def unit_parameters(spec: ModelSpec, structure: Structure) -> int:
-    """Base parameters that are cut when one unit goes: weights by row or column, and the biases of cut
+    """Base parameters that are removed with one unit: rows or columns of weights, and the biases of removed
     rows."""
     sizes = linear_shapes(spec.shape)
     total = 0
@@ -87,11 +87,11 @@ def unit_parameters(spec: ModelSpec, structure: Structure) -> int:
 
 
 def check_structures(spec: ModelSpec, names: Sequence[str]) -> None:
-    """Whether these structures can be removed together from this family.
+    """Check that these structures can be removed together from this family.
 
     Raises:
         UsageError: one is refused by the family or needs modules that it does not have, two cut the same
-            weights, or none takes parameters with it.
+            weights, or none removes parameters.
     """
     arch = spec.arch
     for name in names:
@@ -120,51 +120,58 @@ def plan_budget(
     multiple_of: int = 1,
     layout: Layout = "uniform",
 ) -> Budget:
-    """Choose the keep counts of a uniform layout: at least the target, at most one layout step more.
+    """Choose how many units a uniform layout keeps: it removes at least the target, at most one step more.
 
     Coarse structures give up the whole steps that an even share amounts to (rounded down, never the last
     one); the structure with the most steps then makes up the exact rest. Masked-only structures lose the same
     share of their units.
+
+    Args:
+        structures: names of the structures to prune.
+        global_sparsity: share of the base's parameters to remove, in (0, 1).
+        multiple_of: kept channels are a multiple of this.
 
     Raises:
         UsageError: the structures do not go together, the sparsity cannot be reached, or `multiple_of` leaves
             no keep count; the text names the largest value that works.
     """
     check_structures(spec, structures)
-    base = spec.num_parameters
-    target = ceil(global_sparsity * base - 1e-9)
+    layers = spec.shape.num_layers
     known = {name: spec.arch.structures[name] for name in structures}
     units = {name: structure.num_units(spec.shape) for name, structure in known.items()}
     params = {name: unit_parameters(spec, structure) for name, structure in known.items()}
     step = {name: structure.step_units(spec.shape, multiple_of) for name, structure in known.items()}
     _check_steps(multiple_of, step, units)
     removable = [name for name in structures if params[name]]
-    reachable = spec.shape.num_layers * sum((units[name] - step[name]) * params[name] for name in removable)
+    target = ceil(global_sparsity * spec.num_parameters - 1e-9)
+    reachable = layers * sum((units[name] - step[name]) * params[name] for name in removable)
     if target > reachable:
-        raise UsageError(
-            f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)} "
-            "and multiple_of "
-            f"{multiple_of} at most {reachable / base:.4f} of the {base:,} parameters can go; lower it or "
-            "add a structure."
-        )
+        raise _unreachable(spec, structures, global_sparsity, multiple_of, reachable)
     finest = max(removable, key=lambda name: units[name] // step[name])
-    keep = _keep_counts(
-        {name: units[name] for name in removable}, params, step, finest, target / spec.shape.num_layers
-    )
-    removed = spec.shape.num_layers * sum((units[name] - keep[name]) * params[name] for name in removable)
-    fraction = removed / spec.shape.num_layers / sum(units[name] * params[name] for name in removable)
+    keep = _keep_counts({name: units[name] for name in removable}, params, step, finest, target / layers)
+    removed = layers * sum((units[name] - keep[name]) * params[name] for name in removable)
+    fraction = removed / layers / sum(units[name] * params[name] for name in removable)
     keep |= {name: units[name] - int(units[name] * fraction) for name in structures if not params[name]}
-    one_step = params[finest] * step[finest]
     return Budget(
         layout=layout,
         keep={name: keep[name] for name in structures},
         total_units=units,
         step_units=step,
         params_per_unit=params,
-        base_params=base,
+        base_params=spec.num_parameters,
         target_params=target,
         removed_params=removed if layout == "uniform" else target,
-        step_params=one_step * (spec.shape.num_layers if layout == "uniform" else 1),
+        step_params=params[finest] * step[finest] * (layers if layout == "uniform" else 1),
+    )
+
+
+def _unreachable(
+    spec: ModelSpec, structures: Sequence[str], global_sparsity: float, multiple_of: int, reachable: int
+) -> UsageError:
+    return UsageError(
+        f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)} and "
+        f"multiple_of {multiple_of} at most {reachable / spec.num_parameters:.4f} of the "
+        f"{spec.num_parameters:,} parameters can go; lower it or add a structure."
     )
 
 

@@ -1,7 +1,7 @@
-"""How the expected active fraction is brought to its target (method, section 3): hinge with a weight that
-scales itself, the same on a target that moves, and a Lagrangian.
+"""Steering the expected active fraction to its target (method, section 3): a hinge with an adaptive weight,
+the same with a moving target, and a Lagrangian.
 
-A controller sees the expected active fractions and their targets as vectors: one entry a constraint (a
+A controller sees the expected active fractions and their targets as vectors: one entry per constraint (a
 structure in a layer for `uniform`, the whole model for `ragged`).
 """
 
@@ -41,8 +41,8 @@ class HingeController:
     Args:
         weight: lambda now.
         rise_steps: steps in which lambda may grow a thousandfold. It grows at that rate while some constraint
-            is above its target by more than `tolerance`, and shrinks at the same rate while every one is
-            below: a lambda that stays at its peak throws the gates far past the target at the next touch.
+            is above its target by more than `tolerance`, and shrinks at the same rate while all are below: a
+            lambda that stays at its peak would push the gates far past the target at the next violation.
     """
 
     weight: float
@@ -77,7 +77,7 @@ class HingeController:
 class ProgressiveController:
     """The hinge on a target that sinks linearly from fully active to the real one in `ramp_steps` steps.
 
-    The paper found it to trail the plain hinge.
+    The paper found it worse than the plain hinge.
     """
 
     hinge: HingeController
@@ -108,12 +108,12 @@ class ProgressiveController:
 
 @dataclass
 class LagrangianController:
-    """`mean(l1 * d + l2 * d^2)`, d = active - target, one pair of multipliers a constraint (as in Wang et al.
-    2020, arXiv 1910.04732).
+    """`mean(l1 * d + l2 * d^2)`, d = active - target, one pair of multipliers per constraint (as in Wang et
+    al. 2020, arXiv 1910.04732).
 
     The multipliers ascend: l1 rises while too much is active and falls, below zero if need be, while too
     little is, so that the constraint holds from both sides; l2 only rises. The target sinks from fully active
-    in `warmup_steps` steps: a Lagrangian that starts at the real one piles up multipliers that then throw the
+    in `warmup_steps` steps: a Lagrangian that starts at the real one builds up multipliers that then push the
     gates far past it (the paper saw 98 % sparsity).
 
     Args:

@@ -22,7 +22,13 @@ def initial_log_alpha(open_probability: float, temperature: float) -> float:
 
 
 def sample(log_alpha: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw relaxed gates in [0, 1], same shape as `log_alpha`; differentiable in it."""
+    """Draw relaxed gates in [0, 1], same shape as `log_alpha`; differentiable in it.
+
+    Args:
+        log_alpha: any shape.
+        temperature: above 0; lower values push gates towards 0 and 1.
+        generator: source of the noise, on the CPU.
+    """
     noise = torch.rand(log_alpha.shape, generator=generator).clamp(1e-6, 1 - 1e-6).to(log_alpha.device)
     relaxed = torch.sigmoid((noise.logit() + log_alpha) / temperature)
     return (relaxed * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW).clamp(0, 1)

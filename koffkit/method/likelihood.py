@@ -1,8 +1,8 @@
-"""Log-likelihood and KL divergence of token predictions: the one place that computes the figures of an
-evaluation (what is *trained* on stands in `losses`).
+"""Log-likelihood and KL divergence of token predictions: all figures of an
+evaluation are computed here (`losses` holds the training losses).
 
-Scores are taken chunk by chunk, so that the float32 log-probabilities [N, V] of all tokens never exist at one
-time.
+Scores are computed chunk by chunk, so that the float32 log-probabilities [N, V] of all tokens never exist at
+once.
 
 Legend: N tokens, C tokens of a chunk, D hidden, V vocabulary.
 """
@@ -50,12 +50,12 @@ class TokenSums:
 
 
 def projected(hidden: Tensor, head: Tensor) -> LogitsOf:
-    """Logits of last hidden states [N, D] through the vocabulary projection [V, D]."""
+    """Logits computed chunk by chunk from last hidden states [N, D] and the vocabulary projection [V, D]."""
     return lambda rows: F.linear(hidden[rows].to(head.dtype), head)
 
 
 def given(logits: Tensor) -> LogitsOf:
-    """Logits [N, V] that exist already."""
+    """Existing logits [N, V]."""
     return lambda rows: logits[rows]
 
 
@@ -74,7 +74,7 @@ def add_tokens(
         model: logits of the model that is scored.
         targets: the token that follows each position, [N]; None: no likelihood is computed.
         reference: logits of the model that it is compared with; None: no KL is computed.
-        chunk_tokens: tokens whose log-probabilities exist at one time.
+        chunk_tokens: tokens whose log-probabilities exist at once.
     """
     for first in range(0, count, chunk_tokens):
         rows = slice(first, first + chunk_tokens)
@@ -100,5 +100,5 @@ def exp_or_inf(value: float) -> float:
 
 
 def geometric_mean(values: list[float]) -> float:
-    """Of perplexities; infinite when one of them is."""
+    """The geometric mean of perplexities; infinite if one of them is."""
     return exp_or_inf(fmean(math.log(value) for value in values))

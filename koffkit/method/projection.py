@@ -17,8 +17,8 @@ from .budget import Budget
 def project(scores: Mapping[str, Tensor], budget: Budget, heads: Mapping[str, int]) -> dict[str, Tensor]:
     """Boolean masks [L, U] by structure, True = keep: the units with the highest scores.
 
-    In `uniform` every layer keeps `budget.keep`. In `ragged` the lowest-scored steps go first, wherever they
-    are, until the target is met; a step that would overshoot by more than a finer one is passed over. KV
+    In `uniform` every layer keeps `budget.keep`. In `ragged` the steps with the lowest scores go first, in
+    any layer, until the target is met; a step that would overshoot by more than a finer one is skipped. KV
     heads of one layer keep equal counts.
 
     Args:
@@ -76,14 +76,14 @@ def _ragged_counts(
 def _steps(scores: Tensor, heads: int, step: int) -> tuple[list[float], list[int]]:
     """Mean score and size of each step that a layer can lose, lowest first; the last step stays.
 
-    The first step takes what the count has above a multiple of `step`.
+    The first step also takes the units in excess of a multiple of `step`.
     """
-    ranked = scores.view(heads, -1).sort(-1).values  # of every head its lowest unit goes in the same step
+    ranked = scores.view(heads, -1).sort(-1).values  # the lowest unit of every head goes in the same step
     per_head, each = ranked.shape[-1], step // heads
     bounds = [0, *range(per_head % each or each, per_head - each + 1, each)]
     parts = [(low, high) for low, high in pairwise(bounds) if high > low]
     values = [float(ranked[:, low:high].mean()) for low, high in parts]
-    # A mean over few units can fall below the step before it; a layer loses its steps in order.
+    # A mean over few units can be below that of the step before; a layer loses its steps in order.
     for index in range(1, len(values)):
         values[index] = max(values[index], values[index - 1])
     return values, [(high - low) * heads for low, high in parts]

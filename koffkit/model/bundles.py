@@ -1,4 +1,4 @@
-"""Reading memory bundles, and giving every row of a batch its own.
+"""Reading memory bundles, and batching memories row by row.
 
 Legend: B batch, K KV heads, P memory tokens, H head dim.
 """
@@ -24,7 +24,7 @@ KVTensors = Mapping[int, KVMemory]
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; what is packed comes back as float32.
+    """The tensors of a safetensors file; packed ones are unpacked to float32.
 
     Raises:
         IntegrityError: it is missing or damaged.
@@ -33,7 +33,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:
-    """The KV memory of a bundle by layer; empty when it has none.
+    """The KV memory of a bundle by layer; empty if it has none.
 
     Args:
         layers: the widths of the backbone's layers.
@@ -59,9 +59,9 @@ def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KV
                 or tensor.shape[0] != widths.kv_heads
                 or tensor.shape[2] != width
             ):
-                found = None if tensor is None else list(tensor.shape)
+                shape = None if tensor is None else list(tensor.shape)
                 raise IntegrityError(
-                    f"{path}: layers.{index}.{half}: shape {found}; this backbone needs [{widths.kv_heads}, "
+                    f"{path}: layers.{index}.{half}: shape {shape}; this backbone needs [{widths.kv_heads}, "
                     f"tokens, {width}]."
                 )
             pair.append(tensor)
@@ -70,26 +70,28 @@ def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KV
 
 
 def adapter_config(bundle: MemoryFolder) -> LoraConfig:
-    """PEFT's configuration of a bundle with LoRA, for whatever copy of the backbone is in memory."""
+    """PEFT's configuration of a bundle with LoRA, for any copy of its backbone."""
     config = LoraConfig.from_pretrained(str(bundle.path))
     config.base_model_name_or_path = (
-        None  # PEFT warns when the copy in memory came from elsewhere; the digest has been compared
+        None  # PEFT would warn of a backbone from another path; its digest was compared
     )
     return config
 
 
 def load_adapter(bundle: MemoryFolder) -> dict[str, Tensor]:
-    """The adapter's tensors by PEFT's names; empty when the bundle has no LoRA."""
+    """The adapter's tensors by PEFT's names; empty if the bundle has no LoRA."""
     return {} if bundle.adapter_file is None else load_tensors(bundle.adapter_file)
 
 
 @dataclass(frozen=True)
 class MemoryTensors:
-    """A memory in memory, for the model that it fits.
+    """The tensors of one memory.
 
     Args:
-        lora: the adapter's configuration; None: it has none. adapter: its tensors by PEFT's names. kv: by
-            layer.
+        domain: the memory's domain.
+        lora: the adapter's configuration; None: there is no adapter.
+        adapter: the adapter's tensors by PEFT's names.
+        kv: the KV memory by layer.
     """
 
     domain: str
@@ -99,7 +101,7 @@ class MemoryTensors:
 
 
 def load_memory(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> MemoryTensors:
-    """A whole bundle.
+    """Load both halves of a bundle.
 
     Args:
         layers: the widths of the backbone's layers.
@@ -112,11 +114,14 @@ def load_memory(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> MemoryTe
 
 
 def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> dict[int, KVMemory] | None:
-    """One batch in which every row has the memory of its own domain, or none.
+    """Batch the KV memories of several rows, each with its own domain or none.
 
     Args:
-        memories: by domain.
+        memories: KV memories by domain.
         rows: a domain, or None, for each of the B rows.
+
+    Returns:
+        The memory of the batch by layer; None if no row has one.
     """
     wanted = {name for name in rows if name is not None and memories.get(name)}
     if not wanted:
@@ -145,8 +150,8 @@ def _stack(parts: Sequence[KVMemory | None]) -> KVMemory:
 def _padded(parts: Sequence[Tensor | None], width: int) -> Tensor:
     """[B, K, P, H] of memories [K, P', H] with zeros where one is shorter or missing."""
     like = next(part for part in parts if part is not None)
-    found = like.new_zeros(len(parts), like.shape[0], width, like.shape[2])
+    padded = like.new_zeros(len(parts), like.shape[0], width, like.shape[2])
     for row, part in enumerate(parts):
         if part is not None:
-            found[row, :, : part.shape[-2]] = part
-    return found
+            padded[row, :, : part.shape[-2]] = part
+    return padded

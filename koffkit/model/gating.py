@@ -2,7 +2,7 @@
 sections 2 and 3).
 
 A gate multiplies after the LoRA sum: the input of the module that consumes its unit, or the output of the
-module that makes it. Where, each structure's declaration says; nothing else decides.
+module that makes it. The structure's declaration alone says which.
 
 Legend: L layers, U units of a structure in one layer.
 """
@@ -26,8 +26,14 @@ GateValues = Mapping[str, Tensor]
 
 
 def gate_points(arch: Architecture, structures: Sequence[str], placement: str) -> dict[str, list[str]]:
-    """Names of the gates of each structure: one at its consumer, or, with placement `paper`, those the paper
-    has for it."""
+    """Names of the gates of each structure: one at its consumer or, with placement `paper`, those of the
+    paper.
+
+    Args:
+        arch: the base's architecture.
+        structures: names of the structures to prune.
+        placement: `consumer`, or `paper`.
+    """
     points = {}
     for name in structures:
         own, *paper = arch.structures[name].gate_points()
@@ -36,7 +42,7 @@ def gate_points(arch: Architecture, structures: Sequence[str], placement: str) -
 
 
 class Gates(nn.Module):
-    """`log_alpha[gate]` is [L, U]. A unit with several gates goes when any of them goes.
+    """`log_alpha[gate]` is [L, U]. A unit with several gates is removed when any of them is shut.
 
     Args:
         points: names of the gates of each structure, as `gate_points` gives them.
@@ -77,21 +83,27 @@ class Gates(nn.Module):
         return fractions
 
     def scores(self) -> dict[str, Tensor]:
-        """How much a unit wants to stay, [L, U] by structure."""
+        """The scores by which units are kept, [L, U] by structure."""
         return {
             name: torch.stack([self.log_alpha[gate].detach() for gate in names]).amin(0)
             for name, names in self.points.items()
         }
 
     def hard(self, budget: Budget) -> dict[str, Tensor]:
-        """The projection of the scores onto the budget, [L, U] of 0 and 1 by structure."""
+        """The scores projected onto the budget: 0 or 1, [L, U] by structure."""
         return {name: mask.float() for name, mask in project(self.scores(), budget, self.heads).items()}
 
 
 def register_gates(model: nn.Module, spec: ModelSpec, current: Callable[[], GateValues | None]) -> None:
-    """Make every gate point scale by `current()`; None, or a gate left out, leaves it alone.
+    """Scale the activations at every gate point by `current()`; None, or a missing gate, leaves them
+    unchanged.
 
-    Call it after LoRA was injected: the hook belongs around the LoRA sum.
+    Call it after LoRA is injected: the hook belongs around the LoRA sum.
+
+    Args:
+        model: the transformers model.
+        spec: its spec.
+        current: gives the gate values [L, U] by gate of the forward pass.
     """
     for structure in spec.arch.structures.values():
         for name, point in structure.gate_points().items():
@@ -123,7 +135,7 @@ def _hook(module: nn.Module, point: Cut, value: Callable[[], Tensor | None]) -> 
 def _value(
     current: Callable[[], GateValues | None], name: str, index: int, units: dict[torch.device, Tensor] | None
 ) -> Tensor | None:
-    """The gate of every channel; `units` is the unit of each, by device, None when channels are units."""
+    """The gate of every channel; `units` maps channels to units, by device; None if channels are units."""
     values = current()
     if values is None or name not in values:
         return None

@@ -112,14 +112,14 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def use_koffkit_attention(model: nn.Module) -> None:
-    """Switch a model (plain or wrapped by peft) to attention that knows KV memories."""
+    """Switch a model (plain or wrapped by peft) to attention with KV memories."""
     _transformer(model).set_attn_implementation(NAME)
 
 
 def set_kv_memory(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> None:
     """Attach `{layer: memory}`, or detach with None, for all threads. Gradients flow to the tensors given.
 
-    For training, and for a model that nothing else uses; `kv_of_call` is for the rest.
+    For training, and for models that are not shared between threads; otherwise use `kv_of_call`.
     """
     for index, module in attention_modules(model):
         setattr(module, _SLOT, None if memory is None else memory.get(index))

@@ -1,8 +1,8 @@
-"""The LoRA adapters of a batch, each for its own rows, chosen anew in every call.
+"""LoRA adapters by row of a batch, chosen in every call.
 
-PEFT's own way (`adapter_names`) hooks the shared model for the length of a call, so that threads get each
-other's adapters. Here its layers look up what they add in the state of the call; outside such a call they do
-what PEFT does.
+PEFT's own way (`adapter_names`) puts hooks on the shared model for the duration of a call, so that threads
+get each other's adapters. Here PEFT's layers read their adapters from the state of the call; outside such a
+call they do what PEFT does.
 
 Legend: B rows, T tokens, D channels.
 """
@@ -35,12 +35,12 @@ class AdapterRows:
 
     @classmethod
     def of(cls, names: Sequence[str | None], device: torch.device) -> AdapterRows:
-        """Args: names: the adapter of each row, or None."""
-        found: dict[str, Tensor | None] = {}
+        """Group rows by adapter; `names` has the adapter of each row, or None."""
+        rows: dict[str, Tensor | None] = {}
         for adapter in dict.fromkeys(name for name in names if name is not None):
             indices = [row for row, name in enumerate(names) if name == adapter]
-            found[adapter] = None if len(indices) == len(names) else torch.tensor(indices, device=device)
-        return cls(len(names), found)
+            rows[adapter] = None if len(indices) == len(names) else torch.tensor(indices, device=device)
+        return cls(len(names), rows)
 
 
 class RowAdapters:
@@ -50,7 +50,8 @@ class RowAdapters:
         self._layers: set[Any] = set()
 
     def take(self, model: nn.Module) -> None:
-        """Let the layers that PEFT has put into `model` since the last time follow the state of the call."""
+        """Make the LoRA layers that PEFT has added to `model` since the last call of this read the state of
+        the call."""
         from peft.tuners.lora import LoraLayer
 
         for module in model.modules():
@@ -62,7 +63,7 @@ class RowAdapters:
         """The state of a call in which row b has the adapter `names[b]`.
 
         Raises:
-            UsageError: an adapter was merged into the weights, so that no row can be without it.
+            UsageError: an adapter is merged into the weights, so no row can go without it.
         """
         if any(layer.merged for layer in self._layers):
             raise UsageError(

@@ -1,6 +1,6 @@
-"""The memories of all domains, resident beside one frozen model; one attached at a time.
+"""The memories of all domains, resident beside one frozen model; one is attached at a time.
 
-LoRA goes through peft (one named adapter a domain); the KV memory through `kv_attention`.
+LoRA uses peft (one named adapter per domain), the KV memory uses `kv_attention`.
 
 Legend: K KV heads, H head dim, P memory tokens.
 """
@@ -22,7 +22,7 @@ from .kv_attention import KVMemory, set_kv_memory
 
 
 def lora_config(lora: Lora, layers: list[int]) -> LoraConfig:
-    """The adapter's configuration, as it also ships."""
+    """The adapter's configuration, in training and in bundles."""
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -88,11 +88,11 @@ class Memories(nn.Module):
         ]
         self.layers = list(layers)
         self._attached: str | None = None
-        self._changed = False  # what is attached no longer is what the model has
+        self._changed = False  # whether the model must be updated to the attached memory
         self._enable(False)
 
     def slot(self, domain: str) -> str:
-        """The name of a domain inside modules; `training` or `keys` would not do as a module's name."""
+        """The name of a domain's modules; `training` or `keys` cannot be the name of a module."""
         return f"m{self.domains.index(domain)}"
 
     @property
@@ -118,7 +118,7 @@ class Memories(nn.Module):
         return {index: KVMemory(pair[0], pair[1]) for index, pair in pairs if index in self.layers}
 
     def keep_layers(self, layers: list[int]) -> None:
-        """From now on only these layers carry memory; that of others is switched off and left out of what is
+        """Let only these layers carry memory from now on. The memory of the others is switched off and not
         saved, but not lost."""
         self.layers, self._changed = list(layers), True
         for tuner, layer, base in zip(self._tuners, self._tuner_layers, self._base_scaling, strict=True):
@@ -142,7 +142,7 @@ class Memories(nn.Module):
         return next((parameter.shape[1] for parameter in self.kv_parameters()), 0)
 
     def kv_shape(self, layer: int) -> tuple[torch.Size, torch.Size]:
-        """Of the keys and the values of a layer, [K, P, H] each."""
+        """Shapes of the keys and the values of a layer, [K, P, H] each."""
         key, value = self.kv[self.slot(self.domains[0])][str(layer)]
         return key.shape, value.shape
 
@@ -192,12 +192,13 @@ class Memories(nn.Module):
 
 
 def _sizes(widths: LayerWidths, kv: KV) -> list[tuple[int, int, int]]:
-    """Of the keys and the values of one layer."""
+    """Sizes of the keys and the values of one layer."""
     return [(widths.kv_heads, kv.tokens, width) for width in (widths.key_channels, widths.value_channels)]
 
 
 def _without_first(gradient: Tensor) -> Tensor:
-    """The gradient [K, P, H] without that of the first memory token: what attention leans on stays put."""
+    """The gradient [K, P, H] with zeros for the first memory token, which is an attention sink and stays
+    fixed."""
     gradient = gradient.clone()
     gradient[:, 0] = 0
     return gradient

@@ -1,5 +1,4 @@
-"""What a module has for the length of one call, without leaving a trace on the module: other threads do not
-see it."""
+"""State of a module for the duration of one call, invisible to other threads."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ _STATE: ContextVar[Mapping[nn.Module, Any] | None] = ContextVar("koffkit_per_cal
 
 
 def of_this_call(module: nn.Module) -> Any:
-    """What `for_this_call` gave `module` in this thread; None outside such a call."""
+    """The state that `for_this_call` gave `module` in this thread; None outside such a call."""
     state = _STATE.get()
     return None if state is None else state.get(module)
 

@@ -1,4 +1,4 @@
-"""Texts as the mean of a model's hidden states.
+"""Embedding texts as the mean of a model's hidden states.
 
 Legend: N texts, T tokens, D hidden.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def mean_over_tokens(states: Tensor, lengths: Sequence[int]) -> Tensor:
-    """[N, D] in float32 from [N, T, D], whose rows have so many tokens and then padding."""
+    """Mean hidden states [N, D] in float32 from [N, T, D]; row n has `lengths[n]` tokens, then padding."""
     there = (
         torch.arange(states.shape[1], device=states.device)
         < torch.tensor(lengths, device=states.device)[:, None]
@@ -32,19 +32,23 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 def pooled_features(
     hidden: Callable[[Tensor], Tensor], tokenizer: Any, max_tokens: int, batch_size: int, device: Any
 ) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-    """Texts -> [N, D].
+    """A function from texts to mean hidden states [N, D].
 
     Args:
-        hidden: token ids [N, T] -> hidden states [N, T, D].
+        hidden: from token ids [N, T] to hidden states [N, T, D].
+        tokenizer: the model's.
+        max_tokens: tokens of a text that are read.
+        batch_size: texts at a time.
+        device: where token ids must be.
     """
 
     @torch.no_grad()
     def features(texts: Sequence[str]) -> NDArray[np.float32]:
         rows = [ids[:max_tokens] or [0] for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
-        found = []
+        means = []
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            found.append(mean_over_tokens(hidden(pad(part).to(device)), [len(row) for row in part]).cpu())
-        return torch.cat(found).numpy()
+            means.append(mean_over_tokens(hidden(pad(part).to(device)), [len(row) for row in part]).cpu())
+        return torch.cat(means).numpy()
 
     return features

@@ -46,10 +46,10 @@ class Student(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Student:
-        """Gradient checkpointing as it was enabled (True) or off (False).
+        """Switch gradient checkpointing, if enabled, on (True) or off (False).
 
-        Dropout of the frozen model stays off either way: teacher and student are to differ by gates and
-        memory alone. transformers couples checkpointing to a layer's training mode and dropout to that of the
+        Dropout of the frozen model stays off either way: teacher and student must differ by gates and memory
+        only. transformers couples checkpointing to a layer's training mode and dropout to that of the
         modules within.
         """
         super().train(False)
@@ -62,7 +62,7 @@ class Student(nn.Module):
     def forward(
         self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None
     ) -> Tensor:
-        """Last hidden states [B, T, D], after the final norm; `head` makes logits of them.
+        """Last hidden states [B, T, D], after the final norm; `head` projects them to logits.
 
         Args:
             input_ids: [B, T], packed, no padding.
@@ -80,10 +80,10 @@ class Student(nn.Module):
         if self.memories is not None:
             self.memories.attach(None)
         self._values = gate_values
-        found: Tensor = self.model.model(
+        states: Tensor = self.model.model(
             input_ids=input_ids, use_cache=False, output_hidden_states=True
         ).hidden_states[layer]
-        return found
+        return states
 
     @property
     def head(self) -> Tensor:
@@ -93,14 +93,19 @@ class Student(nn.Module):
 
 
 def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> Any:
-    """The base as a frozen transformers model with koffkit's attention.
+    """Load the base as a frozen transformers model with koffkit's attention.
+
+    Args:
+        path: a checkpoint folder.
+        dtype: dtype of the weights, a name in torch.
+        trust_remote_code: allow code from the folder.
 
     Raises:
         IntegrityError: a weight is NaN or infinite.
     """
     from transformers import AutoModelForCausalLM
 
-    from .. import sliced  # noqa: F401  # a backbone may be of koffkit's own class
+    from .. import sliced  # noqa: F401  # registers koffkit's own classes, which a backbone may need
 
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
@@ -113,7 +118,7 @@ def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> An
 
 @torch.no_grad()
 def _require_finite(model: nn.Module, path: str) -> None:
-    """Found later, a NaN in the base would look like a learning rate that is too high."""
+    """Refuse NaN in the base, which would later look like too high a learning rate."""
     for name, weight in model.named_parameters():
         if weight.numel() and not bool(torch.stack(weight.aminmax()).isfinite().all()):
             raise IntegrityError(

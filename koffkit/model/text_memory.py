@@ -1,5 +1,5 @@
-"""KV memories that begin as what the model itself makes of the domain's first tokens (as Cartridges do, arXiv
-2506.06266), instead of random numbers.
+"""KV memories initialised with the model's own keys and values for the domain's first tokens (as in
+Cartridges, arXiv 2506.06266) instead of random numbers.
 
 Legend: T tokens, P memory tokens, K KV heads, E key channels of a head, C value channels.
 """
@@ -18,12 +18,12 @@ from .memory import Memories
 
 @torch.no_grad()
 def text_memory(model: Any, tokens: Sequence[int], memories: Memories) -> dict[int, tuple[Tensor, Tensor]]:
-    """Keys [K, P, E] before rotation and values [K, P, C] of every layer that carries memory.
+    """Compute keys [K, P, E] before rotation and values [K, P, C] of every layer that carries memory.
 
     Args:
         model: the transformers model, whose gates are off.
         tokens: token ids, P of them.
-        memories: of this model; none is attached afterwards.
+        memories: the memories of this model; none is attached afterwards.
     """
     memories.attach(None)
     seen: dict[tuple[int, str], Tensor] = {}
@@ -64,7 +64,7 @@ def _by_head(states: Tensor, shape: torch.Size, norm: Any) -> Tensor:
 
 
 def start_from_text(memories: Memories, model: Any, domain: str, tokens: Sequence[int]) -> None:
-    """Let the memory of `domain` begin with the first P of these tokens, over and over where there are fewer.
+    """Initialise the memory of `domain` with the first P of these tokens, repeated if there are fewer.
 
     Args:
         tokens: the domain's own text, as the model is trained on it.

@@ -1,1 +1,1 @@
-"""Whether two forms of one model compute the same."""
+"""Comparing two forms of one model."""

@@ -16,17 +16,18 @@ from ..errors import IntegrityError
 from .probe import Probe
 
 TOLERANCE = 1e-9
-"""Of the largest |logit|, in float64."""
+"""The largest difference allowed, as a share of the largest |logit|, in float64."""
 NO_MEMORY = "none"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the logits of one row, as two probes see them.
+    """The difference between the logits of one row in two probes.
 
     Args:
-        max_abs: the largest |difference|. max_logit: the largest |logit| of either. kl: nats, from the first
-            to the second, the mean over the tokens.
+        max_abs: the largest |difference|.
+        max_logit: the largest |logit| of either.
+        kl: KL(first || second), mean over the tokens, in nats.
     """
 
     max_abs: float
@@ -40,7 +41,12 @@ class Difference:
 
 
 def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Difference]:
-    """What differs in each row, from the hidden states of two probes on the same tokens."""
+    """The difference of each row, from the hidden states [B, T, D] of two probes on the same tokens.
+
+    Args:
+        one, other: the probes.
+        first, second: their hidden states, [B, T, D].
+    """
     worst, largest = (
         torch.zeros(len(first), dtype=torch.float64),
         torch.zeros(len(first), dtype=torch.float64),
@@ -65,26 +71,28 @@ def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Dif
 def require_same(
     sliced: Probe, hidden: Tensor, masked: Probe, expected: Tensor, domains: Sequence[str], then: str
 ) -> dict[str, Difference]:
-    """Refuse a slice that computes something else than the masked model.
+    """Refuse a sliced backbone that does not compute what the masked model does.
 
     Args:
-        hidden, expected: of the probes on the same tokens, [B, T, D]: the first row without memory, the
+        sliced, masked: the two probes.
+        hidden, expected: their hidden states on the same tokens, [B, T, D]: the first row without memory, the
             others with those of `domains`.
-        then: what it means that they differ, for the message.
+        domains: the memories, in the order of the rows.
+        then: the consequence of a difference, for the message.
 
     Returns:
-        the differences by condition.
+        The differences by condition.
 
     Raises:
-        IntegrityError: one is above `TOLERANCE`, or the masked model computes no numbers.
+        IntegrityError: a difference is above `TOLERANCE`, or the masked model's states are not finite.
     """
     if not bool(expected.isfinite().all()):
         raise IntegrityError(
             f"{masked.reader.folder}: the hidden states are not finite; a weight is NaN or infinite, "
             "download it again."
         )
-    found = dict(zip([NO_MEMORY, *domains], compare(sliced, hidden, masked, expected), strict=True))
-    for condition, value in found.items():
+    differences = dict(zip([NO_MEMORY, *domains], compare(sliced, hidden, masked, expected), strict=True))
+    for condition, value in differences.items():
         if not value.relative <= TOLERANCE:
             raise IntegrityError(
                 f"parity: memory {condition}: the sliced backbone differs from the masked model by "
@@ -92,4 +100,4 @@ def require_same(
                 f"{value.relative:.3g} of the largest logit (limit {TOLERANCE:g}, in float64); {then}. "
                 "Please report this with the recipe and the base's config.json."
             )
-    return found
+    return differences

@@ -2,8 +2,8 @@
 
 This is what the parity gate and `koffkit verify` compare: the class is the stock class of the checkpoint, the
 weights are read back from its files, and neither a whole model nor a whole vocabulary projection ever exists.
-Everything is computed in float64: in float32, rounding alone moves the logits of a real model by 1e-3, and a
-fault of that size would pass for it.
+Everything is computed in float64: in float32, rounding alone moves the logits of a real model by 1e-3, and
+would hide an error of that size.
 
 Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .. import sliced  # noqa: F401  # the Auto classes know its models from here on
+from .. import sliced  # noqa: F401  # registers the sliced classes with transformers' Auto classes
 from ..artefact.bundle import MemoryFolder
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
@@ -44,14 +44,14 @@ def probe_tokens(vocabulary: int, count: int = PROBE_TOKENS) -> list[int]:
 
 
 class Probe:
-    """A checkpoint with its memories, ready to be asked.
+    """A checkpoint with its memories, ready to be evaluated.
 
     Args:
         folder: a checkpoint.
-        memories: those that fit it.
-        masks: gate this checkpoint (the unsliced base) as the student was gated; None for a sliced backbone.
-        dtype: of the whole computation; float64, or float32 to see what rounding does.
-        view: a config.json object and a reader that stand in for those of `folder`: the base as if it were
+        memories: memories that fit this checkpoint.
+        masks: masks to gate this checkpoint (the unsliced base) with; None for a sliced backbone.
+        dtype: dtype of the whole computation; float64, or float32 to measure rounding.
+        view: a config.json object and a reader to use instead of those of `folder`: the base as if it were
             sliced already.
         loaded: the weights as transformers reads them, which stand in for those that koffkit reads.
     """
@@ -120,16 +120,16 @@ class Probe:
 
 
 class _Float64(TorchFunctionMode):
-    """Runs what asks for float32 by name in float64.
+    """Runs operations that request float32 by name in float64.
 
-    Norms and rotary angles do so in every family. They would round what differs by 1e-16 to values that
-    differ by 6e-8, a layer later everywhere.
+    Norms and rotary angles do so in every family. They would round values that differ by 1e-16 to values that
+    differ by 6e-8.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.float:
             return args[0].double()
-        if func is torch.Tensor.view:  # weights are raw bytes when they are read
+        if func is torch.Tensor.view:  # weights are read as raw bytes
             return func(*args, **(kwargs or {}))
         args = tuple(torch.float64 if value is torch.float32 else value for value in args)
         return func(
@@ -150,8 +150,8 @@ def _config(folder: Path, given: Mapping[str, Any] | None) -> Any:
 
 
 def _empty_model(config: Any, dtype: torch.dtype) -> tuple[Any, str, str]:
-    """The stock class without weights, and the names of its embeddings and its head; the head is left out, so
-    that `logits` are hidden states."""
+    """The stock class without weights, and the names of its embeddings and its head; the head is omitted, so
+    that its `logits` are hidden states."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -178,17 +178,17 @@ def _with_adapters(model: Any, memories: Sequence[MemoryTensors], slots: list[st
 
 
 def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give every module its weights for the length of its own forward pass only."""
+    """Give every module its weights for the duration of its own forward pass only."""
     from accelerate.hooks import attach_align_device_hook
 
     attach_align_device_hook(model, execution_device=torch.device("cpu"), offload=True, weights_map=weights)
 
 
 class _Weights(Mapping[str, Tensor]):
-    """Parameter name in the (perhaps peft-wrapped) model -> tensor, read when asked for.
+    """Parameter name in the (perhaps peft-wrapped) model -> tensor, read on access.
 
-    A matrix lives for the forward pass of its own module only, so all of them share one buffer: a new
-    allocation for each would fragment the heap to several times what is in use.
+    A matrix is needed during the forward pass of its own module only, so all of them share one buffer:
+    allocating each anew would fragment the heap to several times what is in use.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class _Weights(Mapping[str, Tensor]):
         self.release()
 
     def release(self) -> None:
-        """Give the buffer back; whoever compares two models needs only one at a time."""
+        """Free the buffer; a comparison of two models needs only one at a time."""
         self._buffer = torch.empty(0, dtype=self.dtype)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -248,9 +248,9 @@ def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]
 def distances_to_golden(
     probe: Probe, expected: Mapping[str | None, Mapping[str, Any]]
 ) -> dict[str | None, float]:
-    """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for all with
-    the same tokens."""
-    found: dict[str | None, float] = {}
+    """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for each set
+    of tokens."""
+    differences: dict[str | None, float] = {}
     for tokens in {tuple(values["tokens"]) for values in expected.values()}:
         rows = [name for name, values in expected.items() if tuple(values["tokens"]) == tokens]
         last = probe.hidden(tokens, rows)[:, -1]
@@ -261,5 +261,5 @@ def distances_to_golden(
                 logits |= {(name, index): float(part[row, index - first]) for index in wanted}
         for name in rows:
             pairs = zip(expected[name]["ids"], expected[name]["logits"], strict=True)
-            found[name] = max(abs(logits[name, index] - value) for index, value in pairs)
-    return found
+            differences[name] = max(abs(logits[name, index] - value) for index, value in pairs)
+    return differences

@@ -1,1 +1,1 @@
-"""What a run would do, said before it is done."""
+"""Plans: what a run would do."""

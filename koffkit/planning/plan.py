@@ -1,4 +1,4 @@
-"""What a run will do, stated before any training: exact parameter counts, bytes, and estimates with their
+"""The plan of a run, made before any training: exact parameter counts and bytes, and estimates with their
 formulas."""
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from ..recipe.learning import Learned
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
+from .estimates import Net, Range, net_of, seconds_for, stage_seconds, training_tokens
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 COLLAPSE = 0.2
 LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
-# Floating-point operations a second that training may reach: from two laptop cores to one large GPU at half
-# its peak.
-THROUGHPUT = {"2 CPU cores": (2e10, 1.5e11), "one data-centre GPU": (5e13, 4e14)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +33,17 @@ class Plan:
     """Parameters are exact; memory and time are estimates.
 
     Args:
-        base_bytes: of the weights in the type that the checkpoint stores; slicing keeps it.
-        backbone_bytes: the same of the backbone.
-        memory_layers: that carry memory in training.
-        num_memory_layers: that do in the end, fewer when the placement is learned.
-        memory_params: of one domain's memory, at the widths of the sliced backbone that it ships for.
-        memory_params_training: the same at the base's full widths.
+        base_bytes: size of the base's weights in the dtype of the checkpoint, which slicing keeps.
+        backbone_bytes: size of the backbone's weights in the same dtype.
+        memory_layers: layers that carry memory in training.
+        num_memory_layers: layers that carry memory in the end, fewer if the placement is learned.
+        memory_params: parameters of one domain's memory, at the widths of the sliced backbone.
+        memory_params_training: the same at the widths of the base.
         peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients +
             activations + one chunk of logits (student, teacher, gradient).
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
+        stage_seconds: of every stage, for the same devices; None where the text decides.
+        net: bytes on disk with all memories.
     """
 
     budget: Budget
@@ -60,7 +60,9 @@ class Plan:
     domains: list[str]
     training_tokens: dict[str, int]
     peak_memory_bytes: int
-    seconds: dict[str, tuple[float, float]]
+    seconds: dict[str, Range]
+    stage_seconds: dict[str, dict[str, Range] | None]
+    net: Net
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class Plan:
 
 
 def check_layers(recipe: Recipe, num_layers: int) -> list[int]:
-    """The memory's layers.
+    """The layers that carry memory.
 
     Raises:
         UsageError: the model has no such layer.
@@ -95,7 +97,7 @@ def num_memory_layers(recipe: Recipe, spec: ModelSpec) -> int:
     """How many layers carry memory in the end.
 
     Raises:
-        UsageError: the bytes of a learned placement do not suffice for one layer.
+        UsageError: the bytes of a learned placement are too few for one layer.
     """
     layers = len(check_layers(recipe, spec.num_layers))
     if not layers or not isinstance(recipe.memory.layers, Learned):
@@ -137,15 +139,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
     stored = BYTES.get(
         str(spec.config.get("dtype") or spec.config.get("torch_dtype")), BYTES[recipe.base.dtype]
     )
-    tokens = {
-        stage.name: stage.options.max_steps
-        * stage.options.batch_size
-        * recipe.sequence_length
-        * recipe.train.gradient_accumulation
-        for stage in recipe.stages
-        if isinstance(stage.options, Training)
-    }
-    operations = 6 * budget.base_params * sum(tokens.values())
+    tokens = training_tokens(recipe)
+    backbone = budget.base_params - budget.removed_params
     return Plan(
         budget=budget,
         kept_per_layer=dict(budget.keep),
@@ -153,8 +148,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
             name: (budget.total_units[name] - kept) * spec.num_layers for name, kept in budget.keep.items()
         },
         base_bytes=budget.base_params * stored,
-        backbone_params=budget.base_params - budget.removed_params,
-        backbone_bytes=(budget.base_params - budget.removed_params) * stored,
+        backbone_params=backbone,
+        backbone_bytes=backbone * stored,
         memory_layers=layers,
         num_memory_layers=carrying,
         memory_params=sliced,
@@ -163,13 +158,27 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         domains=recipe.domain_names,
         training_tokens=tokens,
         peak_memory_bytes=_peak(recipe, budget, spec, full),
-        seconds={device: (operations / high, operations / low) for device, (low, high) in THROUGHPUT.items()},
+        seconds=seconds_for(6 * budget.base_params * sum(tokens.values())),
+        stage_seconds=stage_seconds(recipe, budget.base_params),
+        net=net_of(
+            budget.base_params * stored,
+            backbone * stored,
+            sliced * 4,
+            len(recipe.domain_names) if sliced else 0,
+        ),
         warnings=_warnings(recipe, budget, spec),
     )
 
 
 def memory_parameters(recipe: Recipe, spec: ModelSpec, num_layers: int, keep: Mapping[str, int]) -> int:
-    """Parameters of one domain's LoRA and KV memory; with `keep`, after the cut units are gone from both."""
+    """Parameters of one domain's LoRA and KV memory; with `keep`, after slicing.
+
+    Args:
+        recipe: the recipe.
+        spec: the base.
+        num_layers: layers that carry memory.
+        keep: units kept in every layer, by structure; empty: all.
+    """
     return layer_memory_parameters(recipe, spec.shape, _widths_kept(spec, keep)) * num_layers
 
 

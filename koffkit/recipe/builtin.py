@@ -15,6 +15,11 @@ def shipped() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
+def schema_file() -> Path:
+    """The installed JSON schema of recipes."""
+    return Path(str(files("koffkit.recipes"))) / "recipe.schema.json"
+
+
 def describe(path: Path) -> str:
     """The recipe's first plain comment line."""
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""What a stage tells a recipe about itself."""
+"""The declaration of a stage to the recipe."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class StageDeclaration:
-    """What a recipe must know of a stage.
+    """What a recipe must know about a stage.
 
     Args:
         name: its key under `stages`, and the name of its entry point.
-        options: the model of what stands below that key; no name of torch may be needed to import it.
-        after, before: stages that must not come later, or earlier; those not installed or not in the recipe
-            do not matter.
-        learns_masks: whether it ends with masks; a recipe begins with the one stage that does.
+        options: the model of the fields under that key; it must be importable without torch.
+        after, before: stages that must not come later, or earlier; stages that are not installed or not in
+            the recipe are ignored.
+        learns_masks: whether the stage ends with masks; a recipe begins with the one stage that does.
     """
 
     name: ClassVar[str]
@@ -28,7 +28,7 @@ class StageDeclaration:
     learns_masks: ClassVar[bool] = False
 
     def check_recipe(self, options: Any, recipe: Recipe) -> None:
-        """Refuse options that contradict the rest of the recipe; by default none do.
+        """Refuse options that contradict the rest of the recipe; the default accepts all.
 
         Raises:
             ValueError: with the fields and the remedy.

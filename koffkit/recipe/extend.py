@@ -1,4 +1,4 @@
-"""`extends`: a recipe that says only how it differs from another one."""
+"""`extends`: a recipe that states only how it differs from another one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any
     """`parent` with the fields of `child` in their place.
 
     Mappings merge field by field, anything else replaces. `stages` may be a mapping in the child: its options
-    then merge into the parent's stages by name, and new stages find their place. `domains` replace the
+    then merge into the parent's stages by name, and new stages are inserted in order. `domains` replace the
     parent's as a whole: they are a choice, not a default.
     """
     result: dict[str, Any] = deepcopy(dict(parent))
@@ -41,7 +41,7 @@ def _merged_stages(stages: list[Any], changes: Mapping[str, Any]) -> list[Any]:
     order = list(STAGES)
 
     def place(stage: Any) -> int:
-        names = stage if isinstance(stage, Mapping) else ()  # anything else is an error that validation names
+        names = stage if isinstance(stage, Mapping) else ()  # anything else is left to validation
         return next((order.index(name) for name in names if name in order), len(order))
 
     return sorted(result, key=place)

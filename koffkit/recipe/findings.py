@@ -1,4 +1,4 @@
-"""What pydantic finds wrong in a recipe, as lines that a user can act on."""
+"""Pydantic's errors in a recipe as lines that a user can act on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Lines = dict[Location, str]  # where the user wrote each place: `file:line`, or 
 Item = Mapping[str, Any]
 MOST = 50
 LONGEST = 80
-# What pydantic calls a value of the wrong kind altogether, as the branch of a union sees it.
+# Pydantic's error types for a value whose kind does not fit a branch of a union at all.
 WRONG_KIND = {
     "model_type",
     "model_attributes_type",
@@ -31,19 +31,27 @@ WRONG_KIND = {
 
 
 def findings(error: ValidationError, tree: Any, source: Path | str, lines: Lines) -> list[str]:
-    """One line per finding: `file:line: field: what is wrong`. Of a union's branches the nearest speaks."""
+    """One line per finding: `file:line: field: what is wrong`. For a union, the findings are those of the
+    branch that is closest to what the user wrote.
+
+    Args:
+        error: pydantic's error.
+        tree: the recipe as plain values.
+        source: the recipe's file.
+        lines: where the user wrote each field.
+    """
     result: dict[str, None] = {}
     for item in _nearest(error.errors(), tree):
         location = _written(item, tree)[0]
-        place = _place(location, lines) or str(source)
+        place = place_of(location, lines) or str(source)
         result[f"{place}: {dotted(location) or 'recipe'}: {_explain(item, location)}"] = None
     shown = list(result)
     more = [f"{source}: and {len(shown) - MOST:,} more errors"] if len(shown) > MOST else []
     return shown[:MOST] + more
 
 
-def _place(location: Location, lines: Lines) -> str | None:
-    """Where the user wrote this place, or else the nearest around it, or else something within it."""
+def place_of(location: Location, lines: Lines) -> str | None:
+    """Where the user wrote this field, else the nearest field around it, else one within it."""
     for length in range(len(location), 0, -1):
         if location[:length] in lines:
             return lines[location[:length]]
@@ -56,8 +64,8 @@ def dotted(location: Location) -> str:
 
 
 def _written(item: Item, tree: Any) -> tuple[Location, Location | None, Any]:
-    """What the user wrote of a location (pydantic adds the names of a union's branches), and the first place
-    with branches, if any, with the branch."""
+    """The part of a location that the user wrote (pydantic adds the names of a union's branches), and the
+    first union in it with its branch, if any."""
     loc, missing = item["loc"], item["type"] == "missing"
     kept: list[str | int] = []
     union, branch, value = None, None, tree
@@ -75,7 +83,7 @@ def _written(item: Item, tree: Any) -> tuple[Location, Location | None, Any]:
 
 
 def _nearest(items: Sequence[Any], tree: Any) -> Iterator[Item]:
-    """The findings outside of unions, and of every union those of its nearest branch."""
+    """The findings outside of unions, and for every union those of its closest branch."""
     unions: dict[Location, dict[Any, list[Item]]] = {}
     for item in items:
         _, union, branch = _written(item, tree)
@@ -112,7 +120,7 @@ def _plain(place: Location, tree: Any) -> bool:
 
 
 def _ends(item: Item, place: Location, tree: Any) -> bool:
-    """Whether a finding is about the value of a union itself, not of something within."""
+    """Whether a finding is about the value of a union itself, not about a field within."""
     return _written(item, tree)[0] == place
 
 
@@ -123,7 +131,7 @@ def _at(place: Location, tree: Any) -> Any:
 
 
 def _distance(group: Sequence[Item]) -> tuple[int, int]:
-    """How far a branch is from what the user wrote: keys that are no near misses, then findings."""
+    """How far a branch is from what the user wrote: unknown keys that are not near misses, then findings."""
     unknown = [str(item["loc"][-1]) for item in group if item["type"] == "extra_forbidden"]
     missing = [str(item["loc"][-1]) for item in group if item["type"] == "missing"]
     near = sum(bool(difflib.get_close_matches(key, missing, n=1, cutoff=0.5)) for key in unknown)
@@ -131,7 +139,7 @@ def _distance(group: Sequence[Item]) -> tuple[int, int]:
 
 
 def _description(place: Location) -> str:
-    """What a field takes, in the words of the schema."""
+    """The description of a field in the schema."""
     owners = _models_at(place[:-1]) if place else []
     fields = [owner.model_fields[str(place[-1])] for owner in owners if place[-1] in owner.model_fields]
     text = fields[0].description if fields else None
@@ -139,7 +147,7 @@ def _description(place: Location) -> str:
 
 
 def _without_echoes(items: Sequence[Item], tree: Any) -> Iterator[Item]:
-    """Leave out that a field is missing where its misspelt name stands: one mistake, one line."""
+    """Drop 'field missing' if its misspelt name is reported: one line per mistake."""
     unknown: dict[Location, list[str]] = {}
     for item in items:
         if item["type"] == "extra_forbidden":
@@ -172,7 +180,7 @@ def _explain(item: Item, location: Location) -> str:
 
 
 def _short(text: str) -> str:
-    """At most a line's worth, and nothing that a terminal obeys."""
+    """Shortened to a line, with control characters escaped."""
     plain = text if text.isprintable() else ascii(text)[1:-1]
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 3]}..."
 

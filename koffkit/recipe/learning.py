@@ -1,4 +1,4 @@
-"""Recipe fields: what is learned - masks, memories, and from which loss."""
+"""Recipe fields for what is learned: masks, memories, and the loss."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Mask(StrictModel):
 
     @property
     def placement(self) -> str:
-        """Where gates act: at the consumer of a unit, or where the paper has them."""
+        """Where gates act: at the consumer of a unit, or as in the paper."""
         return "paper" if self.structures == "paper" else "consumer"
 
     @property

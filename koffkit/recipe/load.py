@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ..errors import UsageError, near_name
 from .builtin import shipped
 from .extend import merged
-from .findings import Lines, findings
+from .findings import Lines, findings, place_of
 from .overrides import apply_override, shown
 from .schema import Recipe
 from .yaml_text import read_yaml
@@ -23,11 +23,20 @@ MAX_PARENTS = 16
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A valid recipe and the folder that its relative paths start from."""
+    """A valid recipe and the folder that its relative paths start from.
+
+    Args:
+        lines: where the user wrote each field, as far as that is known.
+    """
 
     recipe: Recipe
     path: Path
     root: Path
+    lines: Lines = field(default_factory=dict)
+
+    def place(self, *location: str | int) -> str:
+        """`file:line` of a field, or the file where no line is known."""
+        return place_of(location, self.lines) or str(self.path)
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -39,7 +48,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     path = _find(name)
     tree, lines = _read_extended(path, ())
     _apply_overrides(tree, lines, overrides)
-    return LoadedRecipe(recipe=validated(tree, path, lines), path=path, root=path.resolve().parent)
+    recipe = validated(tree, path, lines)
+    return LoadedRecipe(recipe=recipe, path=path, root=path.resolve().parent, lines=lines)
 
 
 def recipe_from_tree(tree: Mapping[str, Any], overrides: Sequence[str], root: Path) -> LoadedRecipe:
@@ -57,11 +67,12 @@ def recipe_from_tree(tree: Mapping[str, Any], overrides: Sequence[str], root: Pa
         parent, lines = _read_extended(_find(str(whole.pop("extends")), root / "recipe"), ())
         whole = merged(parent, whole)
     _apply_overrides(whole, lines, overrides)
-    return LoadedRecipe(recipe=validated(whole, "recipe", lines), path=root / "recipe", root=root)
+    recipe = validated(whole, "recipe", lines)
+    return LoadedRecipe(recipe=recipe, path=root / "recipe", root=root, lines=lines)
 
 
 def _apply_overrides(tree: dict[str, Any], lines: Lines, overrides: Sequence[str]) -> None:
-    """Change fields in place; a finding there is the option's from now on."""
+    """Change fields in place; later findings in them refer to the option."""
     for override in overrides:
         place = apply_override(tree, override)
         for below in [location for location in lines if location[: len(place)] == place]:
@@ -75,7 +86,7 @@ def validated(
     """The recipe that a tree of plain values describes.
 
     Args:
-        source: what the findings are said to be in.
+        source: the file to name in findings.
         lines: where the user wrote each place, as far as that is known.
 
     Raises:
@@ -105,7 +116,8 @@ def _find(name: str | Path, beside: Path | None = None) -> Path:
 
 
 def _read_extended(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any], Lines]:
-    """A recipe merged into the one it extends, and so on; a field's place is the last file that gives it."""
+    """Read a recipe merged into the one it extends, and so on; a field's place is the last file that sets
+    it."""
     tree, lines = read_yaml(path)
     places: Lines = {location: f"{path}:{line}" for location, line in lines.items()}
     if "extends" not in tree:

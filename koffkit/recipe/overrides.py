@@ -10,7 +10,7 @@ from .yaml_text import MAX_DEPTH, Location, read_value
 
 
 def shown(override: str) -> str:
-    """An override in an error: nothing that a terminal obeys."""
+    """An override as shown in an error, with control characters escaped."""
     return override if override.isprintable() else ascii(override)[1:-1]
 
 
@@ -65,7 +65,7 @@ def _step(place: Any, part: str, override: str, location: Location) -> tuple[Any
 
 
 def _named(place: list[Any], part: str) -> int | None:
-    """Which entry of a list has this key: stages can be named, as in stages.learn_masks.max_steps."""
+    """The index of the list entry with this key: stages can be named, as in stages.learn_masks.max_steps."""
     if part.isdecimal():
         return None
     return next((i for i, entry in enumerate(place) if isinstance(entry, dict) and part in entry), None)

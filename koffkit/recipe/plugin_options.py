@@ -1,4 +1,4 @@
-"""Recipe fields that come with what is installed: a loss or a router kind is one file, options included."""
+"""Recipe fields of plug-ins: a loss or a router kind is one file, options included."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def options_of(group: str, where: str) -> dict[str, dict[str, FieldInfo]]:
-    """The recipe fields of everything installed of one kind, by name: the fields of its attribute `options`,
-    a pydantic model; None: it has none.
+    """The recipe fields of every plug-in of a group, by its name: the fields of its attribute `options`, a
+    pydantic model or None.
 
     Args:
-        group: a constant of `koffkit.plugins`. where: the recipe field that chooses one of them.
+        group: a constant of `koffkit.plugins`.
+        where: the recipe field that chooses one of them.
 
     Raises:
         UsageError: a package cannot be imported.
@@ -30,7 +31,7 @@ def options_of(group: str, where: str) -> dict[str, dict[str, FieldInfo]]:
 
 
 def with_options_of(group: str, where: str) -> Callable[[type[Model]], type[Model]]:
-    """Decorate a recipe model: it gets the fields of everything installed of one kind, side by side.
+    """Decorate a recipe model with the fields of all plug-ins of a group, side by side.
 
     Raises:
         UsageError: two packages give one field different meanings, or one cannot be imported.

@@ -1,7 +1,7 @@
 """The recipe format, version 1. Every field has a meaning and a limit; unknown keys are errors.
 
-What may stand under `stages` is what is installed: the models of its options come through `stages.py`. The
-loader (`load.py`) turns pydantic's findings into lines a user can act on.
+The keys under `stages` are the installed stages, whose options come from `stages.py`. The loader (`load.py`)
+turns pydantic's findings into lines a user can act on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StageEntry(StrictModel):
 
     @property
     def options(self) -> Any:
-        """What the recipe gives for the stage, as its options class."""
+        """The options that the recipe gives for the stage, as its options class."""
         return getattr(self, self.name)
 
 
@@ -123,7 +123,7 @@ class Recipe(StrictModel):
 
     @property
     def domain_names(self) -> list[str]:
-        """The domains, or names that stand for them until they are found."""
+        """The names of the domains; placeholders before automatic domains are resolved."""
         if isinstance(self.domains, AutoDomains):
             return [f"auto-{number}" for number in range(1, self.domains.auto.count + 1)]
         return list(self.domains)
@@ -131,7 +131,7 @@ class Recipe(StrictModel):
     @property
     def sources(self) -> dict[str, Source]:
         """The source of every domain, once all are known."""
-        assert not isinstance(self.domains, AutoDomains), "domains are found before anything reads them"
+        assert not isinstance(self.domains, AutoDomains), "automatic domains are resolved first"
         return self.domains
 
     def memory_layers(self, num_layers: int) -> list[int]:
@@ -143,7 +143,7 @@ class Recipe(StrictModel):
         chosen = self.memory.layers
         if self.memory.lora is None and self.memory.kv is None:
             return []
-        if chosen == "all" or isinstance(chosen, Learned):  # of all layers, learning chooses later
+        if chosen == "all" or isinstance(chosen, Learned):  # all layers; learning chooses among them later
             return list(range(num_layers))
         wanted = (
             range(num_layers - chosen.upper, num_layers) if isinstance(chosen, Upper) else sorted(set(chosen))

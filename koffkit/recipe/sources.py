@@ -1,4 +1,4 @@
-"""Recipe fields: the base, and where text comes from."""
+"""Recipe fields for the base and for sources of text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The stages that are installed, as far as a recipe knows them: their options and their order.
+"""The installed stages as recipes see them: their options and their order.
 
-What a stage does is said above, in `koffkit.stages`; entry points lead there, so that recipes can be read
-without it, and a stage of another package is one like ours.
+What a stage does is defined in `koffkit.stages`, which is reached through entry points: recipes do not import
+it, and stages of other packages are treated alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .declaration import StageDeclaration
 
 
 def predecessors(stages: Mapping[str, StageDeclaration]) -> dict[str, set[str]]:
-    """The stages that must come earlier, by stage; not only the next ones."""
+    """All stages that must come earlier, directly or indirectly, by stage."""
     direct = {
         name: {other for other in stage.after if other in stages}
         | {other for other, declared in stages.items() if name in declared.before}
@@ -30,10 +30,10 @@ def predecessors(stages: Mapping[str, StageDeclaration]) -> dict[str, set[str]]:
 
 
 def in_order(stages: Mapping[str, StageDeclaration]) -> list[str]:
-    """An order that all of them agree with; where they leave it open, by name.
+    """An order that satisfies all declarations; alphabetical where they leave it open.
 
     Raises:
-        UsageError: what they declare contradicts itself.
+        UsageError: the declarations contradict each other.
     """
     return _sorted(predecessors(stages))
 
@@ -65,14 +65,14 @@ def _installed() -> dict[str, StageDeclaration]:
 
 
 KINDS = _installed()
-"""Every installed stage by name, in an order that they agree with."""
+"""Every installed stage by name, in an order that satisfies their declarations."""
 
 STAGES: dict[str, type[StrictModel]] = {name: kind.options for name, kind in KINDS.items()}
 """The options of every stage, in the same order."""
 
 
 def order_error(names: list[str]) -> str | None:
-    """What is wrong with the order of a recipe's stages, if anything is."""
+    """What is wrong with the order of a recipe's stages; None: nothing."""
     earlier, first = predecessors(KINDS), [name for name, kind in KINDS.items() if kind.learns_masks]
     places = {name: place for place, name in enumerate(names)}
     fits = len(places) == len(names) and [name in first for name in names] == [

@@ -1,4 +1,4 @@
-"""Recipe fields: how anything is trained, and the options that every training stage has."""
+"""Recipe fields for training, and the options of every training stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Train(StrictModel):
     @field_validator("precision", mode="before")
     @classmethod
     def _no_is_a_word(cls, value: Any) -> Any:
-        return "no" if value is False else value  # what YAML makes of a bare `no`
+        return "no" if value is False else value  # YAML reads a bare `no` as false
 
 
 class LearningRates(StrictModel):

@@ -1,7 +1,7 @@
-"""YAML as recipes use it: plain mappings, lists, text, numbers and booleans, each with the line it stands on.
+"""YAML as recipes use it: plain mappings, lists, text, numbers and booleans, each with its line.
 
-Recipes come from other people. What YAML can do beyond a recipe's needs (tags, dates, numbers in other bases,
-aliases that multiply) is refused, and so is a file that is larger or deeper than any recipe.
+Recipes may come from strangers. Features of YAML that recipes do not need (tags, dates, numbers in other
+bases, aliases that multiply) are refused, and so are files larger or deeper than any recipe.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WORDS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "o
 
 
 class _Refused(Exception):
-    """What a recipe may not hold, and the line it stands on."""
+    """Content that recipes may not have, with its line."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class _Refused(Exception):
 
 
 class _Composer(yaml.SafeLoader):
-    """Nodes of a document, no deeper and no more than a recipe has."""
+    """Composes the nodes of a document, within the limits of depth and number."""
 
     depth = nodes = 0
 
@@ -54,7 +54,7 @@ class _Composer(yaml.SafeLoader):
             self.depth -= 1
 
 
-# `1e-5` is a number to everybody but YAML 1.1.
+# YAML 1.1 alone does not read `1e-5` as a number.
 _Composer.add_implicit_resolver(
     f"{_KIND}float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -62,7 +62,7 @@ _Composer.add_implicit_resolver(
 
 @dataclass
 class _Values:
-    """Plain values of nodes. An alias is a copy, and every copy counts, so that aliases cannot multiply."""
+    """Plain values of nodes. An alias is a copy and counts as one, so that aliases cannot multiply."""
 
     lines: dict[Location, int] = field(default_factory=dict)
     twice: list[tuple[int, Location, int]] = field(default_factory=list)
@@ -165,7 +165,7 @@ def _text(node: yaml.Node) -> str:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    """The mapping in a file, and the line of every key and list entry.
+    """Read the mapping in a file, and the line of every key and list entry.
 
     Raises:
         UsageError: it cannot be read, is too large, or holds what a recipe may not; with the line.
@@ -198,7 +198,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
 
 
 def read_value(text: str, where: str) -> Any:
-    """One value, as `--set a.b=VALUE` has it.
+    """Read one value, as in `--set a.b=VALUE`.
 
     Raises:
         UsageError: it is not valid YAML.

@@ -1,1 +1,1 @@
-"""Figures for people: tables and pictures."""
+"""Results as tables and pictures."""

@@ -1,5 +1,5 @@
-"""The results of a run as a picture: what pruning costs, what a memory gives back, and whose memory it must
-be."""
+"""The results of a run as a picture: what pruning costs, what the matched memory restores, and what other
+memories do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw_comparison(
 
     Args:
         bars: name of a condition -> `figure` of every domain, in the order of the results.
-        results: of the run with memories, as `evaluate` gives them.
+        results: of the run with memories, from stage `evaluate`.
         figure: `recall` or `perplexity`.
 
     Raises:
@@ -67,7 +67,7 @@ def _bars(axes: Any, bars: Mapping[str, Sequence[float | None]], domains: list[s
 
 
 def _drawable(rows: list[list[float]]) -> list[list[float]]:
-    """An empty cell for what is infinite, which would leave no colours to the others."""
+    """The matrix with NaN (an empty cell) for infinities, which would take up the whole colour scale."""
     return [[value if math.isfinite(value) else math.nan for value in row] for row in rows]
 
 

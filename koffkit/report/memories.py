@@ -13,15 +13,15 @@ COLUMNS = ("params", "bytes", "layers", "rank", "KV", "dtype", "auto", "origin",
 
 
 def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row a memory, narrow enough for a terminal of 80 columns."""
+    """One row per memory, narrow enough for a terminal of 80 columns."""
     table = Table(
         title="memories (auto: the router knows it; *: compact; figures on held-out text)",
         box=None,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("memory")
+    table.add_column("memory", overflow="fold")
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for name, row in memories.items():
         origin = row["origin"] + ("*" if row["compacted"] else "")
         cells = [
@@ -38,7 +38,7 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def layer_range(layers: list[int]) -> str:
-    """`0-5`, or the list where it has holes."""
+    """`0-5`, or the full list if it has gaps."""
     if layers == list(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return ",".join(str(index) for index in layers)
@@ -49,9 +49,12 @@ def _or_none(value: int | None) -> str:
 
 
 def _figures(figures: Mapping[str, Any]) -> list[str]:
-    found = figures.get("matched", {})
-    kl = "-" if found.get("kl") is None else f"{found['kl']:.3f}"
+    matched = figures.get("matched", {})
+    kl = "-" if matched.get("kl") is None else f"{matched['kl']:.3f}"
     return [
         kl,
-        *(format_figure(name, found[name]) if name in found else "-" for name in ("perplexity", "recall")),
+        *(
+            format_figure(name, matched[name]) if name in matched else "-"
+            for name in ("perplexity", "recall")
+        ),
     ]

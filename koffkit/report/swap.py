@@ -12,17 +12,17 @@ def swap_matrix(results: Mapping[str, Any], figure: str) -> list[list[float]]:
     is beyond the range of a float."""
     domains = results["domains"]
 
-    def value(row: Mapping[str, Any]) -> float:
-        return math.inf if row[figure] is None else float(row[figure])
+    def value(figures: Mapping[str, Any]) -> float:
+        return math.inf if figures[figure] is None else float(figures[figure])
 
     return [
-        [value(found["matched"] if memory == domain else found["swap"][memory]) for memory in domains]
-        for domain, found in domains.items()
+        [value(result["matched"] if memory == domain else result["swap"][memory]) for memory in domains]
+        for domain, result in domains.items()
     ]
 
 
 def matched_best(results: Mapping[str, Any], figure: str = "perplexity") -> int:
-    """In how many rows the matched memory is strictly the best."""
+    """The number of rows in which the matched memory is strictly the best."""
     sign = -1.0 if figure == "recall" else 1.0
     rows = [[sign * value for value in row] for row in swap_matrix(results, figure)]
     return sum(all(row[i] < value for j, value in enumerate(row) if j != i) for i, row in enumerate(rows))

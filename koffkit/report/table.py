@@ -16,21 +16,21 @@ CONDITIONS = ("unpruned", "backbone", "matched")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """One row a domain and one for their mean: recall (for facts) and perplexity of every condition."""
+    """One row per domain and one for their mean: recall (for facts) and perplexity of every condition."""
     domains = results["domains"]
     first = next(iter(domains.values()))
     conditions = [name for name in CONDITIONS if name in first]
     figures = [name for name in ("recall", "perplexity") if name in first["unpruned"]]
     table = Table(title="domain by domain")
-    table.add_column("domain")
+    table.add_column("domain", overflow="fold")
     for figure in figures:
         for condition in conditions:
-            table.add_column(f"{figure}\n{condition}", justify="right")
-    for domain, found in domains.items():
+            table.add_column(f"{figure}\n{condition}", justify="right", overflow="fold")
+    for domain, result in domains.items():
         table.add_row(
             domain,
             *(
-                format_figure(figure, found[condition][figure])
+                format_figure(figure, result[condition][figure])
                 for figure in figures
                 for condition in conditions
             ),
@@ -50,13 +50,13 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 
 def router_table(figures: Mapping[str, Any]) -> Table:
-    """The confusion matrix of a router, as stage `route` found it: one row a domain, one column a choice."""
+    """The confusion matrix of a router, from stage `route`: one row per domain, one column per choice."""
     confusion = figures["confusion"]
     chosen = [*confusion, *sorted({name for row in confusion.values() for name in row} - set(confusion))]
     table = Table(title="router: held-out texts")
-    table.add_column("text of \\ chosen")
+    table.add_column("text of \\ chosen", overflow="fold")
     for name in chosen:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for label, row in confusion.items():
         table.add_row(label, *(str(row.get(name, "")) for name in chosen))
     return table
@@ -66,18 +66,17 @@ def router_summary(figures: Mapping[str, Any]) -> str:
     """Accuracy, calibration and latency of a router."""
     return (
         f"The router is right on {figures['accuracy']:.1%} of {figures['documents']:,} held-out texts; "
-        "calibration error "
-        f"{figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms a text."
+        f"calibration error {figures['calibration_error']:.3f}, {figures['milliseconds']:.2f} ms per text."
     )
 
 
 def swap_table(results: Mapping[str, Any], figure: str) -> Table:
-    """The swap matrix: one row a domain, one column a memory; the better a figure the darker its cell, the
-    matched one in bold."""
+    """The swap matrix: one row per domain, one column per memory; better figures have darker cells, and the
+    matched one is bold."""
     table = Table(title=f"swap matrix: {figure}, every memory on every domain")
-    table.add_column("domain \\ memory")
+    table.add_column("domain \\ memory", overflow="fold")
     for memory in results["domains"]:
-        table.add_column(memory, justify="right")
+        table.add_column(memory, justify="right", overflow="fold")
     rows = swap_matrix(results, figure)
     values = [value for row in rows for value in row if math.isfinite(value)] or [math.inf]
     worst, best = (min(values), max(values)) if figure == "recall" else (max(values), min(values))
@@ -97,7 +96,7 @@ def _shaded(figure: str, value: float, worst: float, best: float, *, bold: bool)
 
 
 def format_figure(figure: str, value: float | None) -> str:
-    """A figure for people; None, what JSON has for a value beyond the range of a float, is `inf`."""
+    """A figure as text; None, which JSON holds for a value beyond the range of a float, becomes `inf`."""
     if value is None:
         return "inf"
     return f"{value:.1%}" if figure == "recall" else f"{value:.2f}"

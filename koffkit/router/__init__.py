@@ -1,4 +1,5 @@
-"""Which memory fits a text. A kind of router is one file, found by entry point (`koffkit.routers`)."""
+"""Routers: which memory fits a text. Each kind is one file, registered under the entry points
+`koffkit.routers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a router is."""
+"""Measuring a router."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ BINS = 10
 
 
 def assess(router: Router, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Accuracy, confusion, calibration and latency on held-out documents.
+    """Measure accuracy, confusion, calibration and latency on held-out documents.
+
+    Args:
+        router: the router.
+        texts: documents by label.
 
     Returns:
         `accuracy`; `confusion`: label -> {chosen: count}; `calibration_error`: expected |confidence -
-        accuracy| over ten bins;
-        `milliseconds`: median time to route one text.
+        accuracy| over ten bins; `milliseconds`: median time to route one text.
     """
     confusion: dict[str, dict[str, int]] = {}
     outcomes, seconds = [], []

@@ -1,11 +1,10 @@
-"""What every router is: labels, probabilities, and a decision. Kinds differ in how they read a text.
+"""The base class of routers: labels, probabilities, and a decision. Kinds differ in how they read a text.
 
 Legend: N texts, C labels, D features.
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
+from ..storage.read_json import read_json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -26,20 +26,20 @@ CONFIG = "config.json"
 NONE = "none"
 Array = NDArray[np.float32]
 Features = Callable[[Sequence[str]], Array]
-"""Texts to [N, D]: for routers that look at the backbone's hidden states."""
+"""From texts to the backbone's mean hidden states [N, D]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a router is fitted with, beside its options.
+    """What a router needs for fitting, beside its options.
 
     Args:
         root: the folder that relative paths of the recipe start from.
-        seed: of the recipe.
-        device: of torch.
-        num_layers: of the backbone.
-        features: from a layer (0: the embeddings), the tokens of a text that count and the texts at a time to
-            the backbone's mean hidden states.
+        seed: the recipe's seed.
+        device: the torch device to fit on.
+        num_layers: layers of the backbone.
+        features: given a layer (0: the embeddings), the tokens to read of a text and the texts at a time, a
+            function from texts to the backbone's mean hidden states.
         check_interrupt: to be called often; it raises when the user wants to stop.
     """
 
@@ -93,15 +93,18 @@ class Router(ABC):
         """Learn from documents by label.
 
         Args:
-            options: of stage `route`: `min_confidence`, and what this kind's `options` declare.
+            texts: documents by label.
+            options: options of stage `route`: `min_confidence`, and those of this kind.
+            setting: see `Setting`.
         """
 
     @classmethod  # noqa: B027  # most kinds always work
     def check(cls, options: Any, setting: Setting) -> None:
-        """Refuse what would fail only after everything else is learned.
+        """Refuse options that would fail only after everything else is learned.
 
         Args:
-            options: as in `fit`. setting: as in `fit`; without features.
+            options: as in `fit`.
+            setting: as in `fit`, but without features.
 
         Raises:
             DataError: a file that the kind needs is missing or unfit.
@@ -109,10 +112,11 @@ class Router(ABC):
         """
 
     def read_backbone(self, features: Callable[[int, int], Features]) -> None:  # noqa: B027  # most kinds do not
-        """Told to a router that is loaded beside its backbone.
+        """Give the router access to the backbone beside which it is loaded.
 
         Args:
-            features: from a layer and the tokens of a text that count to the backbone's mean hidden states.
+            features: given a layer and the tokens to read of a text, a function from texts to the backbone's
+                mean hidden states.
         """
 
     def require_backbone(self, num_layers: int, hidden: int) -> None:  # noqa: B027  # most kinds fit any backbone
@@ -123,16 +127,20 @@ class Router(ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """What it is, as a JSON object."""
+        """A description as a JSON object, which `config.json` holds."""
         return {"kind": self.kind, "labels": list(self.labels), "min_confidence": self.min_confidence}
 
     def route(
         self, texts: Sequence[str], allowed: Sequence[str] | None = None
     ) -> list[tuple[str | None, float]]:
-        """`(domain, probability)` of each text; None when it fits no domain.
+        """Choose a domain for each text.
 
         Args:
+            texts: texts.
             allowed: choose among these domains only, for example those whose memories are loaded.
+
+        Returns:
+            `(domain, probability)` of each text; the domain is None if it fits none.
         """
         if not texts:
             return []
@@ -159,24 +167,22 @@ def softmax(logits: Array) -> Array:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a router.
+    """Read the `config.json` of a router.
 
     Raises:
         IntegrityError: it is missing, damaged or of another format.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise unreadable(folder, error) from None
-    if not isinstance(config, dict) or config.get("koffkit") != FORMAT:
-        version = config.get("koffkit") if isinstance(config, dict) else None
+    config = read_json(folder / CONFIG)
+    if config.get("koffkit") != FORMAT:
         raise IntegrityError(
-            f"{folder / CONFIG}: router format {version!r} is not known here; this koffkit reads {FORMAT}."
+            f"{folder / CONFIG}: router format {config.get('koffkit')!r} is not known here; this koffkit "
+            f"reads {FORMAT}."
         )
     return config
 
 
 def unreadable(folder: Path, error: Exception) -> IntegrityError:
+    """The error for a router whose files contradict each other."""
     return IntegrityError(
         f"{folder}: the router cannot be read ({type(error).__name__}: {error}); export again."
     )

@@ -1,5 +1,5 @@
-"""A label that a router learns later: one more column beside its matrix, in a file of its own that lies with
-the memory it is for.
+"""A label that a router learns later: one more column of its matrix, in a file of its own that is stored with
+the memory it belongs to.
 
 The router's own files stay as they are, byte for byte.
 
@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ..artefact.digests import file_entry
 from ..errors import IntegrityError
 from ..storage.files import write_atomically
 from ..storage.tensors import with_sorted_metadata
+from ..storage.tensors_file import read_arrays
 from .base import Array, Router
 from .linear import WEIGHTS
 from .ngrams import TextRouter
@@ -33,7 +34,13 @@ FORMAT = "koffkit-router-column-1"
 
 @dataclass(frozen=True)
 class Column:
-    """Args: weight: [F]. bias: [1]. router: sha256 of the weights of the router that it was fitted beside."""
+    """A column of a router.
+
+    Args:
+        weight: [F].
+        bias: [1].
+        router: sha256 of the weights of the router that the column extends.
+    """
 
     weight: Array
     bias: Array
@@ -48,30 +55,35 @@ class Column:
 
     @classmethod
     def load(cls, path: Path) -> Column:
-        """Raises:
-        IntegrityError: the file is damaged or of another format.
-        """
-        from safetensors import SafetensorError, safe_open
+        """Read what `save` wrote.
 
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                metadata: dict[str, Any] = file.metadata() or {}
-                weight, bias = file.get_tensor("weight").astype(np.float32), file.get_tensor("bias")
-        except (OSError, SafetensorError) as error:
-            raise IntegrityError(f"{path}: cannot be read ({error}); copy the bundle again.") from None
-        if metadata.get("format") != FORMAT or weight.ndim != 1 or bias.shape != (1,):
+        Raises:
+            IntegrityError: the file is damaged or has another format.
+        """
+        arrays, metadata = read_arrays(path, remedy="copy the bundle again")
+        if metadata.get("format") != FORMAT:
             raise IntegrityError(f"{path}: format {metadata.get('format')!r}; this koffkit reads {FORMAT!r}.")
-        return cls(weight, bias, str(metadata.get("router")))
+        shapes = {name: array.ndim for name, array in arrays.items()}
+        if shapes != {"weight": 1, "bias": 1} or len(arrays["bias"]) != 1:
+            raise IntegrityError(f"{path}: not a weight [F] and a bias [1]; copy the bundle again.")
+        return cls(arrays["weight"].astype(np.float32), arrays["bias"], str(metadata.get("router")))
 
 
 def weights_digest(folder: Path) -> str:
-    """What a column says of the router in `folder` that it belongs to."""
+    """The sha256 of the weights of the router in `folder`, by which a column names its router."""
     return file_entry(folder / WEIGHTS).sha256
 
 
 def extended(router: Router, label: str, column: Column, digest: str) -> Router:
-    """The router with one label more; as it is where it has that label, or the column belongs to another
-    router."""
+    """The router with one more label; unchanged if it has that label already, or if the column belongs to
+    another router.
+
+    Args:
+        router: the router.
+        label: the new label.
+        column: its column.
+        digest: see `weights_digest`.
+    """
     if (
         not isinstance(router, TextRouter)
         or label in router.labels
@@ -84,7 +96,12 @@ def extended(router: Router, label: str, column: Column, digest: str) -> Router:
 
 
 def with_column(router: Router, bundle: Bundle, folder: Path) -> Router:
-    """The router that lies in `folder`, with the column of a bundle if that brings one for it.
+    """The router of `folder`, with the column of a bundle if the bundle has one for this router.
+
+    Args:
+        router: the router.
+        bundle: a memory.
+        folder: the router's folder.
 
     Raises:
         IntegrityError: the column is damaged.
@@ -105,12 +122,17 @@ def fit_column(
 ) -> Column:
     """Learn the column from text of the new label and text of anything else; all other columns stay.
 
-    What is learned is P(new label | text) of the softmax over all labels, so that text of the others needs no
-    labels: it must only not be taken for the new one. Every source counts alike, however many documents it
-    has.
+    The column learns P(new label | text) of the softmax over all labels, so text of the others needs no
+    labels: it only must not be taken for the new one. Every source has the same weight, however many
+    documents it has.
 
     Args:
-        own: documents of the new label. others: documents that are not, by source.
+        router: the router that the column is added to.
+        digest: see `weights_digest`.
+        own: documents of the new label.
+        others: all other documents, by source.
+        epochs: passes over the documents.
+        seed: of the order of the documents and of their prefixes.
     """
     import torch
     from torch.nn import functional as F

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
 from ..errors import DataError, KoffkitError
+from ..hub import download
 from ..storage.files import write_json
 from ..storage.publish import whole_folder
 from ..strict import Positive, Rate, StrictModel
@@ -37,7 +38,12 @@ class Options(StrictModel):
 
 
 class EncoderRouter(Router):
-    """Args: model: a sequence classifier with a class for each label. max_tokens: of a text that count."""
+    """A fine-tuned sequence classifier.
+
+    Args:
+        model: the classifier, with a class for each label.
+        max_tokens: tokens of a text that are read.
+    """
 
     kind = "encoder"
     options = Options
@@ -74,8 +80,10 @@ class EncoderRouter(Router):
 
     @classmethod
     def load(cls, folder: Path) -> EncoderRouter:
-        """Raises:
-        IntegrityError: a file is missing or damaged.
+        """Read what `save` wrote.
+
+        Raises:
+            IntegrityError: a file is missing or damaged.
         """
         from safetensors import SafetensorError
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -84,7 +92,7 @@ class EncoderRouter(Router):
         try:
             if not (
                 folder / FOLDER / "config.json"
-            ).is_file():  # else transformers would ask the hub for a model of this name
+            ).is_file():  # else transformers would look on the hub for a model of this name
                 raise FileNotFoundError(f"no {FOLDER}/config.json")
             model = AutoModelForSequenceClassification.from_pretrained(
                 folder / FOLDER, use_safetensors=True, trust_remote_code=False
@@ -117,11 +125,17 @@ class EncoderRouter(Router):
 
 
 def find_encoder(name: str, root: Path) -> Path:
-    """A local folder (relative to the recipe, else the working folder), or the folder a hub model was fetched
-    to.
+    """Find an encoder: in a local folder (relative to the recipe, else to the working folder) or on the hub.
+
+    Args:
+        name: local folder, or hub id.
+        root: where relative folders are looked for first.
+
+    Returns:
+        The encoder's local folder.
 
     Raises:
-        DataError: it is nowhere to be found, or has no safetensors weights.
+        DataError: there is no such encoder, or it has no safetensors weights.
     """
     folder = _locate(name, root)
     try:
@@ -137,28 +151,23 @@ def _locate(name: str, root: Path) -> Path:
             return folder.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(
-            f"{WHERE}: no encoder in {name!r}, looked for in {root} and {Path.cwd()}; a folder with "
-            "config.json, or a hub id."
+            f"{WHERE}: no encoder in {name!r}, looked for in {root} and {Path.cwd()}; name a folder "
+            "with config.json, or a hub id."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=CHECKPOINT_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        remedy = "Name a folder, or use kind: ngrams."
-        raise DataError(
-            f"{WHERE}: {name!r} is no local folder and the hub did not give it: {reason} {remedy}"
-        ) from None
+    return download(name, CHECKPOINT_PATTERNS, where=WHERE, remedy="Name a folder, or use kind: ngrams.")
 
 
 def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, Any]:
-    """The encoder with a new classifier, and its tokenizer.
+    """Load an encoder with a new classifier, and its tokenizer.
+
+    Args:
+        folder: a checkpoint.
+        num_labels: classes of the new classifier.
+        max_tokens: tokens of a text that it must be able to read.
 
     Raises:
-        DataError: it does not load, reads fewer tokens than asked for, or lacks weights: transformers would
-            fill them in at random.
+        DataError: it does not load, reads fewer than `max_tokens` tokens, or lacks weights, which
+            transformers would fill in at random.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -208,11 +217,12 @@ def fit_encoder(
     """Fine-tune all of an encoder's weights.
 
     Args:
-        folder: a checkpoint; its classifier is made anew.
-        rate: learning rate. batch_size: documents at a time. max_tokens: of a document that count.
+        folder: a checkpoint, which gets a new classifier.
+        max_tokens: tokens of a document that are read.
+        seed: of the classifier and of the order of the documents.
 
     Raises:
-        DataError: the checkpoint does not load as a whole.
+        DataError: the checkpoint does not load completely.
     """
     import torch
     from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""What linear routers share: a matrix and a bias, and how they lie on disk.
+"""What linear routers share: a matrix, a bias, and their file format.
 
 Legend: C labels, D features.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import IntegrityError
 from ..storage.files import make_folder, write_atomically, write_json
+from ..storage.tensors_file import read_arrays
 from .base import CONFIG, FORMAT, Array, Router, read_config, unreadable
 
 if TYPE_CHECKING:
@@ -23,19 +24,22 @@ WEIGHTS = "model.safetensors"
 
 
 class LinearRouter(Router):
-    """Args: weight: [D, C]. bias: [C]."""
+    """A router with logits `features @ weight + bias`.
+
+    Args:
+        weight: [D, C].
+        bias: [C].
+    """
 
     stored: ClassVar[type[np.floating[Any]]] = np.float32
-    """How the weight lies on disk."""
+    """Dtype of the weight on disk."""
 
     def __init__(
         self, labels: Sequence[str], weight: Array, bias: Array, min_confidence: float = 0.0
     ) -> None:
         super().__init__(labels, min_confidence)
-        self.weight, self.bias = (
-            weight.astype(self.stored).astype(np.float32),
-            bias,
-        )  # what is measured is what ships
+        # Rounded as on disk, so that the router that is measured is the router that ships.
+        self.weight, self.bias = weight.astype(self.stored).astype(np.float32), bias
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save
@@ -49,21 +53,20 @@ class LinearRouter(Router):
     @classmethod
     @abstractmethod
     def from_parts(cls, config: Mapping[str, Any], weight: Array, bias: Array) -> Self:
-        """From what `describe` gave and the weights."""
+        """Build the router from what `describe` returned and its weights."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Raises:
-        IntegrityError: a file is missing or damaged.
-        """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        """Read what `save` wrote.
 
+        Raises:
+            IntegrityError: a file is missing or damaged.
+        """
         config = read_config(folder)
+        arrays, _ = read_arrays(folder / WEIGHTS, remedy="export again")
         try:
-            tensors = load_file(folder / WEIGHTS)
-            router = cls.from_parts(config, tensors["weight"], tensors["bias"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            router = cls.from_parts(config, arrays["weight"], arrays["bias"])
+        except (ValueError, KeyError, TypeError) as error:
             raise unreadable(folder, error) from None
         if (
             router.weight.ndim != 2

@@ -34,7 +34,12 @@ class Options(StrictModel):
 
 
 class TextRouter(LinearRouter):
-    """Args: weight: [F, C]. bias: [C]."""
+    """The router of kind `ngrams`.
+
+    Args:
+        weight: [F, C].
+        bias: [C].
+    """
 
     kind = "ngrams"
     options = Options
@@ -75,10 +80,10 @@ _PRIME = np.uint64(1_099_511_628_211)  # of the FNV hash
 
 
 def features(text: str, num_buckets: int) -> NDArray[np.int64]:
-    """Buckets of all n-grams of a text, repeated as often as they occur; a text without any gives one bucket
+    """Buckets of all n-grams of a text, repeated as often as they occur; a text without n-grams has a bucket
     of its own.
 
-    Only the first 4,096 characters count. Case matters for characters, not for words.
+    Only the first 4,096 characters are read. Case matters in n-grams of characters, not of words.
     """
     text = text[:MAX_CHARACTERS]
     codes = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
@@ -118,8 +123,17 @@ def fit_ngrams(
     seed: int,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> TextRouter:
-    """Train on documents by label. Every epoch sees each document once, whole or (every second time) cut
-    short."""
+    """Train on documents by label. Every epoch sees each document once, whole or (half of the time) cut
+    short.
+
+    Args:
+        texts: documents by label.
+        num_buckets: hash buckets, F.
+        epochs: passes over the documents.
+        min_confidence: see `Router`.
+        seed: of the order of the documents and of their prefixes.
+        check_interrupt: called before every batch; it may raise.
+    """
     import torch
     from torch.nn import functional as F
 

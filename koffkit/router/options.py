@@ -1,4 +1,4 @@
-"""The options of stage `route`: what all kinds of router share, and what each kind brings along."""
+"""The options of stage `route` that depend on the kind of router."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ else:  # whatever is installed
     RouterKind = Literal[tuple(plugins.names(plugins.ROUTERS))]
 
 with_kind_options = with_options_of(plugins.ROUTERS, WHERE)
-"""Decorates the options class of stage `route`: it gets the options of every kind, side by side."""
+"""Decorates the options class of stage `route` with the options of every kind, side by side."""
 
 
 def require_options_of_kind(route: Any) -> None:
-    """Refuse an option of another kind. Values are compared with defaults, so that a recipe that was written
-    out in full can be read again.
+    """Refuse an option of another kind unless it has its default value, which recipes written out in full
+    contain.
 
     Args:
         route: the options of stage `route`.
 
     Raises:
-        ValueError: names the option and the kinds that have it.
+        ValueError: there is one; the text names the kinds that have it.
     """
     kinds = options_of(plugins.ROUTERS, WHERE)
     defaults = {name: field.default for fields in kinds.values() for name, field in fields.items()}

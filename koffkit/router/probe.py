@@ -1,4 +1,4 @@
-"""A linear probe on the backbone's own hidden states: no model beside the one that answers anyway.
+"""A linear probe on the backbone's own hidden states, which needs no second model.
 
 Legend: C labels, D hidden.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DECAY = 1e-3
 ROUNDS = 100
-AT_ONCE = 256  # documents between two looks at whether to stop
+AT_ONCE = 256  # documents between two checks for an interruption
 
 
 class Options(StrictModel):
@@ -37,12 +37,13 @@ class ProbeRouter(LinearRouter):
     """Multinomial logistic regression on mean-pooled hidden states of one layer, standardised.
 
     Args:
-        layer: whose hidden states (0: the embeddings, i: after layer i - 1). max_tokens: of a text that
-            count.
-        weight: [D, C]. bias: [C].
+        layer: the layer whose hidden states are read (0: the embeddings, i: after layer i - 1).
+        max_tokens: tokens of a text that are read.
+        weight: [D, C].
+        bias: [C].
 
     Attributes:
-        features: of the backbone, without memory; None until `read_backbone` was called.
+        features: from texts to the backbone's features, without memory; None before `read_backbone`.
     """
 
     kind = "probe"
@@ -124,7 +125,16 @@ def fit_probe(
     min_confidence: float,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> ProbeRouter:
-    """Fit on whole documents; labels count alike however many documents they have."""
+    """Fit on whole documents. Every label has the same weight, however many documents it has.
+
+    Args:
+        texts: documents by label.
+        features: from texts to features [N, D].
+        layer: the layer that the features come from.
+        max_tokens: tokens of a text that are read.
+        min_confidence: see `Router`.
+        check_interrupt: called before every evaluation of the loss; it may raise.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -149,7 +159,7 @@ def fit_probe(
         rng=None,
         check_interrupt=check_interrupt,
     )
-    with torch.no_grad():  # the standardisation goes into the weights
+    with torch.no_grad():  # the standardisation is folded into the weights
         scaled = weight / std[:, None]
         shifted = bias - mean @ scaled
     router = ProbeRouter(labels, layer, max_tokens, scaled.numpy(), shifted.numpy(), min_confidence)
@@ -160,7 +170,7 @@ def fit_probe(
 def _features_of_all(
     texts: Mapping[str, Sequence[str]], features: Features, check_interrupt: Callable[[], None]
 ) -> Array:
-    """[N, D] of all documents, label by label."""
+    """Features [N, D] of all documents, label by label."""
     rows = []
     for documents in texts.values():
         for start in range(0, len(documents), AT_ONCE):

@@ -1,4 +1,4 @@
-"""The router of an export together with what memories that came later brought along."""
+"""The router of an export, with the columns of memories that were added later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .column import with_column
 
 
 def routed(export: Export, bundles: Sequence[Bundle] | None = None) -> Router | None:
-    """The export's router with the columns that its memories brought along.
+    """The export's router with the columns of its memories; None if it has no router.
 
     Raises:
         IntegrityError: the router or a column is damaged.

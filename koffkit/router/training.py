@@ -1,5 +1,5 @@
-"""What fitting a router shares, whatever its kind: one loop, and training on whole documents and on random
-prefixes of them, because prompts are beginnings."""
+"""Training shared by all kinds of router: the loop, and random prefixes of documents, because prompts are
+beginnings of documents."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def minimise(
     check_interrupt: Callable[[], None] = lambda: None,
     max_norm: float | None = None,
 ) -> None:
-    """Take one optimizer step a batch.
+    """Take one optimizer step per batch.
 
     Args:
-        optimizer: of torch; LBFGS may ask for the loss of a batch several times.
-        examples: shuffled in place in every epoch.
-        loss_of: the loss of a batch, a differentiable number.
-        rng: shuffles; None keeps the order.
+        optimizer: a torch optimizer; LBFGS may evaluate the loss of a batch several times.
+        examples: the examples; shuffled in place in every epoch.
+        loss_of: the differentiable loss of a batch.
+        epochs: passes over the examples.
+        batch_size: examples at a time.
+        rng: shuffles the examples; None keeps their order.
         check_interrupt: called before every loss; it may raise.
         max_norm: the gradient is clipped to this norm.
     """
@@ -63,7 +65,7 @@ def labelled(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, int]]:
 
 
 def class_weights(texts: Mapping[str, Sequence[str]]) -> Tensor:
-    """Weights [labels] with which a label of few documents counts as much as one of many."""
+    """Weights [C] that give every label the same influence, however many documents it has."""
     import torch
 
     total = sum(len(documents) for documents in texts.values())
@@ -71,7 +73,7 @@ def class_weights(texts: Mapping[str, Sequence[str]]) -> Tensor:
 
 
 def random_prefix(text: str, rng: random.Random) -> str:
-    """A text, every second time cut short after a random number of words."""
+    """A text, cut short after a random number of words with probability 1/2."""
     words = text.split(" ")
     if len(words) <= LEAST_WORDS or rng.random() < 0.5:
         return text

@@ -1,1 +1,1 @@
-"""The run folder: everything a run knows, on disk."""
+"""The run folder: the state of a run on disk."""

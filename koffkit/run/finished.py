@@ -1,4 +1,4 @@
-"""A finished run, opened once: all that an exporter receives."""
+"""A finished run, opened once, as exporters receive it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .state import RunState
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """What a run has left behind. Make one with `open`.
+    """A finished run. Make one with `open`.
 
     Attributes:
-        folder: where its files lie.
+        folder: the run folder.
         state: its `run.json`.
-        spec: the unpruned base, found and known to be the one that the run began with, with every default of
-            its config spelled out.
+        spec: the unpruned base, verified to be the one that the run began with, with every default of its
+            config spelled out.
         masks: by layer and structure; True = keep.
         memories: the folder of every memory, at the widths of the base, by domain; empty for pruning alone.
         router: the router's folder, if the run has one.
@@ -43,15 +43,15 @@ class FinishedRun:
 
     @classmethod
     def open(cls, folder: RunFolder | Path | str, base: Path | None = None) -> FinishedRun:
-        """Find and check everything that a run consists of.
+        """Open a run and check all its parts.
 
         Args:
             folder: the run.
-            base: the unpruned model, where it is neither where the run found it nor beside the run.
+            base: the unpruned model, if it is neither where the run loaded it from nor beside the run.
 
         Raises:
-            UsageError: this is no run, or it is not finished.
-            DataError: its base is nowhere to be found.
+            UsageError: this is not a run, or it is not finished.
+            DataError: its base cannot be located.
             IntegrityError: the base is damaged or has changed since, or the masks do not fit it.
         """
         folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
@@ -75,7 +75,7 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """As the recipe says."""
+        """The recipe's name."""
         return str(self.state.recipe["name"])
 
     @property
@@ -94,7 +94,7 @@ class FinishedRun:
         return sliced_config(self.spec, self.masks)
 
     def figures(self, domain: str) -> Mapping[str, Any]:
-        """What `evaluate` found for a domain; empty where it did not run."""
+        """The figures of a domain from stage `evaluate`; empty if it did not run."""
         figures: Mapping[str, Any] = self.results.get("domains", {}).get(domain, {})
         return figures
 
@@ -103,7 +103,7 @@ def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
     """The base that the run was made from: where it was then, or where it is now.
 
     Raises:
-        DataError: it is nowhere to be found.
+        DataError: it cannot be located.
         IntegrityError: it has changed since.
     """
     settings = state.recipe["base"]

@@ -15,7 +15,7 @@ from .state import RunState
 
 
 class RunFolder:
-    """One run on disk; see the contract for what lies where."""
+    """One run on disk."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def domains_file(self) -> Path:
-        """What `domains: {auto: ...}` found; beside it lies the text of each."""
+        """The index of the domains of `domains: {auto: ...}`, beside the text of each."""
         return self.path / "domains" / "domains.json"
 
     def domain_text(self, name: str) -> Path:
@@ -75,11 +75,11 @@ class RunFolder:
         return self.run_file.is_file()
 
     def read(self) -> RunState:
-        """What `run.json` says.
+        """Read `run.json`.
 
         Raises:
-            UsageError: this is no run folder, one of a later format, or the file is damaged; the text names
-                the field.
+            UsageError: this is not a run folder, it has a later format, or the file is damaged; the text
+                names the field.
         """
         if not self.exists:
             raise UsageError(
@@ -94,7 +94,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Finished, and a whole run: not the work folder of `koffkit memory add`."""
+        """Whether this is a finished run, and not the work folder of `koffkit memory add`."""
         try:
             state = self.read()
         except KoffkitError:

@@ -1,4 +1,4 @@
-"""JSON schemas of the files that other programs read, written from the models."""
+"""JSON schemas of the files that other programs read, generated from the models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from .state import RunState
 
 FOLDER = Path(__file__).parent.parent / "artefact" / "schema"
 RECORDS: dict[str, type[Record]] = {"manifest": Manifest, "memory": BundleInfo, "run": RunState}
-"""By the name of the schema's file."""
+"""Records by the name of the schema's file."""
 
 
 def schema_of(record: type[Record]) -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of what this koffkit writes, under the names that the file has."""
+    """The JSON schema (draft 2020-12) of the files that this version writes, with the field names of the
+    file."""
     schema = record.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["koffkit"] = {"const": record.newest, "description": "Version of the format."}

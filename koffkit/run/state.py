@@ -1,4 +1,4 @@
-"""`run.json`: what a run says of itself while it goes on and when it is finished."""
+"""`run.json`: the state of a run, unfinished or finished."""
 
 from __future__ import annotations
 
@@ -29,25 +29,31 @@ class RunBase(RecordPart):
 
 
 class RunBudget(RecordPart):
-    """What stays and what goes; see `koffkit.method.budget.Budget`."""
+    """The budget; see `koffkit.method.budget.Budget`."""
 
-    layout: str
-    keep: dict[str, Count] = Field(description="Units kept in every layer, by structure.")
-    total_units: dict[str, Count]
-    step_units: dict[str, Count]
-    params_per_unit: dict[str, Count]
-    base_params: int = Field(ge=1)
-    target_params: Count
-    removed_params: Count
-    step_params: Count
-    global_sparsity: float
+    layout: str = Field(description="`uniform` or `ragged`.")
+    keep: dict[str, Count] = Field(
+        description="Units kept in every layer, by structure; of `ragged` what an even share would keep."
+    )
+    total_units: dict[str, Count] = Field(description="Units of a layer before, by structure.")
+    step_units: dict[str, Count] = Field(description="Units of a layer that go together, by structure.")
+    params_per_unit: dict[str, Count] = Field(description="Parameters that go with a unit, by structure.")
+    base_params: int = Field(ge=1, description="Parameters of the base.")
+    target_params: Count = Field(description="Parameters that the recipe wants gone at least.")
+    removed_params: Count = Field(
+        description="Parameters that go; of `ragged` the target until the masks are learned."
+    )
+    step_params: Count = Field(
+        description="Parameters of one step: in every layer (`uniform`) or in one (`ragged`)."
+    )
+    global_sparsity: float = Field(description="removed_params / base_params.")
 
 
 class StageState(RecordPart):
-    """How far one stage is."""
+    """The progress of one stage."""
 
-    name: str
-    state: StageProgress
+    name: str = Field(description="As in the recipe.")
+    state: StageProgress = Field(description="How far it is.")
 
 
 class RunState(Record):
@@ -63,18 +69,18 @@ class RunState(Record):
         description="The recipe as it was given, with all defaults; `asked` in older runs.",
     )
     recipe: dict[str, Any] = Field(description="The same with the domains that were found in the text.")
-    recipe_path: str
+    recipe_path: str = Field(description="The recipe's file.")
     recipe_root: str = Field(description="Where relative paths of the recipe begin.")
     versions: dict[str, str] = Field(description="Of koffkit, Python and the packages below it.")
-    seed: int
-    base: RunBase
-    budget: RunBudget
+    seed: int = Field(description="Of all random numbers.")
+    base: RunBase = Field(description="The unpruned model.")
+    budget: RunBudget = Field(description="What stays and what goes.")
     backbone: Sha256 | None = Field(
         None, description="Digest of the sliced backbone that a memory is learned for; null: a whole run."
     )
     memory_layers: list[Count] = Field(description="Layers that carry memory.")
-    stages: list[StageState]
-    state: Literal["running", "finished"]
+    stages: list[StageState] = Field(description="In the order in which they run.")
+    state: Literal["running", "finished"] = Field(description="Whether every stage is done.")
     started: str = Field(description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     results: dict[str, Any] = Field(description="Figures by stage.")
     finished: str | None = Field(None, description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
@@ -93,11 +99,11 @@ class RunState(Record):
         return [stage.name for stage in self.stages]
 
     def with_stage(self, name: str, state: StageProgress) -> Self:
-        """A copy in which one stage is in another state.
+        """A copy with another state of one stage.
 
         Args:
-            name: of the stage.
-            state: the new one.
+            name: the stage's name.
+            state: its new state.
         """
         stages = [
             StageState(name=name, state=state) if stage.name == name else stage for stage in self.stages

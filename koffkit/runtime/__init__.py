@@ -1,1 +1,1 @@
-"""Loading what ships: one backbone, many memories."""
+"""Loading, checking and describing exports: one backbone, many memories."""

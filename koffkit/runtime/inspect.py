@@ -1,4 +1,4 @@
-"""What is this folder? Sizes, widths, digests, and what can load it."""
+"""Describing a folder: sizes, widths, digests, and what can load it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..errors import KoffkitError, UsageError
 from ..planning.plan import VLLM_RANKS
 from ..router.routed import routed
 from ..run.folder import RunFolder
+from ..run.live import live_state
 from ..storage.record import Record
 
 OWN_CLASS = (
@@ -38,7 +39,7 @@ SHOWN_OF_RUN = (
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """A JSON object with `kind`: run, export, bundle or checkpoint.
+    """Describe a folder as a JSON object, with `kind`: run, export, bundle or checkpoint.
 
     Raises:
         UsageError: it is none of these.
@@ -91,8 +92,8 @@ def _without(record: Record, *names: str) -> dict[str, Any]:
 def _net(export: Export, bundles: list[Bundle]) -> dict[str, Any]:
     """Bytes on disk against the base: weights and what they need to load, without cards and tokenizers.
 
-    `break_even`: how many memories of the present mean size the bytes that were cut pay for; with more, the
-    whole is larger than the base.
+    `break_even`: the number of memories, of the mean size of the present ones, that the removed bytes can
+    hold; with more, the export is larger than the base.
     """
     base, backbone = export.manifest.base.bytes, weight_bytes(export.backbone)
     memories = sum(bundle.bytes for bundle in bundles)
@@ -169,13 +170,16 @@ def _widths(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    state = RunFolder(path).read()
+    folder = RunFolder(path)
+    state = folder.read()
     tree = state.to_json()
-    return {
+    shown = {
         "kind": "run",
         "name": state.recipe["name"],
+        "domains": list(state.recipe.get("domains", {})),
         **{key: tree[key] for key in SHOWN_OF_RUN if key in tree},
     }
+    return shown if state.is_finished else shown | {"live": live_state(folder, state)}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -25,21 +25,25 @@ def perplexity(
     dtype: str | torch.dtype = "float32",
     batch_size: int = 1,
 ) -> dict[str, Any]:
-    """`{"perplexity", "tokens"}`, documents packed back to back and cut into sequences; the perplexity is
-    None where it is beyond the range of a float.
+    """Measure perplexity on documents packed back to back and cut into sequences.
 
     Args:
         path: an export or a checkpoint folder.
         data: a text or jsonl file, or a glob.
         memory: a domain, None for the bare backbone, or "auto": the router reads each sequence and picks.
         device: where the model runs; None: the accelerator of the machine, or the CPU without one.
-        dtype: of the weights; likelihoods are float32 in any case.
+        sequence_length: tokens of a sequence.
+        field: field of a jsonl file that holds the text.
+        dtype: dtype of the weights; likelihoods are always computed in float32.
         batch_size: sequences at a time.
 
+    Returns:
+        `{"perplexity", "tokens"}`; the perplexity is None beyond the range of a float.
+
     Raises:
-        DataError: the data hold less than two tokens.
-        UsageError: no such kind of device, or type.
-        ResourceError: the device is not there.
+        DataError: the data hold fewer than two tokens.
+        UsageError: there is no such kind of device, or no such dtype.
+        ResourceError: the device is not available.
     """
     import math
 
@@ -60,7 +64,7 @@ def perplexity(
 
 
 def _sequences(ids: list[int], length: int, batch_size: int) -> Iterator[torch.Tensor]:
-    """Token ids [B, T]; what is left at the end comes by itself, unless it is a single token."""
+    """Token ids [B, T]; the rest at the end is a batch of its own, unless it is a single token."""
     import torch
 
     whole = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
@@ -78,10 +82,16 @@ def _memories(model: KoffModel, batch: torch.Tensor, memory: str | None) -> list
 
 
 def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None = None) -> list[int]:
-    """Documents back to back, each with its end token; at most `limit` tokens.
+    """The token ids of documents back to back, each with its end token; at most `limit` tokens.
+
+    Args:
+        tokenizer: the model's.
+        data: a text or jsonl file, or a glob.
+        field: field of a jsonl file that holds the text.
+        limit: the most tokens; None: no limit.
 
     Raises:
-        DataError: the data hold less than two tokens.
+        DataError: the data hold fewer than two tokens.
     """
     from ..data.sources import documents, file_source
 

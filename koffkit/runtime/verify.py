@@ -1,4 +1,4 @@
-"""Is an export what it says it is? Digests of all files, shapes of the weights, golden logits."""
+"""Verifying an export: digests of all files, shapes of the weights, golden logits."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from ..router.routed import routed
 from ..run.folder import RunFolder
 
 TOLERANCE = 1e-6
-"""Of golden logits in float64, as a share of the largest: other processors and versions add up in another
-order."""
+"""Tolerance of golden logits in float64, as a share of the largest: other processors and versions sum in
+another order."""
 OLD_TOLERANCE = 1e-3
-"""Of golden logits in float32, as exports had them before: their own rounding, 1e-3 at logits of 34, is most
-of the difference."""
+"""Tolerance of golden logits in float32, as in older exports: most of it is their own rounding, 1e-3 at
+logits of 34."""
 
 
 def verify_export(path: Path) -> dict[str, Any]:
-    """`{"ok", "files", "memories", "removed", "golden": {condition: max |difference|}, "problems": [...]}`; a
-    problem names its file.
+    """Verify an export.
+
+    Returns:
+        `{"ok", "files", "memories", "removed", "golden": {condition: max |difference|}, "problems": [...]}`;
+        every problem names its file.
 
     Raises:
-        UsageError: this is no export.
+        UsageError: this is not an export.
     """
     export = open_export(path)
     removed, listed = removed_memories(export), listed_files(export)
     problems = list(export_problems(export, whole=True))
     golden: dict[str, float] = {}
     domains: list[str] = []
-    if not problems:  # damaged files are not worth loading
+    if not problems:  # no logits from damaged files
         try:
             bundles = export.bundles()
             domains = [bundle.domain for bundle in bundles]
@@ -125,6 +128,6 @@ def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, floa
 
 
 def _golden_limit(golden: Golden) -> float:
-    """How far logits may be from those recorded; they are rounded to nine decimals."""
+    """The largest difference allowed from the recorded logits, which are rounded to nine decimals."""
     largest: float = max(1.0, *(abs(value) for value in golden.logits))
     return largest * (TOLERANCE if golden.dtype == "float64" else OLD_TOLERANCE)

@@ -1,6 +1,7 @@
-"""koffkit's model classes for layout `ragged` and for heads of which parts are gone.
+"""koffkit's model classes for layout `ragged` and for heads that have lost parts.
 
-`import koffkit.sliced` makes `AutoModelForCausalLM.from_pretrained` know them, without remote code.
+`import koffkit.sliced` registers them with `AutoModelForCausalLM.from_pretrained`, so no remote code is
+needed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CODE = Path(modeling_koffkit.__file__)
 
 
 def register(family: str) -> None:
-    """Tell the Auto classes of transformers about one family; importing this module does it for all."""
+    """Register one family with transformers' Auto classes; importing this module registers all."""
     config_class, model_class = classes(family)
     AutoConfig.register(PREFIX + family, config_class, exist_ok=True)
     AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
@@ -28,5 +29,5 @@ def register(family: str) -> None:
 __all__ = ["CODE", "PREFIX", "classes", "register"]
 
 for _family in plugins.names(plugins.ARCHITECTURES):
-    if _family in CONFIG_MAPPING:  # an architecture may be newer than the transformers that is installed
+    if _family in CONFIG_MAPPING:  # the installed transformers may be older than an architecture
         register(_family)

@@ -1,4 +1,4 @@
-"""recipe -> stages -> run folder. The one way through."""
+"""Running a recipe: recipe -> stages -> run folder."""
 
 from __future__ import annotations
 
@@ -39,15 +39,21 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 def run_recipe(
     loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
 ) -> RunState:
-    """Run every stage of a recipe into the folder `output`; returns the final state (`run.json`).
+    """Run every stage of a recipe.
 
     Args:
+        loaded: the recipe.
+        output: the run folder.
         resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on
             CPU.
+        progress: where to report; by default nowhere.
+
+    Returns:
+        The final state (`run.json`).
 
     Raises:
         UsageError: the folder holds something else, or a run of another recipe.
-        Interrupted: SIGINT; everything up to the last step is saved.
+        Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
         return _carry_out(loaded, output, None, resume, progress or Silent())
@@ -61,15 +67,15 @@ def learn_memory(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> RunState:
-    """`run_recipe` without its first half: memories for a backbone that is sliced already, taught by the
-    unpruned base.
+    """Learn memories for a backbone that is sliced already, taught by the unpruned base; otherwise like
+    `run_recipe`.
 
     Args:
         loaded: a recipe with stages from `recover` on; see `koffkit.memories.recipe`.
 
     Raises:
         UsageError: the folder holds something else, or a run of another recipe.
-        Interrupted: SIGINT; everything up to the last step is saved.
+        Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
         return _carry_out(loaded, output, backbone, resume, progress or Silent())
@@ -80,12 +86,12 @@ def _carry_out(
 ) -> RunState:
     run = RunFolder(output)
     base = ModelSpec.open(locate(loaded.recipe.base.model, loaded.root, revision=loaded.recipe.base.revision))
-    base.reader()  # transformers loads a checkpoint with missing tensors without a word
+    base.reader()  # transformers would silently load a checkpoint with missing tensors
     fresh = not run.exists
     state = _open_run(run, loaded, base, backbone, resume)
     if state.is_finished:
         progress.message(f"{output}: already finished.")
-        shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # killed between finishing and this
+        shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # of a command killed at its end
         return state
     try:
         _check_stages(loaded, base)
@@ -93,7 +99,7 @@ def _carry_out(
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
         context = build_context(loaded, run, base, progress, backbone)
     except KoffkitError as error:
-        if fresh:  # nothing was learned: leave nothing that stands in the way of the corrected recipe
+        if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             _clear(run, keep_tokens=not isinstance(error, DataError))
         raise
     try:
@@ -110,11 +116,11 @@ def _carry_out(
 
 
 def _clear(run: RunFolder, *, keep_tokens: bool) -> None:
-    """Remove a run that was refused; token files may have taken hours, and say what they are of."""
+    """Remove a refused run; `keep_tokens` keeps token files, which may have taken hours."""
     if not keep_tokens or not run.data_dir.is_dir():
         discard(run.path)
         return
-    for path in sorted(run.path.iterdir(), key=lambda path: path == run.run_file):  # a run until the end
+    for path in sorted(run.path.iterdir(), key=lambda path: path == run.run_file):  # run.json last
         if path != run.data_dir and not is_own(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -124,7 +130,7 @@ def _stage_kind(name: str) -> StageKind:
 
 
 def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
-    """A mistake in a late stage must not cost the hours of the early ones."""
+    """Check the options of all stages before the first one starts."""
     for stage in loaded.recipe.stages:
         _stage_kind(stage.name).check(stage.options, loaded, base)
 
@@ -154,7 +160,7 @@ def _open_run(
 
 
 def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec) -> None:
-    """Refuse to continue a run with another recipe or base than it began with."""
+    """Refuse to continue a run with a recipe or base other than its own."""
     resolved = recipe.model_dump(mode="json")
     requested = _in_present_names(state.requested_recipe, recipe)
     if requested != resolved:
@@ -170,7 +176,7 @@ def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: Mod
 
 
 def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """A resolved recipe as this version writes it: an earlier one may have had other names for its fields."""
+    """A resolved recipe with the field names of this version; earlier ones had other names for some."""
     try:
         return type(recipe).model_validate(requested).model_dump(mode="json")
     except ValidationError:
@@ -181,7 +187,7 @@ def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> Run
     """`run.json` of a run that is about to begin.
 
     Args:
-        sliced: digest of the backbone that memories are learned for, if they are for one.
+        sliced: digest of the sliced backbone that memories are learned for; None: there is none yet.
     """
     recipe = loaded.recipe
     resolved = recipe.model_dump(mode="json")
@@ -221,7 +227,7 @@ def _run_stages(context: Context, state: RunState) -> RunState:
         first = names.index(checkpoint.stage)
     elif context.run.metrics_file.exists():
         context.run.metrics_file.unlink()
-    if checkpoint is not None and first:  # everything the earlier stages learned is in the checkpoint
+    if checkpoint is not None and first:  # the checkpoint holds everything that earlier stages learned
         context.restore(checkpoint, state.memory_layers)
         context.results |= state.results
     for place, stage in enumerate(stages[first:], first):
@@ -233,7 +239,7 @@ def _run_stages(context: Context, state: RunState) -> RunState:
 
 
 def _note(context: Context, state: RunState, stage: str, progress: Literal["running", "done"]) -> RunState:
-    """Write into `run.json` how far a stage is, and what is settled by now."""
+    """Write the progress of a stage, and everything settled so far, into `run.json`."""
     return context.run.write(
         state.with_stage(stage, progress).evolve(**context.learned, results=context.results)
     )

@@ -45,8 +45,11 @@ class EvaluateOptions(StrictModel):
 
 
 def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, Any]:
-    """`{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean":
-    {...}}`.
+    """Evaluate every domain under every condition.
+
+    Returns:
+        `{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean":
+        {...}}`.
 
     Figures: `perplexity`, `kl` (nats per token, to the unpruned model), and `recall` for sources of facts;
     None for what is beyond the range of a float.
@@ -85,7 +88,7 @@ def _evaluate_domain(context: Context, options: EvaluateOptions, domain: str) ->
 
 
 def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
-    from ..data.recall import load_facts, spread
+    from ..data.recall import load_facts, subsample
 
     source = context.loaded.recipe.sources[domain]
     facts = None
@@ -100,7 +103,7 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
         name = condition[0]
         if facts is not None:
             limit = options.swap_recall_limit if name.startswith("swap.") else None
-            figures[name]["recall"] = _recall(context, condition, spread(facts, limit))
+            figures[name]["recall"] = _recall(context, condition, subsample(facts, limit))
         if name.startswith("swap."):
             result["swap"][name.removeprefix("swap.")] = figures[name]
         else:
@@ -118,7 +121,7 @@ def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
 def _likelihood(
     context: Context, options: EvaluateOptions, domain: str, conditions: list[Condition]
 ) -> dict[str, dict[str, float]]:
-    """Perplexity and KL of every condition on the held-out tokens; the teacher runs once a batch."""
+    """Perplexity and KL of every condition on the held-out tokens; the teacher runs once per batch."""
     import torch
 
     from ..method.likelihood import TokenSums, add_tokens, projected
@@ -170,7 +173,7 @@ def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
 
 
 def _mean(results: dict[str, Any]) -> dict[str, Any]:
-    """Each condition over the domains: geometric mean of perplexity, arithmetic mean of the rest."""
+    """The mean of each condition over the domains: geometric for perplexity, arithmetic for the rest."""
     flat: dict[str, list[dict[str, float]]] = {}
     for figures in results.values():
         for name, values in figures.items():
@@ -186,7 +189,7 @@ def _average(key: str, rows: list[dict[str, float]]) -> float:
 
 
 def _without_infinities(value: Any) -> Any:
-    """JSON has no word for what is beyond the range of a float: null stands for it."""
+    """A value with None for infinities, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _without_infinities(part) for key, part in value.items()}
     return value if not isinstance(value, float) or math.isfinite(value) else None
@@ -203,7 +206,7 @@ class Evaluate(StageKind):
         """Refuse facts whose recall cannot be measured.
 
         Raises:
-            DataError: a record lacks a field, or no answer begins where a token does.
+            DataError: a record lacks a field, or no answer begins at a token boundary.
         """
         from ..checkpoint.files import load_tokenizer
         from ..data.recall import load_facts

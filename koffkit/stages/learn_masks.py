@@ -26,8 +26,8 @@ class LearnMasksOptions(Training):
 
 
 class LearnMasks(StageKind):
-    """Gates and memories jointly; ends with the projection of the scores onto the exact budget (method,
-    section 3)."""
+    """Learns gates and memories jointly, then projects the scores onto the exact budget (method, section
+    3)."""
 
     name = "learn_masks"
     options = LearnMasksOptions

@@ -1,4 +1,4 @@
-"""What stages leave in the run folder."""
+"""Files that stages write into the run folder."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class RecoverOptions(Training):
 
 
 class Recover(StageKind):
-    """Masks fixed and hard, memories only."""
+    """Learns memories under fixed, hard masks."""
 
     name = "recover"
     options = RecoverOptions

@@ -1,4 +1,4 @@
-"""The stage that trains the router, on the documents of the domains; held-out documents stay held out."""
+"""Stage `route`: trains the router on the documents of the domains, except for held-out ones."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class RouteOptions(StrictModel):
 
 
 class Route(StageKind):
-    """Fit the router, report how good it is, write it into the run folder."""
+    """Fits the router, measures it, and writes it into the run folder."""
 
     name = "route"
     options = RouteOptions
     after = ("learn_masks", "recover")
 
     def check(self, options: RouteOptions, loaded: LoadedRecipe, base: ModelSpec) -> None:
-        """Refuse an encoder or a layer that is not there.
+        """Refuse a missing encoder or layer.
 
         Raises:
-            DataError: the encoder is nowhere to be found, or not what is asked of it.
+            DataError: the encoder cannot be located, or does not fit the options.
             UsageError: the model has no such layer.
         """
         from ..router import Setting
@@ -74,7 +74,7 @@ class Route(StageKind):
 
         memories = context.student.memories
         if memories is None or not memories.exist:
-            return  # pruning only: there is nothing to choose
+            return  # pruning only: there are no memories to choose from
         recipe = context.loaded.recipe
         sources = dict(recipe.sources) | ({NONE: recipe.retention} if recipe.retention is not None else {})
         train: dict[str, list[str]] = {}

@@ -1,5 +1,5 @@
-"""What a stage is. Ours are one file each, found by the entry points `koffkit.stages`; so are those of other
-packages.
+"""The base class of stages. Each stage is one file, registered under the entry points `koffkit.stages`, here
+or in another package.
 
 A stage's file is imported whenever a recipe is read, before `koffkit.recipe.schema` is complete. Import that
 module, and what needs torch, inside the functions.
@@ -27,6 +27,8 @@ class StageKind(StageDeclaration, ABC):
 
         Args:
             options: an instance of the class's `options`.
+            loaded: the recipe.
+            base: the unpruned base.
 
         Raises:
             KoffkitError: with the field and the remedy.
@@ -34,17 +36,18 @@ class StageKind(StageDeclaration, ABC):
 
     @abstractmethod
     def run(self, context: Context, options: Any, resume: Checkpoint | None) -> None:
-        """Carry the stage out.
+        """Run the stage.
 
-        What it learns it leaves in `context.student`; figures go into `context.results`, and what
-        `run.json` is to say of the model into `context.learned`. A stage that learns masks leaves its scores
-        in the student's gates and calls `context.set_masks()`. A stage that is run again after an
-        interruption, and saved no checkpoint, starts at its beginning.
+        What it learns stays in `context.student`; figures go into `context.results`, and facts about the
+        model for `run.json` into `context.learned`. A stage that learns masks leaves its scores
+        in the student's gates and calls `context.set_masks()`. A stage that was
+        interrupted before it saved a checkpoint starts anew.
 
         Args:
+            context: see `Context`.
             options: an instance of the class's `options`.
             resume: a checkpoint inside this stage to continue from, made with `save_checkpoint`.
 
         Raises:
-            Interrupted: `context.stop()` said so, and what was done so far is saved.
+            Interrupted: `context.stop()` is true; what was done so far is saved.
         """

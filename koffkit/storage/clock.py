@@ -1,4 +1,4 @@
-"""Time stamps as our files have them."""
+"""Timestamps in koffkit's files."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def timestamp() -> str:
-    """Now, in UTC, as YYYY-MM-DDTHH:MM:SSZ."""
+    """The current time in UTC, as YYYY-MM-DDTHH:MM:SSZ."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -17,7 +17,7 @@ from .partial import partial_of, remove
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of the system inside the block names the file; a failed write does not by itself."""
+    """Make system errors inside the block name the file, which a failed write does not do by itself."""
     try:
         yield
     except OSError as error:
@@ -28,7 +28,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into; it takes the place of `path` when the block ends without an error, and is gone
+    """A temporary file to write into; it replaces `path` when the block ends without an error, and is deleted
     otherwise."""
     partial = partial_of(path)
     try:
@@ -44,7 +44,7 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside, fsync, rename. `path` appears whole or stays as it was."""
+    """Write a temporary file, sync it and rename it: `path` appears whole or stays as it was."""
     with replacing_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -55,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A JSON value with null where it holds NaN or an infinity, which JSON does not know."""
+    """A JSON value with null for NaN and infinities, which JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -78,14 +78,14 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
     try:
         folder.mkdir(exist_ok=True)
-    except FileNotFoundError:  # whoever made the one above has just removed it
+    except FileNotFoundError:  # another process has just removed the parent
         make_folder(folder)
         return
     fsync_folder(folder.parent)
 
 
 def require_place(folder: Path) -> None:
-    """A folder is here or can be made here.
+    """Check that a folder exists or can be made.
 
     Raises:
         UsageError: a file or a dangling link stands in the way.

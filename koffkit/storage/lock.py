@@ -1,7 +1,7 @@
-"""One writer at a time: a lock file that the system releases when its holder ends, however it ends.
+"""One writer at a time: a lock that the system releases when its holder ends, however it ends.
 
-The lock is the system's (`flock`), not the file's existence, so that a dead holder never blocks. What the
-file says (process, machine, command) is for the message of whoever is refused.
+The lock is the system's (`flock`), not the existence of a file, so a dead holder never blocks. The content of
+the lock file (process, machine, command) is for the error message of the next writer.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .partial import ASIDE, MARK, recover, sweep
 LOCK = ".koffkit-lock"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems that cannot lock
 LONGEST_COMMAND = 160
-PATIENCE = 0.5  # seconds: a lock that is only held to clear leftovers away is free again by then
+PATIENCE = 0.5  # seconds; a lock held only to clear leftovers is free again by then
 _held: set[int] = set()
 
 
 @contextmanager
 def writing_in(folder: Path) -> Iterator[None]:
-    """Hold `folder` while the block writes into it. It is made where it is missing, and goes again where
-    nothing was written; what killed writers left half done is swept away first.
+    """Lock `folder` while the block writes into it. A missing folder is made, and removed if nothing was
+    written; leftovers of killed writers are deleted first.
 
     Raises:
-        UsageError: another process is writing there, or the path is no place for a folder.
+        UsageError: another process is writing there, or there can be no folder at the path.
     """
     made = not folder.is_dir()
     try:
@@ -50,16 +50,33 @@ def writing_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claim(target: Path) -> Iterator[None]:
-    """Hold the name `target`, whether it is there or not, while the block makes, replaces or removes it; the
-    lock lies beside it. What killed writers left there is swept away first.
+    """Lock the name `target`, which need not exist, while the block makes, replaces or removes it; the lock
+    file is beside it. Leftovers of killed writers are deleted first.
 
     Raises:
-        UsageError: another process is writing it, or the path is no place for a folder.
+        UsageError: another process is writing it, or there can be no folder at the path.
     """
     with _locked(lock_beside(target), target):
         recover(target)
         tidy(target.parent, but=target.name)
         yield
+
+
+def writer_in(folder: Path) -> str | None:
+    """Who holds `folder` (`writing_in`), as in `process 12 on host (koffkit compress ...)`; None: nobody."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    except OSError:  # a file system that cannot lock
+        return None
+    finally:
+        os.close(descriptor)  # and lets go
+    return None
 
 
 def lock_beside(target: Path) -> Path:
@@ -68,15 +85,15 @@ def lock_beside(target: Path) -> Path:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a lock of ours, and so nothing that a user put there."""
+    """Whether a file is a lock of koffkit, not a file of the user."""
     return path.name.endswith(LOCK)
 
 
 def tidy(folder: Path, *, but: str = "") -> None:
-    """Clear away what dead writers of the names in `folder` left there; live ones are not disturbed.
+    """Delete leftovers of dead writers in `folder`; live ones are not disturbed.
 
     Args:
-        but: a name that is left as it is.
+        but: a name to leave alone.
     """
     names = set()
     for path in folder.glob(".*.koffkit-*"):
@@ -95,27 +112,27 @@ def _locked(lock: Path, what: Path, patience: float | None = None) -> Iterator[N
     descriptor = _acquire(lock, what, PATIENCE if patience is None else patience)
     _held.add(descriptor)
     try:
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without its text
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _self_description(), 0)
         yield
     finally:
         with contextlib.suppress(OSError):
-            if _is_the_same(descriptor, lock):  # else the folder was moved or made anew
+            if _is_the_same(descriptor, lock):  # else the folder was moved or recreated
                 lock.unlink()
         _held.discard(descriptor)
         os.close(descriptor)
 
 
 def _acquire(lock: Path, what: Path, patience: float) -> int:
-    """An open and locked file. Its holder may have deleted it between our opening and locking; then again."""
+    """Open and lock a file, again if its former holder deleted it between opening and locking."""
     while True:
         make_folder(lock.parent)
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             if not os.path.lexists(lock.parent) or lock.parent.is_dir():
-                continue  # a refused writer has just removed the folder that it had made
+                continue  # another writer has just removed the folder that it had made
             raise
         try:
             _flock(descriptor, what, patience)
@@ -164,12 +181,12 @@ def _holder(descriptor: int) -> str:
     try:
         said = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {int(said['pid'])} on {said['host']} ({said['command']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
+    except (OSError, ValueError, KeyError, TypeError):  # the holder has not written its text yet
         return "another process"
 
 
 def _let_go_in_child() -> None:
-    """A forked child must not keep the lock of a parent that was killed."""
+    """Release the locks in a forked child, which must not keep those of a killed parent."""
     for descriptor in _held:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""How a file or folder is called while it is being written, and clearing away what a killed program left."""
+"""Names of files and folders that are being written, and deleting the leftovers of killed programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 MARK = ".koffkit-partial"
 ASIDE = ".koffkit-aside"
-_PARTIAL = re.compile(r".+(\.koffkit-partial|\.partial)-\d+")  # the second as earlier versions named them
+_PARTIAL = re.compile(r".+(\.koffkit-partial|\.partial)-\d+")  # the second form is that of earlier versions
 
 
 def partial_of(path: Path) -> Path:
@@ -25,7 +25,7 @@ def is_partial(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, link or whole folder; one that is gone already is no error."""
+    """Delete a file, link or whole folder; it need not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -34,8 +34,8 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what interrupted writers left below `folder`. Only for whoever holds its lock: nobody else then
-    writes there."""
+    """Delete leftovers of interrupted writers below `folder`. The caller must hold its lock, so that nobody
+    else is writing there."""
     for place, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             if is_partial(Path(place, name)):
@@ -44,15 +44,15 @@ def sweep(folder: Path) -> None:
 
 
 def leftovers(target: Path) -> Iterator[Path]:
-    """What interrupted writers of `target` left beside it."""
+    """Leftovers of interrupted writers of `target`, beside it."""
     for path in sorted(target.parent.glob(f".{_literally(target.name)}*")):
         if re.fullmatch(rf"\.{re.escape(target.name)}(\.new)?({MARK}|{ASIDE})-\d+", path.name):
             yield path
 
 
 def recover(target: Path) -> None:
-    """Clear away what interrupted writers of `target` left beside it; a folder that was only moved aside
-    comes back. Only for whoever holds the lock of `target`."""
+    """Delete leftovers of interrupted writers of `target`, and restore a folder that was only moved aside.
+    The caller must hold the lock of `target`."""
     for path in leftovers(target):
         if ASIDE in path.name and not os.path.lexists(target):
             os.rename(path, target)

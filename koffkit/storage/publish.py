@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,19 +18,41 @@ from .partial import ASIDE, MARK, partial_of, remove
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder so that it is whole under its name until it is gone: renamed to a name that nobody
-    reads, then deleted."""
-    grave = partial_of(folder)
-    shutil.rmtree(grave, ignore_errors=True)
-    os.rename(folder, grave)
+    """Delete a folder atomically: rename it to a hidden name, then delete it."""
+    tombstone = partial_of(folder)
+    shutil.rmtree(tombstone, ignore_errors=True)
+    os.rename(folder, tombstone)
     fsync_folder(folder.parent)
-    shutil.rmtree(grave, ignore_errors=True)  # what cannot be deleted is swept by the next writer
+    shutil.rmtree(tombstone, ignore_errors=True)  # the next writer deletes what remains
+
+
+def move_folder(folder: Path, target: Path) -> None:
+    """Give a folder another place, where it appears whole or not at all; only then is it gone from its own.
+
+    Raises:
+        UsageError: there is something at `target`.
+        ResourceError: `target` is on another disk, which is too full.
+    """
+    require_free(target)
+    make_folder(target.parent)
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        require_space(target, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+        with staged(target) as partial:
+            shutil.copytree(folder, partial, dirs_exist_ok=True)
+        discard(folder)
+        return
+    fsync_folder(target.parent)
+    fsync_folder(folder.parent)
 
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder to write into, which takes the place of `target` when the block ends without an error.
-    For whoever holds the folder around it (`writing_in`)."""
+    """A hidden folder to write into, which replaces `target` when the block ends without an error. The caller
+    must hold the folder around it (`writing_in`)."""
     make_folder(target.parent)
     partial = partial_of(target)
     shutil.rmtree(partial, ignore_errors=True)
@@ -46,14 +69,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, *, claimed: bool = False) -> Iterator[Path]:
     """A hidden folder to write into, exchanged with `target` when the block ends without an error; the old
     one is deleted.
+
+    Args:
+        claimed: the caller holds the name already (`claim`).
 
     Raises:
         UsageError: another process is writing `target`, or it is gone.
     """
-    with claim(target):
+    with nullcontext() if claimed else claim(target):
         if not target.is_dir():
             raise UsageError(f"{target}: removed by another command in the meantime.")
         partial = partial_of(target)
@@ -62,11 +88,11 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two folders: at once where the system can (Linux), else by three renames."""
+    """Swap two folders: atomically if the system can (Linux), else by three renames."""
     at_fdcwd, swap = -100, 2
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None or rename(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), swap) != 0:
-        aside = other.with_name(f".{other.name}{ASIDE}-{os.getpid()}")  # comes back if we end here
+        aside = other.with_name(f".{other.name}{ASIDE}-{os.getpid()}")  # restored if the process ends here
         os.rename(other, aside)
         os.rename(one, other)
         os.rename(aside, one)
@@ -79,10 +105,11 @@ def staged(output: Path, *, claimed: bool = False) -> Iterator[Path]:
     error.
 
     Args:
-        claimed: the caller holds the name already (`claim`).
+        output: the folder to publish.
+        claimed: whether the caller holds the name already (`claim`).
 
     Raises:
-        UsageError: `output` exists or has no place, or another process is making it.
+        UsageError: `output` exists or cannot be made, or another process is making it.
     """
     require_free(output)
     make_folder(output.parent)
@@ -100,8 +127,8 @@ def staged(output: Path, *, claimed: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _written(partial: Path, publish: Callable[[], None]) -> Iterator[None]:
-    """A new folder with this name while the block runs; then it is synced and published. What is under the
-    name afterwards goes."""
+    """Make a folder with this name for the block, then sync and publish it; whatever remains under the name
+    is deleted."""
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -116,19 +143,19 @@ def _written(partial: Path, publish: Callable[[], None]) -> Iterator[None]:
 
 
 def require_free(output: Path) -> None:
-    """A folder can be made here, and nothing is here yet.
+    """Check that nothing exists here and a folder can be made.
 
     Raises:
         UsageError: there is something already, or a file stands in the way.
     """
     if output.exists():
-        tidy(output.parent)  # whoever made it may have been killed just afterwards
+        tidy(output.parent)  # its maker may have been killed just after publishing
         raise UsageError(f"{output}: exists already; choose another --output, or remove it first.")
     require_place(output)
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Fail before writing, not in the middle of it.
+    """Refuse to start writing without enough space.
 
     Raises:
         ResourceError: less than `needed` bytes are free where `folder` will be.
@@ -137,13 +164,13 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ResourceError(
-            f"{folder}: the export needs {needed:,} bytes, {place} has {free:,} free; choose another "
-            "--output."
+            f"{folder}: {needed:,} bytes are needed, {place} has {free:,} free; free some, or choose another "
+            "place."
         )
 
 
 def _sync(folder: Path) -> None:
-    """Make everything below a folder durable: files that were not synced one by one too."""
+    """Sync everything below a folder, including files that were not synced when written."""
     for path in folder.rglob("*"):
         if path.is_dir():
             fsync_folder(path)
@@ -157,6 +184,7 @@ __all__ = [
     "MARK",
     "discard",
     "exchange",
+    "move_folder",
     "replacing",
     "require_free",
     "require_space",

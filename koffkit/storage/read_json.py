@@ -1,5 +1,4 @@
-"""Reading a JSON object from a file that somebody else may have written, or refusing it with one clear
-error."""
+"""Reading a JSON object from an untrusted file, or refusing it with one clear error."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 from ..errors import IntegrityError, KoffkitError
 
 MAX_BYTES = 64 << 20
-"""No file of ours comes near this; whatever is larger was not written for us."""
+"""Far above the size of any of koffkit's files."""
 
 
 def read_json(
@@ -22,19 +21,20 @@ def read_json(
     remedy: str = "export again",
     max_bytes: int = MAX_BYTES,
 ) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Args:
+        path: the file.
         error: the class to raise.
         remedy: what the user can do, as the end of a sentence.
         max_bytes: a larger file is refused unread.
 
     Returns:
-        the object; all its strings can be encoded and all its numbers are finite.
+        The object; all its strings can be encoded, and all its numbers are finite.
 
     Raises:
-        error: the file is missing, too large, no UTF-8 text, no JSON, nested too deeply, not an object, names
-            a key twice, or holds NaN, an infinity or half of a surrogate pair.
+        error: the file is missing, too large, not UTF-8, not JSON, nested too deeply, not an object, has a
+            duplicate key, or holds NaN, an infinity or half of a surrogate pair.
     """
     data = read_limited(path, error=error, remedy=remedy, max_bytes=max_bytes)
     return parse_json_object(data, str(path), error=error, remedy=remedy)
@@ -67,7 +67,10 @@ def parse_json_object(
     """`read_json` of bytes that are in memory already.
 
     Args:
-        source: where they come from, for the error: a path.
+        data: the bytes.
+        source: their origin, for the error.
+        error: the class to raise.
+        remedy: what the user can do, as the end of a sentence.
 
     Raises:
         error: as `read_json` does.

@@ -1,4 +1,4 @@
-"""JSON files with a version and a model: the one way to read, write and change them."""
+"""JSON files with a format version: reading, writing and changing them through a pydantic model."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class RecordPart(StrictModel):
-    """A part of a record: every number in it is finite."""
+    """A part of a record; all its numbers are finite."""
 
     model_config = ConfigDict(allow_inf_nan=False, populate_by_name=True)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, with the names that the file has."""
+        """The JSON object, with the field names of the file."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Record(RecordPart):
-    """What a JSON file holds. What it was read with is what it is written with: fields that an older koffkit
-    did not write stay away.
+    """The content of a JSON file. It is written with the fields that it was read with: fields that an older
+    version did not write are not added.
 
     Attributes:
         newest: the newest version of the format that this koffkit reads.
-        title: what the file is called in errors: `format`, `run format`.
+        title: the name of the format in errors: `format`, `run format`.
         remedy: what the user can do about a damaged file, as the end of a sentence.
-        damaged: the class of error for one.
+        damaged: the class of error for a damaged file.
     """
 
     newest: ClassVar[int] = 1
@@ -55,7 +55,7 @@ class Record(RecordPart):
         """Read and check a file.
 
         Raises:
-            UsageError: it is of a later format.
+            UsageError: it has a later format.
             IntegrityError: (or the record's own class of error) it is damaged; the text names the field.
         """
         return cls.parse(read_limited(path, error=cls.damaged, remedy=cls.remedy), path)
@@ -90,13 +90,13 @@ class Record(RecordPart):
         write_atomically(path, sealed(self.to_json()))
 
     def evolve(self, **changes: Any) -> Self:
-        """A copy in which some fields, by their Python names, have other values; checked like a new one."""
+        """A copy with other values of some fields, given by their Python names; checked like a new one."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self).model_validate(given | changes)
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, as `field.name: reason`, and how many more there are."""
+    """The first error of pydantic, as `field.name: reason`, and the number of further ones."""
     problems = error.errors(include_url=False)
     first = problems[0]
     field = ".".join(str(part) for part in first["loc"]) or "the object"

@@ -1,4 +1,4 @@
-"""The same tensors, the same bytes: safetensors files that do not change from one save to the next."""
+"""Reproducible safetensors files: the same tensors give the same bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import struct
 
 
 def with_sorted_metadata(data: bytes) -> bytes:
-    """A serialised safetensors file with the metadata in the order of its names; the library writes it in an
-    order that changes between processes."""
+    """A serialised safetensors file with its metadata sorted by name; the library writes it in an order that
+    changes between processes."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     if "__metadata__" in header:

@@ -1,5 +1,5 @@
-"""Safetensors files: their headers, checked in full before anything in them is trusted, and small files read
-whole or refused."""
+"""Safetensors files: headers, checked in full before anything in them is trusted, and small files, read whole
+or refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER = 100_000_000
-"""Bytes; the limit of the format itself."""
+"""In bytes; the limit of the format itself."""
 ITEMSIZE = {
     "F64": 8,
     "F32": 4,
@@ -34,13 +34,13 @@ ITEMSIZE = {
     "F8_E4M3": 1,
     "F8_E5M2": 1,
 }
-"""Bytes of one number, by the format's names of types."""
+"""Bytes per number, by the format's names of dtypes."""
 _NOT_NUMPY = ("BF16", "F8_E4M3", "F8_E5M2")
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: `start` and `size` in bytes within `path`."""
+    """The place of a tensor: `start` and `size` in bytes within `path`."""
 
     path: Path
     dtype: str
@@ -62,15 +62,15 @@ class TensorInfo:
 def read_header(
     path: Path, *, error: type[KoffkitError] = IntegrityError, remedy: str = "download it again"
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Tensors in file order, and the file's metadata.
+    """Read the header of a file: its tensors in file order, and its metadata.
 
     Args:
         error: the class to raise.
         remedy: what the user can do, as the end of a sentence.
 
     Raises:
-        error: the file is missing or truncated, or its header does not describe it: a name twice, an unknown
-            type, an offset that is negative, overlaps another or leaves a gap.
+        error: the file is missing or truncated, or its header does not describe it: a duplicate name, an
+            unknown dtype, an offset that is negative, overlaps another or leaves a gap.
     """
     try:
         size = path.stat().st_size
@@ -124,7 +124,7 @@ def _in_file_order(
     error: type[KoffkitError],
     remedy: str,
 ) -> dict[str, TensorInfo]:
-    """The tensors one after the other, without gap or overlap, to the end of the file."""
+    """The tensors in file order, which must fill the file without gap or overlap."""
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].size)))
     position = data
     for name, info in ordered.items():
@@ -157,8 +157,13 @@ def read_arrays(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """All tensors of a small file as NumPy arrays, and its metadata.
 
+    Args:
+        path: the file.
+        error: the class to raise.
+        remedy: what the user can do, as the end of a sentence.
+
     Raises:
-        error: the file is missing or damaged, or holds a type that NumPy has no name for.
+        error: the file is missing or damaged, or holds a dtype that NumPy does not have.
     """
     from safetensors.numpy import load
 

@@ -1,4 +1,4 @@
-"""What a stage works with, made from a recipe: data, device, teacher and student."""
+"""Building the context of stages from a recipe: data, device, teacher and student."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def build_context(
     """Tokenise the text, load the model, and give it the gates and memories of the recipe.
 
     Args:
-        backbone: a sliced backbone that memories are learned for, taught by `base`; None: `base` is both.
+        loaded: the recipe.
+        run: the run folder.
+        base: the unpruned base.
+        progress: where to report.
+        backbone: a sliced backbone to learn memories for, taught by `base`; None: the student is `base`.
 
     Raises:
         DataError: a source of text cannot be used.
@@ -66,8 +70,8 @@ def build_context(
 
 
 def _start_memories(recipe: Recipe, student: Student, corpus: Corpus) -> None:
-    """KV memories of `init: text` begin with what each domain is trained on; on resume, what was learned
-    replaces them."""
+    """Initialise KV memories of `init: text` from the training text of each domain; a resumed run overwrites
+    them from its checkpoint."""
     from ..model.text_memory import start_from_text
 
     kv, memories = recipe.memory.kv, student.memories
@@ -82,8 +86,9 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
     """A frozen model with the gates and memories of a recipe.
 
     Args:
-        spec: of this model.
-        gated: whether its masks are still to be learned.
+        spec: the spec of this model.
+        model: the transformers model.
+        gated: whether masks are still to be learned.
     """
     from ..method.gates import initial_log_alpha
     from ..model.gating import Gates, gate_points
@@ -108,7 +113,7 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
 
 
 def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:
-    """Device placement, precision and trackers as the recipe says.
+    """Set up device placement, precision and trackers.
 
     Raises:
         UsageError: a tracker is not installed.
@@ -117,7 +122,7 @@ def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:
     from accelerate.state import AcceleratorState
 
     _check_trackers(recipe.train.trackers)
-    # accelerate keeps one state a process, which would hold the next run to the last one's precision
+    # accelerate keeps one state per process, which would impose this run's precision on the next
     AcceleratorState._reset_state()
     trackers = recipe.train.trackers
     accelerator = Accelerator(
@@ -129,7 +134,7 @@ def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:
 
 
 def _check_trackers(names: list[str]) -> None:
-    """accelerate drops a tracker that is not installed without a word; the user asked for it."""
+    """Refuse trackers that are not installed; accelerate would silently drop them."""
     from accelerate.tracking import get_available_trackers
 
     available = {str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()}

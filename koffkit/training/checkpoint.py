@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..artefact.digests import file_entry
 from ..errors import IntegrityError
 from ..storage.files import naming, write_json
 from ..storage.publish import whole_folder
+from ..storage.read_json import read_json
+from ..storage.tensors_file import read_tensors, write_header
 
 STATE, TENSORS = "state.json", "state.safetensors"
+UNUSABLE = "it cannot be resumed from"
 KEPT = 2
-"""The last one and the one before, in case the last is damaged."""
+"""Checkpoints kept: the last one and the one before, in case the last is damaged."""
 STORED = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -38,7 +39,15 @@ STORED = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`tensors` are the trainables, `moments` the optimiser's state by the same names."""
+    """The state of a stage after a step.
+
+    Attributes:
+        stage: the stage's name.
+        step: steps done.
+        tensors: trainable tensors by name.
+        moments: the optimiser's state by the same names.
+        extra: further state, as JSON.
+    """
 
     stage: str
     step: int
@@ -76,9 +85,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write one tensor after the other, so that none is held twice; returns the file's sha256."""
-    from ..storage.tensors_file import write_header
-
+    """Write tensors one by one, so that none is copied as a whole; returns the file's sha256."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header = {name: (STORED[tensors[name].dtype], tuple(tensors[name].shape)) for name in order}
     hasher = hashlib.sha256()
@@ -94,25 +101,25 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """Of everything in `state.json` but the digest itself."""
+    """The digest of everything in `state.json` except the digest itself."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def load_latest(folder: Path, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None.
+    """Load the newest intact checkpoint; None if there is no checkpoint.
 
     Args:
-        warn: told of a damaged one that is passed over.
+        warn: called with a message for each damaged one that is skipped.
 
     Raises:
-        IntegrityError: there are checkpoints, and all are damaged.
+        IntegrityError: all checkpoints are damaged.
     """
     damaged = []
     for path in reversed(_checkpoints(folder) if folder.is_dir() else []):
         try:
             checkpoint = _load(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            damaged.append(f"{path}: this checkpoint is damaged ({error})")
+        except (IntegrityError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged.append(f"{path}: this checkpoint is damaged ({str(error).rstrip('.')})")
             continue
         for message in damaged:
             warn(f"{message}; resuming from the one before, {path.name}.")
@@ -123,7 +130,7 @@ def load_latest(folder: Path, warn: Callable[[str], None] = lambda _: None) -> C
 
 
 def _load(path: Path) -> Checkpoint:
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    state = read_json(path / STATE, remedy=UNUSABLE)
     digest = state.pop("digest", None)  # checkpoints of earlier versions have none
     if digest is not None and digest != _digest(state):
         raise ValueError(f"{STATE} is not what was written")
@@ -132,7 +139,7 @@ def _load(path: Path) -> Checkpoint:
         raise ValueError(f"the sha256 of {TENSORS} is not the one in {STATE}")
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(path / TENSORS).items():
+    for key, value in read_tensors(path / TENSORS, remedy=UNUSABLE).items():
         kind, _, name = key.partition("/")
         if kind == "value":
             tensors[name] = value
@@ -143,6 +150,11 @@ def _load(path: Path) -> Checkpoint:
 
 def restore(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Copy the values back into live parameters.
+
+    Args:
+        checkpoint: the checkpoint.
+        tensors: live parameters by name.
+        where: the folder of checkpoints, for the error.
 
     Raises:
         IntegrityError: the checkpoint belongs to another recipe.

@@ -1,4 +1,4 @@
-"""What a stage works with."""
+"""The context of a stage: model, data, device and results."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Context:
     """Everything a stage may use.
 
     Args:
-        masks: None until a stage has learned them: hard gates, [L, U] by structure.
-        learned: what stages have settled of `run.json`.
-        teacher: the unpruned model, where the student is a backbone that is sliced already; None: the student
-            with all gates off.
+        masks: hard gates, [L, U] by structure; None until a stage has learned them.
+        learned: fields of `run.json` that stages have settled.
+        teacher: the unpruned model, if the student is a sliced backbone; None: the student with all gates off
+            is the teacher.
     """
 
     loaded: LoadedRecipe
@@ -50,13 +50,13 @@ class Context:
     teacher: Student | None = None
 
     def unpruned(self, input_ids: Tensor) -> Tensor:
-        """Last hidden states [B, T, D] of the unpruned model; no structure touches what projects them, so the
-        student's `head` fits."""
+        """Last hidden states [B, T, D] of the unpruned model; no structure prunes the head, so the student's
+        `head` fits."""
         hidden: Tensor = (self.teacher or self.student)(input_ids)
         return hidden
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor a checkpoint holds: the memories', and the gates' even when they no longer change, for
+        """Every tensor of a checkpoint: the memories, and the gates even when they no longer change, because
         the masks follow from them."""
         memories, gates = self.student.memories, self.student.gates
         tensors = {} if memories is None else memories.tensors()
@@ -65,7 +65,7 @@ class Context:
         return tensors
 
     def set_masks(self) -> Masks:
-        """Project the learned scores onto the budget, write `masks.safetensors`, and prune by it from now
+        """Project the learned scores onto the budget, write `masks.safetensors`, and use the masks from now
         on."""
         gates = self.student.gates
         assert gates is not None
@@ -82,10 +82,11 @@ class Context:
             self.learned["memory_layers"] = layers
 
     def restore(self, checkpoint: Checkpoint, layers: list[int]) -> None:
-        """Return to what stages before the checkpoint's had settled.
+        """Restore a checkpoint, and what earlier stages had settled.
 
         Args:
-            layers: that carry memory.
+            checkpoint: the checkpoint.
+            layers: layers that carry memory.
 
         Raises:
             IntegrityError: the checkpoint belongs to another recipe.
@@ -97,7 +98,12 @@ class Context:
 
 
 def watched(name: str, items: Sequence[T], context: Context) -> Iterator[T]:
-    """The items, one after the other, with progress; stops between two of them when the user asks to.
+    """Iterate over items with progress, and stop between two of them when the user asks to.
+
+    Args:
+        name: the work's name, for progress.
+        items: the items.
+        context: see `Context`.
 
     Raises:
         Interrupted: the user asked to stop.

@@ -23,6 +23,6 @@ def gradient_figures(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, float
 
 
 def rates(optimizer: torch.optim.Optimizer | None) -> dict[str, float]:
-    """`lr_lora`, `lr_kv`, `lr_gates`: the learning rates of the update that was just made."""
+    """`lr_lora`, `lr_kv`, `lr_gates`: the learning rates of the last update."""
     groups = [] if optimizer is None else optimizer.param_groups
     return {f"lr_{group['name']}": float(group["lr"]) for group in groups}

@@ -31,16 +31,18 @@ from .schedule import Schedule
 from .sparsity import active_and_target, expected_sparsity
 
 LOW_MASS = 0.9
-"""Of the teacher's probability: below this, the loss says little about the rest."""
+"""Teacher's probability mass on its top tokens, below which the loss hardly constrains the rest."""
 
 
 class DistillationLoop:
     """The training of one stage.
 
     Args:
-        name: of the stage in the recipe.
-        train_gates: whether masks are learned; otherwise those of the context are fixed.
-        train_memories: whether memories are learned, where there are any.
+        context: see `Context`.
+        name: the stage's name in the recipe.
+        options: the stage's options.
+        train_gates: whether masks are learned; otherwise the context's masks are fixed.
+        train_memories: whether memories are learned, if there are any.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class DistillationLoop:
         return self.batch_of(None if retention else domain, visit)
 
     def batch_of(self, domain: str | None, visit: int) -> tuple[Tensor, Tensor | None]:
-        """The `visit`-th batch of a domain, or (None) of retention text."""
+        """The batch with the number `visit` of a domain, or of retention text for None."""
         stream = self.context.corpus.retention if domain is None else self.context.corpus.train[domain]
         assert stream is not None
         offset = self.names.index(self.name)
@@ -161,13 +163,13 @@ class DistillationLoop:
             self.recipe.sequence_length,
             self.recipe.seed + 1000 * offset,
         )
-        device, loss_mask = self.context.accelerator.device, stream.counted(*place)
+        device, loss_mask = self.context.accelerator.device, stream.loss_mask(*place)
         return stream.batch(*place).to(device), None if loss_mask is None else loss_mask.to(device)
 
     def _loss(
         self, batch: Tensor, loss_mask: Tensor | None, sample: int, domain: str
     ) -> tuple[Tensor, dict[str, float]]:
-        """What is minimised, and its terms as numbers."""
+        """The loss to minimise, and its terms as numbers."""
         loss, figures = self.distillation(
             batch, loss_mask, domain if self.with_memory else None, self._gate_values(sample)
         )
@@ -183,7 +185,13 @@ class DistillationLoop:
         """The loss of the student with these gate values and this memory, without the sparsity penalty.
 
         Args:
-            batch: token ids [B, T]. loss_mask: which of them the loss counts, [B, T]; None: all.
+            batch: token ids [B, T].
+            loss_mask: which of them the loss counts, boolean [B, T]; None: all.
+            memory: the domain whose memory is attached, or None.
+            values: gates [L, U] by name; None: all off.
+
+        Returns:
+            The differentiable loss, and its terms as numbers.
         """
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
         with accelerator.autocast():
@@ -196,7 +204,7 @@ class DistillationLoop:
             positions = torch.ones_like(batch, dtype=torch.bool)
             if (
                 objective.loss.needs_labels or loss_mask is not None
-            ):  # a position counts for the token that follows it
+            ):  # each position predicts the token that follows it
                 positions = torch.nn.functional.pad(
                     positions[:, 1:] if loss_mask is None else loss_mask[:, 1:], (0, 1), value=False
                 )
@@ -221,7 +229,7 @@ class DistillationLoop:
         return values
 
     def _active_and_target(self) -> tuple[Tensor, Tensor]:
-        """Expected active fractions and their targets, one entry a constraint."""
+        """Expected active fractions and their targets, one entry per constraint."""
         student = self.student
         assert student.gates is not None
         return active_and_target(student.gates, self.context.budget, student.spec.num_layers)
@@ -251,8 +259,8 @@ class DistillationLoop:
                 self.controller.update(*self._active_and_target())
 
     def _sparsity(self) -> dict[str, float]:
-        """The fraction of all base parameters that the hard mask removes, and that the gates are now expected
-        to remove."""
+        """The fraction of all base parameters that the hard mask removes, and the fraction that the gates are
+        now expected to remove."""
         gates, budget = self.student.gates, self.context.budget
         figures = {"sparsity": budget.global_sparsity}
         if self.train_gates and gates is not None:
@@ -260,7 +268,7 @@ class DistillationLoop:
         return figures
 
     def _track(self, step: int, figures: Mapping[str, Any]) -> None:
-        """To the trackers of accelerate, steps loss_mask through all stages."""
+        """To the trackers of accelerate, with steps numbered across all stages."""
         if self.recipe.train.trackers:
             earlier = [stage.options for stage in self.recipe.stages[: self.names.index(self.name)]]
             before = sum(options.max_steps for options in earlier if isinstance(options, Training))

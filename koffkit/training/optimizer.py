@@ -1,4 +1,4 @@
-"""What the optimiser moves: the parameters of the student, in groups with a learning rate each."""
+"""The optimiser's parameter groups, each with a learning rate."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 from ..model.student import Student
 
 BETAS = (0.9, 0.999)
-# A long memory of squared gradients would hold the gates where the sparsity hinge, while it was on, has
-# pushed them.
+# With a long average of squared gradients, the gates would stay where the sparsity hinge pushed them while it
+# was active.
 GATE_BETAS = (0.9, 0.98)
 
 
 def parameter_groups(student: Student, *, gates: bool, memories: bool) -> dict[str, dict[str, Any]]:
-    """AdamW's groups by name: `lora` and `kv` with `memories`, `gates` with `gates`; those that have
-    parameters."""
+    """AdamW's groups by name: `lora` and `kv` with `memories`, `gates` with `gates`; without empty
+    groups."""
     groups: dict[str, list[nn.Parameter]] = {}
     if student.memories is not None and memories:
         groups["lora"] = list(student.memories.lora_parameters())

@@ -1,5 +1,4 @@
-"""The exporter's gate before anything is learned: what it would refuse after hours of training, it refuses
-now."""
+"""The exporter's parity check, run before training, so that nothing is refused after hours."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ from .context import Context
 
 
 def check_first_masks(context: Context) -> None:
-    """Compare the base masked by what the gates would remove now with the base sliced by it, without and with
-    a random memory.
+    """Compare the base, masked by the projection of the initial gates, with its slice, without and with a
+    random memory.
 
     The sliced side is read from the base's files by koffkit and cut on the way, the masked side as
     transformers reads it; nothing is written.
@@ -57,8 +56,8 @@ def check_first_masks(context: Context) -> None:
 
 
 def _random(memories: Memories, seed: int) -> MemoryTensors:
-    """A memory like the first domain's in which everything counts: LoRA starts at zero, which would hide how
-    it is cut."""
+    """A random memory of the first domain's shapes. LoRA starts at zero, which would hide errors in its
+    slicing."""
     generator = torch.Generator().manual_seed(seed)
 
     def random_like(like: Tensor) -> Tensor:

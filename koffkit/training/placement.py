@@ -1,9 +1,9 @@
-"""Which layers carry memory, learned: the layer whose memory is missed least gives it up, until the rest fits
-the bytes (the paper's open question; ours).
+"""Learned placement of memories: the layer whose memory matters least loses it, until the rest fits the bytes
+(left open by the paper; ours).
 
 All layers carry memory in `learn_masks`; the loss is then that of training, on training text, under the
-finished mask. Backward elimination sees what one gate a layer does not: that two layers can stand in for each
-other, so that either may go but not both.
+finished mask. Unlike one gate per layer, backward elimination notices that two layers can replace each other,
+so that either may lose its memory but not both.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from ..planning.plan import BYTES, layer_memory_parameters
 from .loop import DistillationLoop
 
 BATCHES = 2
-"""Per domain and round."""
+"""Batches per domain and round."""
 
 
 @torch.no_grad()
 def layers_worth_keeping(loop: DistillationLoop, masks: Masks, most_bytes: int) -> list[int]:
     """The layers whose memories stay; one memory then takes at most `most_bytes`, in float32 at the widths of
     the backbone.
+
+    Args:
+        loop: the loop that trained the memories.
+        masks: the finished masks.
+        most_bytes: the most bytes of one memory.
 
     Raises:
         Interrupted: SIGINT.
@@ -43,7 +48,7 @@ def layers_worth_keeping(loop: DistillationLoop, masks: Masks, most_bytes: int) 
 
 
 def losses_without(loop: DistillationLoop, kept: list[int]) -> dict[int, float]:
-    """The loss, summed over batches, when one more of the `kept` layers has no memory, by that layer."""
+    """The loss, summed over batches, without the memory of one of the `kept` layers, by that layer."""
     context, memories = loop.context, loop.context.student.memories
     assert memories is not None
     losses = dict.fromkeys(kept, 0.0)

@@ -1,4 +1,4 @@
-"""Names of a step's parts for a profiler, and the memory it took."""
+"""Names of a step's parts for the profiler, and peak memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 
 def span(name: str) -> Any:
-    """A part of a step, by name, for torch's profiler; costs nothing when none is running."""
+    """Mark a part of a step for torch's profiler; free of cost when no profiler is running."""
     return torch.profiler.record_function(f"koffkit.{name}")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the allocator on a GPU, of the process otherwise."""
+    """Peak memory in bytes: of the allocator on a GPU, of the process otherwise."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Where gates start: all equal (cold), or ranked by how much the unpruned model seems to need each unit
+"""Initial gates: all equal (cold), or ranked by an estimate of how much the unpruned model needs each unit
 (warm; ours).
 
 Legend: L layers, U units of a structure in one layer.
@@ -37,7 +37,7 @@ def warm_start(context: Context, options: Training) -> None:
         for name, saliency in saliencies.items():
             score = saliency.clamp_min(1e-12).log()
             over = (-1,) if mask.layout == "uniform" else (0, 1)
-            # of one unit alone, a sample has no deviation: it stays where it is
+            # a single unit has no deviation: it keeps its value
             units = score.shape[-1] if over == (-1,) else score.numel()
             std = score.std(over, keepdim=True, correction=min(1, units - 1)).clamp_min(1e-6)
             gates.log_alpha[name].add_(mask.init_std * (score - score.mean(over, keepdim=True)) / std)

@@ -1,5 +1,5 @@
-"""What happens at which step: pure functions of (seed, step), so that a resumed run repeats nothing and
-forgets nothing."""
+"""The schedule of training: pure functions of (seed, step), so that a resumed run neither repeats nor skips
+anything."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from ..recipe.training import Training
 
 @dataclass(frozen=True)
 class Schedule:
-    """Args: domains: in the order of the recipe. options: of the stage. retention: whether retention batches
-    are taken."""
+    """The schedule of one stage.
+
+    Args:
+        domains: the domains, in the order of the recipe.
+        options: the stage's options.
+        retention: whether there are retention steps.
+    """
 
     recipe: Recipe
     domains: list[str]
@@ -65,7 +70,7 @@ class Schedule:
         return decays[self.options.decay]
 
     def temperature(self, step: int) -> float:
-        """Of the Hard Concrete gates."""
+        """The temperature of the Hard Concrete gates."""
         given = self.recipe.mask.temperature
         if not isinstance(given, Anneal):
             return given

@@ -1,4 +1,4 @@
-"""How much the gates are expected to remove, against the budget.
+"""The expected sparsity of the gates, and its target.
 
 Legend: L layers.
 """
@@ -13,7 +13,7 @@ from ..model.gating import Gates
 
 
 def active_and_target(gates: Gates, budget: Budget, num_layers: int) -> tuple[Tensor, Tensor]:
-    """Expected active fractions and their targets, one entry a constraint: for `uniform` every layer of a
+    """Expected active fractions and their targets, one entry per constraint: for `uniform` every layer of a
     structure, for `ragged` all removable parameters together, and a masked-only structure one."""
     active, target = [], []
     total = sum(budget.total_units[name] * budget.params_per_unit[name] for name in budget.removable)

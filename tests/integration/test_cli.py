@@ -186,6 +186,12 @@ def test_the_router_picks_the_memory(shipped: Shipped, tmp_path: Path, koffkit: 
     ]
     assert values[0] == pytest.approx(values[1], rel=0.05)
     shutil.copytree(shipped.export, tmp_path / "out", ignore=shutil.ignore_patterns("router"))
+    lost = koffkit("generate", tmp_path / "out", "--prompt", "x")
+    assert lost.code == 4
+    assert "router/config.json: missing; koffkit.json lists it" in lost.err
+    manifest = json.loads((tmp_path / "out" / "koffkit.json").read_text())
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if "router" not in name}
+    write_record(tmp_path / "out" / "koffkit.json", manifest)
     auto = koffkit("generate", tmp_path / "out", "--prompt", "x")
     assert auto.code == 2
     assert "there is no router" in auto.err

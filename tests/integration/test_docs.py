@@ -6,6 +6,7 @@ import html
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,10 @@ import pytest
 from pydantic import BaseModel
 
 import koffkit
+from koffkit.artefact.bundle_info import BundleInfo
+from koffkit.artefact.manifest import Manifest
 from koffkit.cli import cli
+from koffkit.run.state import RunState
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +80,7 @@ def models_in(annotation: Any, place: str) -> Iterator[tuple[str, type[BaseModel
 
 def field_places(model: type[BaseModel], path: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        place = f"{path}.{name}".lstrip(".")
+        place = f"{path}.{field.alias or name}".lstrip(".")
         yield place
         for inner, child in models_in(field.annotation, place):
             yield from field_places(child, inner)
@@ -87,6 +91,27 @@ def test_every_field_of_a_recipe_is_on_its_page(site: Path) -> None:
     places = list(field_places(koffkit.Recipe))
     assert "stages.learn_masks.lr.gates" in places
     assert [place for place in places if f"<td><code>{place}</code></td>" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "records"),
+    [("artefact-format", (Manifest, BundleInfo)), ("run-folder", (RunState,))],
+    ids=["export", "run"],
+)
+def test_every_field_of_a_format_is_on_its_page(
+    site: Path, page: str, records: tuple[type[BaseModel], ...]
+) -> None:
+    text = (site / page / "index.html").read_text(encoding="utf-8")
+    places = Counter(place for record in records for place in field_places(record))
+    assert len(places) > 30
+    counts = {place: text.count(f"<td><code>{place}</code></td>") for place in places}
+    assert {place: count for place, count in places.items() if counts[place] < count} == {}
+
+
+@pytest.mark.parametrize("page", ["artefact-format", "run-folder", "recipe-fields"])
+def test_every_field_has_a_meaning(site: Path, page: str) -> None:
+    text = (site / page / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"<tr>\s*<td>(.*)</td>\s*<td>.*</td>\s*<td>.*</td>\s*<td></td>", text) == []
 
 
 def test_every_public_name_is_on_the_python_page(site: Path) -> None:

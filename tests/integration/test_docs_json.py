@@ -46,6 +46,7 @@ def test_every_command_with_json_has_a_section() -> None:
         ("inspect", ["inspect", "{base}"]),
         ("verify", ["verify", "{export}"]),
         ("memory list", ["memory", "list", "{export}"]),
+        ("doctor", ["doctor"]),
         ("recipe list", ["recipe", "list"]),
         ("recipe validate", ["recipe", "validate", "{recipe}"]),
         ("An error", ["inspect", "nowhere"]),

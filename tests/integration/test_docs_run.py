@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from koffkit import api
+from koffkit.recipe.schema import Recipe
 
+from ..common import recipe_dict
 from ..conftest import Koffkit
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^<!-- run -->\n+```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FEW_STEPS = (
     "stages.learn_masks.max_steps=1",
     "stages.recover.max_steps=1",
@@ -68,9 +72,19 @@ def test_the_blocks_of_a_page(
             run_commands(text, koffkit)
 
 
+def test_every_recipe_in_yaml_is_valid(llama: Path, tmp_path: Path) -> None:
+    """Recipes on the pages, and parts of one: what is left out is that of the tests' own recipe."""
+    blocks = [block for page in PAGES for block in YAML.findall(page.read_text(encoding="utf-8"))]
+    assert blocks
+    for block in blocks:
+        Recipe.model_validate(recipe_dict(llama, tmp_path, **yaml.safe_load(block)))
+
+
 def test_every_mark_belongs_to_a_block() -> None:
     marks = {
-        page.name: page.read_text(encoding="utf-8").count("<!-- run -->") for page in PAGES if page.is_file()
+        page.name: page.read_text(encoding="utf-8").splitlines().count("<!-- run -->")
+        for page in PAGES
+        if page.is_file()
     }
     assert {name: count for name, count in marks.items() if count} == {
         page.name: len(blocks_of(page)) for page in WITH_BLOCKS

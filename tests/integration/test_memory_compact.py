@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from ..common import digests, write_record
 from ..conftest import Koffkit, Shipped
 
 IDS = torch.arange(10).reshape(1, 10) + 4
+DTYPES = {"--int8": "int8", "--no-int8": "float32", "--dtype": "float16", "--energy": "float32"}
 
 
 @pytest.mark.parametrize(
@@ -45,9 +47,7 @@ def test_compact_bundles_load_everywhere(
     assert row["kl"]["reference"] == "unpruned model" and row["kl"]["after"] == pytest.approx(
         row["kl"]["before"], rel=0.5
     )
-    dtype = {"--int8": "int8", "--no-int8": "float32", "--dtype": "float16", "--energy": "float32"}.get(
-        (arguments or ("",))[0], "int6"
-    )
+    dtype = DTYPES.get((arguments or ("",))[0], "int6")
     info = json.loads(Path("small/north/memory.json").read_text())
     assert info["dtype"] == dtype == made.json["dtype"] and info["compacted"]["kl"] == row["kl"]
     ranks = info["compacted"]["ranks"]
@@ -58,10 +58,7 @@ def test_compact_bundles_load_everywhere(
         if "--energy" in arguments
         else ranks == [4, 4]
     )
-    shutil.rmtree(out / "memories" / "south")
-    shutil.copytree("small/north", out / "memories" / "south")
-    info["domain"] = "south"
-    write_record(out / "memories" / "south" / "memory.json", info | {"replaces": _listed(out, "south")})
+    _put_in_place_of(out, "south", info)
     verified = koffkit("verify", out, "--json").json
     assert (
         verified["ok"] is True and verified["golden"]["south"] < 1e-4
@@ -81,6 +78,15 @@ def test_compact_bundles_load_everywhere(
     stock = PeftModel.from_pretrained(backbone, "small/north").eval()
     model._kv["south"] = {}  # PEFT knows the LoRA half only
     torch.testing.assert_close(stock(IDS).logits.detach(), model.logits(IDS, "south"), atol=1e-4, rtol=1e-4)
+
+
+def _put_in_place_of(out: Path, domain: str, info: dict[str, Any]) -> None:
+    """Let the compact bundle of `north` be the memory `domain`."""
+    target = out / "memories" / domain
+    shutil.rmtree(target)
+    shutil.copytree("small/north", target)
+    replaced = info | {"domain": domain, "replaces": _listed(out, domain)}
+    write_record(target / "memory.json", replaced)
 
 
 def _listed(out: Path, name: str) -> str:
@@ -140,7 +146,7 @@ def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: K
         "--json",
     )
     kl = second.json["memories"]["north"]["kl"]
-    assert "compared with the memory before" in second.err
+    assert "against the memory before compaction" in second.err
     assert kl["reference"] == "memory before compaction"
     assert kl["before"] == 0
     third = koffkit(
@@ -209,5 +215,7 @@ def test_compact_refuses(case: str, out: Path, koffkit: Koffkit) -> None:
     arguments, code, message = BAD_COMPACT[case]
     before = digests(Path())
     found = koffkit("memory", "compact", *arguments)
-    assert found.code == code and message in found.err and "Traceback" not in found.err, found.err
+    assert found.code == code, found.err
+    assert message in found.err
+    assert "Traceback" not in found.err
     assert digests(Path()) == before

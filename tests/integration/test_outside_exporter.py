@@ -12,58 +12,18 @@ import pytest
 from koffkit import plugins
 
 from ..conftest import Koffkit, Shipped
-
-MODULE = '''
-import json
-
-from koffkit.exporters.toolkit import publishing, write_backbone, write_bundles
-from koffkit.strict import StrictModel
-
-
-class SummaryOptions(StrictModel):
-    indent: int = 2
-
-
-class SummaryExporter:
-    """Writes the sliced model and one line for each memory."""
-
-    Options = SummaryOptions
-
-    def export(self, run, output, options, progress):
-        with publishing(run, output, progress) as draft:
-            sliced = write_backbone(draft)
-            bundles = write_bundles(draft, sliced.digest)
-            summary = {
-                "name": run.name,
-                "family": run.spec.arch.model_type,
-                "layers": run.spec.num_layers,
-                "structures": sorted({structure for _, structure in run.masks}),
-                "memories": {bundle.domain: bundle.info.parameters for bundle in bundles},
-                "router": run.router is not None,
-                "perplexity": run.figures("north")["matched"]["perplexity"],
-            }
-            text = json.dumps(summary, indent=options.indent)
-            (draft.folder / "summary.json").write_text(text)
-        return {"output": str(output), **summary}
-'''
+from ..outside import install
 
 
 @pytest.fixture
 def summary_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package `summary_exporter` on the import path, as pip would install it."""
-    site = tmp_path / "site"
-    info = site / "summary_exporter-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "summary_exporter.py").write_text(MODULE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: summary-exporter\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[koffkit.exporters]\nsummary = summary_exporter:SummaryExporter\n"
-    )
+    """A package on the import path that brings the format `summary`."""
+    site = install(tmp_path / "site", "exporter")
     monkeypatch.syspath_prepend(str(site))
     plugins.installed.cache_clear()
     plugins.load.cache_clear()
     yield site
-    sys.modules.pop("summary_exporter", None)
+    sys.modules.pop("extra_exporter", None)
     plugins.installed.cache_clear()
     plugins.load.cache_clear()
 
@@ -78,6 +38,7 @@ def test_an_exporter_from_outside_the_tree(
     assert summary["family"] == "llama"
     assert summary["structures"] == ["mlp_neuron"]
     assert set(summary["memories"]) == {"north", "south"}
+    assert summary["figures"]["north"]["matched"]["perplexity"] > 1
     assert done.json == {"output": str(output), **summary}
     assert (output / "backbone" / "model.safetensors").is_file()
     again = koffkit("export", shipped.run, "--format", "summary", "--output", tmp_path / "two")

@@ -1,11 +1,8 @@
-"""What another package brings along: an architecture, a structure, a loss, a router kind, one file each."""
+"""An architecture, a structure, a loss and a router kind from another package, one file each."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,115 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
-
-ARCHITECTURE = """
-from koffkit.arch import Architecture
-
-SEED_OSS = Architecture(
-    model_type="seed_oss",
-    biases={f"self_attn.{name}_proj": "attention_bias" for name in "qkv"}
-    | {"self_attn.o_proj": "attention_out_bias"}
-    | {f"mlp.{name}_proj": "mlp_bias" for name in ("gate", "up", "down")},
-)
-"""
-
-STRUCTURE = """
-import numpy as np
-from koffkit.arch import Cut, Structure
-
-
-def neighbours(shape):
-    return np.arange(shape.intermediate) // 2
-
-
-DOWN = Cut(module="mlp.down_proj", side="in", pattern=neighbours)
-NEURON_PAIR = Structure(
-    name="neuron_pair",
-    units=lambda shape: shape.intermediate // 2,
-    cuts=(
-        Cut(module="mlp.gate_proj", side="out", pattern=neighbours),
-        Cut(module="mlp.up_proj", side="out", pattern=neighbours),
-        DOWN,
-    ),
-    gate=DOWN,
-)
-"""
-
-LOSS = """
-from koffkit.method.losses.base import Loss
-from pydantic import BaseModel
-
-
-class Options(BaseModel):
-    sharpness: float = 1.0
-
-
-def brier(student, teacher, labels, options):
-    difference = (student * options.sharpness).softmax(-1) - teacher.softmax(-1)
-    return difference.square().sum(-1)
-
-
-BRIER = Loss(per_token=brier, options=Options)
-"""
-
-ROUTER = """
-import json
-import numpy as np
-from koffkit.router import Router
-from koffkit.router.base import CONFIG, FORMAT, read_config
-from pydantic import BaseModel
-
-
-class Options(BaseModel):
-    letters: int = 3
-
-
-class FirstLetters(Router):
-    kind = "first_letters"
-    options = Options
-
-    def __init__(self, labels, beginnings, min_confidence):
-        super().__init__(labels, min_confidence)
-        self.beginnings = beginnings
-
-    @classmethod
-    def fit(cls, texts, options, setting):
-        setting.check_interrupt()
-        beginnings = {
-            label: sorted({text[: options.letters] for text in part}) for label, part in texts.items()
-        }
-        return cls(tuple(texts), beginnings, options.min_confidence)
-
-    def probabilities(self, texts):
-        beginnings = [tuple(self.beginnings[label]) for label in self.labels]
-        rows = [[text.startswith(begin) + 0.1 for begin in beginnings] for text in texts]
-        scores = np.array(rows, dtype=np.float32)
-        return scores / scores.sum(-1, keepdims=True)
-
-    def save(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        fields = {"koffkit": FORMAT, **self.describe(), "beginnings": self.beginnings}
-        (folder / CONFIG).write_text(json.dumps(fields))
-
-    @classmethod
-    def load(cls, folder):
-        fields = read_config(folder)
-        return cls(fields["labels"], fields["beginnings"], fields["min_confidence"])
-"""
-
-ENTRY_POINTS = """
-[koffkit.architectures]
-seed_oss = outside_architecture:SEED_OSS
-
-[koffkit.structures]
-neuron_pair = outside_structure:NEURON_PAIR
-
-[koffkit.losses]
-brier = outside_loss:BRIER
-
-[koffkit.routers]
-first_letters = outside_router:FirstLetters
-"""
+from ..outside import install, run_python
 
 DRIVER = """
 import json, sys
@@ -148,24 +37,11 @@ for structure, layout in (("neurons+groups", "uniform"), ("qk_pair", "ragged"), 
 """
 
 
-def install(site: Path) -> None:
-    for name, text in (
-        ("outside_architecture.py", ARCHITECTURE),
-        ("outside_structure.py", STRUCTURE),
-        ("outside_loss.py", LOSS),
-        ("outside_router.py", ROUTER),
-        ("outside-1.0.dist-info/entry_points.txt", ENTRY_POINTS),
-        ("outside-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n"),
-    ):
-        (site / name).parent.mkdir(parents=True, exist_ok=True)
-        (site / name).write_text(text)
-
-
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that was made with the other package, and `seen.json`."""
     root = tmp_path_factory.mktemp("outside")
-    install(root / "site")
+    install(root / "site", "architecture", "structure", "loss", "router")
     base = make_checkpoint(root / "base", "seed_oss", attention_bias=True, head_dim=8)
     recipe = recipe_dict(base, root / "data")
     recipe["mask"] = {"structures": ["neuron_pair", "kv_group"], "global_sparsity": 0.2, "multiple_of": 4}
@@ -181,14 +57,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for call in ("neurons+groups", "qk_pair", "neuron_pair"):
         (root / call).mkdir()
-    tree = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(root), json.dumps(calls)],
-        cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(root / "site"), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python(root / "site", "-c", DRIVER, str(root), json.dumps(calls))
     assert done.returncode == 0, done.stderr[-3000:]
     return root
 

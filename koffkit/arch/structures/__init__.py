@@ -1,2 +1,2 @@
-"""The structures of a gated MLP and of grouped-query attention (method, section 2): one file each, found by
-entry point (`koffkit.structures`)."""
+"""The structures of a gated MLP and of grouped-query attention (method, section 2): one file each, registered
+under the entry points `koffkit.structures`."""

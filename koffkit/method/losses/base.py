@@ -1,6 +1,6 @@
-"""What a loss is: a pure function of logits, and what it needs to be computed.
+"""A loss: a pure function of logits, and a declaration of its inputs.
 
-A loss's file imports torch inside its functions: recipes are read without torch.
+A loss's file imports torch inside its functions, because recipes are read without torch.
 
 Legend: C tokens of a chunk, V vocabulary.
 """
@@ -28,7 +28,7 @@ class Scored:
     Args:
         terms: every term of the loss, per token [C].
         gradient: of the weighted sum of the terms by the student's logits, [C, V].
-        covered: the teacher's probability mass on the tokens that the loss looks at one by one, [C]; None:
+        covered: the teacher's probability mass on the tokens that the loss compares individually, [C]; None:
             all of it.
     """
 
@@ -38,7 +38,7 @@ class Scored:
 
 
 def one_term(options: Any) -> dict[str, float]:
-    """The terms of a loss that is not a sum."""
+    """The terms of a loss that has only one."""
     return {"loss": 1.0}
 
 
@@ -70,7 +70,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: a loss and its options, of which it may read those that its class declares."""
+    """The training objective: a loss and its options."""
 
     loss: Loss
     options: Any = None

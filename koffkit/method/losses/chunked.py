@@ -1,6 +1,6 @@
-"""A loss over many tokens: the vocabulary projection and the loss go in chunks of tokens, so that no float32
-[B, T, V] tensor ever exists. Each chunk is projected, scored and differentiated at once, and only the
-gradient of the hidden states is kept.
+"""A loss over many tokens: the vocabulary projection and the loss are computed in chunks of tokens, so that
+no float32 [B, T, V] tensor ever exists. Each chunk is projected, scored and differentiated at once, and only
+the gradient of the hidden states is kept.
 
 Legend: C tokens of a chunk, D hidden, V vocabulary.
 """
@@ -18,7 +18,7 @@ from .base import Objective, Scored
 
 
 def score(student: Tensor, teacher: Tensor | None, labels: Tensor | None, objective: Objective) -> Scored:
-    """The loss of a chunk and its gradient: in closed form where the loss has one, else by autograd.
+    """The loss of a chunk and its gradient: in closed form if the loss has one, else by autograd.
 
     Args:
         student, teacher: logits [C, V]. labels: [C].
@@ -49,7 +49,7 @@ class _ChunkedLoss(torch.autograd.Function):
         objective: Objective,
         chunk: int,
     ) -> tuple[Tensor, ...]:
-        count = max(1, student.shape[0])  # a batch in which no token counts has no loss
+        count = max(1, student.shape[0])  # the loss of a batch in which no token counts is 0
         weights = objective.weights
         sums = {name: torch.zeros((), device=student.device) for name in weights}
         covered_total = torch.zeros((), device=student.device)
@@ -88,7 +88,7 @@ def training_loss(
     objective: Objective,
     chunk_tokens: int,
 ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-    """Mean loss per token, the mean teacher mass on the tokens that the loss compares one by one, and the
+    """Mean loss per token, the mean teacher mass on the tokens that the loss compares individually, and the
     mean of each term.
 
     Args:
@@ -96,7 +96,7 @@ def training_loss(
             the loss needs it.
         labels: the token that follows each position, [tokens], if the loss needs it.
         head: the frozen vocabulary projection [V, D].
-        chunk_tokens: tokens whose logits exist at one time.
+        chunk_tokens: tokens whose logits exist at once.
     """
     loss, covered, *means = _ChunkedLoss.apply(
         student_hidden, teacher_hidden, labels, head, objective, chunk_tokens

@@ -41,8 +41,8 @@ class Options(StrictModel):
 
 @dataclass(frozen=True)
 class TopK:
-    """Which of the teacher's tokens are compared one by one: the most likely `count`, or as few as hold
-    `top_p` of its probability mass (at most `count`)."""
+    """Which of the teacher's tokens are compared individually: the `count` most likely, or the fewest that
+    hold `top_p` of its probability mass (at most `count`)."""
 
     count: int
     top_p: float | None = None
@@ -88,8 +88,7 @@ def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tupl
 
 
 def _kept(probabilities: Tensor, top_p: float | None) -> Tensor:
-    """True for the leading tokens [C, k] until their mass reaches `top_p` (the token that crosses it
-    included)."""
+    """True for the leading tokens [C, k] up to and including the one at which their mass reaches `top_p`."""
     if top_p is None:
         return probabilities.new_ones(probabilities.shape).bool()
     return probabilities.cumsum(-1) - probabilities < top_p

@@ -131,9 +131,7 @@ def test_a_missing_or_misshapen_weight_is_named(sharded: Path) -> None:
     reader = CheckpointReader(sharded)
     with pytest.raises(IntegrityError, match=r"lacks model\.nothing"):
         reader.require("model.nothing", (1,))
-    with pytest.raises(
-        IntegrityError, match=r"model.norm.weight has shape \[32\], config.json asks for \[31\]"
-    ):
+    with pytest.raises(IntegrityError, match=r"model.norm.weight has shape \[32\], config.json needs \[31\]"):
         reader.require("model.norm.weight", (31,))
 
 

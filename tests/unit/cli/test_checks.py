@@ -58,16 +58,47 @@ def test_every_problem_is_found(
         check_recipe(loaded(llama, tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("export: [{format: flopy}]", r"r\.yaml:4: export\.0\.format: 'flopy': no such exporter"),
+        ("export:\n  - format: hf\n    sharp: 1", r"r\.yaml:6: export\.0: format hf has no option sharp"),
+        ("train:\n  trackers:\n    - wanbd", r"r\.yaml:6: train\.trackers: 'wanbd': no tracker"),
+    ],
+)
+def test_exports_and_trackers_are_found_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"extends: quickstart\nname: mine\nseed: 1\n{line}\n")
+    with pytest.raises(UsageError, match=message):
+        check_recipe(load_recipe(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--data", "gone.txt"], 3, "no file matches 'gone.txt'"),
+        (["--data", "east.txt", "--memory", "nort"], 2, "did you mean north?"),
+    ],
+)
+def test_evaluate_looks_before_it_loads(
+    out: Path, koffkit: Koffkit, arguments: list[str], code: int, message: str
+) -> None:
+    ended = koffkit("evaluate", out, *arguments)
+    assert ended.code == code
+    assert message in ended.err
+    assert "loading" not in ended.err
+
+
 def test_all_problems_at_once(llama: Path, tmp_path: Path) -> None:
     recipe = loaded(
         llama,
         tmp_path,
-        export=[{"format": "flopy"}],
+        export=[{"format": "flopy"}, {"format": "hf", "sharp": 1}],
+        train={"trackers": ["wanbd", "aim"]},
         domains={"a": {"text": "a.txt"}, "b": {"text": "b.txt"}},
     )
     with pytest.raises(UsageError) as error:
         check_recipe(recipe)
-    assert len(str(error.value).splitlines()) == 3
+    assert len(str(error.value).splitlines()) == 6
 
 
 def test_what_is_far_away_is_not_asked_for(llama: Path, tmp_path: Path) -> None:

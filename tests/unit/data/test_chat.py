@@ -87,18 +87,18 @@ def test_token_files_of_conversations(llama: Path, tmp_path: Path, loss_on: str)
     train = corpus.train["north"]
     assert train.tokens[: len(ids)].tolist() == ids
     if loss_on == "all":
-        assert train.mask is None and train.counted(0, 2, 16, 0) is None
+        assert train.mask is None and train.loss_mask(0, 2, 16, 0) is None
     else:
         assert train.mask is not None and len(train.mask) == len(train.tokens)
         assert train.mask[: len(ids)].astype(bool).tolist() == assistant
-        batch, counted = train.batch(1, 2, 16, 0).numpy(), train.counted(1, 2, 16, 0).numpy()
+        batch, loss_mask = train.batch(1, 2, 16, 0).numpy(), train.loss_mask(1, 2, 16, 0).numpy()
         for row in range(2):  # the same cut of both files
             starts = [
                 i
                 for i in range(len(train.tokens) - 15)
                 if train.tokens[i : i + 16].tolist() == batch[row].tolist()
             ]
-            assert any(np.array_equal(train.mask[i : i + 16].astype(bool), counted[row]) for i in starts)
+            assert any(np.array_equal(train.mask[i : i + 16].astype(bool), loss_mask[row]) for i in starts)
         evaluated = list(corpus.heldout["north"].sequences(16, 4))
         assert all(
             mask is not None and mask.shape == part.shape and 0 < mask.float().mean() < 1
@@ -191,7 +191,7 @@ def test_tools_reach_the_template_and_a_call_needs_no_content(call: dict[str, An
             "'image_url'; only parts of type text",
         ),
         ([{"role": "user", "content": "\ud83d"}], None, "half a character"),
-        ([{"role": "user", "content": "x"}], {"a": 1}, "tools is no list of objects"),
+        ([{"role": "user", "content": "x"}], {"a": 1}, "tools is not a list of objects"),
         ([{"role": "user", "content": "x"}], "[", "tools: not valid JSON"),
         ([], None, "not a conversation"),
     ],

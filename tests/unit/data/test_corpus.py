@@ -131,7 +131,7 @@ CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% en
 
 
 @pytest.mark.parametrize(
-    ("template", "extra", "asked", "expected"),
+    ("template", "extra", "requested", "expected"),
     [
         (None, "<|endoftext|>", None, "</s>"),
         (CHAT.replace("{{ eos_token }}", "\n"), "<|endoftext|>", None, "</s>"),
@@ -142,13 +142,13 @@ CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% en
     ],
 )
 def test_the_token_between_documents(
-    tmp_path: Path, template: str | None, extra: str, asked: str | None, expected: str
+    tmp_path: Path, template: str | None, extra: str, requested: str | None, expected: str
 ) -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([extra], special_tokens=True)
     tokenizer.chat_template = template
-    end, remark = end_of_document(tokenizer, asked, "domains.x")
+    end, remark = end_of_document(tokenizer, requested, "domains.x")
     assert end == tokenizer.convert_tokens_to_ids(expected)
     assert (remark is not None) == (extra == "<other>")
-    with pytest.raises(DataError, match=r"domains\.x\.end_of_document: '</S>' is no token"):
+    with pytest.raises(DataError, match=r"domains\.x\.end_of_document: '</S>' is not a token"):
         end_of_document(tokenizer, "</S>", "domains.x")

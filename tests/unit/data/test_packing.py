@@ -62,11 +62,11 @@ def begun(tmp_path: Path) -> PackedTokens:
 
 def test_every_sequence_begins_as_the_tokenizer_begins_a_text(begun: PackedTokens) -> None:
     for visit in range(200):
-        batch, counted = begun.batch(visit, 3, 16, seed=1).numpy(), begun.counted(visit, 3, 16, seed=1)
+        batch, loss_mask = begun.batch(visit, 3, 16, seed=1).numpy(), begun.loss_mask(visit, 3, 16, seed=1)
         assert batch.shape == (3, 16)
         assert (batch[:, 0] == 7).all()
-        assert counted is not None
-        assert counted.numpy()[:, 1:].tolist() == (batch[:, 1:] % 2 == 1).tolist()
+        assert loss_mask is not None
+        assert loss_mask.numpy()[:, 1:].tolist() == (batch[:, 1:] % 2 == 1).tolist()
     assert (batch[:, 1] != 7).all()
 
 

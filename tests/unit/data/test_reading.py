@@ -47,7 +47,7 @@ def test_every_frame_is_read_and_none_that_is_cut(tmp_path: Path, suffix: str) -
     whole = len(packed[0]) + len(packed[1])
     for end in (0, 5, len(packed[0]) // 2, len(packed[0]) - 1, whole - 1, whole + 9):
         path.write_bytes(b"".join(packed)[:end])
-        with pytest.raises(DataError, match=r"a\.txt\.\w+ \(x\): cannot be read.*is the file whole\?"):
+        with pytest.raises(DataError, match=r"a\.txt\.\w+ \(x\): cannot be read.*is the file complete\?"):
             text_of(path)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from koffkit.data.recall import load_facts, recall, spread
+from koffkit.data.recall import load_facts, recall, subsample
 from koffkit.embedded import path as embedded
 from koffkit.errors import DataError
 from koffkit.recipe.schema import Source
@@ -62,5 +62,5 @@ def test_answers_that_begin_inside_a_token_are_refused(base, tmp_path: Path) -> 
 
 
 def test_spread_takes_evenly() -> None:
-    assert spread(list(range(10)), 5) == [0, 2, 4, 6, 8]
-    assert spread([1, 2], 5) == spread([1, 2], None) == [1, 2]
+    assert subsample(list(range(10)), 5) == [0, 2, 4, 6, 8]
+    assert subsample([1, 2], 5) == subsample([1, 2], None) == [1, 2]

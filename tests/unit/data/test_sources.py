@@ -85,7 +85,7 @@ def test_a_hub_data_set_is_asked_for_as_the_source_says(
             "a.txt.xz",
             lzma.compress(TEXT.encode() * 500)[:-30],
             Source(text="a.txt.xz"),
-            r"a\.txt\.xz \(domains\.x\): cannot be read.*whole",
+            r"a\.txt\.xz \(domains\.x\): cannot be read.*complete",
         ),
         ("a.jsonl", b'{"text": "fine"}\n{"text": ', Source(jsonl="a.jsonl"), r"a\.jsonl:2: not valid JSON"),
         ("a.jsonl", b'{"body": "x"}\n', Source(jsonl="a.jsonl"), r"a\.jsonl:1: no field 'text'; found: body"),

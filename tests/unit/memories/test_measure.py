@@ -32,7 +32,11 @@ def test_kl_is_that_of_whole_models(shipped: Shipped, llama: Path) -> None:
     def kl(name: str, reference: torch.Tensor) -> float:
         return F.kl_div(logs[name], reference, reduction="sum", log_target=True).item() / IDS.numel()
 
-    found = kl_before_and_after(export, north, south, llama, [IDS[:1], IDS[1:]])
+    calls: list[int] = []
+    found = kl_before_and_after(
+        export, north, south, llama, [IDS[:1], IDS[1:]], measured=lambda: calls.append(1)
+    )
+    assert len(calls) == 2
     assert found["tokens"] == 24 and found["reference"] == "unpruned model"
     assert (found["before"], found["after"]) == pytest.approx(
         (kl("north", base), kl("south", base)), rel=1e-4

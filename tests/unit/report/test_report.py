@@ -74,7 +74,7 @@ def test_a_router_is_shown_with_its_confusion_calibration_and_latency() -> None:
     shown = text(router_table(ROUTER))
     assert all(
         part in router_summary(ROUTER)
-        for part in ("97.5% of 40", "calibration error 0.012", "0.05 ms a text")
+        for part in ("97.5% of 40", "calibration error 0.012", "0.05 ms per text")
     )
     assert next(line for line in shown.splitlines() if " de " in line and "19" in line).replace(
         "│", " "
@@ -93,3 +93,17 @@ def test_the_picture_is_drawn(tmp_path: Path, figure: str) -> None:
     assert picture.shape[0] > 400
     assert picture.shape[1] > 1000
     assert picture[..., :3].std() > 0.05
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_no_name_is_cut_on_a_narrow_terminal(width: int) -> None:
+    long = "a-domain-with-a-very-long-name"
+    results = {"domains": {long: RESULTS["domains"]["de"] | {"swap": {}}}, "mean": RESULTS["mean"]}
+    router = ROUTER | {"confusion": {long: {long: 3}}}
+    for table in (results_table(results), swap_table(results, "recall"), router_table(router)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(table)
+        shown = console.export_text()
+        assert "…" not in shown
+        letters = [cell for line in shown.splitlines() for cell in line.replace("│", "┃").split("┃")]
+        assert long in "".join(cell.strip() for cell in letters if set(cell.strip()) <= set(long))

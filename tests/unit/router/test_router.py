@@ -108,5 +108,5 @@ def test_truncated_weights_are_named(router: TextRouter, tmp_path: Path) -> None
     router.save(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
-    with pytest.raises(IntegrityError, match="the router cannot be read"):
+    with pytest.raises(IntegrityError, match=r"model\.safetensors: .* truncated or damaged, export again"):
         TextRouter.load(tmp_path)

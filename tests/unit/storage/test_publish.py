@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from koffkit.errors import ResourceError, UsageError
 from koffkit.storage import publish
 from koffkit.storage.lock import claim
 from koffkit.storage.partial import ASIDE, MARK
-from koffkit.storage.publish import replacing, require_free, require_space, staged
+from koffkit.storage.publish import move_folder, replacing, require_free, require_space, staged
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -90,6 +91,32 @@ def test_what_is_no_place_for_a_folder_is_named(tmp_path: Path, name: str) -> No
 
 
 def test_a_full_disk_is_found_before_writing(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="the export needs 1,000,000,000,000,000,000 bytes"):
+    with pytest.raises(ResourceError, match="1,000,000,000,000,000,000 bytes are needed"):
         require_space(tmp_path / "not" / "yet", 10**18)
     require_space(tmp_path / "not" / "yet", 1)
+
+
+@pytest.mark.parametrize("other_disk", [False, True])
+def test_a_folder_is_moved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_disk: bool) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_text("x")
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if other_disk and Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(publish.os, "rename", rename)
+    move_folder(tmp_path / "a", tmp_path / "kept" / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert [path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()] == ["a"]
+    assert (tmp_path / "kept" / "a" / "b" / "c").read_text() == "x"
+
+
+def test_a_folder_is_not_moved_onto_another(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UsageError, match="exists already"):
+        move_folder(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").is_dir()

@@ -3,51 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..common import recipe_dict, write_recipe
-
-STAGE = '''
-from pydantic import Field
-
-from koffkit.errors import Interrupted, UsageError
-from koffkit.stages.stage import StageKind
-from koffkit.strict import StrictModel
-
-
-class ScaleOptions(StrictModel):
-    """Scale the memories."""
-
-    factor: float = Field(1.0, gt=0, description="What every memory is multiplied by.")
-
-
-class Scale(StageKind):
-    name = "scale"
-    options = ScaleOptions
-    after = ("learn_masks",)
-    before = ("recover",)
-    interrupted = False
-
-    def check(self, options, loaded, base):
-        if options.factor > 100:
-            raise UsageError(f"stages.scale.factor: {options.factor}; use at most 100.")
-
-    def run(self, context, options, resume):
-        import torch
-
-        with torch.no_grad():
-            for tensor in context.student.memories.tensors().values():
-                tensor.mul_(options.factor)
-        if Scale.interrupted:
-            raise Interrupted("interrupted in scale")
-        context.results["scale"] = {"factor": options.factor, "pruned": context.masks is not None}
-'''
+from ..outside import install, run_python
 
 # One process, since it is the imports that take the time. It prints what happened as one JSON object.
 SCRIPT = """
@@ -59,7 +21,7 @@ from koffkit.errors import Interrupted, UsageError
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.stages.engine import run_recipe
-import scale_stage
+from extra_stage import Scale
 
 recipe, root = sys.argv[1], Path(sys.argv[2])
 
@@ -77,6 +39,11 @@ class InterruptsRecover(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def interrupted_at_its_end(self, context, options, resume):
+    run_to_its_end(self, context, options, resume)
+    raise Interrupted("interrupted in scale")
+
+
 def learned(run):
     files = [run / "masks.safetensors", *sorted((run / "memories").rglob("*.*"))]
     return [path.read_bytes().hex() for path in files]
@@ -88,9 +55,9 @@ told["too_large"] = outcome(lambda: run_recipe(too_large, root / "bad"))
 told["left_behind"] = (root / "bad").exists()
 loaded = load_recipe(recipe)
 whole = run_recipe(loaded, root / "whole")
-scale_stage.Scale.interrupted = True
+Scale.run, run_to_its_end = interrupted_at_its_end, Scale.run
 told["in_the_stage"] = outcome(lambda: run_recipe(loaded, root / "run"))
-scale_stage.Scale.interrupted = False
+Scale.run = run_to_its_end
 told["after_the_stage"] = outcome(
     lambda: run_recipe(loaded, root / "run", resume=True, progress=InterruptsRecover())
 )
@@ -105,14 +72,8 @@ print(json.dumps(told))
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH in which a package is installed that brings the stage `scale`."""
-    folder = tmp_path / "packages"
-    info = folder / "scale_stage-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "scale_stage.py").write_text(STAGE, encoding="utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scale-stage\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[koffkit.stages]\nscale = scale_stage:Scale\n")
-    return folder
+    """A folder for the import path in which a package is installed that brings the stage `scale`."""
+    return install(tmp_path / "packages", "stage")
 
 
 def test_a_stage_from_outside_is_one_like_ours(llama: Path, tmp_path: Path, packages: Path) -> None:
@@ -135,18 +96,13 @@ def test_a_stage_from_outside_must_stand_where_it_says(llama: Path, tmp_path: Pa
     recipe = recipe_dict(llama, tmp_path / "data")
     recipe["stages"].append({"scale": {}})
     path = write_recipe(tmp_path / "recipe.yaml", recipe)
-    done = koffkit_outside(packages, "-m", "koffkit", "compress", str(path), "--dry-run")
+    done = run_python(packages, "-m", "koffkit", "compress", str(path), "--dry-run")
     assert done.returncode == 2
     assert "stages must be learn_masks, then any of scale, recover, route, evaluate" in done.stderr
 
 
 def run_script(recipe: Path, root: Path, packages: Path) -> dict[str, Any]:
-    done = koffkit_outside(packages, "-c", SCRIPT, str(recipe), str(root))
+    done = run_python(packages, "-c", SCRIPT, str(recipe), str(root))
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
-
-
-def koffkit_outside(packages: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(packages)}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)

@@ -1,0 +1,88 @@
+"""A recipe as text for people: with a schema that editors find, and with the fields that it leaves at their
+defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from .builtin import schema_file
+from .schema import Recipe
+
+DEFAULT = "  # default"
+MODELINE = "# yaml-language-server: $schema="
+_MODELINE = re.compile(rf"{re.escape(MODELINE)}.*\n?")
+
+
+def with_schema(text: str) -> str:
+    """The text of a recipe file with a first line that names the installed schema, in place of any that it
+    has."""
+    path = schema_file()
+    where = path.as_uri() if " " in str(path) else path
+    return f"{MODELINE}{where}\n{_MODELINE.sub('', text)}"
+
+
+def defaults_left(recipe: Recipe) -> Iterator[str]:
+    """`field: value` for every field of a recipe that it does not give, but of its sources."""
+    for path, value, given in _leaves(*_trees(recipe)):
+        if not given and path[0] not in ("domains", "retention"):
+            yield f"{'.'.join(path)}: {_flow(value)}"
+
+
+def spelled_out(recipe: Recipe) -> str:
+    """The whole recipe as YAML, every field that it leaves at its default marked."""
+    whole, given = _trees(recipe)
+    return "\n".join(_lines(whole, given, "")) + "\n"
+
+
+def _trees(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All fields, and those that were given; each stage by its name."""
+    trees = []
+    for unset in (False, True):
+        tree = recipe.model_dump(mode="json", exclude_unset=unset)
+        stages = [item for stage in tree["stages"] for item in stage.items()]
+        tree["stages"] = {name: options for name, options in stages if options is not None}
+        trees.append(tree)
+    return trees[0], trees[1]
+
+
+def _leaves(
+    whole: Mapping[str, Any], given: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
+    """Place and value of every field that is no mapping, and whether it was given."""
+    for key, value in whole.items():
+        known = isinstance(given, Mapping) and key in given
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, given[key] if known else None, (*path, key))
+        else:
+            yield (*path, key), value, known
+
+
+def _lines(whole: Mapping[str, Any], given: Any, indent: str) -> Iterator[str]:
+    for key, value in whole.items():
+        known = isinstance(given, Mapping) and key in given
+        inner = given[key] if known else None
+        if not isinstance(value, dict) or not value:
+            yield f"{indent}{_flow(key)}: {_flow(value)}{'' if known else DEFAULT}"
+            continue
+        yield f"{indent}{_flow(key)}:"
+        if key == "stages" and not indent:
+            for name, options in value.items():
+                yield from _item(_lines({name: options}, inner, "    "))
+        else:
+            yield from _lines(value, inner, f"{indent}  ")
+
+
+def _item(lines: Iterator[str]) -> Iterator[str]:
+    """One entry of a list: lines that are indented by four, the first with a dash."""
+    for number, line in enumerate(lines):
+        yield f"  - {line[4:]}" if number == 0 else line
+
+
+def _flow(value: Any) -> str:
+    """A value on one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n...\n").strip()

@@ -1,0 +1,147 @@
+"""Loading a backbone and its memories from disk, for `KoffModel`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import sliced  # noqa: F401  # registers the sliced classes with transformers' Auto classes
+from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.check import require_sound, require_sound_bundle
+from ..artefact.digests import backbone_digest
+from ..artefact.export import is_export, open_export
+from ..artefact.names import ADAPTER_CONFIG, BACKBONE
+from ..checkpoint.files import load_tokenizer
+from ..devices import find_device, parse_dtype
+from ..errors import IntegrityError, UsageError
+from ..model.bundles import adapter_config, load_adapter
+from ..model.kv_attention import NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBackbone:
+    """A backbone in memory, and what goes with it.
+
+    Attributes:
+        model: the transformers model.
+        tokenizer: the backbone's tokenizer.
+        folder: the backbone's folder.
+        digest: the backbone's digest.
+        bundles: the memories to load; each belongs to this backbone.
+        router: the router's folder; None if there is no router.
+    """
+
+    model: Any
+    tokenizer: Any
+    folder: Path
+    digest: str
+    bundles: list[Bundle]
+    router: Path | None
+
+
+def load_backbone(
+    path: Path,
+    memories: Sequence[str | Path] | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    options: Mapping[str, Any],
+    *,
+    verify: bool = False,
+) -> LoadedBackbone:
+    """Check every file, and load the backbone; see `KoffModel.from_pretrained`."""
+    from transformers import AutoModelForCausalLM
+
+    require_koffkit_attention(options)
+    target_device = None if device is None else find_device(device)
+    torch_dtype = parse_dtype(dtype)
+    export = open_export(path) if is_export(path) else None
+    folder = path / BACKBONE if export is not None else path
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{path}: neither an export (koffkit.json) nor a backbone folder (config.json).")
+    if export is not None:
+        require_sound(export, whole=verify)
+    bundles = select_bundles(export.bundles() if export is not None else [], memories)
+    digest = backbone_digest(folder) if export is None else export.backbone_digest
+    for bundle in bundles:
+        bundle.require_backbone(digest, folder)
+    options = {"trust_remote_code": False, **options}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, **options, **({} if torch_dtype is None else {"dtype": torch_dtype})
+    )
+    if target_device is not None:
+        model.to(target_device)
+    return LoadedBackbone(
+        model=model,
+        tokenizer=load_tokenizer(folder, trust_remote_code=bool(options["trust_remote_code"])),
+        folder=folder,
+        digest=digest,
+        bundles=bundles,
+        router=None if export is None else export.router,
+    )
+
+
+def require_koffkit_attention(options: Mapping[str, Any]) -> None:
+    """Refuse any attention other than koffkit's, which is stock `sdpa` wherever there is no KV memory."""
+    requested = options.get("attn_implementation") or getattr(
+        options.get("config"), "_attn_implementation", None
+    )
+    if requested not in (None, "sdpa", NAME):
+        raise UsageError(
+            f"attn_implementation {requested!r}: KV memories need koffkit's attention, which computes as "
+            'sdpa does; leave the option out or say "sdpa". For other attention load the backbone '
+            "folder with transformers, without KV memories."
+        )
+
+
+def select_bundles(shipped: list[Bundle], selected: Sequence[str | Path] | None) -> list[Bundle]:
+    """The selected bundles, each given as the domain of a shipped one or as a folder; None: all shipped."""
+    if selected is None:
+        return shipped
+    by_domain = {bundle.domain: bundle for bundle in shipped}
+    return [by_domain.get(str(name)) or _open_sound(name) for name in selected]
+
+
+def _open_sound(path: str | Path) -> Bundle:
+    bundle = open_bundle(path)
+    require_sound_bundle(bundle)
+    return bundle
+
+
+def attach_adapter(model: Any, bundle: Bundle, slot: str) -> Any:
+    """Load the LoRA half of a bundle into the adapter slot `slot`.
+
+    peft's own `load_adapter` would not do: it cannot read packed weights, and it opens pickled files too.
+
+    Args:
+        model: a transformers model, or the peft model that wraps it.
+
+    Returns:
+        The peft model.
+
+    Raises:
+        IntegrityError: the weights do not match the adapter's configuration.
+    """
+    from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+
+    config = adapter_config(bundle)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        if isinstance(model, PeftModel):
+            model.add_adapter(slot, config)
+            model.eval()  # a new adapter starts in training mode, which matters if it has dropout
+        else:
+            model = get_peft_model(model, config, adapter_name=slot).eval()
+    loaded = set_peft_model_state_dict(model, load_adapter(bundle), adapter_name=slot)
+    missing = [name for name in loaded.missing_keys if f".{slot}." in name]
+    if missing or loaded.unexpected_keys:
+        problem = f"has {loaded.unexpected_keys[0]}" if loaded.unexpected_keys else f"lacks {missing[0]}"
+        raise IntegrityError(
+            f"{bundle.adapter_file}: {problem}, which does not go with {bundle.path / ADAPTER_CONFIG}; copy "
+            "the bundle again."
+        )
+    return model
