@@ -54,25 +54,23 @@ def load_backbone(
     verify: bool = False,
 ) -> LoadedBackbone:
     """Check every file, and load the backbone; see `KoffModel.from_pretrained`."""
-    from transformers import AutoModelForCausalLM
-
     require_koffkit_attention(options)
     target_device = None if device is None else find_device(device)
     torch_dtype = parse_dtype(dtype)
     export = open_export(path) if is_export(path) else None
+    if export is not None:
+        require_sound(export, whole=verify)
     folder = path / BACKBONE if export is not None else path
     if not (folder / "config.json").is_file():
         raise UsageError(f"{path}: neither an export (koffkit.json) nor a backbone folder (config.json).")
-    if export is not None:
-        require_sound(export, whole=verify)
     bundles = select_bundles(export.bundles() if export is not None else [], memories)
     digest = backbone_digest(folder) if export is None else export.backbone_digest
     for bundle in bundles:
         bundle.require_backbone(digest, folder)
     options = {"trust_remote_code": False, **options}
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, **options, **({} if torch_dtype is None else {"dtype": torch_dtype})
-    )
+    if torch_dtype is not None:
+        options["dtype"] = torch_dtype
+    model = _load_model(folder, options)
     if target_device is not None:
         model.to(target_device)
     return LoadedBackbone(
@@ -83,6 +81,29 @@ def load_backbone(
         bundles=bundles,
         router=None if export is None else export.router,
     )
+
+
+def _load_model(folder: Path, options: Mapping[str, Any]) -> Any:
+    """The transformers model.
+
+    Raises:
+        UsageError: transformers refuses the folder or an option, or would have to run code of the folder.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"{folder / 'config.json'}: loading it would run code that lies in the folder; where you "
+                "trust whoever made it, pass trust_remote_code=True from Python."
+            ) from None
+        reason = str(error).strip().splitlines()
+        raise UsageError(
+            f"{folder}: transformers does not load it ({reason[0] if reason else type(error).__name__}); "
+            "check the options, or export again."
+        ) from None
 
 
 def require_koffkit_attention(options: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import transformers
+
 from ..common import make_checkpoint, recipe_dict, write_recipe
 from .campaign import campaign
 
@@ -27,6 +29,8 @@ def main() -> int:
     from koffkit.recipe.load import load_recipe
     from koffkit.stages.engine import run_recipe
 
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         base = make_checkpoint(root / "base")
