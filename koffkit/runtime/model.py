@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.check import require_sound_bundle
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError, did_you_mean
 from ..model.bundles import KVTensors, load_kv, mixed_kv
@@ -62,9 +63,14 @@ class KoffModel:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        verify: bool = False,
         **options: Any,
     ) -> KoffModel:
         """Load an export, or a backbone folder and bundles.
+
+        Every file is compared with what manifest and bundles list before anything is loaded. The weights of
+        an export's backbone are compared by size, header and 64 samples of 1 KiB each, so that a change
+        elsewhere in them is not seen unless `verify` is set; of everything else, every byte is read.
 
         Args:
             path: an export (all its memories are loaded unless `memories` names some), or a backbone folder.
@@ -72,7 +78,9 @@ class KoffModel:
             device: where the model runs, for example `cuda` or `cpu`; None: the CPU, or where the option
                 `device_map` puts it.
             dtype: dtype of the weights, for example `bfloat16`; None: as they are stored.
-            options: passed to `AutoModelForCausalLM.from_pretrained`, for example `device_map`.
+            verify: read every byte of the backbone's weights, too.
+            options: passed to `AutoModelForCausalLM.from_pretrained`, for example `device_map`. Code in the
+                folder never runs unless `trust_remote_code=True` is among them.
 
         Returns:
             The model, with its router if the export has one, and no memory attached.
@@ -80,15 +88,16 @@ class KoffModel:
         Raises:
             UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for
                 attention without KV memories.
-            IntegrityError: a memory belongs to another backbone, or does not fit this one.
+            IntegrityError: a file is missing, has changed or is listed nowhere; a memory belongs to another
+                backbone, or does not fit this one.
             ResourceError: there is no such device.
         """
-        backbone = load_backbone(Path(path), memories, device, dtype, options)
+        backbone = load_backbone(Path(path), memories, device, dtype, options, verify=verify)
         loaded = cls(backbone.model, backbone.tokenizer, backbone.digest, backbone.folder)
         if backbone.router is not None:
             loaded._take_router(load_router(backbone.router), backbone.router)
         for bundle in backbone.bundles:
-            loaded.load_memory(bundle)
+            loaded._take_memory(bundle)
         return loaded
 
     def _take_router(self, router: Router, folder: Path) -> None:
@@ -133,6 +142,11 @@ class KoffModel:
             UsageError: a memory of that domain is loaded already.
         """
         bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        require_sound_bundle(bundle)
+        return self._take_memory(bundle)
+
+    def _take_memory(self, bundle: Bundle) -> str:
+        """`load_memory` of files that have been checked."""
         bundle.require_backbone(self._digest, self._path)
         if bundle.domain in self._slots:
             raise UsageError(f"{bundle.path}: a memory {bundle.domain!r} is loaded already.")
