@@ -121,9 +121,19 @@ def decode_completions(tokenizer: Any, ids: Tensor, prompt_length: int) -> list[
     return texts
 
 
-def positions_of(attention_mask: Tensor) -> Tensor:
-    """Positions [B, T] for an attention mask [B, T].
+def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
+    """Positions [B, T] of token ids [B, T] with an attention mask; None without one.
 
     Memory keys are not rotated, so the text must start at position 0, whatever padding comes before it.
+
+    Raises:
+        UsageError: the mask has another shape than the ids.
     """
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != input_ids.shape:
+        raise UsageError(
+            f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, "
+            f"{list(input_ids.shape)}."
+        )
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)

@@ -75,8 +75,7 @@ class KoffModel:
         Args:
             path: an export (all its memories are loaded unless `memories` names some), or a backbone folder.
             memories: bundle folders; for an export, domain names work too.
-            device: where the model runs, for example `cuda` or `cpu`; None: the CPU, or where the option
-                `device_map` puts it.
+            device: for example `cuda`; None: the CPU, or where the option `device_map` puts the model.
             dtype: dtype of the weights, for example `bfloat16`; None: as they are stored.
             verify: read every byte of the backbone's weights, too.
             options: passed to `AutoModelForCausalLM.from_pretrained`, for example `device_map`. Code in the
@@ -201,14 +200,11 @@ class KoffModel:
             return self._router.route(prompts, allowed=self.domains)
 
     def rows(self, memory: Memory, count: int) -> list[str | None]:
-        """The memory of each of `count` prompts.
+        """The memory of each of `count` prompts; None = bare backbone.
 
         Args:
             memory: one name for all, a list of names (None = bare backbone), None, or "attached".
             count: number of prompts.
-
-        Returns:
-            `count` domains; None = bare backbone.
 
         Raises:
             UsageError: a memory is not loaded, or there are more or fewer names than prompts.
@@ -217,9 +213,7 @@ class KoffModel:
             return [self._attached] * count
         if memory is None or isinstance(memory, str):
             if memory == "auto":
-                raise UsageError(
-                    'memory "auto": the router needs the prompts; call `route` with them, or `generate`.'
-                )
+                raise UsageError('memory "auto": the router needs the prompts; call `route`, or `generate`.')
             return [None if memory is None else self._known(memory)] * count
         if len(memory) != count:
             raise UsageError(
@@ -261,14 +255,7 @@ class KoffModel:
         Raises:
             UsageError: the shape of the mask is not that of the ids, or a memory is not loaded.
         """
-        positions = None
-        if attention_mask is not None:
-            if attention_mask.shape != input_ids.shape:
-                raise UsageError(
-                    f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, "
-                    f"{list(input_ids.shape)}."
-                )
-            positions = positions_of(attention_mask)
+        positions = positions_of(attention_mask, input_ids)
         with self._with(self.rows(memory, input_ids.shape[0])):
             output: Tensor = self._plain(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
