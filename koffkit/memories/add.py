@@ -56,7 +56,7 @@ def add_memory(
         What `koffkit memory add --json` and `memory replace --json` print.
 
     Raises:
-        UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, or `resume` lacks.
+        UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
         DataError: there is no base, or text is missing or too short.
         IntegrityError: base or backbone are not those of the export.
         Interrupted: everything up to the last step is saved.
