@@ -114,9 +114,7 @@ def test_gates_without_a_target_miss_none() -> None:
 def test_little_won_is_not_knowledge_moved() -> None:
     verdict = verdict_of({"domains": {"de": domain(0.454, 0.432, 0.463)}})
     assert verdict.matched_best == 1
-    assert (
-        verdict.lines[-1] == "With a wrong memory the mean KL is 0.463; the matched one is better than all."
-    )
+    assert verdict.lines[-1].endswith("KL is 0.463; the matched one is better than all.")
     assert verdict.moved is False
     assert "The memory recovers 4.8% of the loss: KL" in verdict.lines[0]
 
