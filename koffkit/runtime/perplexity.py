@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..progress import Progress, Silent
 
 if TYPE_CHECKING:
     import torch
@@ -24,18 +26,19 @@ def perplexity(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     batch_size: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure perplexity on documents packed back to back and cut into sequences.
 
     Args:
         path: an export or a checkpoint folder.
-        data: a text or jsonl file, or a glob.
+        data: a text or jsonl file, or a glob. field: of a jsonl file, holds the text.
         memory: a domain, None for the bare backbone, or "auto": the router reads each sequence and picks.
         device: where the model runs; None: the accelerator of the machine, or the CPU without one.
         sequence_length: tokens of a sequence.
-        field: field of a jsonl file that holds the text.
         dtype: dtype of the weights; likelihoods are always computed in float32.
         batch_size: sequences at a time.
+        progress: told of every batch; by default nobody is.
 
     Returns:
         `{"perplexity", "tokens"}`; the perplexity is None beyond the range of a float.
@@ -45,20 +48,21 @@ def perplexity(
         UsageError: there is no such kind of device, or no such dtype.
         ResourceError: the device is not available.
     """
-    import math
-
     from ..devices import find_device
     from ..method.likelihood import TokenSums, add_tokens, given
     from .model import KoffModel
 
     model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype)
     ids = token_ids(model.tokenizer, data, field)
-    sums = TokenSums()
-    for batch in _sequences(ids, sequence_length, batch_size):
+    sums, progress = TokenSums(), progress or Silent()
+    batches = list(_sequences(ids, sequence_length, batch_size))
+    progress.start("evaluate", len(batches), 0)
+    for done, batch in enumerate(batches, 1):
         rows = batch.to(model.device)
         logits = model.logits(rows, _memories(model, batch, memory))[:, :-1].flatten(0, 1)
         targets = rows[:, 1:].flatten()
         add_tokens(sums, len(targets), given(logits), targets=targets)
+        progress.advance("evaluate", done, {})
     value = sums.perplexity
     return {"perplexity": value if math.isfinite(value) else None, "tokens": sums.tokens}
 
@@ -86,8 +90,7 @@ def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None 
 
     Args:
         tokenizer: the model's.
-        data: a text or jsonl file, or a glob.
-        field: field of a jsonl file that holds the text.
+        data: a text or jsonl file, or a glob. field: of a jsonl file, holds the text.
         limit: the most tokens; None: no limit.
 
     Raises:
