@@ -12,6 +12,7 @@ from ...artefact.card import front_matter, license_sentence
 from ...artefact.manifest import Manifest
 from ...artefact.names import BACKBONE, CARD
 from ...artefact.public import public_recipe
+from ...report.verdict import Verdict, verdict_of
 from ...storage.files import write_atomically
 
 OWN_CLASS = """The layers of this backbone differ in width, or parts of its attention heads are gone, which
@@ -41,6 +42,7 @@ def _backbone_card(manifest: Manifest) -> str:
         f" {count:,} units of {name} are masked: zero, but still there."
         for name, count in manifest.masked.items()
     )
+    verdict = verdict_of(manifest.results)
     how = "" if backbone.model_class.startswith("Koff") else ", no koffkit, no remote code"
     header = front_matter(base, "transformers", ["koffkit", "pruned"], derived=True)
     recipe = yaml.safe_dump(
@@ -51,8 +53,8 @@ def _backbone_card(manifest: Manifest) -> str:
 {base.public_name} with {removed.parameters:,} of {base.parameters:,} parameters
 ({removed.global_sparsity:.1%}) physically removed by
 knowledge offloading (arXiv 2605.29075): {backbone.parameters:,} stay, {kept}.{masked}
-Knowledge of single domains was moved into the memories that ship beside it;
-the backbone alone is expected to be weaker than the base.
+{_claim(manifest, verdict)}
+The backbone alone is expected to be weaker than the base.
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -64,9 +66,9 @@ model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone.model_cla
 
 ## Figures
 {_results_table(manifest.results)}
-Largest logit difference to the masked model in float64: {max(parity.max_abs.values()):.1e}, where
-the largest logit is {max(parity.max_logit.values()):.1f}. Computing the same backbone in float32
-instead moves its logits by
+{verdict.markdown()}Largest logit difference to the masked model in float64:
+{max(parity.max_abs.values()):.1e}, where the largest logit is {max(parity.max_logit.values()):.1f}.
+Computing the same backbone in float32 instead moves its logits by
 {max(noise.max_abs.values()):.1e} (KL {max(noise.kl.values()):.1e}).
 Backbone digest: `{backbone.digest}`.
 
@@ -74,6 +76,20 @@ Backbone digest: `{backbone.digest}`.
 ```yaml
 {recipe}```
 """
+
+
+def _claim(manifest: Manifest, verdict: Verdict) -> str:
+    """What the figures allow to be said about the memories beside the backbone."""
+    if not manifest.domains:
+        return "No memory ships with it."
+    if verdict.moved is None:
+        return "Memories of single domains ship beside it; what they win back was not measured."
+    if verdict.moved:
+        return "Knowledge of single domains was moved into the memories that ship beside it."
+    return (
+        "Memories of single domains ship beside it; the figures below do not show that the knowledge of each "
+        "domain\nwas moved into its memory."
+    )
 
 
 def _range(counts: list[int]) -> str:

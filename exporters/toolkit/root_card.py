@@ -11,6 +11,7 @@ from ...artefact.manifest import Manifest
 from ...artefact.names import BACKBONE, CARD, ROUTER
 from ...artefact.public import public_recipe
 from ...checkpoint.spec import ModelSpec
+from ...report.verdict import Verdict, verdict_of
 from ...storage.files import write_atomically
 
 CACHE_BYTES = 2
@@ -26,14 +27,24 @@ def write_root_card(output: Path, manifest: Manifest) -> None:
 
 
 def _title(output: Path, manifest: Manifest) -> str:
-    memories = len(manifest.domains)
+    memories, verdict = len(manifest.domains), verdict_of(manifest.results)
     return f"""# {manifest.name}
 
 {manifest.base.public_name}, split by knowledge offloading (arXiv 2605.29075) into one lean backbone
 ({manifest.backbone.parameters:,} parameters; {manifest.removed.global_sparsity:.1%} of the base is gone) and
-{memories} {"memory" if memories == 1 else "memories"}, each of which brings back what one domain needs. Made
-by koffkit {manifest.versions.get("koffkit", "")} on {manifest.created[:10]}.
-"""
+{memories} {"memory" if memories == 1 else "memories"}{_claim(verdict)}. Made by koffkit
+{manifest.versions.get("koffkit", "")} on {manifest.created[:10]}.
+
+{verdict.markdown()}"""
+
+
+def _claim(verdict: Verdict) -> str:
+    """What the figures allow to be said about the memories."""
+    if not verdict.recovered:
+        return ""
+    if verdict.moved:
+        return ", each of which brings back what one domain needs"
+    return "; the figures do not show that each brings back what its domain needs"
 
 
 def _parts(output: Path, manifest: Manifest) -> str:

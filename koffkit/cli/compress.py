@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import RichProgress, emit, json_option, print_results, quiet_libraries, stdout
+from ..report.verdict import verdict_of
+from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, stdout
 
 if TYPE_CHECKING:
     from ..recipe.schema import Recipe
@@ -52,14 +53,17 @@ def command(
         progress.warn(warning)
     with progress.live():
         state = run_recipe(loaded, run, resume=resume, progress=progress)
+    verdict = verdict_of(state.results).to_json()
     if as_json:
-        emit({"run": str(run), "state": state.state, "plan": stated.to_json(), "results": state.results})
+        shown = {"run": str(run), "state": state.state, "plan": stated.to_json()}
+        emit({**shown, "results": state.results, "verdict": verdict})
     else:
-        _print_results(run, state)
+        _print_results(run, state, verdict)
 
 
-def _print_results(run: Path, state: RunState) -> None:
+def _print_results(run: Path, state: RunState, verdict: dict[str, Any]) -> None:
     print_results(state.results)
+    print_verdict(verdict)
     stdout().print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)
 
 

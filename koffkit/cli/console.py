@@ -52,6 +52,15 @@ def print_results(results: Mapping[str, Any]) -> None:
         console.print(router_summary(results["router"]))
 
 
+def print_verdict(verdict: Mapping[str, Any]) -> None:
+    """Print a verdict as `--json` has it: what was won, and loudly what to be warned of."""
+    console = stdout()
+    for line in verdict["lines"]:
+        console.print(line, markup=False)
+    for warning in verdict["warnings"]:
+        console.print(f"WARNING: {warning}", style="bold red", markup=False)
+
+
 def quiet_libraries() -> None:
     """Import the libraries, which takes seconds, and silence their progress bars and notices."""
     import warnings
@@ -67,4 +76,13 @@ def quiet_libraries() -> None:
     disable_progress_bar()
 
 
-__all__ = ["RichProgress", "emit", "json_option", "print_results", "quiet_libraries", "say", "stdout"]
+__all__ = [
+    "RichProgress",
+    "emit",
+    "json_option",
+    "print_results",
+    "print_verdict",
+    "quiet_libraries",
+    "say",
+    "stdout",
+]

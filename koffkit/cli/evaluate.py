@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..errors import UsageError
-from .console import RichProgress, emit, json_option, print_results, quiet_libraries, say
+from ..report.verdict import verdict_of
+from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, say
 from .place import batch_size_option, device_option, dtype_option
 
 
@@ -47,7 +49,7 @@ def command(
         results = run.require_finished().results
         if "domains" not in results:
             raise UsageError(f"{path}: this run has no evaluate stage; export it and give --data.")
-        emit({"path": str(path), "results": results}) if as_json else print_results(results)
+        _show(path, results, as_json)
         return
     if data is None:
         raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")
@@ -73,6 +75,16 @@ def command(
     result = {"path": str(path), "task": task, "memory": memory, **figures}
     shown = "inf" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}"
     emit(result) if as_json else say(f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})")
+
+
+def _show(path: Path, results: dict[str, Any], as_json: bool) -> None:
+    """The figures of a run, and what they mean."""
+    verdict = verdict_of(results).to_json()
+    if as_json:
+        emit({"path": str(path), "results": results, "verdict": verdict})
+        return
+    print_results(results)
+    print_verdict(verdict)
 
 
 def _require(path: Path, data: str, field: str, memory: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .console import RichProgress, emit, json_option, quiet_libraries, stdout
+from .console import RichProgress, emit, json_option, print_verdict, quiet_libraries, stdout
 
 NOT_ROUTED = "The router does not know it: --memory auto never picks it, --memory {name} does."
 OPTIONS = (
@@ -123,6 +123,7 @@ def _print(export: Path, name: str, result: dict[str, Any]) -> None:
         markup=False,
     )
     console.print(_routing(name, result), markup=False)
+    print_verdict(result["verdict"])
 
 
 def _routing(name: str, result: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from ..artefact.names import MEMORIES, ROUTER_COLUMN
 from ..errors import UsageError, near_name
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
+from ..report.verdict import verdict_of
 from ..router.routed import routed
 from ..run.folder import RunFolder
 from ..run.state import RunState
@@ -94,12 +95,14 @@ def _summary(
     export: Export, name: str, target: Path, state: RunState, routing: Routing | None
 ) -> dict[str, Any]:
     router = routed(export)
+    known = None if routing is None else routing.to_json()
     return {
         "memory": name,
         **bundle_entry(open_bundle(target)).to_json(),
         "figures": state.results["domains"][name],
         "in_router": router is not None and name in router.labels,
-        "routing": None if routing is None else routing.to_json(),
+        "routing": known,
+        "verdict": verdict_of(state.results, known).to_json(),
     }
 
 

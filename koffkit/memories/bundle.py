@@ -26,6 +26,7 @@ from ..artefact.names import (
 )
 from ..artefact.parts import Golden
 from ..masks.memory_cuts import MemoryCuts
+from ..report.verdict import verdict_of
 from ..run.state import RunState
 from ..storage.files import write_atomically, write_json
 from ..storage.read_json import read_json
@@ -181,4 +182,14 @@ is left out.
 {info.parameters:,} parameters ({halves}) in layers {info.layers[0]} to {info.layers[-1]}, for
 backbone `{info.backbone_digest}` only; koffkit refuses any other.
 Standalone: copy this folder next to any copy of that backbone.
-{adapter}{kv}{small}{routing}"""
+{adapter}{kv}{small}{routing}{_verdict(info)}"""
+
+
+def _verdict(info: BundleInfo) -> str:
+    """What this memory wins back, as far as it was measured."""
+    known = None if info.routing is None else info.routing.to_json()
+    verdict = verdict_of({"domains": {info.domain: info.figures}}, known)
+    if not verdict.lines and not verdict.warnings:
+        return ""
+    when = "" if info.compacted is None else "\nMeasured before the memory was compacted.\n"
+    return f"\n## What it wins back\n{when}\n{verdict.markdown()}"

@@ -43,6 +43,12 @@ def live_state(folder: RunFolder, state: RunState) -> dict[str, Any]:
     return live
 
 
+def last_step(folder: RunFolder, stage: str) -> dict[str, Any] | None:
+    """The figures of the step that was written last, if it was one of this stage."""
+    rows = _recent(folder.metrics_file)
+    return rows[-1] if rows and rows[-1]["stage"] == stage else None
+
+
 def training_steps(recipe: Mapping[str, Any]) -> dict[str, int]:
     """Training steps of every stage that has some, in their order."""
     steps = {}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..checkpoint.spec import ModelSpec
     from ..data.recall import Fact
+    from ..method.likelihood import TokenSums
     from ..recipe.load import LoadedRecipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
@@ -48,8 +49,8 @@ def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, An
     """Evaluate every domain under every condition.
 
     Returns:
-        `{"domains": {domain: {"unpruned"|"backbone"|"matched": figures, "swap": {other: figures}}}, "mean":
-        {...}}`.
+        `{"domains": {domain: {"tokens": how many were scored, "unpruned"|"backbone"|"matched": figures,
+        "swap": {other: figures}}}, "mean": {...}}`.
 
     Figures: `perplexity`, `kl` (nats per token, to the unpruned model), and `recall` for sources of facts;
     None for what is beyond the range of a float.
@@ -97,8 +98,9 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
             source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit
         )
     conditions = list(_conditions(context, options, domain))
-    figures = _likelihood(context, options, domain, conditions)
-    result: dict[str, Any] = {"swap": {}}
+    sums = _likelihood(context, options, domain, conditions)
+    figures = {name: {"perplexity": part.perplexity, "kl": part.mean_kl} for name, part in sums.items()}
+    result: dict[str, Any] = {"tokens": sums["unpruned"].tokens, "swap": {}}
     for condition in conditions:
         name = condition[0]
         if facts is not None:
@@ -120,8 +122,8 @@ def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
 
 def _likelihood(
     context: Context, options: EvaluateOptions, domain: str, conditions: list[Condition]
-) -> dict[str, dict[str, float]]:
-    """Perplexity and KL of every condition on the held-out tokens; the teacher runs once per batch."""
+) -> dict[str, TokenSums]:
+    """Likelihood and KL of every condition on the held-out tokens; the teacher runs once per batch."""
     import torch
 
     from ..method.likelihood import TokenSums, add_tokens, projected
@@ -155,7 +157,7 @@ def _likelihood(
             f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use "
             "loss_on: all."
         )
-    return {name: {"perplexity": part.perplexity, "kl": part.mean_kl} for name, part in sums.items()}
+    return sums
 
 
 def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
@@ -177,6 +179,8 @@ def _mean(results: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, list[dict[str, float]]] = {}
     for figures in results.values():
         for name, values in figures.items():
+            if name == "tokens":
+                continue
             flat.setdefault(name, []).extend(values.values() if name == "swap" else [values])
     return {name: {key: _average(key, rows) for key in rows[0]} for name, rows in flat.items() if rows}
 

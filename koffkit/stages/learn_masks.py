@@ -47,8 +47,22 @@ class LearnMasks(StageKind):
 
         loop = DistillationLoop(context, self.name, options, train_gates=True, train_memories=options.joint)
         loop.run(resume)
+        _record_sparsity(context, self.name)
         masks = context.set_masks()
         placement = context.loaded.recipe.memory.layers
         if isinstance(placement, Learned) and loop.with_memory:
             context.keep_layers(layers_worth_keeping(loop, masks, placement.learned_bytes))
         save_memories(context)
+
+
+def _record_sparsity(context: Context, stage: str) -> None:
+    """Put into the results how far from their target the gates ended. From the metrics, because a stage that
+    is resumed after its last step computes nothing anew."""
+    from ..run.live import last_step
+
+    figures = last_step(context.run, stage)
+    if figures is not None and "expected_sparsity" in figures:
+        context.results["gates"] = {
+            "expected_sparsity": figures["expected_sparsity"],
+            "target": figures["sparsity"],
+        }

@@ -114,7 +114,7 @@ def test_metrics_have_one_object_a_step(shipped: Shipped) -> None:
 def test_swap_matrix_is_complete(shipped: Shipped) -> None:
     results = json.loads((shipped.run / "run.json").read_text())["results"]["domains"]
     for domain, found in results.items():
-        assert set(found) == {"unpruned", "backbone", "matched", "swap"} and set(found["swap"]) == {
+        assert set(found) == {"tokens", "unpruned", "backbone", "matched", "swap"} and set(found["swap"]) == {
             "north",
             "south",
         } - {domain}

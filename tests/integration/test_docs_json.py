@@ -84,4 +84,6 @@ def keys_of(section: str, shown: dict[str, Any]) -> set[str]:
         inner = shown["completions"]
     elif section == "memory list":
         inner = list(shown["memories"].values())
+    if "verdict" in shown:
+        inner = [*inner, shown["verdict"]]
     return set(shown).union(*inner)

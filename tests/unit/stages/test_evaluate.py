@@ -32,6 +32,7 @@ def test_perplexities_are_those_of_the_models_themselves(shipped: Shipped) -> No
         assert found["unpruned"]["perplexity"] == pytest.approx(by_hand(base(ids).logits, ids), rel=1e-4)
     for name, memory in (("backbone", None), ("matched", "north")):
         assert found[name]["perplexity"] == pytest.approx(by_hand(model.logits(ids, memory), ids), rel=1e-4)
+    assert found["tokens"] == count * 15  # the first of each sequence is not predicted
     assert found["swap"]["south"]["perplexity"] == pytest.approx(
         by_hand(model.logits(ids, "south"), ids), rel=1e-4
     )
