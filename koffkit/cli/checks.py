@@ -77,9 +77,10 @@ def _caught(check: Callable[[LoadedRecipe], None], loaded: LoadedRecipe) -> list
 def _check_base(loaded: LoadedRecipe) -> None:
     from ..hub import is_hub_id
     from ..planning.plan import plan_of
+    from .console import RichProgress
 
     if not is_hub_id(loaded.recipe.base.model, loaded.root):
-        plan_of(loaded)
+        plan_of(loaded, progress=RichProgress())
 
 
 def _check_exports(loaded: LoadedRecipe) -> None:
