@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from .gguf_header import MAGIC, GgufHeader, read_gguf_header
 SUFFIX = ".gguf"
 RECORD = "gguf.json"
 """Beside the checkpoint: the file that it was made from, and by what."""
+TOKENIZER = "tokenizer.json"
 PATIENCE = 24 * 3600.0
 """Seconds to wait for another process that is dequantising the same file."""
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -188,13 +190,26 @@ def _write_tokenizer(path: Path, place: Path, folder: Path) -> None:
     with _read_by_transformers(path, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=f"model{SUFFIX}")
         tokenizer.save_pretrained(folder)
+    _drop_strange_tokens(folder / TOKENIZER, config.vocab_size)
+
+
+def _drop_strange_tokens(path: Path, size: int) -> None:
+    """Drop tokens beyond the model's vocabulary: the library adds `<|endoftext|>` to one that has none, which
+    would then end documents without being a row of the embedding."""
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    known = [token for token in tree["added_tokens"] if token["id"] < size]
+    if len(known) < len(tree["added_tokens"]):
+        write_json(path, tree | {"added_tokens": known})
 
 
 def _write_model(path: Path, place: Path, folder: Path, dtype: str) -> None:
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM
 
     options = {"dtype": getattr(torch, dtype), "gguf_file": f"model{SUFFIX}", "output_loading_info": True}
+    if hasattr(transformers, "GgufConfig"):  # versions that can also keep the blocks
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with _read_by_transformers(path, "the weights"):
         read, loading = AutoModelForCausalLM.from_pretrained(place, **options)
     lost = sorted(loading["missing_keys"])

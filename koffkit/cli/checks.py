@@ -35,6 +35,7 @@ def check_recipe(loaded: LoadedRecipe) -> None:
     Raises:
         UsageError: exports, trackers or the base's shape do not fit.
         DataError: text, a base or an encoder is missing or damaged, and nothing else is wrong.
+        KoffkitError: the only problem is of another kind, such as a base in a truncated GGUF file.
     """
     from ..data.preflight import data_problems
 
@@ -45,6 +46,8 @@ def check_recipe(loaded: LoadedRecipe) -> None:
     if problems:
         text = "\n".join(dict.fromkeys(str(problem) for problem in problems))
         kind = next((type(problem) for problem in problems if isinstance(problem, UsageError)), DataError)
+        if len(problems) == 1:
+            kind = type(problems[0])
         raise kind(text)
 
 

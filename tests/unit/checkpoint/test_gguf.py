@@ -81,6 +81,7 @@ def test_it_has_tokenizer_chat_template_license_and_digest(file: Path) -> None:
     tokenizer, original = (AutoTokenizer.from_pretrained(place) for place in (folder, file.parent / "source"))
     text = "river stone over seven lamp."
     assert tokenizer(text)["input_ids"] == original(text)["input_ids"]
+    assert tokenizer.get_vocab() == original.get_vocab()
     assert tokenizer.chat_template == CHAT
     assert license_of(folder) == {"license": "apache-2.0"}
     record = json.loads((folder / "gguf.json").read_text())
@@ -139,9 +140,7 @@ def test_the_missing_extra_is_named(file: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_truncated_file_is_refused_before_it_is_read(file: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.gguf"
     short.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(
-        IntegrityError, match=r"short\.gguf: truncated: \S+ ends at byte [\d,]+, the file has"
-    ):
+    with pytest.raises(IntegrityError, match=r"short\.gguf: truncated: \S+ ends at byte [\d,]+, "):
         gguf_checkpoint(short)
 
 

@@ -64,7 +64,7 @@ def test_a_header_cut_anywhere_is_refused(tmp_path: Path) -> None:
 def test_flipped_bytes_are_read_or_refused(tmp_path: Path) -> None:
     path, draw = tmp_path / "x.gguf", random.Random(0)
     refused = 0
-    for _ in range(2000):
+    for _ in range(200):
         content = bytearray(header())
         for _ in range(draw.randint(1, 3)):
             content[draw.randrange(4, len(content))] = draw.randrange(256)
@@ -73,4 +73,4 @@ def test_flipped_bytes_are_read_or_refused(tmp_path: Path) -> None:
             read_gguf_header(path)
         except KoffkitError:
             refused += 1
-    assert refused > 500
+    assert refused > 50
