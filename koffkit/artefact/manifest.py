@@ -15,7 +15,7 @@ from .public import public_name
 class BaseModelEntry(RecordPart):
     """The unpruned model that an export was made from."""
 
-    model: str = Field(description="Hub id, folder, or `embedded:NAME`.")
+    model: str = Field(description="Hub id, folder, GGUF file, or `embedded:NAME`.")
     fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by (sampled).")
     architecture: str = Field(description="`model_type` of its family.")
     parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")

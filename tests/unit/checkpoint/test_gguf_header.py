@@ -61,6 +61,13 @@ def test_a_header_cut_anywhere_is_refused(tmp_path: Path) -> None:
             read_gguf_header(path)
 
 
+def test_a_length_beyond_the_file_is_named(tmp_path: Path) -> None:
+    content = header().replace(text("llama"), struct.pack("<Q", 10**12) + b"llama")
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"a length of 1,000,000,000,000 bytes at byte 64 leads out"):
+        read_gguf_header(tmp_path / "x.gguf")
+
+
 def test_flipped_bytes_are_read_or_refused(tmp_path: Path) -> None:
     path, draw = tmp_path / "x.gguf", random.Random(0)
     refused = 0
