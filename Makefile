@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint types docs bench conformance torture fuzz clean
+.PHONY: quickstart test lint types docs bench conformance torture fuzz flips clean
 INPUTS ?= 20000
+FLIPS ?= 2000
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +43,9 @@ torture: $(STAMP)
 
 fuzz: $(STAMP)  # make fuzz INPUTS=100000
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --inputs $(INPUTS)
+
+flips: $(STAMP)  # make flips FLIPS=10000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.flips --flips $(FLIPS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/export_speed.py

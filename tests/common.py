@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,23 @@ def recipe_dict(base: Path, data: Path, /, **changes: Any) -> dict[str, Any]:
 def write_recipe(path: Path, recipe: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def write_record(path: Path, tree: dict[str, Any]) -> None:
+    """Write `koffkit.json`, `memory.json` or `run.json` as koffkit would have, with a seal of its own."""
+    from koffkit.storage.seal import KEY, sealed
+
+    path.write_text(sealed({key: value for key, value in tree.items() if key != KEY}), encoding="utf-8")
+
+
+def list_anew(out: Path, *names: str) -> None:
+    """Let the manifest of an export list these files as they are now: whoever put them there meant it."""
+    from koffkit.artefact.digests import file_entry
+
+    manifest = json.loads((out / "koffkit.json").read_text())
+    for name in names:
+        manifest["files"][name] = file_entry(out / name).to_json()
+    write_record(out / "koffkit.json", manifest)
 
 
 def digests(root: Path) -> dict[str, str]:

@@ -5,23 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ...checkpoint.files import tokenizer_files
 from ...checkpoint.license import license_files
 from ...masks.sliced_reader import SlicedReader
 from ...masks.slicing import backbone_slices, zero_rows
 from ...storage.files import write_json
 from .publishing import Draft
 from .stream import Sliced, slice_checkpoint
-
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.jinja",
-    "generation_config.json",
-)
 
 
 def write_backbone(draft: Draft) -> Sliced:
@@ -53,7 +43,5 @@ def write_backbone(draft: Draft) -> Sliced:
 
 def copy_tokenizer(base: Path, backbone: Path) -> None:
     """Copy the files of the tokenizer and of generation."""
-    for pattern in TOKENIZER_FILES:
-        for path in base.glob(pattern):
-            if path.is_file():
-                shutil.copyfile(path, backbone / path.name)
+    for path in tokenizer_files(base):
+        shutil.copyfile(path, backbone / path.name)

@@ -11,6 +11,7 @@ from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Remove
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST
 from ...artefact.parts import FileEntry
 from ...artefact.public import hub_revision
+from ...checkpoint.fingerprint import sampled_digest
 from ...checkpoint.license import license_of
 from ...errors import IntegrityError
 from ...masks.masks import kept_counts, masked_counts
@@ -77,6 +78,7 @@ def _base_entry(run: FinishedRun) -> BaseModelEntry:
         **({"license": terms} if terms else {}),
         model=base.model,
         fingerprint=base.fingerprint,
+        digest_kind=base.digest_kind,
         architecture=run.spec.arch.model_type,
         parameters=run.state.budget.base_params,
         bytes=weight_bytes(run.spec.folder),
@@ -108,6 +110,11 @@ def _removed(run: FinishedRun, sliced: Sliced) -> Removed:
 
 def _entries(draft: Draft, sliced: Sliced) -> dict[str, FileEntry]:
     """Digest and size of every file; weights were hashed while they were written."""
-    known = {f"{BACKBONE}/{name}": entry for name, entry in sliced.files.items()}
+    known = {
+        f"{BACKBONE}/{name}": FileEntry(
+            sha256=entry.sha256, size=entry.size, sampled=sampled_digest(draft.backbone / name)
+        )
+        for name, entry in sliced.files.items()
+    }
     names = [path.relative_to(draft.folder).as_posix() for path in list_files(draft.folder)]
     return {name: known.get(name) or file_entry(draft.folder / name) for name in names}

@@ -29,8 +29,8 @@ class ParityFigures:
 
 
 def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
-    """Compare masked and sliced model on the probe tokens, and record golden logits of the sliced side: those
-    of each memory go into its `memory.json`.
+    """Compare the masked base, as transformers reads it, and the sliced model on the probe tokens, and record
+    golden logits of the sliced side: those of each memory go into its `memory.json`.
 
     Args:
         draft: the export, with its backbone written.
@@ -41,6 +41,7 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     """
     import torch
 
+    from ...model.loaded import LoadedWeights
     from ...parity.compare import NO_MEMORY, compare, require_same
     from ...parity.probe import Probe, golden, probe_tokens
 
@@ -49,15 +50,16 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     run, domains = draft.run, [bundle.domain for bundle in bundles]
     with draft.timed("parity"):
         learned = [MemoryFolder(run.memories[domain], domain) for domain in domains]
-        masked = Probe(run.spec.folder, learned, run.masks)
         sliced = Probe(draft.backbone, bundles)
         tokens, rows = probe_tokens(sliced.vocabulary), [None, *domains]
         hidden = sliced.hidden(tokens, rows)
         draft.progress.advance("parity", 1, {})
-        differences = require_same(
-            sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
-        )
-        del masked
+        with LoadedWeights(run.spec.folder) as loaded:
+            masked = Probe(run.spec.folder, learned, run.masks, loaded=loaded)
+            differences = require_same(
+                sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
+            )
+            del masked
         draft.progress.advance("parity", 2, {})
         plain, *others = [Golden(tokens=tokens, **logits) for logits in golden(sliced, hidden)]
         for bundle, logits in zip(bundles, others, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IntegrityError, UsageError
-from ..storage.read_json import read_json
+from ..storage.read_json import parse_json_object, read_limited
 from .bundle_info import BundleInfo
 from .manifest import BundleEntry
 from .names import (
@@ -90,12 +90,13 @@ def open_bundle(path: Path | str) -> Bundle:
     path = Path(path)
     if not is_bundle(path):
         raise UsageError(f"{path}: not a memory bundle (no {MEMORY_FILE}).")
-    tree = read_json(path / MEMORY_FILE, remedy=BundleInfo.remedy)
+    data = read_limited(path / MEMORY_FILE, remedy=BundleInfo.remedy)
+    tree = parse_json_object(data, str(path / MEMORY_FILE), remedy=BundleInfo.remedy)
     if tree.keys() == {"koffkit", "domain", "layers"}:
         raise UsageError(
             f"{path}: a memory inside a run, at the widths of the base; `koffkit export` makes bundles."
         )
-    info = BundleInfo.parse(tree, path / MEMORY_FILE)
+    info = BundleInfo.parse(data, path / MEMORY_FILE)
     return Bundle(path, info.domain, info)
 
 

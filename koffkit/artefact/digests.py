@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import checkpoint_files
-from .names import MANIFEST
+from .names import CARD, MANIFEST
 from .parts import FileEntry
 
 CHUNK = 1 << 22
@@ -48,9 +48,9 @@ def backbone_digest(folder: Path) -> str:
 
 
 def list_files(root: Path) -> Iterator[Path]:
-    """Every file that the manifest covers."""
+    """Every file that the manifest covers: all but itself, and cards, which people may edit."""
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path.relative_to(root).as_posix() != MANIFEST:
+        if path.is_file() and path.relative_to(root).as_posix() != MANIFEST and path.name != CARD:
             yield path
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from ..checkpoint.fingerprint import DigestKind
 from ..storage.record import Count, FolderName, InnerPath, Record, RecordPart, Sha256
 from .names import FORMAT
 from .parts import FileEntry, Golden
@@ -16,7 +17,10 @@ class BaseModelEntry(RecordPart):
     """The unpruned model that an export was made from."""
 
     model: str = Field(description="Hub id, folder, GGUF file, or `embedded:NAME`.")
-    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by (sampled).")
+    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by.")
+    digest_kind: DigestKind = Field(
+        "sampled", description="`full`: of every byte; `sampled` (or absent): of samples, as before."
+    )
     architecture: str = Field(description="`model_type` of its family.")
     parameters: int = Field(ge=1, description="Embeddings included, tied weights counted once.")
     bytes: int = Field(ge=1, description="Of its weight files.")
@@ -105,4 +109,4 @@ class Manifest(Record):
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
     recipe: dict[str, Any] = Field(description="The resolved recipe.")
     golden: Golden = Field(description="Without a memory.")
-    files: dict[InnerPath, FileEntry] = Field(description="Every file of the export but this one.")
+    files: dict[InnerPath, FileEntry] = Field(description="Every file of the export but this one and cards.")

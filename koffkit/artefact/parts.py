@@ -13,6 +13,9 @@ class FileEntry(RecordPart):
 
     sha256: Sha256 = Field(description="Digest of its bytes.")
     size: Count = Field(description="Bytes.")
+    sampled: Sha256 | None = Field(
+        None, description="Of weights of the backbone: digest of the header and of samples of the bytes."
+    )
 
 
 class Golden(RecordPart):

@@ -10,8 +10,21 @@ from ..storage.read_json import read_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 CARD = "README.md"
 CHECKPOINT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", CARD, "LICENSE*", "NOTICE*"]
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "generation_config.json",
+)
+"""Of the tokenizer and of generation."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -44,16 +57,28 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         ) from None
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of the tokenizer and of generation, in the order of their names."""
+    return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint in order, as its index names them.
+    """The safetensors files of a checkpoint in order: the ones that transformers loads.
+
+    That is `model.safetensors` where it is there; an index that names other files which are there too, or an
+    adapter that transformers would apply without a word, makes two models of the folder, and is refused.
 
     Raises:
         IntegrityError: the index is damaged, names a file outside the folder or one that is missing.
-        UsageError: there are only pickled weights.
+        UsageError: there are only pickled weights, weights of two saves, or an adapter.
     """
-    index = folder / INDEX
+    if (folder / ADAPTER).is_file():
+        raise UsageError(
+            f"{folder / ADAPTER}: transformers applies this adapter whenever it loads the folder; merge it "
+            "into the weights, or move it away."
+        )
+    index, single = folder / INDEX, folder / SINGLE
     if not index.is_file():
-        single = folder / "model.safetensors"
         if single.is_file():
             return [single]
         if any(folder.glob("*.bin")):
@@ -62,6 +87,31 @@ def checkpoint_files(folder: Path) -> list[Path]:
                 "safetensors first."
             )
         raise IntegrityError(f"{folder}: neither model.safetensors nor {INDEX}.")
+    names = _indexed(index)
+    if single.is_file() and names != [SINGLE]:
+        there = [name for name in names if (folder / name).is_file()]
+        if there and there != [SINGLE]:
+            raise UsageError(
+                f"{folder}: both {SINGLE} and {INDEX} with {there[0]}; transformers loads the former. Delete "
+                "the files of the older save."
+            )
+        return [single]  # the index of an earlier save, whose files are gone
+    for name in names:
+        if not (folder / name).is_file():
+            raise IntegrityError(f"{index}: names {name}, which is missing; download the checkpoint again.")
+    return [folder / name for name in names]
+
+
+def index_of(folder: Path) -> Path | None:
+    """The index that says which weight is where; None where it does not count."""
+    index = folder / INDEX
+    if not index.is_file() or ((folder / SINGLE).is_file() and _indexed(index) != [SINGLE]):
+        return None
+    return index
+
+
+def _indexed(index: Path) -> list[str]:
+    """The names of files in an index, all of them in its folder."""
     try:
         listed = read_json(index, remedy="download the checkpoint again")
         names = sorted(set(listed["weight_map"].values()))
@@ -70,9 +120,6 @@ def checkpoint_files(folder: Path) -> list[Path]:
             f"{index}: not a valid checkpoint index ({type(error).__name__}: {error})."
         ) from None
     for name in names:
-        path = folder / str(name)
         if not isinstance(name, str) or Path(name).name != name:
             raise IntegrityError(f"{index}: shard name {name!r} leads out of the folder; refused.")
-        if not path.is_file():
-            raise IntegrityError(f"{index}: names {name}, which is missing; download the checkpoint again.")
-    return [folder / name for name in names]
+    return names

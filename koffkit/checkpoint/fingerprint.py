@@ -1,4 +1,4 @@
-"""Recognising a base checkpoint."""
+"""Knowing a base checkpoint again: by a digest of all of it; earlier runs and exports did by samples."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import Any, Literal
 
-from .files import checkpoint_files, read_config
+from .files import checkpoint_files, read_config, tokenizer_files
+from .reader import CheckpointReader
 
+DigestKind = Literal["sampled", "full"]
+CHUNK = 1 << 22
 SAMPLES, SAMPLE_BYTES = 64, 1024  # of each weight file
 
 
@@ -17,13 +21,50 @@ def fingerprint(folder: Path) -> str:
     is cheap, and differs for a model of the same shape that was trained further."""
     hasher = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
     for path in checkpoint_files(folder):
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            hasher.update(path.name.encode() + file.read(min(length, 100_000_000)))
-            for place in range(SAMPLES):
-                file.seek(size * place // SAMPLES)
-                hasher.update(file.read(SAMPLE_BYTES))
-        hasher.update(str(size).encode())
+        _update(hasher, path)
     return hasher.hexdigest()
+
+
+def sampled_digest(path: Path) -> str:
+    """sha256 over the name and the size of a weight file, its header and samples of its bytes."""
+    hasher = hashlib.sha256()
+    _update(hasher, path)
+    return hasher.hexdigest()
+
+
+def _update(hasher: Any, path: Path) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        hasher.update(path.name.encode() + file.read(min(length, 100_000_000)))
+        for place in range(SAMPLES):
+            file.seek(size * place // SAMPLES)
+            hasher.update(file.read(SAMPLE_BYTES))
+    hasher.update(str(size).encode())
+
+
+def full_digest(folder: Path) -> str:
+    """sha256 over the config, every byte of every tensor, the tokenizer and the settings of generation.
+
+    How the tensors are divided into files does not count.
+
+    Raises:
+        DataError: there is no valid config.
+        IntegrityError: a file is missing or damaged.
+    """
+    hasher = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
+    reader = CheckpointReader(folder)
+    for name, info in sorted(reader.tensors.items()):
+        hasher.update(f"\n{name} {info.dtype} {list(info.shape)}\n".encode())
+        for part in reader.read_bytes(name, CHUNK):
+            hasher.update(part)
+    for path in tokenizer_files(folder):
+        content = path.read_bytes()
+        hasher.update(f"\n{path.name} {len(content)}\n".encode() + content)
+    return hasher.hexdigest()
+
+
+def digest_of(folder: Path, kind: DigestKind) -> str:
+    """What a run or an export knows its base by."""
+    return full_digest(folder) if kind == "full" else fingerprint(folder)

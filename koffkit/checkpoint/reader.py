@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from ..errors import IntegrityError
 from ..storage.read_json import read_json
 from ..storage.tensors_file import TensorInfo, read_header
-from .files import INDEX, checkpoint_files
+from .files import checkpoint_files, index_of
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
 
+Value = TypeVar("Value")
 AT_ONCE = 1 << 24
+COMPUTED = ".rotary_emb.inv_freq"
+"""The end of names that older checkpoints store and transformers computes from the config instead."""
 _VIEWS: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.uint8),
     2: np.dtype(np.uint16),
@@ -47,7 +50,7 @@ class CheckpointReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = checkpoint_files(folder)
-        self.by_file = {path: read_header(path)[0] for path in self.files}
+        self.by_file = {path: _stored(read_header(path)[0]) for path in self.files}
         self.tensors: dict[str, TensorInfo] = {}
         self._buffer: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
         for path, tensors in self.by_file.items():
@@ -61,10 +64,10 @@ class CheckpointReader:
         self._check_index()
 
     def _check_index(self) -> None:
-        path = self.folder / INDEX
-        if not path.is_file():
+        path = index_of(self.folder)
+        if path is None:
             return
-        listed = read_json(path, remedy="download the checkpoint again")["weight_map"]
+        listed = _stored(read_json(path, remedy="download the checkpoint again")["weight_map"])
         for name, file in listed.items():
             if name not in self.tensors or self.tensors[name].path.name != file:
                 raise IntegrityError(
@@ -97,6 +100,14 @@ class CheckpointReader:
         """`require` every tensor: transformers would silently fill in missing ones at random."""
         for name, shape in shapes.items():
             self.require(name, shape)
+
+    def same(self, name: str, other: str) -> bool:
+        """Whether two tensors are of one type and shape and agree in every byte."""
+        one, two = self.tensors[name], self.tensors[other]
+        if (one.dtype, one.shape) != (two.dtype, two.shape):
+            return False
+        pairs = zip(self.read_bytes(name, AT_ONCE), self.read_bytes(other, AT_ONCE), strict=True)
+        return all(first == second for first, second in pairs)
 
     def read_bytes(self, name: str, at_once: int) -> Iterator[bytes]:
         """A tensor's bytes in pieces of at most `at_once`."""
@@ -169,6 +180,10 @@ class CheckpointReader:
                 floats if len(floats) >= len(rows) else torch.empty(rows.shape, dtype=dtype or torch.float32)
             )
             yield first, floats[: len(rows)].copy_(as_tensor(rows, self.tensors[name].dtype))
+
+
+def _stored(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in tensors.items() if not name.endswith(COMPUTED)}
 
 
 def _fill(rows: NDArray[Any], file: IO[bytes], info: TensorInfo) -> None:

@@ -15,7 +15,7 @@ from ..arch.widths import LayerWidths, layer_widths
 from ..errors import UsageError
 from .defaults import with_default_sizes
 from .files import CONFIG, read_config
-from .fingerprint import fingerprint
+from .fingerprint import DigestKind, digest_of
 from .reader import CheckpointReader
 
 
@@ -100,20 +100,38 @@ class ModelSpec:
     def num_layers(self) -> int:
         return self.shape.num_layers
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """See `koffkit.checkpoint.fingerprint`."""
-        return fingerprint(self.folder)
+    def digest(self, kind: DigestKind = "full") -> str:
+        """What the folder is known again by (see `koffkit.checkpoint.fingerprint`)."""
+        return digest_of(self.folder, kind)
 
     def reader(self) -> CheckpointReader:
-        """A reader of the checkpoint, once all its tensors are known to exist in the right shapes.
+        """The checkpoint's tensors: all that there must be, in the right shapes, and no others.
 
         Raises:
-            IntegrityError: a file is damaged, or a tensor is missing or of another shape.
+            IntegrityError: a file is damaged, or a tensor is missing or of another shape; a loader would
+                fill it with random numbers and say nothing.
+            UsageError: the files hold a tensor that the config has no place for.
         """
         reader = CheckpointReader(self.folder)
         reader.require_all(self.weight_shapes)
+        for name in reader.tensors.keys() - self.weight_shapes.keys():
+            self._require_tied(name, reader)
         return reader
+
+    def _require_tied(self, name: str, reader: CheckpointReader) -> None:
+        """A tensor too many is met if it is the tied head, stored a second time."""
+        info, embeddings = reader.tensors[name], f"{self.arch.embeddings}.weight"
+        if name != f"{self.arch.head}.weight":
+            raise UsageError(
+                f"{info.path}: {name} has no place in a model of this {self._source}; correct the config, or "
+                "remove the tensor."
+            )
+        if not reader.same(name, embeddings):
+            raise UsageError(
+                f"{info.path}: {name} is not {embeddings}, though {self._source} ties them; set "
+                "tie_word_embeddings to false there (transformers would not tie them either), or remove "
+                f"{name}."
+            )
 
     @property
     def _source(self) -> str:

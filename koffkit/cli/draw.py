@@ -66,6 +66,7 @@ class RichProgress:
         self._totals: dict[str, int] = {}
         self._left: dict[str, int] = {}
         self._smooth: dict[str, float] = {}
+        self._heldout: float | None = None
         self._began = 0.0, 0
         self._said = 0.0
         self._verbosity = verbosity()
@@ -113,6 +114,7 @@ class RichProgress:
     def start(self, stage: str, total: int, done: int) -> None:
         self._totals[stage] = total
         self._smooth.clear()
+        self._heldout = None
         self._began = time.monotonic(), done
         for earlier in list(self._left):  # stages come in the order of the recipe
             if stage not in self._left or earlier == stage:
@@ -140,6 +142,10 @@ class RichProgress:
             before = self._smooth.get("kl", figures["kl"])
             self._smooth["kl"] = SMOOTHING * before + (1 - SMOOTHING) * figures["kl"]
             yield f"kl {self._smooth['kl']:.4f}"
+        if "heldout_kl" in figures:
+            self._heldout = figures["heldout_kl"]
+        if self._heldout is not None:
+            yield f"held-out kl {self._heldout:.4f}"
         if "expected_sparsity" in figures:
             target = f" of {figures['sparsity']:.1%}" if "sparsity" in figures else ""
             yield f"sparsity {figures['expected_sparsity']:.1%}{target}"

@@ -56,17 +56,20 @@ def command(
     quiet_libraries()
     from ..runtime.perplexity import perplexity
 
-    RichProgress().message(f"measuring the perplexity on {data}")
-    figures = perplexity(
-        path,
-        data,
-        chosen,
-        sequence_length=sequence_length,
-        field=field,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-    )
+    progress = RichProgress()
+    progress.message(f"measuring the perplexity on {data}")
+    with progress.live():
+        figures = perplexity(
+            path,
+            data,
+            chosen,
+            sequence_length=sequence_length,
+            field=field,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            progress=progress,
+        )
     result = {"path": str(path), "task": task, "memory": memory, **figures}
     shown = "inf" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}"
     emit(result) if as_json else say(f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})")

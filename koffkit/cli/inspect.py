@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .console import emit, json_option, say, stdout
+from .console import RichProgress, emit, json_option, say, stdout
 
 
 @click.command("inspect")
@@ -16,8 +16,11 @@ from .console import emit, json_option, say, stdout
 @json_option
 def command(path: Path, whole: bool, as_json: bool) -> None:
     """Say what PATH is: a run (and how far it is), an export, a memory bundle or a checkpoint."""
+    from ..checkpoint.files import CONFIG
     from ..runtime.inspect import describe
 
+    if (path / CONFIG).is_file():  # a checkpoint
+        RichProgress().message("reading the weights for their digest")
     found = describe(path)
     if as_json:
         emit(found)

@@ -12,26 +12,28 @@ from .console import RichProgress, emit, json_option, quiet_libraries, say
 
 
 @click.command("verify")
-@click.argument("export", type=click.Path(path_type=Path))
+@click.argument("export", type=click.Path(path_type=Path), metavar="EXPORT|RUN")
 @json_option
 def command(export: Path, as_json: bool) -> None:
-    """Check digests, shapes and golden logits of EXPORT; exit code 4 and the file's name when a check
-    fails."""
-    from ..artefact.export import open_export
+    """Check digests, shapes and golden logits of EXPORT, or the digests of a finished RUN; exit code 4 and
+    the file's name when something is off."""
+    from ..artefact.export import is_export, open_export
+    from ..run.folder import RunFolder
 
-    open_export(export)
+    is_run = RunFolder(export).exists and not is_export(export)
+    if not is_run:
+        open_export(export)
     quiet_libraries()
-    from ..runtime.verify import verify_export
+    from ..runtime.verify import verify_export, verify_run
 
     RichProgress().message("checking digests, shapes and golden logits")
-    result = verify_export(export)
+    result = verify_run(export) if is_run else verify_export(export)
     if as_json:
         emit(result)
     elif result["ok"]:
         removed = f" Removed since the export: {', '.join(result['removed'])}." if result["removed"] else ""
-        say(
-            f"{export}: ok; {result['files']} files, golden logits of {', '.join(result['golden'])}.{removed}"
-        )
+        golden = f", golden logits of {', '.join(result['golden'])}" if result["golden"] else ""
+        say(f"{export}: ok; {result['files']} files{golden}.{removed}")
     for problem in result["problems"]:
         say(f"Error: {problem}", err=True)
     if not result["ok"]:

@@ -41,7 +41,9 @@ def open_complete(folder: Path) -> ModelSpec:
     its own."""
     from transformers import AutoConfig
 
-    return ModelSpec(config=AutoConfig.from_pretrained(folder).to_dict(), path=folder)
+    return ModelSpec(
+        config=AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict(), path=folder
+    )
 
 
 def sliced_config(spec: ModelSpec, masks: Masks) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 
 from ..artefact.bundle import bundle_entry, open_bundle
 from ..artefact.bundle_info import Added, Routing
-from ..artefact.digests import backbone_digest
+from ..artefact.check import require_sound
 from ..artefact.export import Export, open_export, replaces
-from ..artefact.names import BACKBONE, MEMORIES, ROUTER_COLUMN
-from ..errors import IntegrityError, UsageError, near_name
+from ..artefact.names import MEMORIES, ROUTER_COLUMN
+from ..errors import UsageError, near_name
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..router.routed import routed
@@ -92,11 +92,7 @@ def _checked_base(export: Export, base: Path | None, progress: Progress) -> Path
     """The unpruned base, once it and the backbone are known to be those of the export."""
     progress.message("checking the base and the backbone")
     base = find_base(export, base)
-    if backbone_digest(export.backbone) != export.backbone_digest:
-        raise IntegrityError(
-            f"{export.path / BACKBONE}: its digest is not the one of the export; `koffkit verify` says which "
-            "file changed."
-        )
+    require_sound(export, whole=True)
     return base
 
 

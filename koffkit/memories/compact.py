@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..artefact.bundle import Bundle, is_bundle, open_bundle
+from ..artefact.check import require_sound
 from ..artefact.export import Export, is_export, open_export
 from ..artefact.names import MEMORIES
 from ..checkpoint.files import load_tokenizer
@@ -71,6 +72,7 @@ def compact(
     progress = progress or Silent()
     torch_device = find_device(device)
     export, bundles = find_bundles(path)
+    require_sound(export, whole=True)
     for bundle in bundles:
         bundle.require_backbone(export.backbone_digest, export.backbone)
     text = HeldOutText(data, field, batch_size)

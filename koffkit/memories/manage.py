@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact.bundle import Bundle
+from ..artefact.check import require_sound
 from ..artefact.export import Export, open_export, removed_memories
 from ..artefact.names import MEMORIES
 from ..errors import UsageError, near_name
@@ -22,6 +23,7 @@ def list_memories(path: Path) -> dict[str, Any]:
         IntegrityError: a `memory.json` or the router is damaged.
     """
     export = open_export(path)
+    require_sound(export)
     router = routed(export)
     labels = [] if router is None else list(router.labels)
     memories = {bundle.domain: _row(bundle, export, labels) for bundle in export.bundles()}

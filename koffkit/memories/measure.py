@@ -68,7 +68,8 @@ def _base(folder: Path, device: torch.device) -> Logits:
     """[B, T] -> [B, T, V] in float32."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    model.to(device).eval()
 
     def of(ids: Tensor) -> Tensor:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from ..artefact.export import Export
 from ..artefact.names import MANIFEST
-from ..checkpoint.fingerprint import fingerprint
+from ..checkpoint.fingerprint import digest_of
 from ..errors import DataError, IntegrityError, UsageError
 from ..hub import locate
 from ..recipe.load import LoadedRecipe, apply_override, validated
@@ -67,7 +67,7 @@ def find_base(export: Export, given: Path | None) -> Path:
         raise DataError(
             f"{error} The unpruned model is the teacher and the reference; say where it is with --base PATH."
         ) from None
-    if fingerprint(folder) != recorded.fingerprint:
+    if digest_of(folder, recorded.digest_kind) != recorded.fingerprint:
         raise IntegrityError(
             f"{folder}: not the base that {export.path} was made from ({recorded.model}, fingerprint "
             f"{recorded.fingerprint[:12]}); give that one with --base."

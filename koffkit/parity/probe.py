@@ -31,6 +31,7 @@ from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import MemoryTensors, load_memory, mixed_kv
 from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
+from ..model.loaded import LoadedWeights
 
 ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
@@ -52,6 +53,7 @@ class Probe:
         dtype: dtype of the whole computation; float64, or float32 to measure rounding.
         view: a config.json object and a reader to use instead of those of `folder`: the base as if it were
             sliced already.
+        loaded: the weights as transformers reads them, which stand in for those that koffkit reads.
     """
 
     def __init__(
@@ -61,24 +63,25 @@ class Probe:
         masks: Masks | None = None,
         dtype: torch.dtype = torch.float64,
         view: tuple[Mapping[str, Any], CheckpointReader] | None = None,
+        loaded: LoadedWeights | None = None,
     ) -> None:
         self.dtype = dtype
-        self.reader = CheckpointReader(folder) if view is None else view[1]
+        self.reader = loaded or (CheckpointReader(folder) if view is None else view[1])
         with self._arithmetic():
             model, *self._vocabulary = _empty_model(_config(folder, None if view is None else view[0]), dtype)
         spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
-        loaded = [
+        attached = [
             memory if isinstance(memory, MemoryTensors) else load_memory(memory, spec.widths)
             for memory in memories
         ]
-        self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(loaded)}
-        self._model: Any = _with_adapters(model, loaded, list(self._slots.values()))
+        self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(attached)}
+        self._model: Any = _with_adapters(model, attached, list(self._slots.values()))
         if masks is not None:
             values = as_gates(masks)
             register_gates(model, spec, lambda: values)
-        self._kv = {memory.domain: memory.kv for memory in loaded}
-        adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), loaded, strict=True)}
+        self._kv = {memory.domain: memory.kv for memory in attached}
+        adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), attached, strict=True)}
         self._weights = _Weights(self.reader, adapters, dtype)
         _read_on_demand(self._model, self._weights)
         self._plain = model
@@ -109,7 +112,8 @@ class Probe:
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """`(first token id, logits [..., v])` for consecutive parts of the vocabulary."""
         embeddings, head = self._vocabulary
-        untied = head in self.reader.tensors and not self._plain.config.tie_word_embeddings
+        own = isinstance(self.reader, LoadedWeights) or not self._plain.config.tie_word_embeddings
+        untied = own and head in self.reader.tensors
         name = head if untied else embeddings
         for first, rows in self.reader.read_float_rows(name, ROWS_AT_ONCE, self.dtype):
             yield first, F.linear(hidden, rows)
@@ -141,7 +145,7 @@ def _config(folder: Path, given: Mapping[str, Any] | None) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if given is None:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return CONFIG_MAPPING[given["model_type"]].from_dict(dict(given))
 
 
@@ -152,7 +156,7 @@ def _empty_model(config: Any, dtype: torch.dtype) -> tuple[Any, str, str]:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     names = {module: name for name, module in model.named_modules()}
     embeddings, head = names[model.get_input_embeddings()], names[model.get_output_embeddings()]
     model.set_submodule(head, nn.Identity())
@@ -188,7 +192,10 @@ class _Weights(Mapping[str, Tensor]):
     """
 
     def __init__(
-        self, reader: CheckpointReader, adapters: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype
+        self,
+        reader: CheckpointReader | LoadedWeights,
+        adapters: Mapping[str, Mapping[str, Tensor]],
+        dtype: torch.dtype,
     ) -> None:
         self.reader, self.adapters, self.dtype = reader, adapters, dtype
         self.release()

@@ -16,6 +16,9 @@ class Train(StrictModel):
         False, description="Compute activations again in the backward pass: less memory, more time."
     )
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
+    evaluate_every: Positive | None = Field(
+        None, description="Steps between measurements of the KL on held-out text; by default none are made."
+    )
     trackers: list[str] = Field([], description="Trackers of accelerate: tensorboard, wandb, ...")
 
     @field_validator("precision", mode="before")

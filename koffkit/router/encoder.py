@@ -94,8 +94,10 @@ class EncoderRouter(Router):
                 folder / FOLDER / "config.json"
             ).is_file():  # else transformers would look on the hub for a model of this name
                 raise FileNotFoundError(f"no {FOLDER}/config.json")
-            model = AutoModelForSequenceClassification.from_pretrained(folder / FOLDER, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder / FOLDER, use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER, trust_remote_code=False)
             return cls(
                 config["labels"], model, tokenizer, int(config["max_tokens"]), float(config["min_confidence"])
             )
@@ -175,12 +177,13 @@ def open_encoder(folder: Path, num_labels: int, max_tokens: int) -> tuple[Any, A
         "ignore_mismatched_sizes": True,
         "dtype": torch.float32,
         "output_loading_info": True,
+        "trust_remote_code": False,
     }
     try:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=num_labels, **arguments
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{WHERE}: {folder} does not load as a text classifier: {reason}") from None

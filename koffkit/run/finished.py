@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.fingerprint import fingerprint
+from ..artefact.check import listed_problems
+from ..checkpoint.fingerprint import digest_of
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
 from ..hub import locate_again
@@ -55,6 +56,7 @@ class FinishedRun:
         """
         folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
         state = folder.require_finished()
+        _require_unchanged(folder, state)
         spec = open_complete(_find_base(folder, state, base))
         spec.reader()
         return cls(
@@ -113,12 +115,23 @@ def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
         revision=settings["revision"],
         given=given,
     )
-    if fingerprint(base) != state.base.fingerprint:
+    if digest_of(base, state.base.digest_kind) != state.base.fingerprint:
         raise IntegrityError(
             f"{base}: this is not the base that {folder.path} was made from (its files changed since); "
             "restore it, or compress again."
         )
     return base
+
+
+def _require_unchanged(folder: RunFolder, state: RunState) -> None:
+    """What is exported is what was learned; text and metrics are not read again."""
+    learned = {
+        name: entry
+        for name, entry in (state.files or {}).items()
+        if name.partition("/")[0] not in (folder.data_dir.name, folder.metrics_file.name)
+    }
+    for problem in listed_problems(folder.path, learned, folder.run_file.name):
+        raise IntegrityError(problem)
 
 
 def _memories(folder: RunFolder, state: RunState) -> dict[str, Path]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..artefact.digests import file_entry
+from ..artefact.parts import FileEntry
 from ..errors import KoffkitError, UsageError
 from ..storage.files import write_atomically
 from .state import RunState
@@ -56,6 +58,17 @@ class RunFolder:
 
     def memory_dir(self, domain: str) -> Path:
         return self.memories_dir / domain
+
+    def list_files(self) -> dict[str, FileEntry]:
+        """Digests of what a run learned and read, by path below the folder; not of `run.json`."""
+        places = [self.masks_file, self.metrics_file, self.domains_file.parent]
+        places += [self.data_dir, self.memories_dir, self.router_dir]
+        files = [path for place in places for path in (place, *sorted(place.rglob("*"))) if path.is_file()]
+        return {
+            path.relative_to(self.path).as_posix(): file_entry(path)
+            for path in files
+            if not path.name.startswith(".")
+        }
 
     @property
     def exists(self) -> bool:

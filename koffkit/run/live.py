@@ -35,6 +35,9 @@ def live_state(folder: RunFolder, state: RunState) -> dict[str, Any]:
     kls = [row["kl"] for row in rows if isinstance(row.get("kl"), float)]
     live["kl"] = sum(kls) / len(kls) if kls else None
     live |= {key: last[key] for key in FIGURES if key in last}
+    heldout = [row["heldout_kl"] for row in rows if "heldout_kl" in row]
+    if heldout:
+        live["heldout_kl"] = heldout[-1]
     live["seconds_left"] = _seconds_left(rows, last, steps)
     live["seconds_since"] = max(0.0, round(time.time() - folder.metrics_file.stat().st_mtime, 1))
     return live

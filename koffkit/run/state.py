@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field
 from typing_extensions import Self
 
+from ..artefact.parts import FileEntry
+from ..checkpoint.fingerprint import DigestKind
 from ..errors import UsageError
-from ..storage.record import Count, Record, RecordPart, Sha256
+from ..storage.record import Count, InnerPath, Record, RecordPart, Sha256
 
 FORMAT = 1
 StageProgress = Literal["pending", "running", "done"]
@@ -19,7 +21,10 @@ class RunBase(RecordPart):
 
     model: str = Field(description="As the recipe names it.")
     path: str = Field(description="The folder it was found in.")
-    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by (sampled).")
+    fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by.")
+    digest_kind: DigestKind = Field(
+        "sampled", description="`full`: of every byte; `sampled` (or absent): of samples, as before."
+    )
     config: dict[str, Any] = Field(description="Its config.json.")
 
 
@@ -79,6 +84,9 @@ class RunState(Record):
     started: str = Field(description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     results: dict[str, Any] = Field(description="Figures by stage.")
     finished: str | None = Field(None, description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
+    files: dict[InnerPath, FileEntry] | None = Field(
+        None, description="Of a finished run: what it learned and read. Absent in runs of earlier versions."
+    )
 
     @property
     def is_finished(self) -> bool:

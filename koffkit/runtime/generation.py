@@ -12,7 +12,12 @@ from ..errors import UsageError
 
 
 def encode_prompts(
-    tokenizer: Any, prompts: Sequence[str], config: Any, *, special_tokens: bool = True
+    tokenizer: Any,
+    prompts: Sequence[str],
+    config: Any,
+    *,
+    chat: bool = False,
+    device: torch.device | None = None,
 ) -> tuple[dict[str, Tensor], int]:
     """Tokenize prompts into one batch, padded on the left. No padding token is needed: what stands in padding
     is masked, so any token will do.
@@ -21,18 +26,19 @@ def encode_prompts(
         tokenizer: the backbone's.
         prompts: at least one.
         config: of the model: how many tokens it knows, and how many it reads.
-        special_tokens: add those that the tokenizer begins a text with; a chat template has them already.
+        chat: the prompts go through the chat template, which has the tokens that a text begins with.
+        device: where the batch goes; None: the CPU.
 
     Returns:
         `input_ids` and `attention_mask`, [B, T] each, and the token to pad with.
 
     Raises:
         UsageError: a prompt has a token that the model has no embedding for, or more tokens than the model
-            reads, or none and the tokenizer has no token to begin a text with.
+            reads, or none and the tokenizer has no token to begin a text with; or there is no chat template.
     """
     encoded = tokenizer(
-        list(prompts),
-        add_special_tokens=special_tokens,
+        chat_prompts(tokenizer, prompts) if chat else list(prompts),
+        add_special_tokens=not chat,
         return_token_type_ids=False,
         return_attention_mask=False,
         verbose=False,
@@ -44,7 +50,8 @@ def encode_prompts(
     longest = max(map(len, rows))
     padded = [[padding] * (longest - len(ids)) + list(ids) for ids in rows]
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in rows]
-    return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}, padding
+    batch = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
+    return {name: values.to(device) for name, values in batch.items()}, padding
 
 
 def chat_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
@@ -114,9 +121,19 @@ def decode_completions(tokenizer: Any, ids: Tensor, prompt_length: int) -> list[
     return texts
 
 
-def positions_of(attention_mask: Tensor) -> Tensor:
-    """Positions [B, T] for an attention mask [B, T].
+def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
+    """Positions [B, T] of token ids [B, T] with an attention mask; None without one.
 
     Memory keys are not rotated, so the text must start at position 0, whatever padding comes before it.
+
+    Raises:
+        UsageError: the mask has another shape than the ids.
     """
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != input_ids.shape:
+        raise UsageError(
+            f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, "
+            f"{list(input_ids.shape)}."
+        )
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)

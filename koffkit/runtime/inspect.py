@@ -9,6 +9,7 @@ from typing import Any
 from ..arch.widths import SLICED_LAYERS
 from ..artefact.bundle import Bundle, is_bundle, open_bundle
 from ..artefact.bundle_info import BundleInfo
+from ..artefact.check import require_sound
 from ..artefact.digests import backbone_digest, weight_bytes
 from ..artefact.export import Export, is_export, open_export, removed_memories
 from ..artefact.manifest import Manifest
@@ -66,6 +67,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 def _export(path: Path) -> dict[str, Any]:
     export = open_export(path)
+    require_sound(export)
     spec = ModelSpec.open(export.backbone)
     bundles = export.bundles()
     router = routed(export, bundles)

@@ -12,6 +12,7 @@ import torch
 
 from .. import sliced  # noqa: F401  # registers the sliced classes with transformers' Auto classes
 from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.check import require_sound, require_sound_bundle
 from ..artefact.digests import backbone_digest
 from ..artefact.export import is_export, open_export
 from ..artefact.names import ADAPTER_CONFIG, BACKBONE
@@ -49,34 +50,60 @@ def load_backbone(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     options: Mapping[str, Any],
+    *,
+    verify: bool = False,
 ) -> LoadedBackbone:
-    """Load the backbone and check the memories against it; see `KoffModel.from_pretrained`."""
-    from transformers import AutoModelForCausalLM
-
+    """Check every file, and load the backbone; see `KoffModel.from_pretrained`."""
     require_koffkit_attention(options)
     target_device = None if device is None else find_device(device)
     torch_dtype = parse_dtype(dtype)
     export = open_export(path) if is_export(path) else None
+    if export is not None:
+        require_sound(export, whole=verify)
     folder = path / BACKBONE if export is not None else path
     if not (folder / "config.json").is_file():
         raise UsageError(f"{path}: neither an export (koffkit.json) nor a backbone folder (config.json).")
     bundles = select_bundles(export.bundles() if export is not None else [], memories)
-    digest = backbone_digest(folder)
+    digest = backbone_digest(folder) if export is None else export.backbone_digest
     for bundle in bundles:
         bundle.require_backbone(digest, folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, **options, **({} if torch_dtype is None else {"dtype": torch_dtype})
-    )
+    options = {"trust_remote_code": False, **options}
+    if torch_dtype is not None:
+        options["dtype"] = torch_dtype
+    model = _load_model(folder, options)
     if target_device is not None:
         model.to(target_device)
     return LoadedBackbone(
         model=model,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=load_tokenizer(folder, trust_remote_code=bool(options["trust_remote_code"])),
         folder=folder,
         digest=digest,
         bundles=bundles,
         router=None if export is None else export.router,
     )
+
+
+def _load_model(folder: Path, options: Mapping[str, Any]) -> Any:
+    """The transformers model.
+
+    Raises:
+        UsageError: transformers refuses the folder or an option, or would have to run code of the folder.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"{folder / 'config.json'}: loading it would run code that lies in the folder; where you "
+                "trust whoever made it, pass trust_remote_code=True from Python."
+            ) from None
+        reason = str(error).strip().splitlines()
+        raise UsageError(
+            f"{folder}: transformers does not load it ({reason[0] if reason else type(error).__name__}); "
+            "check the options, or export again."
+        ) from None
 
 
 def require_koffkit_attention(options: Mapping[str, Any]) -> None:
@@ -97,7 +124,13 @@ def select_bundles(shipped: list[Bundle], selected: Sequence[str | Path] | None)
     if selected is None:
         return shipped
     by_domain = {bundle.domain: bundle for bundle in shipped}
-    return [by_domain[str(name)] if str(name) in by_domain else open_bundle(name) for name in selected]
+    return [by_domain.get(str(name)) or _open_sound(name) for name in selected]
+
+
+def _open_sound(path: str | Path) -> Bundle:
+    bundle = open_bundle(path)
+    require_sound_bundle(bundle)
+    return bundle
 
 
 def attach_adapter(model: Any, bundle: Bundle, slot: str) -> Any:

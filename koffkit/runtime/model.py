@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.check import require_sound_bundle
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError, did_you_mean
 from ..model.bundles import KVTensors, load_kv, mixed_kv
@@ -22,7 +23,7 @@ from ..model.per_call import for_this_call
 from ..model.pooling import pooled_features
 from ..router import Features, Router, load_router
 from ..router.column import with_column
-from .generation import chat_prompts, decode_completions, encode_prompts, positions_of
+from .generation import decode_completions, encode_prompts, positions_of
 from .loading import attach_adapter, load_backbone
 
 PROBE_BATCH_SIZE = 16  # prompts whose hidden states a probe router reads at once
@@ -62,17 +63,23 @@ class KoffModel:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        verify: bool = False,
         **options: Any,
     ) -> KoffModel:
         """Load an export, or a backbone folder and bundles.
 
+        Every file is compared with what manifest and bundles list before anything is loaded. The weights of
+        an export's backbone are compared by size, header and 64 samples of 1 KiB each, so that a change
+        elsewhere in them is not seen unless `verify` is set; of everything else, every byte is read.
+
         Args:
             path: an export (all its memories are loaded unless `memories` names some), or a backbone folder.
             memories: bundle folders; for an export, domain names work too.
-            device: where the model runs, for example `cuda` or `cpu`; None: the CPU, or where the option
-                `device_map` puts it.
+            device: for example `cuda`; None: the CPU, or where the option `device_map` puts the model.
             dtype: dtype of the weights, for example `bfloat16`; None: as they are stored.
-            options: passed to `AutoModelForCausalLM.from_pretrained`, for example `device_map`.
+            verify: read every byte of the backbone's weights, too.
+            options: passed to `AutoModelForCausalLM.from_pretrained`, for example `device_map`. Code in the
+                folder never runs unless `trust_remote_code=True` is among them.
 
         Returns:
             The model, with its router if the export has one, and no memory attached.
@@ -80,15 +87,16 @@ class KoffModel:
         Raises:
             UsageError: there is no export or backbone at `path`, or no such memory, or an option asks for
                 attention without KV memories.
-            IntegrityError: a memory belongs to another backbone, or does not fit this one.
+            IntegrityError: a file is missing, has changed or is listed nowhere; a memory belongs to another
+                backbone, or does not fit this one.
             ResourceError: there is no such device.
         """
-        backbone = load_backbone(Path(path), memories, device, dtype, options)
+        backbone = load_backbone(Path(path), memories, device, dtype, options, verify=verify)
         loaded = cls(backbone.model, backbone.tokenizer, backbone.digest, backbone.folder)
         if backbone.router is not None:
             loaded._take_router(load_router(backbone.router), backbone.router)
         for bundle in backbone.bundles:
-            loaded.load_memory(bundle)
+            loaded._take_memory(bundle)
         return loaded
 
     def _take_router(self, router: Router, folder: Path) -> None:
@@ -133,6 +141,11 @@ class KoffModel:
             UsageError: a memory of that domain is loaded already.
         """
         bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        require_sound_bundle(bundle)
+        return self._take_memory(bundle)
+
+    def _take_memory(self, bundle: Bundle) -> str:
+        """`load_memory` of files that have been checked."""
         bundle.require_backbone(self._digest, self._path)
         if bundle.domain in self._slots:
             raise UsageError(f"{bundle.path}: a memory {bundle.domain!r} is loaded already.")
@@ -187,14 +200,11 @@ class KoffModel:
             return self._router.route(prompts, allowed=self.domains)
 
     def rows(self, memory: Memory, count: int) -> list[str | None]:
-        """The memory of each of `count` prompts.
+        """The memory of each of `count` prompts; None = bare backbone.
 
         Args:
             memory: one name for all, a list of names (None = bare backbone), None, or "attached".
             count: number of prompts.
-
-        Returns:
-            `count` domains; None = bare backbone.
 
         Raises:
             UsageError: a memory is not loaded, or there are more or fewer names than prompts.
@@ -203,9 +213,7 @@ class KoffModel:
             return [self._attached] * count
         if memory is None or isinstance(memory, str):
             if memory == "auto":
-                raise UsageError(
-                    'memory "auto": the router needs the prompts; call `route` with them, or `generate`.'
-                )
+                raise UsageError('memory "auto": the router needs the prompts; call `route`, or `generate`.')
             return [None if memory is None else self._known(memory)] * count
         if len(memory) != count:
             raise UsageError(
@@ -247,14 +255,7 @@ class KoffModel:
         Raises:
             UsageError: the shape of the mask is not that of the ids, or a memory is not loaded.
         """
-        positions = None
-        if attention_mask is not None:
-            if attention_mask.shape != input_ids.shape:
-                raise UsageError(
-                    f"attention_mask: shape {list(attention_mask.shape)}; it must be that of input_ids, "
-                    f"{list(input_ids.shape)}."
-                )
-            positions = positions_of(attention_mask)
+        positions = positions_of(attention_mask, input_ids)
         with self._with(self.rows(memory, input_ids.shape[0])):
             output: Tensor = self._plain(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
@@ -271,7 +272,7 @@ class KoffModel:
         chat: bool = False,
         **options: Any,
     ) -> list[str]:
-        """Complete prompts, each with its own memory, in one batch.
+        """Complete prompts, each with its own memory, in one batch; what is returned does not repeat them.
 
         Args:
             prompts: one or several.
@@ -280,25 +281,18 @@ class KoffModel:
             chat: each prompt is what a user says; it goes through the tokenizer's chat template.
             options: passed to `generate` of transformers; decoding is greedy unless they say otherwise.
 
-        Returns:
-            The completions, without the prompts.
-
         Raises:
-            UsageError: a memory is not loaded, "auto" without a router, `chat` without a chat template, or a
-                prompt has a token that the model has no embedding for, too many tokens, or none.
+            UsageError: a memory is not loaded, "auto" without a router, or the model cannot read a prompt.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             return []
-        rows = self.rows(
-            [name for name, _ in self.route(prompts)] if memory == "auto" else memory, len(prompts)
-        )
+        names = [name for name, _ in self.route(prompts)] if memory == "auto" else memory
+        rows = self.rows(names, len(prompts))
         with self._texts:
-            texts = chat_prompts(self.tokenizer, prompts) if chat else prompts
             batch, padding = encode_prompts(
-                self.tokenizer, texts, self._plain.config, special_tokens=not chat
+                self.tokenizer, prompts, self._plain.config, chat=chat, device=self._plain.device
             )
-        batch = {name: values.to(self._plain.device) for name, values in batch.items()}
         settings = {"do_sample": False, "pad_token_id": padding} | options
         with self._with(rows):
             ids = self._plain.generate(**batch, max_new_tokens=max_new_tokens, **settings)

@@ -85,6 +85,8 @@ def _live(live: Found) -> Iterator[tuple[str, str]]:
         parts = [f"{live['stage_of_step']} step {live['step']:,}{of}"]
         if live["kl"] is not None:
             parts.append(f"kl {live['kl']:.4f}")
+        if "heldout_kl" in live:
+            parts.append(f"held-out kl {live['heldout_kl']:.4f}")
         if "sparsity" in live:
             expected = f"{live['expected_sparsity']:.1%} expected of " if "expected_sparsity" in live else ""
             parts.append(f"sparsity {expected}{live['sparsity']:.1%}")

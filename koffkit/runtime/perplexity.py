@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..progress import Progress, Silent
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ def perplexity(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     batch_size: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure perplexity on documents packed back to back and cut into sequences.
 
@@ -36,6 +38,7 @@ def perplexity(
         field: field of a jsonl file that holds the text.
         dtype: dtype of the weights; likelihoods are always computed in float32.
         batch_size: sequences at a time.
+        progress: told of every batch; by default nobody is.
 
     Returns:
         `{"perplexity", "tokens"}`; the perplexity is None beyond the range of a float.
@@ -53,12 +56,15 @@ def perplexity(
 
     model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype)
     ids = token_ids(model.tokenizer, data, field)
-    sums = TokenSums()
-    for batch in _sequences(ids, sequence_length, batch_size):
+    sums, progress = TokenSums(), progress or Silent()
+    batches = list(_sequences(ids, sequence_length, batch_size))
+    progress.start("evaluate", len(batches), 0)
+    for done, batch in enumerate(batches, 1):
         rows = batch.to(model.device)
         logits = model.logits(rows, _memories(model, batch, memory))[:, :-1].flatten(0, 1)
         targets = rows[:, 1:].flatten()
         add_tokens(sums, len(targets), given(logits), targets=targets)
+        progress.advance("evaluate", done, {})
     value = sums.perplexity
     return {"perplexity": value if math.isfinite(value) else None, "tokens": sums.tokens}
 

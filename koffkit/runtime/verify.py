@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..artefact.bundle import Bundle
-from ..artefact.digests import backbone_digest, file_entry
+from ..artefact.check import export_problems, listed_files, listed_problems
+from ..artefact.digests import backbone_digest
 from ..artefact.export import Export, open_export, removed_memories
-from ..artefact.names import MANIFEST, MEMORIES, MEMORY_FILE
-from ..artefact.parts import FileEntry, Golden
+from ..artefact.names import MANIFEST, MEMORY_FILE
+from ..artefact.parts import Golden
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
-from ..errors import KoffkitError
+from ..errors import KoffkitError, UsageError
 from ..router.routed import routed
+from ..run.folder import RunFolder
 
 TOLERANCE = 1e-6
 """Tolerance of golden logits in float64, as a share of the largest: other processors and versions sum in
@@ -35,9 +36,8 @@ def verify_export(path: Path) -> dict[str, Any]:
         UsageError: this is not an export.
     """
     export = open_export(path)
-    removed = removed_memories(export)
-    listed = _still_listed(export, removed)
-    problems = _check_files(path, listed)
+    removed, listed = removed_memories(export), listed_files(export)
+    problems = list(export_problems(export, whole=True))
     golden: dict[str, float] = {}
     domains: list[str] = []
     if not problems:  # no logits from damaged files
@@ -49,7 +49,8 @@ def verify_export(path: Path) -> dict[str, Any]:
             if router is not None:
                 shape = _backbone_spec(export).shape
                 router.require_backbone(shape.num_layers, shape.hidden)
-            problems += [problem for bundle in bundles for problem in _check_bundle(bundle, export)]
+            for bundle in bundles:
+                bundle.require_backbone(export.backbone_digest, export.backbone)
             if not problems:
                 golden, wrong = _check_golden(export, bundles)
                 problems += wrong
@@ -66,31 +67,26 @@ def verify_export(path: Path) -> dict[str, Any]:
     }
 
 
-def _still_listed(export: Export, removed: list[str]) -> dict[str, FileEntry]:
-    """The manifest's files without those of memories that were removed or replaced on purpose; a new memory
-    lists its own files."""
-    gone = [name for name in export.manifest.domains if name in removed or export.is_replaced(name)]
-    prefixes = tuple(f"{MEMORIES}/{name}/" for name in gone)
+def verify_run(path: Path) -> dict[str, Any]:
+    """`verify_export` for a finished run: the files that its `run.json` lists.
+
+    Raises:
+        UsageError: this is no finished run, or one that does not list its files.
+    """
+    run = RunFolder(path)
+    state = run.require_finished()
+    if state.files is None:
+        raise UsageError(f"{run.run_file}: an earlier koffkit made this run, and lists no files; export it.")
+    problems = list(listed_problems(path, state.files, run.run_file.name))
     return {
-        name: entry
-        for name, entry in export.manifest.files.items()
-        if not (prefixes and name.startswith(prefixes))
+        "ok": not problems,
+        "path": str(path),
+        "files": len(state.files),
+        "memories": [name for name in state.recipe["domains"] if run.memory_dir(name).is_dir()],
+        "removed": [],
+        "golden": {},
+        "problems": problems,
     }
-
-
-def _check_files(root: Path, listed: Mapping[str, FileEntry]) -> list[str]:
-    problems = []
-    for name, entry in listed.items():
-        path = root / name
-        if not path.resolve().is_relative_to(root.resolve()):
-            problems.append(f"{root / MANIFEST}: lists {name!r}, which leads out of the export.")
-        elif not path.is_file():
-            problems.append(f"{path}: missing.")
-        elif path.stat().st_size != entry.size:
-            problems.append(f"{path}: {path.stat().st_size} bytes, {entry.size} expected.")
-        elif file_entry(path).sha256 != entry.sha256:
-            problems.append(f"{path}: its sha256 is not the one in {MANIFEST}; the content has changed.")
-    return problems
 
 
 def _backbone_spec(export: Export) -> ModelSpec:
@@ -107,16 +103,6 @@ def _check_backbone(export: Export) -> list[str]:
             problems.append(str(error))
     if not problems and backbone_digest(export.backbone) != export.backbone_digest:
         problems.append(f"{export.backbone}: its digest is not the one in {MANIFEST}.")
-    return problems
-
-
-def _check_bundle(bundle: Bundle, export: Export) -> list[str]:
-    """Check a memory, which may be an added one that is not in the manifest."""
-    problems = _check_files(bundle.path, bundle.info.files)
-    try:
-        bundle.require_backbone(export.backbone_digest, export.backbone)
-    except KoffkitError as error:
-        problems.append(str(error))
     return problems
 
 

@@ -108,8 +108,10 @@ def _carry_out(
             state = _run_stages(context, state)
     finally:
         context.accelerator.end_training()
-    finished = run.write(state.evolve(state="finished", results=context.results, finished=timestamp()))
-    # Several times the size of the memories, and no longer needed.
+    finished = run.write(
+        state.evolve(state="finished", results=context.results, finished=timestamp(), files=run.list_files())
+    )
+    # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
     return finished
 
@@ -168,7 +170,7 @@ def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: Mod
             f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
             "the run, or another --output."
         )
-    if state.base.fingerprint != base.fingerprint:
+    if state.base.fingerprint != base.digest(state.base.digest_kind):
         raise IntegrityError(
             f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
         )
@@ -202,7 +204,8 @@ def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> Run
         base=RunBase(
             model=recipe.base.model,
             path=str(base.folder),
-            fingerprint=base.fingerprint,
+            fingerprint=base.digest(),
+            digest_kind="full",
             config=dict(base.config),
         ),
         budget=RunBudget.model_validate(budget_of(recipe, base).to_json()),

@@ -36,14 +36,29 @@ def read_json(
         error: the file is missing, too large, not UTF-8, not JSON, nested too deeply, not an object, has a
             duplicate key, or holds NaN, an infinity or half of a surrogate pair.
     """
+    data = read_limited(path, error=error, remedy=remedy, max_bytes=max_bytes)
+    return parse_json_object(data, str(path), error=error, remedy=remedy)
+
+
+def read_limited(
+    path: Path,
+    *,
+    error: type[KoffkitError] = IntegrityError,
+    remedy: str = "export again",
+    max_bytes: int = MAX_BYTES,
+) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        error: the file is missing or too large.
+    """
     try:
         size = path.stat().st_size
         if size > max_bytes:
             raise error(f"{path}: {size:,} bytes, the limit is {max_bytes:,}; {remedy}.")
-        text = path.read_bytes()
+        return path.read_bytes()
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror or reason}); {remedy}.") from None
-    return parse_json_object(text, str(path), error=error, remedy=remedy)
 
 
 def parse_json_object(

@@ -10,10 +10,12 @@ from typing_extensions import Self
 
 from ..errors import IntegrityError, KoffkitError, UsageError
 from ..strict import StrictModel
-from .files import write_json
-from .read_json import read_json
+from .files import write_atomically
+from .read_json import parse_json_object, read_limited
+from .seal import KEY, is_unbroken, sealed
 
 VERSION_KEY = "koffkit"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class RecordPart(StrictModel):
@@ -43,6 +45,10 @@ class Record(RecordPart):
     damaged: ClassVar[type[KoffkitError]] = IntegrityError
 
     koffkit: int = Field(description="Version of the format.", ge=1)
+    seal: Sha256 | None = Field(
+        None,
+        description="sha256 of the file with zeros in this place; absent in files of earlier versions.",
+    )
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -52,11 +58,12 @@ class Record(RecordPart):
             UsageError: it has a later format.
             IntegrityError: (or the record's own class of error) it is damaged; the text names the field.
         """
-        return cls.parse(read_json(path, error=cls.damaged, remedy=cls.remedy), path)
+        return cls.parse(read_limited(path, error=cls.damaged, remedy=cls.remedy), path)
 
     @classmethod
-    def parse(cls, tree: dict[str, Any], path: Path) -> Self:
-        """Check the JSON object of the file `path`; raises as `read` does."""
+    def parse(cls, data: bytes, path: Path) -> Self:
+        """Check the bytes that were read from `path`; raises as `read` does."""
+        tree = parse_json_object(data, str(path), error=cls.damaged, remedy=cls.remedy)
         version = tree.get(VERSION_KEY)
         if isinstance(version, int) and not isinstance(version, bool) and version > cls.newest:
             raise UsageError(
@@ -64,14 +71,23 @@ class Record(RecordPart):
                 "update koffkit."
             )
         try:
-            return cls.model_validate(tree, strict=True)
+            record = cls.model_validate(tree, strict=True)
         except ValidationError as error:
             raise cls.damaged(f"{path}: {first_problem(error)}; {cls.remedy}.") from None
+        if record.seal is not None and not is_unbroken(data, record.seal):
+            raise cls.damaged(f"{path}: changed since it was written (its seal is broken); {cls.remedy}.")
+        return record
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object without its seal."""
+        tree = super().to_json()
+        tree.pop(KEY, None)
+        return tree
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all. A number that is not finite becomes null, as JSON cannot hold
-        it."""
-        write_json(path, self.to_json())
+        """Write the file whole or not at all, sealed. A figure that is not finite becomes null: JSON has no
+        word for it."""
+        write_atomically(path, sealed(self.to_json()))
 
     def evolve(self, **changes: Any) -> Self:
         """A copy with other values of some fields, given by their Python names; checked like a new one."""
@@ -105,6 +121,5 @@ def _plain_name(name: str) -> str:
 InnerPath = Annotated[str, AfterValidator(_inside)]
 """The path of a file below the record's folder, with `/`."""
 FolderName = Annotated[str, AfterValidator(_plain_name)]
-"""A single name that is valid for a folder."""
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""One name that can be a folder's."""
 Count = Annotated[int, Field(ge=0)]

@@ -36,8 +36,10 @@ def build_context(
     Raises:
         DataError: a source of text cannot be used.
         UsageError: a tracker is not installed.
+        IntegrityError: what transformers loads is not what koffkit reads.
     """
     from ..data.corpus import prepare
+    from ..model.loaded import require_same_tensors
     from ..model.student import Student, load_frozen
 
     recipe = loaded.recipe
@@ -54,11 +56,13 @@ def build_context(
     accelerator = make_accelerator(recipe, run)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
+    require_same_tensors(model, base)
     spec, teacher = base, None
     if backbone is not None:
         teacher = accelerator.prepare_model(Student(model, base, None, None))
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
         model = load_frozen(str(backbone), recipe.base.dtype)
+        require_same_tensors(model, spec)
     student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)

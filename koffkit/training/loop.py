@@ -23,6 +23,7 @@ from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
 from .figures import gradient_figures, rates
+from .heldout import heldout_kl
 from .optimizer import parameter_groups
 from .parity import check_first_masks
 from .profile import peak_memory, span
@@ -91,7 +92,7 @@ class DistillationLoop:
         steps = self.options.max_steps if self.optimizer is not None else 0
         self.context.progress.start(self.name, steps, first)
         for step in range(first, steps):
-            figures = self._step(step)
+            figures = self._step(step) | self._heldout(step + 1)
             self.context.run.append_metrics({"stage": self.name, "step": step + 1, **figures})
             self._track(step + 1, figures)
             self.context.progress.advance(self.name, step + 1, figures)
@@ -142,6 +143,16 @@ class DistillationLoop:
             "tokens_per_second": round(tokens / seconds, 1),
             "peak_memory": peak_memory(self.context.accelerator.device),
         }
+
+    def _heldout(self, done: int) -> dict[str, float]:
+        """`heldout_kl` now and then, with the masks that would be kept now."""
+        every = self.recipe.train.evaluate_every
+        if every is None or done % every:
+            return {}
+        gates = self.student.gates if self.train_gates else None
+        masks = self.context.masks if gates is None else gates.hard(self.context.budget)
+        batch_size = self.options.batch_size
+        return {"heldout_kl": heldout_kl(self.context, masks, batch_size, with_memory=self.with_memory)}
 
     def _set_temperature(self, temperature: float) -> None:
         if self.student.gates is not None and self.train_gates:

@@ -16,6 +16,7 @@ from ..masks.sliced_reader import SlicedReader
 from ..masks.slicing import backbone_slices, zero_rows
 from ..model.bundles import MemoryTensors
 from ..model.kv_attention import KVMemory
+from ..model.loaded import LoadedWeights
 from ..model.memory import Memories, lora_config
 from ..parity.compare import require_same
 from ..parity.probe import Probe, probe_tokens
@@ -26,7 +27,8 @@ def check_first_masks(context: Context) -> None:
     """Compare the base, masked by the projection of the initial gates, with its slice, without and with a
     random memory.
 
-    The weights are read from the base's files and cut on the way; nothing is written.
+    The sliced side is read from the base's files by koffkit and cut on the way, the masked side as
+    transformers reads it; nothing is written.
 
     Raises:
         IntegrityError: they differ.
@@ -44,12 +46,13 @@ def check_first_masks(context: Context) -> None:
         [_cut(memory, spec, masks) for memory in whole],
         view=(sliced_config(spec, masks), reader),
     )
-    masked = Probe(spec.folder, whole, masks)
     tokens, domains = probe_tokens(sliced.vocabulary), [memory.domain for memory in whole]
-    hidden, expected = (probe.hidden(tokens, [None, *domains]) for probe in (sliced, masked))
-    require_same(
-        sliced, hidden, masked, expected, domains, "nothing was learned, for the export would be refused"
-    )
+    with LoadedWeights(spec.folder) as loaded:
+        masked = Probe(spec.folder, whole, masks, loaded=loaded)
+        hidden, expected = (probe.hidden(tokens, [None, *domains]) for probe in (sliced, masked))
+        require_same(
+            sliced, hidden, masked, expected, domains, "nothing was learned, for the export would be refused"
+        )
 
 
 def _random(memories: Memories, seed: int) -> MemoryTensors:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from koffkit.cli import COMMANDS
 
-from ..common import sentences
+from ..common import sentences, write_record
 from ..conftest import Koffkit, Shipped
 
 
@@ -51,7 +51,7 @@ def test_export_follows_the_recipe_unless_told_otherwise(
             "the recipe asks for hf, floppy; name one of them with --format",
         ),
     ):
-        (run / "run.json").write_text(json.dumps(state | {"recipe": state["recipe"] | {"export": export}}))
+        write_record(run / "run.json", state | {"recipe": state["recipe"] | {"export": export}})
         found = koffkit("export", run, "--output", tmp_path / "out")
         assert found.code == 2
         assert message in found.err
@@ -186,6 +186,12 @@ def test_the_router_picks_the_memory(shipped: Shipped, tmp_path: Path, koffkit: 
     ]
     assert values[0] == pytest.approx(values[1], rel=0.05)
     shutil.copytree(shipped.export, tmp_path / "out", ignore=shutil.ignore_patterns("router"))
+    lost = koffkit("generate", tmp_path / "out", "--prompt", "x")
+    assert lost.code == 4
+    assert "router/config.json: missing; koffkit.json lists it" in lost.err
+    manifest = json.loads((tmp_path / "out" / "koffkit.json").read_text())
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if "router" not in name}
+    write_record(tmp_path / "out" / "koffkit.json", manifest)
     auto = koffkit("generate", tmp_path / "out", "--prompt", "x")
     assert auto.code == 2
     assert "there is no router" in auto.err
@@ -245,7 +251,7 @@ def change_bundle_and_its_digest(out: Path) -> str:
         info["files"][f"{prefix}kv_memory.safetensors"] = entry.to_json()
         if prefix:
             info["files"][f"{prefix}memory.json"] = file_entry(folder / "memory.json").to_json()
-        path.write_text(json.dumps(info))
+        write_record(path, info)
     return "golden logits of memory north differ"
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
 
-from ..common import digests, make_checkpoint, sentences
+from ..common import digests, make_checkpoint, sentences, write_record
 from ..conftest import Koffkit
 
 FAST = ("--set", "stages.recover.max_steps=6")
@@ -130,7 +130,7 @@ def test_facts_report_recall_and_a_field_is_followed(out: Path, koffkit: Koffkit
 def test_the_base_may_have_moved(out: Path, llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
     manifest = json.loads((out / "koffkit.json").read_text())
     manifest["base"]["model"] = "./gone"
-    (out / "koffkit.json").write_text(json.dumps(manifest))
+    write_record(out / "koffkit.json", manifest)
     add = ("memory", "add", out, "east", "--text", "east.txt", *FAST)
     found = koffkit(*add)
     assert found.code == 3
@@ -146,7 +146,7 @@ def test_the_base_may_have_moved(out: Path, llama: Path, tmp_path: Path, koffkit
 def test_a_manifest_without_its_recipe_is_refused(out: Path, koffkit: Koffkit) -> None:
     manifest = json.loads((out / "koffkit.json").read_text())
     del manifest["recipe"]
-    (out / "koffkit.json").write_text(json.dumps(manifest))
+    write_record(out / "koffkit.json", manifest)
     refused = koffkit("memory", "add", out, "east", "--text", "east.txt")
     assert refused.code == 4 and "koffkit.json: recipe: field required" in refused.err
 
@@ -219,7 +219,7 @@ def test_what_is_no_export_and_a_damaged_backbone_are_refused(
     raw[-5] ^= 1
     path.write_bytes(raw)
     found = koffkit("memory", "add", out, "east", "--text", "east.txt")
-    assert found.code == 4 and "its digest is not the one of the export" in found.err
+    assert found.code == 4 and "backbone/model.safetensors: its sha256 is not the one in" in found.err
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(out: Path, tmp_path: Path, koffkit: Koffkit) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
 
-from ..common import digests
+from ..common import digests, write_record
 from ..conftest import Koffkit, Shipped
 
 IDS = torch.arange(10).reshape(1, 10) + 4
@@ -86,7 +86,7 @@ def _put_in_place_of(out: Path, domain: str, info: dict[str, Any]) -> None:
     shutil.rmtree(target)
     shutil.copytree("small/north", target)
     replaced = info | {"domain": domain, "replaces": _listed(out, domain)}
-    (target / "memory.json").write_text(json.dumps(replaced))
+    write_record(target / "memory.json", replaced)
 
 
 def _listed(out: Path, name: str) -> str:
@@ -131,7 +131,7 @@ def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: K
     )
     manifest = json.loads((out / "koffkit.json").read_text())
     manifest["base"]["model"] = "./gone"
-    (out / "koffkit.json").write_text(json.dumps(manifest))
+    write_record(out / "koffkit.json", manifest)
     Path("north.txt").write_text("river stone lamp\n")
     second = koffkit(
         "memory",

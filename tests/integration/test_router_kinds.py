@@ -23,7 +23,7 @@ from koffkit.router import load_router
 from koffkit.router.probe import ProbeRouter
 from koffkit.stages.engine import run_recipe
 
-from ..common import make_tokenizer, recipe_dict, write_recipe
+from ..common import list_anew, make_tokenizer, recipe_dict, write_recipe, write_record
 from ..conftest import Koffkit
 
 
@@ -120,7 +120,7 @@ def test_verify_names_a_router_that_does_not_fit_the_backbone(
     (out / "router" / "config.json").write_text(json.dumps(config | {"layer": 9}))
     manifest = json.loads((out / "koffkit.json").read_text())  # as whoever put it there would have done
     manifest["files"]["router/config.json"] = file_entry(out / "router" / "config.json").to_json()
-    (out / "koffkit.json").write_text(json.dumps(manifest))
+    write_record(out / "koffkit.json", manifest)
     found = koffkit("verify", out, "--json")
     assert found.code == 4 and "router: it reads layer 9" in found.json["problems"][0]
 
@@ -195,8 +195,10 @@ def test_an_encoder_that_lost_its_weights_is_named(
     (tmp_path / "run" / "router" / "encoder" / "model.safetensors").unlink()
     found = koffkit("export", tmp_path / "run", "--output", tmp_path / "out")
     assert found.code == 4
-    assert "the router cannot be read" in found.err
+    assert "router/encoder/model.safetensors: missing; run.json lists it" in found.err
     assert not (tmp_path / "out").exists()
+    with pytest.raises(IntegrityError, match="the router cannot be read"):
+        load_router(tmp_path / "run" / "router")
 
 
 def pickled(bert: Path) -> None:
@@ -276,6 +278,7 @@ def test_a_probe_of_another_backbone_is_refused(llama: Path, tmp_path: Path, kof
         ProbeRouter(router.labels, layer, 8, np.zeros((width, 3), dtype=np.float32), router.bias).save(
             tmp_path / "out" / "router"
         )
+        list_anew(tmp_path / "out", "router/config.json", "router/model.safetensors")
         with pytest.raises(
             IntegrityError,
             match=f"reads layer {layer} of a model of width {width}, this backbone has 3 layers",

@@ -24,7 +24,7 @@ from koffkit.run.folder import RunFolder
 from koffkit.runtime.verify import verify_export
 from koffkit.stages.engine import run_recipe
 
-from ..common import make_checkpoint, recipe_dict, write_recipe
+from ..common import make_checkpoint, recipe_dict, write_recipe, write_record
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "tie_word_embeddings": False}
 DOWN = "model.layers.3.mlp.down_proj.weight"
@@ -114,11 +114,11 @@ def test_one_small_fault_is_refused(
 
 def with_golden(export: Path, values: dict[str, Any]) -> dict[str, Any]:
     manifest = json.loads((export / MANIFEST).read_text())
-    (export / MANIFEST).write_text(json.dumps(manifest | {"golden": values}))
+    write_record(export / MANIFEST, manifest | {"golden": values})
     try:
         return verify_export(export)
     finally:
-        (export / MANIFEST).write_text(json.dumps(manifest))
+        write_record(export / MANIFEST, manifest)
 
 
 def test_golden_logits_hold_tightly_and_old_ones_as_far_as_rounding_lets_them(exported: Path) -> None:

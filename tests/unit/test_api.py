@@ -15,6 +15,7 @@ import pytest
 import koffkit
 from koffkit.recipe.load import load_recipe
 
+from ..common import write_record
 from ..conftest import Shipped
 
 NAMES = [
@@ -160,7 +161,7 @@ def test_export_takes_the_options_of_the_recipe(shipped: Shipped, tmp_path: Path
     run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
     state = json.loads((run / "run.json").read_text())
     state["recipe"]["export"] = [{"format": "hf", "colour": "red"}]
-    (run / "run.json").write_text(json.dumps(state))
+    write_record(run / "run.json", state)
     with pytest.raises(koffkit.UsageError, match="has no option colour"):
         koffkit.export(run, tmp_path / "out")
     assert koffkit.export(run, tmp_path / "out", options={})["format"] == "hf"

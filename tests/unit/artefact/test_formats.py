@@ -18,6 +18,7 @@ from koffkit.errors import IntegrityError, KoffkitError, UsageError
 from koffkit.run.schemas import FOLDER, RECORDS, schema_of
 from koffkit.run.state import RunState
 from koffkit.storage.record import Record
+from koffkit.storage.seal import is_unbroken
 
 from ..run.states import run_tree
 from .trees import bundle_tree, manifest_tree
@@ -53,6 +54,7 @@ def test_files_of_the_first_version_are_read_and_written_back_as_they_were(
     kind.read(path).write(path)
     tree["requested_recipe"] = tree.pop("asked", None)
     written = json.loads(path.read_text())
+    assert is_unbroken(path.read_bytes(), written.pop("seal"))
     assert written | {"requested_recipe": written.get("requested_recipe")} == tree
 
 

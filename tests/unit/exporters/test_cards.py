@@ -12,7 +12,7 @@ from koffkit.exporters import export
 from koffkit.artefact.export import open_export
 from koffkit.run.folder import RunFolder
 
-from ...conftest import Shipped
+from ...conftest import Koffkit, Shipped
 
 CARDS = ("README.md", "backbone/README.md", "memories/north/README.md", "memories/south/README.md")
 
@@ -72,4 +72,10 @@ def test_the_root_card_says_what_an_operator_needs(from_hub: Path) -> None:
 def test_the_license_goes_with_the_backbone(from_hub: Path) -> None:
     assert (from_hub / "backbone" / "LICENSE").read_text() == "MIT License\n"
     assert "backbone/LICENSE" in open_export(from_hub).manifest.files
-    assert "README.md" in open_export(from_hub).manifest.files
+
+
+def test_a_card_may_be_edited(from_hub: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    out = Path(shutil.copytree(from_hub, tmp_path / "out"))
+    for card in CARDS:
+        (out / card).write_text((out / card).read_text() + "\nA line of the operator's own.\n")
+    assert koffkit("verify", out, "--json").json["ok"] is True

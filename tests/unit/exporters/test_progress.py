@@ -1,4 +1,4 @@
-"""What an export says while it works."""
+"""What exporting, compacting and measuring say while they work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from koffkit.exporters import export
 from koffkit.memories.compact import compact
 from koffkit.memories.compact_bundle import Options
 from koffkit.progress import Silent
+from koffkit.runtime.perplexity import perplexity
 
 from ...conftest import Shipped
 
@@ -48,3 +49,11 @@ def test_compacting_says_so_after_every_batch(shipped: Shipped, tmp_path: Path) 
     )
     assert told.totals["compact"] > 4
     assert told.steps["compact"] == list(range(1, told.totals["compact"] + 1))
+
+
+def test_measuring_a_perplexity_says_so_after_every_batch(shipped: Shipped) -> None:
+    told = Told()
+    text = shipped.recipe.parent / "data" / "north.txt"
+    perplexity(shipped.export, str(text), None, sequence_length=64, batch_size=2, progress=told)
+    assert told.totals["evaluate"] > 4
+    assert told.steps["evaluate"] == list(range(1, told.totals["evaluate"] + 1))

@@ -14,6 +14,7 @@ from koffkit.artefact.digests import file_entry
 from koffkit.artefact.export import open_export
 from koffkit.memories.compact_bundle import Options, write_compact
 
+from ...common import write_record
 from ...conftest import Shipped
 
 IDS = torch.arange(10).reshape(1, 10) + 4
@@ -43,7 +44,7 @@ def test_a_bundle_that_names_no_base_still_loads_and_is_compacted_into_one_that_
     (bundle / "adapter_config.json").write_text(json.dumps(config | {FIELD: None}))
     info = json.loads((bundle / "memory.json").read_text())
     info["files"]["adapter_config.json"] = file_entry(bundle / "adapter_config.json").to_json()
-    (bundle / "memory.json").write_text(json.dumps(info))
+    write_record(bundle / "memory.json", info)
     expected = KoffModel.from_pretrained(shipped.export).logits(IDS, "north")
     assert torch.equal(KoffModel.from_pretrained(old / "backbone", [bundle]).logits(IDS, "north"), expected)
     export, small = open_export(old), tmp_path / "small"

@@ -13,6 +13,7 @@ from koffkit.report.memories import layer_range, memories_table
 from koffkit.storage import publish
 from koffkit.storage.publish import discard
 
+from ...common import write_record
 from ...conftest import Shipped
 
 
@@ -50,7 +51,7 @@ def test_a_memory_from_elsewhere_counts_as_copied(shipped: Shipped, tmp_path: Pa
     out = Path(shutil.copytree(shipped.export, tmp_path / "out"))
     shutil.copytree(out / "memories" / "north", out / "memories" / "east")
     info = json.loads((out / "memories" / "east" / "memory.json").read_text())
-    (out / "memories" / "east" / "memory.json").write_text(json.dumps(info | {"domain": "east"}))
+    write_record(out / "memories" / "east" / "memory.json", info | {"domain": "east"})
     assert list_memories(out)["memories"]["east"]["origin"] == "copied"
 
 
@@ -60,9 +61,9 @@ def test_replaced_is_only_what_says_so(shipped: Shipped, tmp_path: Path) -> None
     assert replaces(export, "west") is None
     assert not export.is_replaced("north")
     info = json.loads(path.read_text())
-    path.write_text(json.dumps(info | {"replaces": "0" * 64}))
+    write_record(path, info | {"replaces": "0" * 64})
     assert not export.is_replaced("north")
-    path.write_text(json.dumps(info | {"replaces": replaces(export, "north")}))
+    write_record(path, info | {"replaces": replaces(export, "north")})
     assert export.is_replaced("north")
     path.write_text("{")
     assert not export.is_replaced("north")

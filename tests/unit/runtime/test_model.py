@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from koffkit import KoffModel
+from koffkit.artefact.digests import file_entry
 from koffkit.errors import UsageError
 from koffkit.router.probe import ProbeRouter
 
-from ...common import sentences
+from ...common import sentences, write_record
 from ...conftest import Shipped
 
 PROMPTS = ["river stone", "quiet house sings over", "lamp", "seven"]
@@ -106,7 +107,8 @@ def four(model: KoffModel, shipped: Shipped, tmp_path: Path) -> KoffModel:
                 {key: -2 * value for key, value in load_file(path).items()}, path, metadata={"format": "pt"}
             )
         info = json.loads((folder / "memory.json").read_text())
-        (folder / "memory.json").write_text(json.dumps(info | {"domain": f"un{domain}"}))
+        info["files"] = {name: file_entry(folder / name).to_json() for name in info["files"]}
+        write_record(folder / "memory.json", info | {"domain": f"un{domain}"})
         model.load_memory(folder)
     return model
 

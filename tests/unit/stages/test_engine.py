@@ -12,14 +12,16 @@ from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import _require_same_run
 
 RECIPE = load_recipe("quickstart").recipe
-BASE: Any = SimpleNamespace(fingerprint="of the base", folder=Path("base"))
+BASE: Any = SimpleNamespace(digest=lambda kind="full": "of the base", folder=Path("base"))
 
 
 def state(**changes: Any) -> Any:
     """As an earlier version wrote it, when `mask.init_std` had another name."""
     recipe = RECIPE.model_dump(mode="json") | changes
     recipe["mask"]["init_spread"] = recipe["mask"].pop("init_std")
-    return SimpleNamespace(requested_recipe=recipe, base=SimpleNamespace(fingerprint="of the base"))
+    return SimpleNamespace(
+        requested_recipe=recipe, base=SimpleNamespace(fingerprint="of the base", digest_kind="full")
+    )
 
 
 def test_a_run_that_began_with_former_names_of_fields_can_be_resumed(tmp_path: Path) -> None:
@@ -34,6 +36,6 @@ def test_a_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_of_another_base_is_refused(tmp_path: Path) -> None:
-    other: Any = SimpleNamespace(fingerprint="of another", folder=Path("other"))
+    other: Any = SimpleNamespace(digest=lambda kind="full": "of another", folder=Path("other"))
     with pytest.raises(IntegrityError, match=r"the base at other is not the one the run began with"):
         _require_same_run(RunFolder(tmp_path), state(), RECIPE, other)

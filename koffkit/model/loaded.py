@@ -1,0 +1,156 @@
+"""What transformers loads from a checkpoint, against what koffkit reads from it: one model for everybody.
+
+Legend: V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.reader import AT_ONCE, CheckpointReader, as_tensor
+from ..errors import IntegrityError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..checkpoint.spec import ModelSpec
+
+REMEDY = "the two would be different models, and nothing was learned; please report this with the config.json"
+
+
+@torch.no_grad()
+def require_same_tensors(model: Any, spec: ModelSpec) -> int:
+    """Compare every weight of a loaded model with the checkpoint's own, by name, shape and byte.
+
+    Args:
+        model: as transformers loaded it; weights of another type than the file's are compared after the same
+            conversion.
+        spec: of its folder.
+
+    Returns:
+        the bytes that were compared.
+
+    Raises:
+        IntegrityError: one is missing on either side, or differs.
+        UsageError: the files hold a tensor that has no place.
+    """
+    reader = spec.reader()
+    loaded = dict(model.named_parameters(remove_duplicate=False))
+    embeddings, head = f"{spec.arch.embeddings}.weight", f"{spec.arch.head}.weight"
+    tied = head not in spec.weight_shapes
+    if tied and not _same_memory(loaded.get(head), loaded.get(embeddings)):
+        raise IntegrityError(f"{spec.folder}: {head} is tied in config.json, and loaded untied; {REMEDY}.")
+    stored = spec.weight_shapes.keys()
+    missing = sorted((loaded.keys() - {head} if tied else loaded.keys()) ^ stored)
+    if missing:
+        where = "only in what transformers loads" if missing[0] in loaded else "not in what it loads"
+        raise IntegrityError(f"{spec.folder}: {missing[0]} is {where}; {REMEDY}.")
+    for name in stored:
+        _require_same(name, loaded[name], reader)
+    return sum(reader.tensors[name].size for name in stored)
+
+
+def _same_memory(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.data_ptr() == other.data_ptr()
+
+
+def _require_same(name: str, value: Tensor, reader: CheckpointReader) -> None:
+    info = reader.tensors[name]
+    if tuple(value.shape) != info.shape:
+        raise IntegrityError(
+            f"{info.path}: {name} has shape {list(info.shape)}, as loaded {list(value.shape)}; {REMEDY}."
+        )
+    for first, rows in reader.read_rows(name, AT_ONCE):
+        expected = as_tensor(rows, info.dtype).to(value.dtype)
+        if not torch.equal(_bits(expected), _bits(value[first : first + len(rows)].cpu())):
+            raise IntegrityError(f"{info.path}: {name} is not what transformers loads; {REMEDY}.")
+
+
+def _bits(values: Tensor) -> Tensor:
+    """The bytes, for NaN is not equal to itself."""
+    return values.contiguous().view(torch.uint8)
+
+
+@contextmanager
+def _without_offload_notice() -> Iterator[None]:
+    """accelerate warns that weights stay on disk, which is what we want."""
+    logger = logging.getLogger("accelerate.big_modeling")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+class LoadedWeights:
+    """The weights of a checkpoint as transformers resolves and reads them, one at a time from disk: what a
+    `Probe` can be given in place of a reader of koffkit's. A context manager.
+
+    Attributes:
+        tensors: what is there, by name, with `shape`; a head that transformers ties is left out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Self:
+        from transformers import AutoModelForCausalLM
+
+        files = CheckpointReader(self.folder).tensors.values()
+        widest = torch.float64 if any(info.dtype == "F64" for info in files) else torch.float32
+        self._spill = tempfile.TemporaryDirectory(prefix="koffkit-")
+        with _without_offload_notice():
+            model = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                device_map={"": "disk"},
+                offload_folder=self._spill.name,
+                dtype=widest,
+                trust_remote_code=False,
+            )
+        self._weights: Mapping[str, Tensor] = model.get_input_embeddings()._hf_hook.weights_map.dataset
+        self._index: Mapping[str, Any] = getattr(self._weights, "index", None) or {}
+        self.tensors = dict(model.named_parameters())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._spill.cleanup()
+
+    def read(self, name: str, out: Tensor | None = None) -> Tensor:
+        """A whole tensor, in float32 or in `out` and its type."""
+        value = self._weights[name]
+        return value.float() if out is None else out.copy_(value)
+
+    def gather_rows(self, name: str, indices: list[int], dtype: torch.dtype | None = None) -> Tensor:
+        """Chosen rows."""
+        return torch.cat([self._rows(name, index, index + 1) for index in indices]).to(dtype or torch.float32)
+
+    def read_float_rows(
+        self, name: str, at_once: int, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """`(first row, rows)` in pieces of about `at_once` bytes in the file."""
+        info = CheckpointReader(self.folder).tensors[name]
+        count = max(1, at_once // max(1, info.row_bytes))
+        for first in range(0, info.shape[0], count):
+            yield first, self._rows(name, first, first + count).to(dtype or torch.float32)
+
+    def _rows(self, name: str, first: int, end: int) -> Tensor:
+        from safetensors import safe_open
+
+        entry = self._index.get(name, {})
+        if "safetensors_file" not in entry:
+            return self._weights[name][first:end]
+        with safe_open(entry["safetensors_file"], framework="pt") as file:
+            rows: Tensor = file.get_slice(entry.get("weight_name", name))[first:end]
+        return rows
