@@ -45,9 +45,9 @@ def check_recipe(loaded: LoadedRecipe) -> None:
     problems += [DataError(text) for text in data_problems(loaded)]
     if problems:
         text = "\n".join(dict.fromkeys(str(problem) for problem in problems))
-        kind = next((type(problem) for problem in problems if isinstance(problem, UsageError)), DataError)
         if len(problems) == 1:
-            kind = type(problems[0])
+            raise type(problems[0])(text)
+        kind = next((type(problem) for problem in problems if isinstance(problem, UsageError)), DataError)
         raise kind(text)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from koffkit.checkpoint import gguf
-from koffkit.checkpoint.fingerprint import fingerprint
+from koffkit.checkpoint.fingerprint import full_digest
 from koffkit.checkpoint.gguf import cache_folder, gguf_checkpoint, is_gguf
 from koffkit.checkpoint.license import license_of
 from koffkit.checkpoint.spec import ModelSpec
@@ -99,10 +99,10 @@ def test_it_is_made_once_for_all_copies_of_the_file(file: Path, tmp_path: Path) 
 
 
 def test_made_again_it_is_the_same_base(file: Path, cache: Path) -> None:
-    first = fingerprint(gguf_checkpoint(file))
+    first = full_digest(gguf_checkpoint(file))
     shutil.rmtree(cache)
     again = gguf_checkpoint(file)
-    assert fingerprint(again) == first
+    assert full_digest(again) == first
     assert "transformers_version" not in ModelSpec.open(again).config  # else a new version makes a new base
 
 
