@@ -111,21 +111,24 @@ def export(
 
 
 def verify(path: str | Path) -> dict[str, Any]:
-    """Check the digests, shapes and golden logits of an export.
+    """Check the digests, shapes and golden logits of an export, or the digests of a finished run.
 
     Args:
-        path: the export's folder.
+        path: the export's folder, or the run's.
 
     Returns:
         What `koffkit verify --json` prints.
 
     Raises:
-        UsageError: this is not an export.
+        UsageError: this is neither an export nor a run that lists its files.
         IntegrityError: a check fails; the text names every file concerned, one per line.
     """
-    from .runtime.verify import verify_export
+    from .artefact.export import is_export
+    from .run.folder import RunFolder
+    from .runtime.verify import verify_export, verify_run
 
-    report = verify_export(Path(path))
+    is_run = RunFolder(path).exists and not is_export(Path(path))
+    report = verify_run(Path(path)) if is_run else verify_export(Path(path))
     if not report["ok"]:
         raise IntegrityError("\n".join(report["problems"]))
     return report

@@ -45,26 +45,21 @@ def add_memory(
     """Learn a memory and publish it as `memories/NAME` of an export.
 
     Args:
-        path: an export.
-        name: the new domain.
-        source: fields of the recipe's `Source`.
+        path, name, source: the export, the new domain, and the fields of its `Source`.
         base: the unpruned model, if it is not where the manifest says.
-        against: files of text that the router must not take for the new domain; by default the text of the
-            other memories.
+        against: text that the router must not take for the domain; by default that of the other memories.
         overrides: settings of the recipe to change, as `a.b=VALUE`.
         resume: continue an interrupted command.
         replace: there is a memory of that name; the new one takes its place in one step, once it is whole.
-        progress: where to report; by default nowhere.
 
     Returns:
         What `koffkit memory add --json` and `memory replace --json` print.
 
     Raises:
-        UsageError: the name is taken or cannot be one (with `replace`: there is no such memory), a setting is
-            not valid, or there is earlier work and no `resume`.
+        UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
         DataError: there is no base, or text is missing or too short.
         IntegrityError: base or backbone are not those of the export.
-        Interrupted: by SIGINT; everything up to the last step is saved.
+        Interrupted: everything up to the last step is saved.
     """
     progress = progress or Silent()
     export = open_export(path)
@@ -79,8 +74,7 @@ def add_memory(
     with claim(target):
         place()  # another command may have changed it before the claim
         state = _learn(loaded, export, work, resume, progress)
-        publishing = replacing if replace else staged
-        with publishing(target, claimed=True) as partial:
+        with (replacing if replace else staged)(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
             progress.message("recording golden logits")
             _write(export, name, work, state, partial, routing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +32,10 @@ def perplexity(
 
     Args:
         path: an export or a checkpoint folder.
-        data: a text or jsonl file, or a glob.
+        data: a text or jsonl file, or a glob. field: of a jsonl file, holds the text.
         memory: a domain, None for the bare backbone, or "auto": the router reads each sequence and picks.
         device: where the model runs; None: the accelerator of the machine, or the CPU without one.
         sequence_length: tokens of a sequence.
-        field: field of a jsonl file that holds the text.
         dtype: dtype of the weights; likelihoods are always computed in float32.
         batch_size: sequences at a time.
         progress: told of every batch; by default nobody is.
@@ -48,8 +48,6 @@ def perplexity(
         UsageError: there is no such kind of device, or no such dtype.
         ResourceError: the device is not available.
     """
-    import math
-
     from ..devices import find_device
     from ..method.likelihood import TokenSums, add_tokens, given
     from .model import KoffModel
@@ -92,8 +90,7 @@ def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None 
 
     Args:
         tokenizer: the model's.
-        data: a text or jsonl file, or a glob.
-        field: field of a jsonl file that holds the text.
+        data: a text or jsonl file, or a glob. field: of a jsonl file, holds the text.
         limit: the most tokens; None: no limit.
 
     Raises:

@@ -6,17 +6,23 @@ import argparse
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import transformers
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
-from .campaign import campaign
+from .campaign import Figures, campaign
 
 
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def so_far(number: int, figures: Figures) -> None:
+    if number % 200 == 0:
+        say(f"{number:,} flips, {len(figures.missed):,} missed")
 
 
 def main() -> int:
@@ -29,6 +35,7 @@ def main() -> int:
     from koffkit.recipe.load import load_recipe
     from koffkit.stages.engine import run_recipe
 
+    warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +45,7 @@ def main() -> int:
         run_recipe(load_recipe(recipe), root / "run")
         export(root / "run", root / "export")
         began = time.monotonic()
-        figures = campaign(root / "export", root / "run", options.flips, options.seed)
+        figures = campaign(root / "export", root / "run", options.flips, options.seed, so_far)
     seconds = time.monotonic() - began
     say(f"{sum(figures.tried.values()):,} flips ({dict(figures.tried)}) in {seconds:.0f} s")
     say(f"{figures.not_read:,} where loading does not look; {len(figures.missed):,} missed")

@@ -36,8 +36,10 @@ def refuses(action: Callable[[], object]) -> bool:
         return True
 
 
-def campaign(export: Path, run: Path, flips: int, seed: int) -> Figures:
-    """Args: export, run: may be changed; are as before in the end."""
+def campaign(
+    export: Path, run: Path, flips: int, seed: int, say: Callable[[int, Figures], None] = lambda *_: None
+) -> Figures:
+    """Args: export, run: may be changed; are as before in the end. say: told the figures so far."""
     draw, figures = random.Random(seed), Figures()
     places = [(root, path) for root in (export, run) for path in sorted(root.rglob("*")) if counts(path)]
     by_size = [path.stat().st_size for _, path in places]
@@ -46,6 +48,7 @@ def campaign(export: Path, run: Path, flips: int, seed: int) -> Figures:
         bit = draw.randrange(8 * path.stat().st_size)
         figures.tried[root.name] += 1
         with_flip(path, bit, lambda root=root, path=path, bit=bit: ask(figures, export, root, path, bit))
+        say(number + 1, figures)
     return figures
 
 

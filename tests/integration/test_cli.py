@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.torch import load_file, save_file
-
-from koffkit.cli import COMMANDS
 
 from ..common import sentences, write_record
 from ..conftest import Koffkit, Shipped
@@ -266,40 +261,3 @@ def test_verify_names_what_is_off(damage, shipped: Shipped, tmp_path: Path, koff
     found = koffkit("verify", out, "--json")
     assert found.code == 4 and found.json["ok"] is False
     assert any(expected in problem for problem in found.json["problems"]), found.json["problems"]
-
-
-def test_recipe_commands(koffkit: Koffkit, tmp_path: Path) -> None:
-    assert "quickstart" in koffkit("recipe", "list").out
-    shown = koffkit("recipe", "show", "quickstart").out
-    (tmp_path / "mine.yaml").write_text(shown)
-    assert koffkit("recipe", "validate", tmp_path / "mine.yaml").code == 0
-    assert yaml.safe_load(shown)["name"] == "quickstart"
-    assert "properties" in koffkit("recipe", "schema").json["$defs"]["Recipe"]
-
-
-def test_help_lists_every_command(koffkit: Koffkit) -> None:
-    shown = koffkit("--help").out
-    assert all(name in shown for name in COMMANDS)
-    for name in COMMANDS:
-        assert koffkit(name, "--help").code == 0
-
-
-@pytest.mark.parametrize(
-    "statement",
-    ["import koffkit", "from koffkit.cli import cli; cli.main(['--help'], standalone_mode=False)"],
-)
-def test_import_and_help_load_nothing_heavy(statement: str) -> None:
-    heavy = (
-        "torch",
-        "transformers",
-        "peft",
-        "accelerate",
-        "numpy",
-        "pydantic",
-        "rich.progress",
-        "safetensors",
-    )
-    check = f"loaded = [name for name in {heavy!r} if name in sys.modules]; assert not loaded, loaded"
-    script = f"import sys; {statement}; {check}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import koffkit
+from koffkit.checkpoint.fingerprint import fingerprint
 from koffkit.recipe.load import load_recipe
 
 from ..common import write_record
@@ -155,6 +156,29 @@ def test_export_and_verify(shipped: Shipped, tmp_path: Path) -> None:
     (tmp_path / "out" / "backbone" / "config.json").unlink()
     with pytest.raises(koffkit.IntegrityError, match=r"config\.json: missing"):
         koffkit.verify(tmp_path / "out")
+
+
+def test_a_finished_run_is_verified_too(shipped: Shipped, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
+    assert koffkit.verify(run)["files"] > 5
+    (run / "masks.safetensors").write_bytes(b"x")
+    with pytest.raises(koffkit.IntegrityError, match=r"masks\.safetensors: 1 bytes, \d+ expected"):
+        koffkit.verify(run)
+    with pytest.raises(koffkit.IntegrityError, match=r"masks\.safetensors: 1 bytes"):
+        koffkit.export(run, tmp_path / "out")
+
+
+def test_a_run_of_an_earlier_version_lists_no_files(shipped: Shipped, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(shipped.run, tmp_path / "run"))
+    state = json.loads((run / "run.json").read_text())
+    for name in ("files", "seal"):
+        del state[name]
+    del state["base"]["digest_kind"]
+    state["base"]["digest"] = fingerprint(Path(state["base"]["path"]))
+    (run / "run.json").write_text(json.dumps(state))
+    with pytest.raises(koffkit.UsageError, match="an earlier koffkit made this run"):
+        koffkit.verify(run)
+    assert koffkit.export(run, tmp_path / "out")["base"]["digest_kind"] == "sampled"
 
 
 def test_export_takes_the_options_of_the_recipe(shipped: Shipped, tmp_path: Path) -> None:
