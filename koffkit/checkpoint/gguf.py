@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from ..arch import architecture_of
-from ..errors import DataError, IntegrityError, KoffkitError, UsageError
+from ..errors import DataError, IntegrityError, UsageError
 from ..progress import Progress, Silent
 from ..storage.files import write_json
 from ..storage.lock import claim
@@ -62,8 +62,8 @@ def cache_folder() -> Path:
     """Where koffkit keeps what it can make again: `KOFFKIT_CACHE`, else `koffkit` in the user's cache."""
     own = os.environ.get("KOFFKIT_CACHE")
     if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "koffkit"
+        return Path(own).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "koffkit"
 
 
 def gguf_checkpoint(path: Path, progress: Progress | None = None) -> Path:
@@ -171,9 +171,9 @@ def _alone(path: Path) -> Iterator[Path]:
 def _read_by_transformers(path: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (KoffkitError, OSError, MemoryError):
-        raise
     except Exception as error:  # whatever a library meets in a file that it cannot read
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # of the machine, not of the file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"{path}: transformers cannot read {what} of this GGUF file ({reason}); use another file or the "
