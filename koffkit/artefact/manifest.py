@@ -16,7 +16,7 @@ from .public import public_name
 class BaseModelEntry(RecordPart):
     """The unpruned model that an export was made from."""
 
-    model: str = Field(description="Hub id, folder, or `embedded:NAME`.")
+    model: str = Field(description="Hub id, folder, GGUF file, or `embedded:NAME`.")
     fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by.")
     digest_kind: DigestKind = Field(
         "sampled", description="`full`: of every byte; `sampled` (or absent): of samples, as before."

@@ -35,6 +35,7 @@ def check_recipe(loaded: LoadedRecipe) -> None:
     Raises:
         UsageError: exports, trackers or the base's shape do not fit.
         DataError: text, a base or an encoder is missing or damaged, and nothing else is wrong.
+        KoffkitError: the only problem is of another kind, such as a base in a truncated GGUF file.
     """
     from ..data.preflight import data_problems
 
@@ -44,6 +45,8 @@ def check_recipe(loaded: LoadedRecipe) -> None:
     problems += [DataError(text) for text in data_problems(loaded)]
     if problems:
         text = "\n".join(dict.fromkeys(str(problem) for problem in problems))
+        if len(problems) == 1:
+            raise type(problems[0])(text)
         kind = next((type(problem) for problem in problems if isinstance(problem, UsageError)), DataError)
         raise kind(text)
 
@@ -77,9 +80,10 @@ def _caught(check: Callable[[LoadedRecipe], None], loaded: LoadedRecipe) -> list
 def _check_base(loaded: LoadedRecipe) -> None:
     from ..hub import is_hub_id
     from ..planning.plan import plan_of
+    from .console import RichProgress
 
     if not is_hub_id(loaded.recipe.base.model, loaded.root):
-        plan_of(loaded)
+        plan_of(loaded, progress=RichProgress())
 
 
 def _check_exports(loaded: LoadedRecipe) -> None:

@@ -45,9 +45,9 @@ def command(
     quiet_libraries()
     from ..stages.engine import run_recipe
 
-    stated = plan_of(loaded)
-    check_disk(stated, run)
     progress = RichProgress()
+    stated = plan_of(loaded, progress=progress)
+    check_disk(stated, run)
     progress.expect(steps_of(loaded.recipe))
     for warning in stated.warnings:
         progress.warn(warning)

@@ -16,6 +16,7 @@ from ..hub import locate
 from ..masks.convert import masks_of_counts
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, plan_budget
+from ..progress import Progress
 from ..recipe.learning import Learned
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
@@ -113,15 +114,18 @@ def num_memory_layers(recipe: Recipe, spec: ModelSpec) -> int:
     return min(count, layers)
 
 
-def plan_of(loaded: LoadedRecipe) -> Plan:
+def plan_of(loaded: LoadedRecipe, *, progress: Progress | None = None) -> Plan:
     """The plan of a recipe, from its text and the base's `config.json` alone.
+
+    Args:
+        progress: is told when a base in a GGUF file is dequantised, which happens once.
 
     Raises:
         DataError: there is no such base.
         UsageError: the architecture is not supported, or the budget or the layers cannot be met.
     """
     base = loaded.recipe.base
-    folder = locate(base.model, loaded.root, revision=base.revision, config_only=True)
+    folder = locate(base.model, loaded.root, revision=base.revision, config_only=True, progress=progress)
     return make_plan(loaded.recipe, ModelSpec.open(folder))
 
 

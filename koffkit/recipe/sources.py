@@ -17,7 +17,8 @@ RESERVED = {"auto", "none", "attached"}
 
 class Base(StrictModel):
     model: str = Field(
-        description="Hub id, local folder, or embedded:base for the model that ships with koffkit."
+        description="Hub id, local folder, GGUF file (needs koffkit[gguf]), or embedded:base for the model "
+        "that ships with koffkit."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16",

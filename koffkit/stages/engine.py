@@ -85,7 +85,8 @@ def _carry_out(
     loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress
 ) -> RunState:
     run = RunFolder(output)
-    base = ModelSpec.open(locate(loaded.recipe.base.model, loaded.root, revision=loaded.recipe.base.revision))
+    named = loaded.recipe.base
+    base = ModelSpec.open(locate(named.model, loaded.root, revision=named.revision, progress=progress))
     base.reader()  # transformers would silently load a checkpoint with missing tensors
     fresh = not run.exists
     state = _open_run(run, loaded, base, backbone, resume)

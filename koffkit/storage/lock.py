@@ -49,14 +49,17 @@ def writing_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claim(target: Path) -> Iterator[None]:
+def claim(target: Path, *, patience: float | None = None) -> Iterator[None]:
     """Lock the name `target`, which need not exist, while the block makes, replaces or removes it; the lock
     file is beside it. Leftovers of killed writers are deleted first.
+
+    Args:
+        patience: seconds to wait for another writer; None: hardly any.
 
     Raises:
         UsageError: another process is writing it, or there can be no folder at the path.
     """
-    with _locked(lock_beside(target), target):
+    with _locked(lock_beside(target), target, patience):
         recover(target)
         tidy(target.parent, but=target.name)
         yield
