@@ -21,6 +21,8 @@ from .faults import Faults
 # What differs from one run to the next: clocks and measured speeds.
 CLOCKS = {
     "created",
+    "seal",  # of a record that holds a clock
+    "metrics.jsonl",  # its entry among the files of a run
     "started",
     "finished",
     "milliseconds",
