@@ -124,7 +124,7 @@ class _Job:
             counts = self._write(paths[0], paths[1], holdout)
             write_json(path, {"settings": settings, "sources": sources, **counts})
         masked = len(self._suffixes) > 1
-        begin = beginning_of_text(self.tokenizer)
+        begin = beginning_of_text(self.tokenizer) if self.loaded.recipe.begin_sequences else None
         train, heldout = (PackedTokens(path, masked=masked, begin=begin) for path in paths)
         return train, heldout
 

@@ -18,8 +18,28 @@ from ..hub import locate
 from ..recipe.load import LoadedRecipe, apply_override, validated
 from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
 
-KEPT = ("koffkit", "seed", "base", "sequence_length", "holdout", "mask", "memory", "distill", "train")
-SETTABLE = ("memory", "sequence_length", "holdout", "seed", "distill", "train", "stages.recover")
+KEPT = (
+    "koffkit",
+    "seed",
+    "base",
+    "sequence_length",
+    "begin_sequences",
+    "holdout",
+    "mask",
+    "memory",
+    "distill",
+    "train",
+)
+SETTABLE = (
+    "memory",
+    "sequence_length",
+    "begin_sequences",
+    "holdout",
+    "seed",
+    "distill",
+    "train",
+    "stages.recover",
+)
 
 
 class MemoryRecipe(Recipe):
@@ -89,7 +109,8 @@ def memory_recipe(
         UsageError: a setting is not valid, or is fixed by the backbone.
     """
     original = export.manifest.recipe
-    tree = {key: original[key] for key in KEPT if key in original}
+    tree = {"begin_sequences": False}  # as in exports that do not say
+    tree |= {key: original[key] for key in KEPT if key in original}
     tree["distill"] = {
         key: value for key, value in tree.get("distill", {}).items() if key != "domain_weights"
     }  # of other domains

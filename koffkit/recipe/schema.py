@@ -75,6 +75,11 @@ class Recipe(StrictModel):
     sequence_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
         512, description="Tokens in a training sequence."
     )
+    begin_sequences: bool = Field(
+        True,
+        description="Every sequence begins with the token that the tokenizer puts before a text, if it puts "
+        "one; false: sequences begin wherever they are cut.",
+    )
     holdout: float = Field(
         0.05, gt=0, lt=1, description="Fraction of each domain's documents that is held out of training."
     )

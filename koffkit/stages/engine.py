@@ -179,7 +179,8 @@ def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: Mod
 def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """A resolved recipe with the field names of this version; earlier ones had other names for some."""
     try:
-        return type(recipe).model_validate(requested).model_dump(mode="json")
+        said = {"begin_sequences": False} | requested  # as it was before there was the field
+        return type(recipe).model_validate(said).model_dump(mode="json")
     except ValidationError:
         return requested
 

@@ -152,3 +152,12 @@ def test_the_token_between_documents(
     assert (remark is not None) == (extra == "<other>")
     with pytest.raises(DataError, match=r"domains\.x\.end_of_document: '</S>' is not a token"):
         end_of_document(tokenizer, "</S>", "domains.x")
+
+
+@pytest.mark.parametrize("begin_sequences", [True, False])
+def test_sequences_begin_as_the_tokenizer_begins_a_text(
+    begin_sequences: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("koffkit.data.corpus.beginning_of_text", lambda tokenizer: 3)
+    batch = make(tmp_path, begin_sequences=begin_sequences).train["north"].batch(0, 4, 16, seed=0)
+    assert bool((batch[:, 0] == 3).all()) is begin_sequences
