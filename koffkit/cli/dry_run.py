@@ -96,7 +96,7 @@ def _sizes(plan: Plan) -> Rows:
     size = f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes"
     yield "one memory", f"{size}, {plan.num_memory_layers} layers"
     against = f"{abs(net.saved):,} {'fewer' if net.saved >= 0 else 'more'} than the base"
-    even = "" if net.break_even is None else f"; break-even at {net.break_even} memories"
+    even = "" if net.break_even is None else f"; smaller with at most {net.break_even}"
     yield f"with {net.memories} memories", f"{net.total:,} bytes, {against}{even}"
 
 

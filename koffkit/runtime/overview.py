@@ -12,18 +12,18 @@ from ..report.memories import layer_range
 
 NAMES = 8
 """Names that a line lists; of more it says how many."""
-Found = Mapping[str, Any]
+Facts = Mapping[str, Any]
 
 
-def overview(found: Found) -> list[str]:
+def overview(facts: Facts) -> list[str]:
     """At most nine lines about what `koffkit.runtime.inspect.describe` tells, each begun by a word."""
-    kinds: dict[str, Callable[[Found], Iterator[tuple[str, str]]]] = {
+    kinds: dict[str, Callable[[Facts], Iterator[tuple[str, str]]]] = {
         "export": _export,
         "run": _run,
         "bundle": _bundle,
         "checkpoint": _checkpoint,
     }
-    return [f"{word:<11} {text}" for word, text in kinds[found["kind"]](found)]
+    return [f"{word:<11} {text}" for word, text in kinds[facts["kind"]](facts)]
 
 
 def _names(names: Sequence[str]) -> str:
@@ -31,7 +31,7 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _base(base: Found) -> str:
+def _base(base: Facts) -> str:
     return public_name(base["model"], base.get("revision") is not None)
 
 
@@ -43,43 +43,43 @@ def _kept(kept: Mapping[str, Sequence[int]]) -> str:
     )
 
 
-def _export(found: Found) -> Iterator[tuple[str, str]]:
-    base, backbone, net = found["base"], found["backbone"], found["net"]
-    yield "made", f"{found['created']} as {found['name']}, format {found['format']}"
+def _export(facts: Facts) -> Iterator[tuple[str, str]]:
+    base, backbone, net = facts["base"], facts["backbone"], facts["net"]
+    yield "made", f"{facts['created']} as {facts['name']}, format {facts['format']}"
     yield "base", f"{_base(base)} ({base['architecture']}), {base['parameters']:,} parameters"
     size = f"{backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes"
     yield "backbone", f"{backbone['class']}, {size}, digest {backbone['digest'][:12]}"
-    yield "removed", f"{found['removed']['global_sparsity']:.1%} of the base; kept: {_kept(found['kept'])}"
-    gone = found["removed_memories"]
+    yield "removed", f"{facts['removed']['global_sparsity']:.1%} of the base; kept: {_kept(facts['kept'])}"
+    gone = facts["removed_memories"]
     since = f"; removed since: {_names(gone)}" if gone else ""
-    yield "memories", f"{len(found['memories'])}: {_names(list(found['memories'])) or 'none'}{since}"
-    router = found["router"]
+    yield "memories", f"{len(facts['memories'])}: {_names(list(facts['memories'])) or 'none'}{since}"
+    router = facts["router"]
     yield "router", "none" if router is None else f"{router['kind']}: {_names(router['labels'])}"
-    even = "" if net["break_even"] is None else f"; break-even at {net['break_even']} memories of this size"
+    even = "" if net["break_even"] is None else f"; smaller with at most {net['break_even']} of this size"
     saved = f"{abs(net['saved']):,} {'fewer' if net['saved'] >= 0 else 'more'} than the base"
     yield "net", f"{net['total']:,} bytes without router, {saved}{even}"
-    yield "parity", f"largest logit difference {max(found['parity']['max_abs'].values()):.1e}"
-    yield "loads in", ", ".join(found["loads_in"])
+    yield "parity", f"largest logit difference {max(facts['parity']['max_abs'].values()):.1e}"
+    yield "loads in", ", ".join(facts["loads_in"])
 
 
-def _run(found: Found) -> Iterator[tuple[str, str]]:
-    budget = found["budget"]
-    yield "name", f"{found['name']}, {found['state']}"
-    yield "base", f"{_base(found['base'])}, {budget['base_params']:,} parameters"
+def _run(facts: Facts) -> Iterator[tuple[str, str]]:
+    budget = facts["budget"]
+    yield "name", f"{facts['name']}, {facts['state']}"
+    yield "base", f"{_base(facts['base'])}, {budget['base_params']:,} parameters"
     kept = (f"{name} {count:,} of {budget['total_units'][name]:,}" for name, count in budget["keep"].items())
     removed = f"{budget['global_sparsity']:.2%} goes, layout {budget['layout']}"
     yield "budget", f"{removed}; kept: {', '.join(kept)}"
-    yield "domains", f"{len(found['domains'])}: {_names(found['domains'])}"
-    layers = found["memory_layers"]
+    yield "domains", f"{len(facts['domains'])}: {_names(facts['domains'])}"
+    layers = facts["memory_layers"]
     yield "memories", f"in layers {layer_range(layers)}" if layers else "none"
-    yield "stages", ", ".join(f"{stage['name']} {stage['state']}" for stage in found["stages"])
-    ended = f", finished {found['finished']}" if found.get("finished") else ""
-    yield "started", f"{found['started']}{ended}, seed {found['seed']}"
-    if "live" in found:
-        yield from _live(found["live"])
+    yield "stages", ", ".join(f"{stage['name']} {stage['state']}" for stage in facts["stages"])
+    ended = f", finished {facts['finished']}" if facts.get("finished") else ""
+    yield "started", f"{facts['started']}{ended}, seed {facts['seed']}"
+    if "live" in facts:
+        yield from _live(facts["live"])
 
 
-def _live(live: Found) -> Iterator[tuple[str, str]]:
+def _live(live: Facts) -> Iterator[tuple[str, str]]:
     if "step" in live:
         of = "" if live["steps"] is None else f" of {live['steps']:,}"
         parts = [f"{live['stage_of_step']} step {live['step']:,}{of}"]
@@ -100,28 +100,28 @@ def _live(live: Found) -> Iterator[tuple[str, str]]:
     yield "writer", f"{ago}{writer or 'nobody works on it: interrupted, go on with --resume'}"
 
 
-def _bundle(found: Found) -> Iterator[tuple[str, str]]:
-    yield "domain", found["domain"]
-    yield "backbone", f"{found['backbone_digest'][:12]}, and no other"
-    halves = ", ".join(f"{name} {count:,}" for name, count in found["parameters_by_half"].items())
-    yield "parameters", f"{found['parameters']:,} ({halves}), {found.get('dtype', 'float32')}"
-    yield "bytes", readable_bytes(sum(entry["size"] for entry in found["files"].values()))
-    lora, kv = found["lora"], found["kv"]
+def _bundle(facts: Facts) -> Iterator[tuple[str, str]]:
+    yield "domain", facts["domain"]
+    yield "backbone", f"{facts['backbone_digest'][:12]}, and no other"
+    halves = ", ".join(f"{name} {count:,}" for name, count in facts["parameters_by_half"].items())
+    yield "parameters", f"{facts['parameters']:,} ({halves}), {facts.get('dtype', 'float32')}"
+    yield "bytes", readable_bytes(sum(entry["size"] for entry in facts["files"].values()))
+    lora, kv = facts["lora"], facts["kv"]
     yield "LoRA", "none" if lora is None else f"rank {lora['rank']} on {', '.join(lora['targets'])}"
     yield "KV", "none" if kv is None else f"{kv['tokens']} memory tokens a layer"
-    yield "layers", layer_range(found["layers"])
-    origin = "added" if "added" in found else "shipped with its export"
-    yield "origin", origin + (", compacted" if found.get("compacted") else "")
-    yield "loads in", ", ".join(f"{name}: {what}" for name, what in found["loads_in"].items())
+    yield "layers", layer_range(facts["layers"])
+    origin = "added" if "added" in facts else "shipped with its export"
+    yield "origin", origin + (", compacted" if facts.get("compacted") else "")
+    yield "loads in", ", ".join(f"{name}: {what}" for name, what in facts["loads_in"].items())
 
 
-def _checkpoint(found: Found) -> Iterator[tuple[str, str]]:
-    widths = found["widths"]
-    cannot = "" if found["compressible"] else ", which koffkit cannot compress"
-    yield "family", f"{found['model_type']}{cannot}"
-    if "parameters" in found:
-        yield "parameters", f"{found['parameters']:,}"
-    yield "bytes", f"{found['bytes']:,}"
+def _checkpoint(facts: Facts) -> Iterator[tuple[str, str]]:
+    widths = facts["widths"]
+    cannot = "" if facts["compressible"] else ", which koffkit cannot compress"
+    yield "family", f"{facts['model_type']}{cannot}"
+    if "parameters" in facts:
+        yield "parameters", f"{facts['parameters']:,}"
+    yield "bytes", f"{facts['bytes']:,}"
     shape = (f"{key} {value:,}" for key, value in widths.items() if isinstance(value, int))
     yield "widths", ", ".join(shape)
-    yield "digest", found["digest"]
+    yield "digest", facts["digest"]
