@@ -109,7 +109,7 @@ def memory_recipe(
         UsageError: a setting is not valid, or is fixed by the backbone.
     """
     original = export.manifest.recipe
-    tree = {"begin_sequences": False}  # as in exports that do not say
+    tree: dict[str, Any] = {"begin_sequences": False}  # as in exports that do not say
     tree |= {key: original[key] for key in KEPT if key in original}
     tree["distill"] = {
         key: value for key, value in tree.get("distill", {}).items() if key != "domain_weights"
