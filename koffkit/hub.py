@@ -10,7 +10,7 @@ from .checkpoint.files import CHECKPOINT_PATTERNS, CONFIG
 from .checkpoint.gguf import gguf_checkpoint, is_gguf, named_gguf
 from .embedded import PREFIX
 from .embedded import path as embedded_path
-from .errors import DataError
+from .errors import DataError, KoffkitError
 from .progress import Progress
 
 CONFIG_ONLY = [CONFIG]
@@ -49,7 +49,7 @@ def locate(
             raise DataError(f"base.model: {error}") from None
     local = _local(name, root)
     if local is not None:
-        return gguf_checkpoint(local, progress) if local.is_file() else local
+        return _dequantised(local, progress) if local.is_file() else local
     if not _could_be_on_hub(name):
         kind = "file" if named_gguf(name) else "folder"
         raise DataError(
@@ -118,6 +118,13 @@ def locate_again(
         return locate(name, root, revision=revision)
     except DataError as error:
         raise DataError(f"{error} Say where the base is now with --base PATH.") from None
+
+
+def _dequantised(path: Path, progress: Progress | None) -> Path:
+    try:
+        return gguf_checkpoint(path, progress)
+    except KoffkitError as error:
+        raise type(error)(f"base.model: {error}") from None
 
 
 def _checkpoint_at(path: Path) -> Path | None:

@@ -75,6 +75,7 @@ def test_what_cannot_be_read_is_one_line_with_its_exit_code(recipe: Path, koffki
         file.write_bytes(damaged)
         result = koffkit("recipe", "validate", recipe)
         assert result.code == code, result.err
+        assert result.err.startswith("Error: base.model: ")
         assert words in result.err
         assert len(result.err.splitlines()) == 1
     file.unlink()
