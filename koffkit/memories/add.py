@@ -24,7 +24,7 @@ from ..router.routed import routed
 from ..run.folder import RunFolder
 from ..run.state import RunState
 from ..storage.clock import timestamp
-from ..storage.lock import claim
+from ..storage.lock import claim, tidy
 from ..storage.publish import discard, replacing, staged
 from .bundle import record_golden, write_bundle, write_bundle_card
 from .recipe import check_name, find_base, memory_recipe
@@ -129,6 +129,9 @@ def free_place(export: Export, name: str, work: RunFolder) -> Path:
         with claim(target):  # an earlier command was killed just after publishing
             discard(work.path)
     if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
+        # The command that made it may have been killed at its end.
+        tidy(target.parent)
+        tidy(work.path.parent)
         raise UsageError(
             f"{target}: there is a memory {name!r} already; choose another name, or learn it anew with "
             "`koffkit memory replace`."
