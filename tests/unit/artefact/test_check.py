@@ -120,7 +120,10 @@ def test_what_people_and_writers_put_there_does_no_harm(copy: Path) -> None:
     (copy / "memories" / ".west.koffkit-partial-7" / "half.py").write_text("x")
     (copy / "memories" / ".north.koffkit-lock").write_text("x")
     shutil.rmtree(copy / "memories" / "south")
-    require_sound(open_export(copy), whole=True)
+    require_sound(open_export(copy), whole=True)  # refuses with an exception
+    (copy / "memories" / "north" / "half.py").write_text("x")
+    with pytest.raises(IntegrityError, match=r"half\.py"):
+        require_sound(open_export(copy), whole=True)
 
 
 def test_samples_do_not_see_everything_and_whole_files_do(copy: Path) -> None:
@@ -151,7 +154,12 @@ def test_the_links_of_a_hub_cache_are_followed(copy: Path, tmp_path: Path) -> No
     for number, path in enumerate([path for path in snapshot.rglob("*") if path.is_file()]):
         path.rename(blobs / str(number))
         path.symlink_to(blobs / str(number))
-    require_sound(open_export(snapshot), whole=True)
+    require_sound(open_export(snapshot), whole=True)  # refuses with an exception
+    config = snapshot / "backbone" / "config.json"
+    config.unlink()
+    config.symlink_to(copy / "backbone" / "config.json")
+    with pytest.raises(IntegrityError, match=r"config\.json"):
+        require_sound(open_export(snapshot), whole=True)
 
 
 def test_a_bundle_by_itself_is_checked(copy: Path, tmp_path: Path) -> None:

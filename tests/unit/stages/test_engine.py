@@ -25,7 +25,8 @@ def state(**changes: Any) -> Any:
 
 
 def test_a_run_that_began_with_former_names_of_fields_can_be_resumed(tmp_path: Path) -> None:
-    _require_same_run(RunFolder(tmp_path), state(), RECIPE, BASE)
+    assert "init_std" not in state().requested_recipe["mask"]
+    _require_same_run(RunFolder(tmp_path), state(), RECIPE, BASE)  # refuses with an exception
 
 
 def test_a_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
