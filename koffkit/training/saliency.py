@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..arch import Cut
 from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
+from ..model.linear import plain_linear
 from ..recipe.training import Training
 from .context import Context, watched
 
@@ -106,11 +107,5 @@ def _add_squares(
     values = (inputs[0] if point.side == "in" else output).float()
     squares = values.flatten(0, -2).square().mean(0)
     if point.side == "in":
-        squares = squares * _matrix(module).float().square().sum(0)
+        squares = squares * plain_linear(module).weight.float().square().sum(0)
     sums.index_add_(0, units, squares)
-
-
-def _matrix(module: Any) -> Tensor:
-    """The weight of a linear module, wrapped by peft or not."""
-    weight: Tensor = module.get_base_layer().weight if hasattr(module, "get_base_layer") else module.weight
-    return weight
