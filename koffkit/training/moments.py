@@ -76,7 +76,7 @@ class _Sums:
 
 @torch.no_grad()
 def _read(context: Context, label: str, sums: _Sums, batches: int, batch_size: int) -> None:
-    recipe, student = context.loaded.recipe, context.student
+    recipe, unpruned = context.loaded.recipe, context.teacher or context.student
     jobs = [(index, visit) for index in range(len(sums.domains)) for visit in range(batches)]
     place = [0, 0]
 
@@ -86,7 +86,7 @@ def _read(context: Context, label: str, sums: _Sums, batches: int, batch_size: i
 
     handles = [
         mlp.down_proj.register_forward_pre_hook(partial(add, layer))
-        for layer, mlp in mlp_modules(student.model)
+        for layer, mlp in mlp_modules(unpruned.model)
         if layer in sums.layers
     ]
     try:
@@ -95,7 +95,7 @@ def _read(context: Context, label: str, sums: _Sums, batches: int, batch_size: i
             stream = context.corpus.train[sums.domains[index]]
             ids = stream.batch(visit, batch_size, recipe.sequence_length, recipe.seed)
             with context.accelerator.autocast():
-                context.unpruned(ids.to(context.accelerator.device))
+                unpruned(ids.to(context.accelerator.device))
             sums.tokens[place[0], place[1]] += ids.numel()
     finally:
         for handle in handles:
