@@ -151,7 +151,8 @@ class GatePlace:
     @property
     def weight(self) -> Tensor:
         """The module's weight [out, in]."""
-        return base_weight(self.module)
+        weight: Tensor = base_linear(self.module).weight
+        return weight
 
     def values(self, inputs: tuple[Any, ...], output: Any) -> Tensor:
         """What the gate multiplies, [B, T, C], of a call of the module."""
@@ -159,10 +160,9 @@ class GatePlace:
         return values
 
 
-def base_weight(module: Any) -> Tensor:
-    """The weight of a linear module, wrapped by peft or not."""
-    weight: Tensor = module.get_base_layer().weight if hasattr(module, "get_base_layer") else module.weight
-    return weight
+def base_linear(module: Any) -> Any:
+    """A linear module without the peft module that may wrap it."""
+    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
 def gate_places(student: Student, gates: Iterable[str]) -> list[GatePlace]:

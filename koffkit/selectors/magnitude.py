@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..method.budget import Budget
-from .base import Calibration, Saliencies, Selector, base_weight, per_parameter
+from .base import Calibration, Saliencies, Selector, base_linear, per_parameter
 
 
 class Magnitude(Selector):
@@ -27,8 +27,9 @@ def _squares(text: Calibration) -> Saliencies:
         for cut in structure.cuts or structure.masked_cuts:
             units = torch.from_numpy(cut.unit_of_channel(spec.shape)).to(table.device)
             for layer, row in enumerate(table):
-                weight = base_weight(text.student.model.get_submodule(spec.arch.layer(layer) + cut.module))
-                row.index_add_(0, units, weight.float().square().sum(1 if cut.side == "out" else 0))
+                module = text.student.model.get_submodule(spec.arch.layer(layer) + cut.module)
+                squares = base_linear(module).weight.float().square()
+                row.index_add_(0, units, squares.sum(1 if cut.side == "out" else 0))
     return sums
 
 
