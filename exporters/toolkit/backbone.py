@@ -27,7 +27,7 @@ def write_backbone(draft: Draft) -> Sliced:
     skip = {f"{run.spec.arch.head}.weight"} if config["tie_word_embeddings"] else set()
     with draft.timed("prepare"):
         slices, rows = backbone_slices(run.spec, run.masks), zero_rows(run.spec, run.masks)
-        reader = SlicedReader(run.spec.folder, slices, rows)
+        reader = SlicedReader(run.spec.folder, slices, rows, run.repair)
     with draft.timed("slice"):
         sliced = slice_checkpoint(reader, skip, folder, draft.progress)
     write_json(folder / "config.json", config)

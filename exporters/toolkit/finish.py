@@ -97,14 +97,17 @@ def _backbone_entry(draft: Draft, sliced: Sliced) -> BackboneEntry:
 
 def _removed(run: FinishedRun, sliced: Sliced) -> Removed:
     budget = run.state.budget
-    removed = budget.base_params - sliced.parameters
+    removed = budget.base_params - (sliced.parameters - sliced.added)
     if removed != budget.removed_params:
         raise IntegrityError(
             f"export: {removed:,} parameters are gone, the plan said {budget.removed_params:,}; "
             "the base's config.json does not describe its weights."
         )
     return Removed(
-        parameters=removed, target=budget.target_params, global_sparsity=removed / budget.base_params
+        parameters=removed,
+        target=budget.target_params,
+        global_sparsity=removed / budget.base_params,
+        added=sliced.added,
     )
 
 

@@ -24,6 +24,7 @@ from .conformance import (
     differences,
     load,
     masked,
+    repaired,
 )
 
 MATRIX = [case for case in cases() if not case.refused]
@@ -37,6 +38,14 @@ PAPER_OR_VALUES = {
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.name)
 def test_masked_equals_sliced(case: Case, tmp_path: Path) -> None:
     found = differences(build(case, tmp_path), tmp_path)
+    assert set(found) == set(CONDITIONS) and max(found.values()) <= TOLERANCE, found
+
+
+@pytest.mark.parametrize("case", list(repaired()), ids=lambda case: case.name)
+def test_masked_equals_sliced_after_a_repair(case: Case, tmp_path: Path) -> None:
+    context = build(case, tmp_path)
+    assert context.learned["repair"]["repaired"] > 0  # else it would be the test above
+    found = differences(context, tmp_path)
     assert set(found) == set(CONDITIONS) and max(found.values()) <= TOLERANCE, found
 
 
