@@ -76,7 +76,7 @@ def write_bundle(
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
     if memory.get("neurons") is not None:
-        neurons, parameters["neurons"], places = _copy_neurons(source, target, memory["neurons"])
+        neurons, parameters["neurons"], places = _copy_neurons(source, target, state.recipe)
         layers = layers or places
     info = BundleInfo(
         koffkit=FORMAT,
@@ -102,9 +102,7 @@ def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None) -> int:
     return _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
 
 
-def _copy_neurons(
-    source: Path, target: Path, settings: Mapping[str, Any]
-) -> tuple[NeuronHalf, int, list[int]]:
+def _copy_neurons(source: Path, target: Path, recipe: Mapping[str, Any]) -> tuple[NeuronHalf, int, list[int]]:
     """Copy the restored neurons, which no mask cuts; also returns how many weights they have, and in which
     layers."""
     path = source / NEURONS
@@ -114,7 +112,10 @@ def _copy_neurons(
         int(name.split(".")[1]): info.shape[0] for name, info in header.items() if name.endswith(".neurons")
     }
     weights = sum(prod(info.shape) for name, info in header.items() if not name.endswith(".neurons"))
-    half = NeuronHalf(count=sum(counts.values()), layout=settings["layout"], tuned=settings["tuned"])
+    settings, fitted = recipe["memory"]["neurons"], recipe["mask"].get("repair") == "least_squares"
+    half = NeuronHalf(
+        count=sum(counts.values()), layout=settings["layout"], tuned=settings["tuned"], fitted=fitted
+    )
     return half, weights, sorted(counts)
 
 

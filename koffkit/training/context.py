@@ -82,10 +82,19 @@ class Context:
         from .repair import make_repair
 
         masks = self._project()
-        self._use(make_repair(self, masks))
+        self.use_repair(make_repair(self, masks))
         return masks
 
-    def _use(self, repair: Repair | None) -> None:
+    def resume_repair(self, learned: dict[str, Any] | None) -> None:
+        """Use the repair that the stage of a checkpoint made, if it made one."""
+        from .repair import read_repair
+
+        if learned is not None:
+            self.learned["repair"] = learned
+            self.use_repair(read_repair(self, learned.get("sha256")))
+
+    def use_repair(self, repair: Repair | None) -> None:
+        """Compute with the repair's tensors whenever the student is pruned."""
         if repair is not None:
             self.student.repair(repair.tensors)
 
@@ -120,7 +129,7 @@ class Context:
         self.load(checkpoint)
         if self.student.gates is not None:
             self._project()
-            self._use(read_repair(self, repair))
+            self.use_repair(read_repair(self, repair))
             self.keep_layers(layers)
 
 

@@ -5,7 +5,7 @@ Legend: B batch, T tokens, D hidden, V vocabulary, L layers, U neurons of a laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -133,13 +133,16 @@ def _likelihood_slope(hidden: Tensor, head: Tensor, generator: torch.Generator, 
     return slopes.view_as(hidden)
 
 
-def take_neurons(model: Any, places: dict[int, Tensor], dtype: torch.dtype) -> dict[int, Neurons]:
+def take_neurons(
+    model: Any, places: Mapping[int, Tensor], dtype: torch.dtype, columns: Mapping[int, Tensor] | None = None
+) -> dict[int, Neurons]:
     """Copies of neurons of a model, by layer.
 
     Args:
         model: the unpruned transformers model.
         places: of the neurons, by layer.
         dtype: of the copies.
+        columns: columns of down [D, n] that stand in for the model's own, by layer.
     """
     taken = {}
     for index, mlp in mlp_modules(model):
@@ -153,6 +156,8 @@ def take_neurons(model: Any, places: dict[int, Tensor], dtype: torch.dtype) -> d
             if value is not None:
                 own = value[:, chosen] if module == "down_proj" else value[chosen]
                 values[name] = own.detach().to(dtype).clone()
+        if columns is not None and index in columns:
+            values["down_proj.weight"] = columns[index].to(dtype)
         taken[index] = Neurons.of(values)
     return taken
 
