@@ -5,7 +5,7 @@ Legend: B batch, T tokens, D hidden, V vocabulary, L layers, U neurons of a laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -133,13 +133,32 @@ def _likelihood_slope(hidden: Tensor, head: Tensor, generator: torch.Generator, 
     return slopes.view_as(hidden)
 
 
-def take_neurons(model: Any, places: dict[int, Tensor], dtype: torch.dtype) -> dict[int, Neurons]:
+def silent_outputs(spec: ModelSpec, masks: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Outputs of the MLPs that a structure masks (`mlp_output`): channels [D'] by layer.
+
+    Args:
+        spec: the unpruned model.
+        masks: hard gates, [L, U] by structure.
+    """
+    silent: dict[int, Tensor] = {}
+    for name, table in masks.items():
+        for cut in spec.arch.structures[name].masked_cuts:
+            if cut.module == "mlp.down_proj":
+                units = torch.from_numpy(cut.unit_of_channel(spec.shape)).to(table.device)
+                silent |= {layer: (keep[units] == 0).nonzero().flatten() for layer, keep in enumerate(table)}
+    return silent
+
+
+def take_neurons(
+    model: Any, places: dict[int, Tensor], dtype: torch.dtype, silent: Mapping[int, Tensor] | None = None
+) -> dict[int, Neurons]:
     """Copies of neurons of a model, by layer.
 
     Args:
         model: the unpruned transformers model.
         places: of the neurons, by layer.
         dtype: of the copies.
+        silent: outputs of the MLPs that stay zero, by layer (`silent_outputs`).
     """
     taken = {}
     for index, mlp in mlp_modules(model):
@@ -153,8 +172,9 @@ def take_neurons(model: Any, places: dict[int, Tensor], dtype: torch.dtype) -> d
             if value is not None:
                 own = value[:, chosen] if module == "down_proj" else value[chosen]
                 values[name] = own.detach().to(dtype).clone()
+        values["down_proj.weight"][(silent or {}).get(index, [])] = 0
         taken[index] = Neurons.of(values)
     return taken
 
 
-__all__ = ["choose_by_domain", "stored_dtype", "take_neurons"]
+__all__ = ["choose_by_domain", "silent_outputs", "stored_dtype", "take_neurons"]
