@@ -15,9 +15,9 @@ from ...report.verdict import Verdict, verdict_of
 from ...storage.files import write_atomically
 from .card import merged_sentence
 
-CHANGING = """- `koffkit memory add`, `replace`, `remove --keep FOLDER` and `compact` change one memory and no other byte;
-  `koffkit memory list .` says which are there now. A memory that was kept is put back by copying its folder
-  to `memories/`.
+CHANGING = """- `koffkit memory add`, `replace`, `remove --keep FOLDER` and `compact` change one memory and no other
+  byte; `koffkit memory list .` says which are there now. A memory that was kept is put back by copying its
+  folder to `memories/`.
 """
 CACHE_BYTES = 2
 """Of one number in a key-value cache, in the 16-bit types that models run in."""
@@ -178,7 +178,8 @@ def _operating(output: Path, manifest: Manifest) -> str:
 
 - `koffkit verify .` checks every file, the shapes of the weights and recorded logits;
   `koffkit inspect .` says what is here, `koffkit doctor` what this machine has.
-{"" if manifest.merged else CHANGING}- An export is never changed by the next one: keep the folder before it, and point the service back at it to
+{"" if manifest.merged else CHANGING}\
+- An export is never changed by the next one: keep the folder before it, and point the service back at it to
   roll back. This backbone is `{manifest.backbone.digest[:16]}`; a memory of another one is refused.
 - Back to the unpruned model: load {back}.
 """
