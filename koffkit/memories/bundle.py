@@ -70,12 +70,11 @@ def write_bundle(
         IntegrityError: a file of the run is missing or damaged.
     """
     memory = state.recipe["memory"]
-    parameters: dict[str, int] = {}
+    parameters, neurons, layers = {}, None, state.memory_layers
     if memory["lora"] is not None:
         parameters["lora"] = _write_adapter(source, target, cuts)
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
-    neurons, layers = None, state.memory_layers
     if memory.get("neurons") is not None:
         neurons, parameters["neurons"], places = _copy_neurons(source, target, memory["neurons"])
         layers = layers or places
