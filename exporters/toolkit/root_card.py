@@ -15,9 +15,9 @@ from ...report.verdict import Verdict, verdict_of
 from ...storage.files import write_atomically
 from .card import merged_sentence
 
-CHANGING = """- `koffkit memory add`, `replace`, `remove --keep FOLDER` and `compact` change one memory and no other
-  byte; `koffkit memory list .` says which are there now. A memory that was kept is put back by copying its
-  folder to `memories/`.
+CHANGING = """- `koffkit memory add`, `replace`, `remove --keep FOLDER` and `compact` change one memory and no
+  other byte; `koffkit memory list .` says which are there now. A memory that was kept is put back by copying
+  its folder to `memories/`.
 """
 CACHE_BYTES = 2
 """Of one number in a key-value cache, in the 16-bit types that models run in."""
