@@ -15,9 +15,11 @@ Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 if TYPE_CHECKING:
     StructureName = str
     LossName = str
+    InitName = str
 else:  # whatever is installed
     StructureName = Literal[tuple(plugins.names(plugins.STRUCTURES))]
     LossName = Literal[tuple(plugins.names(plugins.LOSSES))]
+    InitName = Literal[tuple(["cold"] + plugins.names(plugins.SELECTORS))]  # noqa: RUF005
 
 
 class Anneal(StrictModel):
@@ -41,9 +43,9 @@ class Mask(StrictModel):
         "koffkit's model class.",
     )
     multiple_of: Positive = Field(1, description="Kept neurons of a layer are a multiple of this.")
-    init: Literal["cold", "taylor", "activation"] = Field(
+    init: InitName = Field(
         "activation",
-        description="Gates start ranked by a saliency, activation norm or first-order Taylor, or (cold) "
+        description="Gates start ranked by the saliency of a selector, such as activation norm, or (cold) "
         "equal.",
     )
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
