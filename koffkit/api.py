@@ -82,6 +82,7 @@ def export(
     output: str | Path,
     *,
     format: str = "hf",
+    merge: str | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +92,8 @@ def export(
         run: a finished run.
         output: the folder to make; it appears whole or not at all.
         format: an installed exporter.
+        merge: a domain whose memory becomes part of the backbone's weights, in one dense checkpoint without
+            memories beside it; its KV half, which weights cannot hold, is left out with a warning.
         options: the exporter's options; by default those that the recipe gives for this format.
         progress: where to report how far the export is; by default nowhere.
 
@@ -98,7 +101,7 @@ def export(
         What `koffkit export --json` prints.
 
     Raises:
-        UsageError: the run is not finished, `output` exists, or there is no such format.
+        UsageError: the run is not finished, `output` exists, or there is no such format or memory.
         IntegrityError: the base changed since, or the artefact does not compute what the run learned.
         ResourceError: the disk is too full.
     """
@@ -107,6 +110,8 @@ def export(
     folder = RunFolder(run.path if isinstance(run, Run) else run)
     if options is None:
         options = _recipe_options(folder.require_finished().recipe["export"], format)
+    if merge is not None:
+        options = {**options, "merge": merge}
     return export_run(folder.path, Path(output), format, options, progress or Silent())
 
 

@@ -5,14 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
-from ..toolkit import check_parity, finish, publishing, write_backbone, write_bundles, write_router
+from ..toolkit import (
+    check_merged,
+    check_parity,
+    finish,
+    plan_merge,
+    publishing,
+    tell_what_is_left_out,
+    write_backbone,
+    write_bundles,
+    write_router,
+)
 
 
 class HfOptions(StrictModel):
-    """The format has no options."""
+    """Options of the format."""
+
+    merge: str | None = Field(
+        None, description="Domain whose memory becomes part of the backbone's weights; none ships beside it."
+    )
 
 
 class HfExporter:
@@ -28,21 +44,31 @@ class HfExporter:
         Args:
             run: the run to export.
             output: the folder to make.
-            options: none.
+            options: what to write.
             progress: where messages and the progress of slicing go.
 
         Returns:
             what `koffkit export --json` prints.
 
         Raises:
-            UsageError: `output` exists, or no stock class holds the result.
+            UsageError: `output` exists, or `options.merge` names no memory that weights can hold.
             IntegrityError: a file of the run or of its base is damaged, or the parity check fails; nothing is
                 published.
             ResourceError: the disk is too full.
         """
+        if options.merge is not None:
+            return self._merged(run, output, options.merge, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
             sliced = write_backbone(draft)
             bundles = write_bundles(draft, sliced.digest)
             figures = check_parity(draft, bundles)
             return finish(draft, "hf", sliced, bundles, figures)
+
+    def _merged(self, run: FinishedRun, output: Path, domain: str, progress: Progress) -> dict[str, Any]:
+        plan = plan_merge(run, domain)
+        with publishing(plan.run, output, progress) as draft:
+            tell_what_is_left_out(draft, plan)
+            sliced = write_backbone(draft, plan.reader)
+            figures, entry = check_merged(draft, plan, sliced)
+            return finish(draft, "hf", sliced, [], figures, entry)

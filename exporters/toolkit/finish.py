@@ -7,7 +7,7 @@ from typing import Any
 
 from ...artefact.bundle import Bundle, bundle_entry
 from ...artefact.digests import file_entry, list_files, weight_bytes
-from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Removed
+from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Merged, Removed
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST
 from ...artefact.parts import FileEntry
 from ...artefact.public import hub_revision
@@ -26,7 +26,12 @@ from .stream import Sliced
 
 
 def finish(
-    draft: Draft, format_name: str, sliced: Sliced, bundles: list[Bundle], figures: ParityFigures
+    draft: Draft,
+    format_name: str,
+    sliced: Sliced,
+    bundles: list[Bundle],
+    figures: ParityFigures,
+    merged: Merged | None = None,
 ) -> dict[str, Any]:
     """Write the cards and `koffkit.json`.
 
@@ -35,6 +40,7 @@ def finish(
         sliced: the backbone that was written.
         bundles: the memories that were written.
         figures: of the comparison with the masked model.
+        merged: the memory that the backbone's weights contain; None: there is none.
 
     Returns:
         what `koffkit export --json` prints: the manifest without files and golden logits.
@@ -50,12 +56,13 @@ def finish(
         versions=draft.run.state.versions,
         base=_base_entry(draft.run),
         backbone=_backbone_entry(draft, sliced),
-        removed=_removed(draft.run, sliced),
+        removed=_removed(draft.run, sliced, 0 if merged is None else merged.parameters),
         kept=kept_counts(draft.run.masks),
         masked=masked_counts(draft.run.spec.arch, draft.run.masks),
         domains={bundle.path.name: bundle_entry(bundle) for bundle in bundles},
         parity=figures.parity,
-        results=dict(draft.run.results),
+        **({} if merged is None else {"merged": merged}),
+        results=dict(draft.run.results) if merged is None else _results_of_merged(draft.run, merged),
         recipe=dict(draft.run.recipe),
         golden=figures.golden,
         files={},
@@ -95,12 +102,19 @@ def _backbone_entry(draft: Draft, sliced: Sliced) -> BackboneEntry:
     )
 
 
-def _removed(run: FinishedRun, sliced: Sliced) -> Removed:
+def _results_of_merged(run: FinishedRun, merged: Merged) -> dict[str, Any]:
+    """The figures of the merged memory's domain, if they are those of the checkpoint, too."""
+    figures = {name: value for name, value in run.figures(merged.domain).items() if name != "swap"}
+    return {} if merged.left_out or not figures else {"domains": {merged.domain: figures}}
+
+
+def _removed(run: FinishedRun, sliced: Sliced, restored: int) -> Removed:
     budget = run.state.budget
     removed = budget.base_params - (sliced.parameters - sliced.added)
-    if removed != budget.removed_params:
+    planned = budget.removed_params - restored
+    if removed != planned:
         raise IntegrityError(
-            f"export: {removed:,} parameters are gone, the plan said {budget.removed_params:,}; "
+            f"export: {removed:,} parameters are gone, the plan said {planned:,}; "
             "the base's config.json does not describe its weights."
         )
     return Removed(

@@ -63,6 +63,11 @@ def is_export(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
+def is_merged(path: Path) -> bool:
+    """Whether a folder is an export with a memory in its weights, so that there is none to choose."""
+    return is_export(path) and open_export(path).manifest.merged is not None
+
+
 def open_export(path: Path | str) -> Export:
     """Read the manifest of an export.
 

@@ -50,9 +50,7 @@ def _export(facts: Facts) -> Iterator[tuple[str, str]]:
     size = f"{backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes"
     yield "backbone", f"{backbone['class']}, {size}, digest {backbone['digest'][:12]}"
     yield "removed", f"{facts['removed']['global_sparsity']:.1%} of the base; kept: {_kept(facts['kept'])}"
-    gone = facts["removed_memories"]
-    since = f"; removed since: {_names(gone)}" if gone else ""
-    yield "memories", f"{len(facts['memories'])}: {_names(list(facts['memories'])) or 'none'}{since}"
+    yield "memories", _memories(facts) if facts.get("merged") is None else _merged(facts["merged"])
     router = facts["router"]
     yield "router", "none" if router is None else f"{router['kind']}: {_names(router['labels'])}"
     even = "" if net["break_even"] is None else f"; smaller with at most {net['break_even']} of this size"
@@ -60,6 +58,18 @@ def _export(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "net", f"{net['total']:,} bytes without router, {saved}{even}"
     yield "parity", f"largest logit difference {max(facts['parity']['max_abs'].values()):.1e}"
     yield "loads in", ", ".join(facts["loads_in"])
+
+
+def _memories(facts: Facts) -> str:
+    gone = facts["removed_memories"]
+    since = f"; removed since: {_names(gone)}" if gone else ""
+    return f"{len(facts['memories'])}: {_names(list(facts['memories'])) or 'none'}{since}"
+
+
+def _merged(merged: Facts) -> str:
+    without = f", without its {', '.join(merged['left_out'])}" if merged["left_out"] else ""
+    neurons = f", {merged['neurons']:,} neurons" if merged["neurons"] else ""
+    return f"{merged['domain']} is in the weights ({', '.join(merged['halves'])}{neurons}){without}"
 
 
 def _run(facts: Facts) -> Iterator[tuple[str, str]]:

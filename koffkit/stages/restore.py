@@ -64,7 +64,7 @@ class Restore(StageKind):
     def run(self, context: Context, options: RestoreOptions, resume: Checkpoint | None) -> None:
         from ..training.checkpoint import Checkpoint, save_checkpoint
         from ..training.neuron_repair import repair
-        from ..training.restoring import choose_by_domain, stored_dtype, take_neurons
+        from ..training.restoring import choose_by_domain, silent_outputs, stored_dtype, take_neurons
         from .outputs import save_memories
 
         memories, wanted = context.student.memories, context.loaded.recipe.memory.neurons
@@ -76,9 +76,12 @@ class Restore(StageKind):
                 context, options.score, options.own_share, options.batches, options.batch_size
             )
             dtype = stored_dtype(context.student.spec)
+            assert context.masks is not None
+            silent = silent_outputs(context.student.spec, context.masks)
             columns = repair(context, chosen, options.own_share)
             for domain, places in chosen.items():
-                neurons = take_neurons(context.student.model, places, dtype, columns.get(domain, {}))
+                own = columns.get(domain, {})
+                neurons = take_neurons(context.student.model, places, dtype, silent, own)
                 memories.set_neurons(domain, neurons, tuned=wanted.tuned)
             order = [stage.name for stage in context.loaded.recipe.stages].index(self.name)
             extra = {"repair": context.learned.get("repair")}

@@ -133,8 +133,28 @@ def _likelihood_slope(hidden: Tensor, head: Tensor, generator: torch.Generator, 
     return slopes.view_as(hidden)
 
 
+def silent_outputs(spec: ModelSpec, masks: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Outputs of the MLPs that a structure masks (`mlp_output`): channels [D'] by layer.
+
+    Args:
+        spec: the unpruned model.
+        masks: hard gates, [L, U] by structure.
+    """
+    silent: dict[int, Tensor] = {}
+    for name, table in masks.items():
+        for cut in spec.arch.structures[name].masked_cuts:
+            if cut.module == "mlp.down_proj":
+                units = torch.from_numpy(cut.unit_of_channel(spec.shape)).to(table.device)
+                silent |= {layer: (keep[units] == 0).nonzero().flatten() for layer, keep in enumerate(table)}
+    return silent
+
+
 def take_neurons(
-    model: Any, places: Mapping[int, Tensor], dtype: torch.dtype, columns: Mapping[int, Tensor] | None = None
+    model: Any,
+    places: Mapping[int, Tensor],
+    dtype: torch.dtype,
+    silent: Mapping[int, Tensor] | None = None,
+    columns: Mapping[int, Tensor] | None = None,
 ) -> dict[int, Neurons]:
     """Copies of neurons of a model, by layer.
 
@@ -142,6 +162,7 @@ def take_neurons(
         model: the unpruned transformers model.
         places: of the neurons, by layer.
         dtype: of the copies.
+        silent: outputs of the MLPs that stay zero, by layer (`silent_outputs`).
         columns: columns of down [D, n] that stand in for the model's own, by layer.
     """
     taken = {}
@@ -158,8 +179,9 @@ def take_neurons(
                 values[name] = own.detach().to(dtype).clone()
         if columns is not None and index in columns:
             values["down_proj.weight"] = columns[index].to(dtype)
+        values["down_proj.weight"][(silent or {}).get(index, [])] = 0
         taken[index] = Neurons.of(values)
     return taken
 
 
-__all__ = ["choose_by_domain", "stored_dtype", "take_neurons"]
+__all__ = ["choose_by_domain", "silent_outputs", "stored_dtype", "take_neurons"]
