@@ -100,7 +100,8 @@ def _solve(moments: Tensor, target: Tensor, damping: float) -> Tensor:
     """target (moments + damping * median of the diagonal)^-1."""
     diagonal = moments.diagonal()
     ridge = moments + torch.diag_embed((damping * diagonal.median()).clamp_min(1e-12).expand_as(diagonal))
-    return torch.linalg.solve(ridge, target.T).T
+    solution: Tensor = torch.linalg.solve(ridge, target.T).T
+    return solution
 
 
 def reconstruction_error(
