@@ -32,7 +32,7 @@ def write_backbone(draft: Draft, reader: SlicedReader | None = None) -> Sliced:
     with draft.timed("prepare"):
         if reader is None:
             slices, rows = backbone_slices(run.spec, run.masks), zero_rows(run.spec, run.masks)
-            reader = SlicedReader(run.spec.folder, slices, rows)
+            reader = SlicedReader(run.spec.folder, slices, rows, run.repair)
     with draft.timed("slice"):
         sliced = slice_checkpoint(reader, skip, folder, draft.progress)
     write_json(folder / "config.json", config)

@@ -45,6 +45,7 @@ def _backbone_card(manifest: Manifest) -> str:
         f" {count:,} units of {name} are masked: zero, but still there."
         for name, count in manifest.masked.items()
     )
+    masked += f" {removed.added:,} parameters are biases that its repair added." if removed.added else ""
     verdict = verdict_of(manifest.results)
     how = "" if backbone.model_class.startswith("Koff") else ", no koffkit, no remote code"
     header = front_matter(base, "transformers", ["koffkit", "pruned"], derived=True)

@@ -117,14 +117,20 @@ def _results_of_merged(run: FinishedRun, merged: Merged) -> dict[str, Any]:
 
 def _removed(run: FinishedRun, sliced: Sliced, restored: int) -> Removed:
     budget = run.state.budget
-    removed, planned = budget.base_params - sliced.parameters, budget.removed_params - restored
+    removed, planned = (
+        budget.base_params - (sliced.parameters - sliced.added),
+        budget.removed_params - restored,
+    )
     if removed != planned:
         raise IntegrityError(
             f"export: {removed:,} parameters are gone, the plan said {planned:,}; "
             "the base's config.json does not describe its weights."
         )
     return Removed(
-        parameters=removed, target=budget.target_params, global_sparsity=removed / budget.base_params
+        parameters=removed,
+        target=budget.target_params,
+        global_sparsity=removed / budget.base_params,
+        added=sliced.added,
     )
 
 

@@ -86,7 +86,8 @@ def plan_merge(run: FinishedRun, domain: str) -> MergePlan:
     spec, masks = run.spec, run.masks
     neurons = load_neurons(memory, spec.num_layers, spec.shape.hidden)
     merged = MergedMemory.of(memory, neurons, spec.arch, MemoryCuts(spec, masks))
-    reader = MergedReader(spec.folder, backbone_slices(spec, masks), zero_rows(spec, masks), merged)
+    cuts = backbone_slices(spec, masks), zero_rows(spec, masks)
+    reader = MergedReader(spec.folder, *cuts, merged, run.repair)
     return MergePlan(replace(run, masks=_with_neurons(masks, neurons)), masks, memory, neurons, reader)
 
 
@@ -165,7 +166,7 @@ def _masked(plan: MergePlan, loaded: object) -> Probe:
 
     spec = plan.run.spec
     memory = replace(load_memory(plan.memory, spec.widths, spec.shape.hidden), kv={})
-    return Probe(spec.folder, [memory], plan.masks, loaded=loaded)  # type: ignore[arg-type]
+    return Probe(spec.folder, [memory], plan.masks, loaded=loaded, repair=plan.run.repair)  # type: ignore[arg-type]
 
 
 def _shown(rounding: Difference) -> dict[str, float]:

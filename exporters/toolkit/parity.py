@@ -55,7 +55,7 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
         hidden = sliced.hidden(tokens, rows)
         draft.progress.advance("parity", 1, {})
         with LoadedWeights(run.spec.folder) as loaded:
-            masked = Probe(run.spec.folder, learned, run.masks, loaded=loaded)
+            masked = Probe(run.spec.folder, learned, run.masks, loaded=loaded, repair=run.repair)
             differences = require_same(
                 sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
             )

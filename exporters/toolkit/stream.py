@@ -24,9 +24,11 @@ PIECE = 1 << 24
 
 @dataclass(frozen=True)
 class Sliced:
-    """The written backbone: number of parameters, digest, and an entry for each file."""
+    """The written backbone: number of parameters (and how many of them the base does not have), digest, and
+    an entry for each file."""
 
     parameters: int
+    added: int
     digest: str
     files: dict[str, FileEntry]
 
@@ -40,7 +42,7 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
     hashes: dict[str, Any] = {}
     files: dict[str, tuple[Any, int]] = {}
     weight_map: dict[str, str] = {}
-    parameters = total = 0
+    parameters = added = total = 0
     count = len(reader.tensors)
     progress.start("slice", count, 0)
     with _Hashing() as hashing:
@@ -58,6 +60,7 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
                         hashing.update(data, file_hash, hashes[name])
                     weight_map[name] = path.name
                     parameters += prod(info.shape)
+                    added += prod(info.shape) if name in reader.added else 0
                     total += prod(info.shape) * info.itemsize
                     progress.advance("slice", len(hashes), {})
                 fsync_file(file)
@@ -72,7 +75,7 @@ def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progres
     entries = {
         name: FileEntry(sha256=hasher.hexdigest(), size=size) for name, (hasher, size) in files.items()
     }
-    return Sliced(parameters, combine_tensor_digests(digests), entries)
+    return Sliced(parameters, added, combine_tensor_digests(digests), entries)
 
 
 class _Hashing:

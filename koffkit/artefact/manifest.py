@@ -56,6 +56,7 @@ class Removed(RecordPart):
     parameters: Count = Field(description="How many are gone.")
     target: Count = Field(description="The least number that the recipe asked for.")
     global_sparsity: float = Field(ge=0, le=1, description="parameters / parameters of the base.")
+    added: Count = Field(0, description="Parameters that a repair added: biases that the base does not have.")
 
 
 class BundleEntry(RecordPart):

@@ -59,6 +59,13 @@ class PackedTokens:
         rows = self._rows(visit, batch_size, length, seed)
         return torch.from_numpy(np.stack([self._mask_of(self.mask, *row) for row in rows]))
 
+    def sequences_of_epoch(self, length: int) -> int:
+        """How many batches of one sequence share no token."""
+        return self._per_epoch(self._width(length))
+
+    def _per_epoch(self, width: int) -> int:
+        return max(1, (len(self.tokens) - width) // width)
+
     def _rows(self, visit: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
         """Where the rows of a batch start, and their length."""
         width = self._width(length)
@@ -88,7 +95,7 @@ class PackedTokens:
         )
 
     def _start(self, number: int, length: int, seed: int) -> int:
-        per_epoch = max(1, (len(self.tokens) - length) // length)
+        per_epoch = self._per_epoch(length)
         epoch, position = divmod(number, per_epoch)
         key = (seed, epoch, length)
         if self._order is None or self._order[0] != key:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..arch.spec import Indices
 from ..checkpoint.reader import CheckpointReader
-from ..storage.tensors_file import TensorInfo
+from ..storage.tensors_file import TensorInfo, read_header
+from .repair import Repair
 from .slicing import Slices
 
 
@@ -24,17 +25,37 @@ class SlicedReader(CheckpointReader):
         folder: the unsliced checkpoint.
         slices: the indices that stay, by tensor and dimension.
         zero_rows: rows of tensors that stay and become zero.
+        repair: tensors that stand in for the checkpoint's, before they are cut.
 
     Raises:
         IntegrityError: files and index do not agree, or a file is damaged.
     """
 
-    def __init__(self, folder: Path, slices: Slices, zero_rows: Mapping[str, Indices]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        slices: Slices,
+        zero_rows: Mapping[str, Indices],
+        repair: Repair | None = None,
+    ) -> None:
         super().__init__(folder)
+        self.added: set[str] = set()
+        """Tensors that the base does not have."""
+        if repair is not None:
+            self._put_in(repair)
         self._slices, self._zero_rows, self._whole = slices, zero_rows, self.tensors
         self.tensors = {
             name: replace(info, shape=_shape(info, slices.get(name))) for name, info in self._whole.items()
         }
+
+    def _put_in(self, repair: Repair) -> None:
+        """Read the tensors of the repair from its file; new ones are in the part of their module's weight."""
+        for name, info in read_header(repair.path)[0].items():
+            if name not in self.tensors:
+                self.added.add(name)
+            beside = self.tensors[f"{name.rpartition('.')[0]}.weight"].path
+            self.by_file[beside].setdefault(name, info)
+            self.tensors[name] = info
 
     def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """`(first row, rows)` after slicing; pieces of at most about `at_once` bytes before they are cut."""

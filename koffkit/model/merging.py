@@ -9,7 +9,7 @@ Legend: R LoRA rank, D hidden, n restored neurons of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..artefact.bundle import MemoryFolder
 from ..artefact.names import ADAPTER_CONFIG
 from ..checkpoint.reader import as_tensor, torch_dtype
 from ..masks.memory_cuts import MemoryCuts
+from ..masks.repair import Repair
 from ..masks.sliced_reader import SlicedReader
 from ..masks.slicing import ADAPTER_PREFIX, Slices
 from ..storage.read_json import read_json
@@ -95,6 +96,15 @@ class MergedMemory:
                     rows[place] = value
         return cls(_factors(memory, cuts), rows, columns)
 
+    def with_biases(self, tensors: Container[str]) -> MergedMemory:
+        """The same memory with zeros for biases that a repair has added and the restored neurons lack."""
+        rows = dict(self.rows)
+        for name, value in self.rows.items():
+            bias = f"{name.removesuffix('.weight')}.bias"
+            if bias in tensors:
+                rows.setdefault(bias, value.new_zeros(len(value)))
+        return replace(self, rows=rows)
+
 
 def _factors(memory: MemoryFolder, cuts: MemoryCuts) -> dict[str, Factor]:
     if memory.adapter_file is None:
@@ -119,7 +129,7 @@ class MergedReader(SlicedReader):
 
     Args:
         folder: the unsliced checkpoint.
-        slices, zero_rows: as of `SlicedReader`.
+        slices, zero_rows, repair: as of `SlicedReader`.
         memory: what is merged.
 
     Raises:
@@ -127,10 +137,15 @@ class MergedReader(SlicedReader):
     """
 
     def __init__(
-        self, folder: Path, slices: Slices, zero_rows: Mapping[str, Indices], memory: MergedMemory
+        self,
+        folder: Path,
+        slices: Slices,
+        zero_rows: Mapping[str, Indices],
+        memory: MergedMemory,
+        repair: Repair | None = None,
     ) -> None:
-        super().__init__(folder, slices, zero_rows)
-        self._memory = memory
+        super().__init__(folder, slices, zero_rows, repair)
+        self._memory = memory.with_biases(self.tensors)
         self.tensors = {name: self._grown(name, info) for name, info in self.tensors.items()}
 
     def _grown(self, name: str, info: TensorInfo) -> TensorInfo:

@@ -7,6 +7,7 @@ Legend: B batch, T tokens, D hidden, L layers, U units of a structure in one lay
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ..errors import IntegrityError
 from .gating import Gates, GateValues, register_gates
 from .kv_attention import use_koffkit_attention
 from .memory import Memories
+from .repair import use_repair
 
 
 class Student(nn.Module):
@@ -74,6 +76,14 @@ class Student(nn.Module):
         self._values = gate_values
         hidden: Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         return hidden if self._divisor == 1.0 else hidden / self._divisor
+
+    def repair(self, tensors: Mapping[str, Tensor]) -> None:
+        """Compute with other weights from now on whenever gates are on; the teacher keeps its own.
+
+        Args:
+            tensors: by parameter name, at the widths of the base.
+        """
+        use_repair(self.model, tensors, lambda: self._values is not None)
 
     def hidden_states(self, input_ids: Tensor, layer: int, gate_values: GateValues | None = None) -> Tensor:
         """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory."""

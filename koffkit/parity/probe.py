@@ -27,6 +27,7 @@ from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
 from ..masks.convert import as_gates
 from ..masks.masks import Masks
+from ..masks.repair import Repair
 from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import MemoryTensors, load_memory, mixed_kv
 from ..model.gating import register_gates
@@ -55,6 +56,7 @@ class Probe:
         view: a config.json object and a reader to use instead of those of `folder`: the base as if it were
             sliced already.
         loaded: the weights as transformers reads them, which stand in for those that koffkit reads.
+        repair: tensors that stand in for some of them.
     """
 
     def __init__(
@@ -65,11 +67,14 @@ class Probe:
         dtype: torch.dtype = torch.float64,
         view: tuple[Mapping[str, Any], CheckpointReader] | None = None,
         loaded: LoadedWeights | None = None,
+        repair: Repair | None = None,
     ) -> None:
         self.dtype = dtype
         self.reader = loaded or (CheckpointReader(folder) if view is None else view[1])
         with self._arithmetic():
-            model, *self._vocabulary = _empty_model(_config(folder, None if view is None else view[0]), dtype)
+            config = _config(folder, None if view is None else view[0])
+            config.update({} if repair is None else repair.config)
+            model, *self._vocabulary = _empty_model(config, dtype)
         spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
         use_neuron_memory(model)
@@ -87,7 +92,7 @@ class Probe:
         self._kv = {memory.domain: memory.kv for memory in attached}
         self._neurons = {memory.domain: memory.neurons for memory in attached}
         adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), attached, strict=True)}
-        self._weights = _Weights(self.reader, adapters, dtype)
+        self._weights = _Weights(self.reader, adapters, dtype, {} if repair is None else repair.tensors)
         _read_on_demand(self._model, self._weights)
         self._plain = model
 
@@ -202,8 +207,9 @@ class _Weights(Mapping[str, Tensor]):
         reader: CheckpointReader | LoadedWeights,
         adapters: Mapping[str, Mapping[str, Tensor]],
         dtype: torch.dtype,
+        repair: Mapping[str, Tensor],
     ) -> None:
-        self.reader, self.adapters, self.dtype = reader, adapters, dtype
+        self.reader, self.adapters, self.dtype, self.repair = reader, adapters, dtype, repair
         self.release()
 
     def release(self) -> None:
@@ -215,6 +221,8 @@ class _Weights(Mapping[str, Tensor]):
             if name.endswith(f".{slot}.weight"):
                 return tensors[name.removesuffix(f".{slot}.weight") + ".weight"].to(self.dtype)
         name = name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
+        if name in self.repair:
+            return self.repair[name].to(self.dtype)
         shape = self.reader.tensors[name].shape
         if len(shape) == 1:  # a bias is in use together with its matrix
             return self.reader.read(name, torch.empty(shape, dtype=self.dtype))

@@ -14,8 +14,9 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..hub import locate
 from ..masks.convert import masks_of_counts
+from ..masks.repair import check_repair
 from ..masks.slicing import widths_of
-from ..method.budget import Budget, plan_budget
+from ..method.budget import Budget, check_structures, plan_budget
 from ..progress import Progress
 from ..recipe.learning import Learned
 from ..recipe.load import LoadedRecipe
@@ -92,6 +93,8 @@ def budget_of(recipe: Recipe, spec: ModelSpec) -> Budget:
         UsageError: the architecture is not supported or refuses a structure, or the budget cannot be met.
     """
     mask = recipe.mask
+    check_structures(spec, mask.structure_names)
+    check_repair(spec, mask.structure_names, mask.repair)
     return plan_budget(spec, mask.structure_names, mask.global_sparsity, mask.multiple_of, mask.layout)
 
 

@@ -70,6 +70,21 @@ class Mask(StrictModel):
         description="Share of the steps in which lambda may grow a thousandfold, or a moving target ends.",
     )
 
+    repair: Literal["none", "bias", "least_squares"] = Field(
+        "none",
+        description="What the final mask is made up for with, without training: a bias with the mean of what "
+        "is gone (FLAP), or new down and output projections by ridge regression.",
+    )
+    repair_tokens: Positive = Field(
+        65536, description="Tokens of calibration text for the repair, of all domains and retention text."
+    )
+    repair_damping: float = Field(
+        0.01,
+        gt=0,
+        le=1e6,
+        description="Of least_squares: ridge, as a share of the median squared activation.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _former_names(cls, data: Any) -> Any:

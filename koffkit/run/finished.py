@@ -16,6 +16,7 @@ from ..hub import locate_again
 from ..masks.container import open_complete, sliced_config
 from ..masks.file import load_masks
 from ..masks.masks import Masks
+from ..masks.repair import Repair
 from .folder import RunFolder
 from .state import RunState
 
@@ -32,6 +33,7 @@ class FinishedRun:
         masks: by layer and structure; True = keep.
         memories: the folder of every memory, at the widths of the base, by domain; empty for pruning alone.
         router: the router's folder, if the run has one.
+        repair: tensors that stand in for the base's; None: there are none.
     """
 
     folder: RunFolder
@@ -40,6 +42,7 @@ class FinishedRun:
     masks: Masks
     memories: Mapping[str, Path]
     router: Path | None
+    repair: Repair | None = None
 
     @classmethod
     def open(cls, folder: RunFolder | Path | str, base: Path | None = None) -> FinishedRun:
@@ -66,6 +69,7 @@ class FinishedRun:
             masks=load_masks(folder.masks_file, spec),
             memories=_memories(folder, state),
             router=folder.router_dir if folder.router_dir.is_dir() else None,
+            repair=None if not _repaired(state) else Repair.open(folder.repair_file, spec),
         )
 
     @property
@@ -91,12 +95,17 @@ class FinishedRun:
     @cached_property
     def sliced_config(self) -> dict[str, Any]:
         """The `config.json` of the sliced backbone."""
-        return sliced_config(self.spec, self.masks)
+        spec = self.spec if self.repair is None else self.repair.repaired_spec
+        return sliced_config(spec, self.masks)
 
     def figures(self, domain: str) -> Mapping[str, Any]:
         """The figures of a domain from stage `evaluate`; empty if it did not run."""
         figures: Mapping[str, Any] = self.results.get("domains", {}).get(domain, {})
         return figures
+
+
+def _repaired(state: RunState) -> bool:
+    return state.repair is not None and state.repair.sha256 is not None
 
 
 def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:

@@ -49,6 +49,17 @@ class RunBudget(RecordPart):
     global_sparsity: float = Field(description="removed_params / base_params.")
 
 
+class RunRepair(RecordPart):
+    """The repair of the masked model (`mask.repair`)."""
+
+    kind: str = Field(description="`bias` or `least_squares`.")
+    modules: Count = Field(description="Linear modules that read something that is gone.")
+    repaired: Count = Field(description="Those whose output the repair brings closer, on held-out text.")
+    error_before: float = Field(description="Squared error of their outputs on held-out text, summed.")
+    error_after: float = Field(description="The same with the repair.")
+    sha256: Sha256 | None = Field(None, description="Of `repair.safetensors`; absent: nothing was repaired.")
+
+
 class StageState(RecordPart):
     """The progress of one stage."""
 
@@ -78,6 +89,7 @@ class RunState(Record):
     backbone: Sha256 | None = Field(
         None, description="Digest of the sliced backbone that a memory is learned for; null: a whole run."
     )
+    repair: RunRepair | None = Field(None, description="What was done to the modules beside the gaps.")
     memory_layers: list[Count] = Field(description="Layers that carry memory.")
     stages: list[StageState] = Field(description="In the order in which they run.")
     state: Literal["running", "finished"] = Field(description="Whether every stage is done.")

@@ -230,7 +230,8 @@ def _run_stages(context: Context, state: RunState) -> RunState:
     elif context.run.metrics_file.exists():
         context.run.metrics_file.unlink()
     if checkpoint is not None and first:  # the checkpoint holds everything that earlier stages learned
-        context.restore(checkpoint, state.memory_layers)
+        repair = None if state.repair is None else state.repair.sha256
+        context.restore(checkpoint, state.memory_layers, repair)
         context.results |= state.results
     for place, stage in enumerate(stages[first:], first):
         state = _note(context, state, stage.name, "running")

@@ -14,6 +14,7 @@ from ..errors import Interrupted
 from ..masks.convert import as_masks
 from ..masks.file import save_masks
 from ..masks.masks import Masks, kept_counts
+from ..masks.repair import Repair
 from ..method.budget import Budget
 from ..model.student import Student
 from ..progress import Progress
@@ -76,8 +77,19 @@ class Context:
         restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
 
     def set_masks(self) -> Masks:
-        """Project the learned scores onto the budget, write `masks.safetensors`, and use the masks from now
-        on."""
+        """Project the learned scores onto the budget, write `masks.safetensors`, repair what the recipe wants
+        repaired, and use both from now on."""
+        from .repair import make_repair
+
+        masks = self._project()
+        self._use(make_repair(self, masks))
+        return masks
+
+    def _use(self, repair: Repair | None) -> None:
+        if repair is not None:
+            self.student.repair(repair.tensors)
+
+    def _project(self) -> Masks:
         gates = self.student.gates
         assert gates is not None
         self.masks = gates.hard(self.budget)
@@ -92,19 +104,23 @@ class Context:
             self.student.memories.keep_layers(layers)
             self.learned["memory_layers"] = layers
 
-    def restore(self, checkpoint: Checkpoint, layers: list[int]) -> None:
+    def restore(self, checkpoint: Checkpoint, layers: list[int], repair: str | None = None) -> None:
         """Restore a checkpoint, and what earlier stages had settled.
 
         Args:
             checkpoint: the checkpoint.
             layers: layers that carry memory.
+            repair: the sha256 of the repair's file; None: there is none.
 
         Raises:
-            IntegrityError: the checkpoint belongs to another recipe.
+            IntegrityError: the checkpoint belongs to another recipe, or the repair is damaged.
         """
+        from .repair import read_repair
+
         self.load(checkpoint)
         if self.student.gates is not None:
-            self.set_masks()
+            self._project()
+            self._use(read_repair(self, repair))
             self.keep_layers(layers)
 
 

@@ -56,6 +56,8 @@ STRUCTURES: dict[str, str | list[str]] = {
     "paper": "paper",
 }
 SPARSITY = {"kv_group": 0.06, "qk_pair": 0.05, "v_channel": 0.05, "neurons+groups": 0.35, "paper": 0.42}
+READER = {"mlp_neuron": "mlp.down_proj", "kv_group": "self_attn.o_proj"}
+"""The module that reads the units of a structure, which a repair changes."""
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
 FAMILY: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
@@ -85,13 +87,15 @@ class Case:
     structure: str
     layout: str
     tied: bool
+    repair: str = "none"
     neurons: bool = False
     """The memories give removed neurons back; see `tests.parity.neurons`."""
 
     @property
     def name(self) -> str:
-        tied, neurons = "tied" if self.tied else "untied", "-neurons" if self.neurons else ""
-        return f"{self.family}-{self.structure}-{self.layout}-{tied}{neurons}"
+        name = f"{self.family}-{self.structure}-{self.layout}-{'tied' if self.tied else 'untied'}"
+        name += "-neurons" if self.neurons else ""
+        return name if self.repair == "none" else f"{name}-{self.repair}"
 
     @property
     def refused(self) -> bool:
@@ -99,6 +103,18 @@ class Case:
         return "qk_pair" in architecture(self.family).refuses and (
             "qk_pair" in structures or structures == "paper"
         )
+
+
+def repaired() -> Iterator[Case]:
+    """Every family with new weights, and with new biases where its class in transformers has a place for
+    them."""
+    for family in supported():
+        yield Case(family, "neurons+groups", "uniform", True, "least_squares")
+        yield Case(family, "v_channel", "ragged", False, "least_squares")
+        for structure in ("mlp_neuron", "kv_group"):
+            if READER[structure] in architecture(family).biases:
+                yield Case(family, structure, "uniform", False, "bias")
+                yield Case(family, structure, "ragged", True, "bias")
 
 
 def cases() -> Iterator[Case]:
@@ -137,6 +153,8 @@ def build(case: Case, root: Path) -> Context:
         "layout": case.layout,
         "multiple_of": 1,
         "global_sparsity": SPARSITY.get(case.structure, 0.2),
+        "repair": case.repair,
+        "repair_damping": 1.0,
     }
     recipe = recipe_dict(base_of(case.family, case.tied), root / "data", mask=mask, memory=memory)
     recipe["stages"] = recipe["stages"][:1]
@@ -239,7 +257,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     worst: dict[tuple[str, str], float] = {}
     count = refused = 0
-    for case in cases():
+    for case in (*cases(), *repaired()):
         with tempfile.TemporaryDirectory() as root:
             try:
                 found = differences(build(case, Path(root)), Path(root))

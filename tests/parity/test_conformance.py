@@ -24,6 +24,7 @@ from .conformance import (
     differences,
     load,
     masked,
+    repaired,
 )
 from .neurons import masked as neuron_masked
 from .neurons import neuron_cases, neuron_differences, with_open_gates
@@ -55,6 +56,14 @@ def test_restored_neurons_matter(family: str, tmp_path: Path) -> None:
     bare = neuron_masked(context, None)
     assert (with_open_gates(context, "north") - bare).abs().max() > 0.02
     assert (with_open_gates(context, "north") - with_open_gates(context, "south")).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("case", list(repaired()), ids=lambda case: case.name)
+def test_masked_equals_sliced_after_a_repair(case: Case, tmp_path: Path) -> None:
+    context = build(case, tmp_path)
+    assert context.learned["repair"]["repaired"] > 0  # else it would be the test above
+    found = differences(context, tmp_path)
+    assert set(found) == set(CONDITIONS) and max(found.values()) <= TOLERANCE, found
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
