@@ -88,8 +88,7 @@ class Case:
     layout: str
     tied: bool
     repair: str = "none"
-    neurons: bool = False
-    """The memories give removed neurons back; see `tests.parity.neurons`."""
+    neurons: bool = False  # see `tests.parity.neurons`
 
     @property
     def name(self) -> str:
@@ -277,8 +276,7 @@ def main() -> None:
         count += len(found)
         worst[neuron_case.family, COLUMN] = max(worst.get((neuron_case.family, COLUMN), 0.0), *found.values())
     table = Table(
-        title="masked == sliced: max |logit difference| (uniform and ragged, tied and untied, four "
-        "conditions each)"
+        title="masked == sliced: max |logit difference| (both layouts, tied and untied, four conditions)"
     )
     table.add_column("architecture")
     for structure in (*STRUCTURES, COLUMN):
