@@ -115,6 +115,36 @@ def export(
     return export_run(folder.path, Path(output), format, options, progress or Silent())
 
 
+def restore(
+    path: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the unpruned base again, from an export that was made with the option `keep_removed`.
+
+    Args:
+        path: the export's folder.
+        output: the folder to make; it appears whole or not at all.
+        base: the base, if it is at hand, to compare the result with; it is not needed.
+        progress: where to report; by default nowhere.
+
+    Returns:
+        What `koffkit restore --json` prints.
+
+    Raises:
+        UsageError: the export does not hold what was removed, or `output` exists.
+        IntegrityError: a file of the export is damaged, or the result is not the base.
+        ResourceError: the disk is too full.
+    """
+    from .runtime.restore import restore_base
+
+    return restore_base(
+        Path(path), Path(output), base=None if base is None else Path(base), progress=progress
+    )
+
+
 def verify(path: str | Path) -> dict[str, Any]:
     """Check the digests, shapes and golden logits of an export, or the digests of a finished run.
 
@@ -230,4 +260,4 @@ def _recipe_options(listed: Iterable[Mapping[str, Any]], format: str) -> dict[st
     return {}
 
 
-__all__ = ["Run", "compress", "export", "plan", "verify"]
+__all__ = ["Run", "compress", "export", "plan", "restore", "verify"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...progress import Progress
 from ...run.finished import FinishedRun
@@ -19,6 +19,7 @@ from ..toolkit import (
     tell_what_is_left_out,
     write_backbone,
     write_bundles,
+    write_removed,
     write_router,
 )
 
@@ -29,6 +30,15 @@ class HfOptions(StrictModel):
     merge: str | None = Field(
         None, description="Domain whose memory becomes part of the backbone's weights; none ships beside it."
     )
+    keep_removed: bool = Field(
+        False, description="Keep all that the backbone lacks beside it, for `koffkit restore`."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> HfOptions:
+        if self.merge is not None and self.keep_removed:
+            raise ValueError("merge and keep_removed exclude each other; export twice")
+        return self
 
 
 class HfExporter:
@@ -63,7 +73,8 @@ class HfExporter:
             sliced = write_backbone(draft)
             bundles = write_bundles(draft, sliced.digest)
             figures = check_parity(draft, bundles)
-            return finish(draft, "hf", sliced, bundles, figures)
+            removed = write_removed(draft) if options.keep_removed else None
+            return finish(draft, "hf", sliced, bundles, figures, kept_removed=removed)
 
     def _merged(self, run: FinishedRun, output: Path, domain: str, progress: Progress) -> dict[str, Any]:
         plan = plan_merge(run, domain)
@@ -71,4 +82,4 @@ class HfExporter:
             tell_what_is_left_out(draft, plan)
             sliced = write_backbone(draft, plan.reader)
             figures, entry = check_merged(draft, plan, sliced)
-            return finish(draft, "hf", sliced, [], figures, entry)
+            return finish(draft, "hf", sliced, [], figures, merged=entry)

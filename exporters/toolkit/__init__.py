@@ -13,6 +13,7 @@ from .finish import finish
 from .merging import MergePlan, check_merged, plan_merge, tell_what_is_left_out
 from .parity import ParityFigures, check_parity
 from .publishing import Draft, publishing
+from .removed import write_removed
 from .stream import Sliced, slice_checkpoint
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "tell_what_is_left_out",
     "write_backbone",
     "write_bundles",
+    "write_removed",
     "write_router",
 ]

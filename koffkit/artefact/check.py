@@ -28,11 +28,12 @@ from .names import (
     MEMORIES,
     MEMORY_FILE,
     NEURONS,
+    REMOVED,
     ROUTER,
 )
 from .parts import FileEntry
 
-PARTS = (BACKBONE, MEMORIES, ROUTER)
+PARTS = (BACKBONE, MEMORIES, ROUTER, REMOVED)
 ACTED_ON = {".py", ".json", ".jinja", ".safetensors", ".model", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 """Endings of files that other software acts on; beside the folders of an export, others do no harm."""
 

@@ -81,6 +81,17 @@ class Merged(RecordPart):
     )
 
 
+class KeptRemoved(RecordPart):
+    """All that the backbone lacks of the base (`export --keep-removed`)."""
+
+    path: InnerPath = Field(description="Its folder.")
+    bytes: Count = Field(description="Of its file of weights.")
+    tensors: Sha256 = Field(description="Of the base's tensors, computed as `backbone.digest` is.")
+    copies: dict[str, str] = Field(
+        description="Tensors of the base that are copies of another one, as a tied head that is stored twice."
+    )
+
+
 class NoiseFloor(RecordPart):
     """How far the logits move when the backbone is computed in a smaller dtype, by condition."""
 
@@ -122,6 +133,9 @@ class Manifest(Record):
     domains: dict[FolderName, BundleEntry] = Field(description="The memories that shipped.")
     merged: Merged | None = Field(
         None, description="Present where one memory is part of the backbone's weights (`export --merge`)."
+    )
+    kept_removed: KeptRemoved | None = Field(
+        None, description="Present where `koffkit restore` can make the base again."
     )
     parity: Parity = Field(description="The comparison of masked and sliced model.")
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")

@@ -28,6 +28,7 @@ COMMANDS = {
     "inspect": "Say what an artefact is and what can load it.",
     "verify": "Check digests, shapes and golden logits of an export.",
     "memory": "Add, list, replace, remove and compact the memories of an export.",
+    "restore": "Make the unpruned base again from an export that kept what was removed.",
     "recipe": "List, show and validate recipes.",
     "doctor": "Say what this machine has that koffkit needs.",
 }

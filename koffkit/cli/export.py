@@ -27,6 +27,11 @@ from .console import RichProgress, emit, json_option, quiet_libraries, stdout
     help="Make the memory NAME part of the weights: one dense checkpoint of backbone and this memory.",
 )
 @click.option(
+    "--keep-removed",
+    is_flag=True,
+    help="Keep all that the backbone lacks in EXPORT/removed, for `koffkit restore`.",
+)
+@click.option(
     "--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the run found it]"
 )
 @json_option
@@ -35,6 +40,7 @@ def command(
     format_: str | None,
     output: Path | None,
     merge: str | None,
+    keep_removed: bool,
     base: Path | None,
     as_json: bool,
 ) -> None:
@@ -43,7 +49,8 @@ def command(
     from ..run.folder import RunFolder, newest_finished
 
     folder = RunFolder(run) if run is not None else newest_finished()
-    jobs = _jobs(folder.require_finished().recipe, format_, merge)
+    given = ({} if merge is None else {"merge": merge}) | ({"keep_removed": True} if keep_removed else {})
+    jobs = _jobs(folder.require_finished().recipe, format_, given)
     if output is not None and len(jobs) > 1:
         raise UsageError(
             f"--output names one folder, but the recipe asks for {', '.join(jobs)}; name one of them with "
@@ -76,10 +83,14 @@ def command(
         _print(result)
 
 
-def _jobs(recipe: dict[str, Any], wanted: str | None, merge: str | None) -> dict[str, dict[str, Any]]:
-    """Options by format: all formats that the recipe lists, or the wanted one with the recipe's options."""
-    jobs = _listed(recipe, wanted or (None if merge is None else "hf"))
-    return jobs if merge is None else {name: options | {"merge": merge} for name, options in jobs.items()}
+def _jobs(recipe: dict[str, Any], wanted: str | None, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options by format: all formats that the recipe lists, or the wanted one with the recipe's options.
+
+    Args:
+        given: options of format hf from the command line.
+    """
+    jobs = _listed(recipe, wanted or ("hf" if given else None))
+    return {name: options | given for name, options in jobs.items()}
 
 
 def _listed(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any]]:

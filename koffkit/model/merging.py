@@ -9,7 +9,7 @@ Legend: R LoRA rank, D hidden, n restored neurons of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +96,15 @@ class MergedMemory:
                     rows[place] = value
         return cls(_factors(memory, cuts), rows, columns)
 
+    def with_biases(self, tensors: Container[str]) -> MergedMemory:
+        """The same memory with zeros for biases that a repair has added and the restored neurons lack."""
+        rows = dict(self.rows)
+        for name, value in self.rows.items():
+            bias = f"{name.removesuffix('.weight')}.bias"
+            if bias in tensors:
+                rows.setdefault(bias, value.new_zeros(len(value)))
+        return replace(self, rows=rows)
+
 
 def _factors(memory: MemoryFolder, cuts: MemoryCuts) -> dict[str, Factor]:
     if memory.adapter_file is None:
@@ -120,7 +129,7 @@ class MergedReader(SlicedReader):
 
     Args:
         folder: the unsliced checkpoint.
-        slices, zero_rows: as of `SlicedReader`.
+        slices, zero_rows, repair: as of `SlicedReader`.
         memory: what is merged.
         repair: tensors that stand in for the checkpoint's.
 
@@ -137,7 +146,11 @@ class MergedReader(SlicedReader):
         repair: Repair | None = None,
     ) -> None:
         super().__init__(folder, slices, zero_rows, repair)
+<<<<<<< HEAD
         self._memory = memory
+=======
+        self._memory = memory.with_biases(self.tensors)
+>>>>>>> 7fb7e6c
         self.tensors = {name: self._grown(name, info) for name, info in self.tensors.items()}
 
     def _grown(self, name: str, info: TensorInfo) -> TensorInfo:

@@ -88,6 +88,7 @@ class Case:
     layout: str
     tied: bool
     repair: str = "none"
+<<<<<<< HEAD
     neurons: bool = False
     """The memories give removed neurons back; see `tests.parity.neurons`."""
 
@@ -96,6 +97,15 @@ class Case:
         tied, neurons = "tied" if self.tied else "untied", "-neurons" if self.neurons else ""
         repair = "" if self.repair == "none" else f"-{self.repair}"
         return f"{self.family}-{self.structure}-{self.layout}-{tied}{neurons}{repair}"
+=======
+    neurons: bool = False  # see `tests.parity.neurons`
+
+    @property
+    def name(self) -> str:
+        name = f"{self.family}-{self.structure}-{self.layout}-{'tied' if self.tied else 'untied'}"
+        name += "-neurons" if self.neurons else ""
+        return name if self.repair == "none" else f"{name}-{self.repair}"
+>>>>>>> 7fb7e6c
 
     @property
     def refused(self) -> bool:
@@ -277,8 +287,7 @@ def main() -> None:
         count += len(found)
         worst[neuron_case.family, COLUMN] = max(worst.get((neuron_case.family, COLUMN), 0.0), *found.values())
     table = Table(
-        title="masked == sliced: max |logit difference| (uniform and ragged, tied and untied, four "
-        "conditions each)"
+        title="masked == sliced: max |logit difference| (both layouts, tied and untied, four conditions)"
     )
     table.add_column("architecture")
     for structure in (*STRUCTURES, COLUMN):

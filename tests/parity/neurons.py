@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
-from koffkit.arch import supported
+from koffkit.arch import architecture, supported
 from koffkit.model.kv_attention import set_kv_memory
 from koffkit.model.neuron_memory import set_neuron_memory
 from koffkit.training.context import Context
@@ -29,6 +29,9 @@ def neuron_cases() -> Iterator[Case]:
             for structure in ("mlp_neuron", "paper"):
                 case = Case(family, structure, layout, layout == "ragged", neurons=True)
                 yield Case(family, "mlp_output", layout, True, neurons=True) if case.refused else case
+        yield Case(family, "neurons+groups", "uniform", False, "least_squares", neurons=True)
+        if "mlp.down_proj" in architecture(family).biases:
+            yield Case(family, "mlp_neuron", "uniform", True, "bias", neurons=True)
 
 
 @torch.no_grad()
