@@ -117,15 +117,10 @@ def _results_of_merged(run: FinishedRun, merged: Merged) -> dict[str, Any]:
 
 def _removed(run: FinishedRun, sliced: Sliced, restored: int) -> Removed:
     budget = run.state.budget
-<<<<<<< HEAD
-    removed = budget.base_params - (sliced.parameters - sliced.added)
-    planned = budget.removed_params - restored
-=======
     removed, planned = (
         budget.base_params - (sliced.parameters - sliced.added),
         budget.removed_params - restored,
     )
->>>>>>> 7fb7e6c
     if removed != planned:
         raise IntegrityError(
             f"export: {removed:,} parameters are gone, the plan said {planned:,}; "

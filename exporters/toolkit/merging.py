@@ -86,13 +86,8 @@ def plan_merge(run: FinishedRun, domain: str) -> MergePlan:
     spec, masks = run.spec, run.masks
     neurons = load_neurons(memory, spec.num_layers, spec.shape.hidden)
     merged = MergedMemory.of(memory, neurons, spec.arch, MemoryCuts(spec, masks))
-<<<<<<< HEAD
-    slices, rows = backbone_slices(spec, masks), zero_rows(spec, masks)
-    reader = MergedReader(spec.folder, slices, rows, merged, run.repair)
-=======
     cuts = backbone_slices(spec, masks), zero_rows(spec, masks)
     reader = MergedReader(spec.folder, *cuts, merged, run.repair)
->>>>>>> 7fb7e6c
     return MergePlan(replace(run, masks=_with_neurons(masks, neurons)), masks, memory, neurons, reader)
 
 
@@ -171,12 +166,7 @@ def _masked(plan: MergePlan, loaded: object) -> Probe:
 
     spec = plan.run.spec
     memory = replace(load_memory(plan.memory, spec.widths, spec.shape.hidden), kv={})
-<<<<<<< HEAD
-    repair = plan.run.repair
-    return Probe(spec.folder, [memory], plan.masks, loaded=loaded, repair=repair)  # type: ignore[arg-type]
-=======
     return Probe(spec.folder, [memory], plan.masks, loaded=loaded, repair=plan.run.repair)  # type: ignore[arg-type]
->>>>>>> 7fb7e6c
 
 
 def _shown(rounding: Difference) -> dict[str, float]:

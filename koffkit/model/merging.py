@@ -131,7 +131,6 @@ class MergedReader(SlicedReader):
         folder: the unsliced checkpoint.
         slices, zero_rows, repair: as of `SlicedReader`.
         memory: what is merged.
-        repair: tensors that stand in for the checkpoint's.
 
     Raises:
         IntegrityError: files and index do not agree, or a file is damaged.
@@ -146,11 +145,7 @@ class MergedReader(SlicedReader):
         repair: Repair | None = None,
     ) -> None:
         super().__init__(folder, slices, zero_rows, repair)
-<<<<<<< HEAD
-        self._memory = memory
-=======
         self._memory = memory.with_biases(self.tensors)
->>>>>>> 7fb7e6c
         self.tensors = {name: self._grown(name, info) for name, info in self.tensors.items()}
 
     def _grown(self, name: str, info: TensorInfo) -> TensorInfo:

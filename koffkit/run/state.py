@@ -65,6 +65,9 @@ class StageState(RecordPart):
 
     name: str = Field(description="As in the recipe.")
     state: StageProgress = Field(description="How far it is.")
+    seconds: float | None = Field(
+        None, ge=0, description="How long the command that finished it worked on it; absent in older runs."
+    )
 
 
 class RunState(Record):
@@ -110,14 +113,15 @@ class RunState(Record):
         """The stages in their order."""
         return [stage.name for stage in self.stages]
 
-    def with_stage(self, name: str, state: StageProgress) -> Self:
+    def with_stage(self, name: str, state: StageProgress, seconds: float | None = None) -> Self:
         """A copy with another state of one stage.
 
         Args:
             name: the stage's name.
             state: its new state.
+            seconds: how long it took, once it is done.
         """
-        stages = [
-            StageState(name=name, state=state) if stage.name == name else stage for stage in self.stages
-        ]
+        took = {} if seconds is None else {"seconds": round(seconds, 3)}
+        changed = StageState(name=name, state=state, **took)
+        stages = [changed if stage.name == name else stage for stage in self.stages]
         return self.evolve(stages=stages)

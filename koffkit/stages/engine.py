@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -235,16 +236,22 @@ def _run_stages(context: Context, state: RunState) -> RunState:
         context.results |= state.results
     for place, stage in enumerate(stages[first:], first):
         state = _note(context, state, stage.name, "running")
-        resume = checkpoint if place == first else None
+        resume, begin = checkpoint if place == first else None, time.monotonic()
         _stage_kind(stage.name).run(context, stage.options, resume)
-        state = _note(context, state, stage.name, "done")
+        state = _note(context, state, stage.name, "done", time.monotonic() - begin)
     return state
 
 
-def _note(context: Context, state: RunState, stage: str, progress: Literal["running", "done"]) -> RunState:
+def _note(
+    context: Context,
+    state: RunState,
+    stage: str,
+    progress: Literal["running", "done"],
+    seconds: float | None = None,
+) -> RunState:
     """Write the progress of a stage, and everything settled so far, into `run.json`."""
     return context.run.write(
-        state.with_stage(stage, progress).evolve(**context.learned, results=context.results)
+        state.with_stage(stage, progress, seconds).evolve(**context.learned, results=context.results)
     )
 
 

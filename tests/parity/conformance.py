@@ -88,16 +88,6 @@ class Case:
     layout: str
     tied: bool
     repair: str = "none"
-<<<<<<< HEAD
-    neurons: bool = False
-    """The memories give removed neurons back; see `tests.parity.neurons`."""
-
-    @property
-    def name(self) -> str:
-        tied, neurons = "tied" if self.tied else "untied", "-neurons" if self.neurons else ""
-        repair = "" if self.repair == "none" else f"-{self.repair}"
-        return f"{self.family}-{self.structure}-{self.layout}-{tied}{neurons}{repair}"
-=======
     neurons: bool = False  # see `tests.parity.neurons`
 
     @property
@@ -105,7 +95,6 @@ class Case:
         name = f"{self.family}-{self.structure}-{self.layout}-{'tied' if self.tied else 'untied'}"
         name += "-neurons" if self.neurons else ""
         return name if self.repair == "none" else f"{name}-{self.repair}"
->>>>>>> 7fb7e6c
 
     @property
     def refused(self) -> bool:

@@ -43,17 +43,6 @@ def test_masked_equals_sliced(case: Case, tmp_path: Path) -> None:
     assert set(found) == set(CONDITIONS) and max(found.values()) <= TOLERANCE, found
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("case", list(repaired()), ids=lambda case: case.name)
-def test_masked_equals_sliced_after_a_repair(case: Case, tmp_path: Path) -> None:
-    context = build(case, tmp_path)
-    assert context.learned["repair"]["repaired"] > 0  # else it would be the test above
-    found = differences(context, tmp_path)
-    assert set(found) == set(CONDITIONS) and max(found.values()) <= TOLERANCE, found
-
-
-=======
->>>>>>> 7fb7e6c
 @pytest.mark.parametrize("case", list(neuron_cases()), ids=lambda case: case.name)
 def test_restored_neurons_compute_what_they_did_in_their_place(case: Case, tmp_path: Path) -> None:
     found = neuron_differences(build(case, tmp_path), tmp_path)
@@ -67,8 +56,6 @@ def test_restored_neurons_matter(family: str, tmp_path: Path) -> None:
     bare = neuron_masked(context, None)
     assert (with_open_gates(context, "north") - bare).abs().max() > 0.02
     assert (with_open_gates(context, "north") - with_open_gates(context, "south")).abs().max() > 0.02
-<<<<<<< HEAD
-=======
 
 
 @pytest.mark.parametrize("case", list(repaired()), ids=lambda case: case.name)
@@ -77,7 +64,6 @@ def test_masked_equals_sliced_after_a_repair(case: Case, tmp_path: Path) -> None
     assert context.learned["repair"]["repaired"] > 0  # else it would be the test above
     found = differences(context, tmp_path)
     assert set(found) == set(CONDITIONS) and max(found.values()) <= TOLERANCE, found
->>>>>>> 7fb7e6c
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
