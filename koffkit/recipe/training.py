@@ -30,7 +30,11 @@ class Train(StrictModel):
 class LearningRates(StrictModel):
     lora: Rate = Field(1e-5, description="Learning rate of the LoRA matrices.")
     kv: Rate = Field(1e-2, description="Learning rate of the KV memory.")
-    gates: Rate = Field(1e-2, description="Learning rate of the gates; it stays constant.")
+    gates: Rate | None = Field(
+        None,
+        description="Learning rate of the gates, constant. By default 16 / max_steps, at least 0.01, up to "
+        "mask.reach_by of the steps; from there it falls to a tenth.",
+    )
 
 
 class Training(StrictModel):
