@@ -52,8 +52,16 @@ STRUCTURES: dict[str, str | list[str]] = {
     "mlp_output": ["mlp_neuron", "mlp_output"],
     "neurons+groups": ["mlp_neuron", "kv_group"],
     "paper": "paper",
+    "paper_qkv": "paper_qkv",
 }
-SPARSITY = {"kv_group": 0.06, "qk_pair": 0.05, "v_channel": 0.05, "neurons+groups": 0.35, "paper": 0.42}
+SPARSITY = {
+    "kv_group": 0.06,
+    "qk_pair": 0.05,
+    "v_channel": 0.05,
+    "neurons+groups": 0.35,
+    "paper": 0.42,
+    "paper_qkv": 0.13,
+}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
 FAMILY: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
@@ -90,10 +98,8 @@ class Case:
 
     @property
     def refused(self) -> bool:
-        structures = STRUCTURES[self.structure]
-        return "qk_pair" in architecture(self.family).refuses and (
-            "qk_pair" in structures or structures == "paper"
-        )
+        refuses = architecture(self.family).refuses
+        return "qk_pair" in refuses and self.structure in ("qk_pair", "paper", "paper_qkv")
 
 
 def cases() -> Iterator[Case]:
