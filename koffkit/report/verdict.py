@@ -255,7 +255,7 @@ def gates_warning(gates: Mapping[str, Any] | None) -> str | None:
         return None
     expected, target = gates["expected_sparsity"], gates["target"]
     local, local_target = gates.get("local_sparsity"), gates.get("local_target")
-    if local_target is not None and _far(local, local_target):
+    if local is not None and local_target is not None and _far(local, local_target):
         return (
             f"the gates missed their target: at the end of learn_masks {local:.1%} of the gates were "
             f"expected to be shut, not {local_target:.1%}. {_remedy(local, local_target)}"
