@@ -9,7 +9,7 @@ from ..arch.weights import vocab_size
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
-from ..planning.plan import budget_of, check_layers
+from ..planning.plan import budget_of, check_layers, gated_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
@@ -104,6 +104,7 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
             gate_points(spec.arch, mask.structure_names, mask.placement),
             start,
             mask.start_temperature,
+            gated_layers(recipe, spec.num_layers),
         )
     layers = check_layers(recipe, spec.num_layers)
     memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
