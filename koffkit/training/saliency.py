@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import Cut
+from ..data.packing import Batch
 from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
 from ..recipe.training import Training
@@ -43,7 +44,7 @@ def warm_start(context: Context, options: Training) -> None:
             gates.log_alpha[name].add_(mask.init_std * (score - score.mean(over, keepdim=True)) / std)
 
 
-def _batches(context: Context, options: Training) -> list[Tensor]:
+def _batches(context: Context, options: Training) -> list[Batch]:
     recipe, corpus = context.loaded.recipe, context.corpus
     return [
         corpus.train[domain]
@@ -62,11 +63,11 @@ def _taylor(context: Context, options: Training) -> dict[str, Tensor]:
     }
     total = {name: torch.zeros_like(alpha) for name, alpha in values.items()}
     objective = Objective.named("cross_entropy")
-    for ids in watched("warm start", _batches(context, options), context):
+    for batch in watched("warm start", _batches(context, options), context):
         with context.accelerator.autocast():
-            hidden = student(ids, values)[:, :-1].flatten(0, 1)
+            hidden = student(batch.ids, values, positions=batch.positions)[:, :-1].flatten(0, 1)
             loss, _, _ = training_loss(
-                hidden, None, ids[:, 1:].flatten(), student.head, objective, recipe.distill.chunk_tokens
+                hidden, None, batch.ids[:, 1:].flatten(), student.head, objective, recipe.distill.chunk_tokens
             )
         for name, gradient in zip(values, torch.autograd.grad(loss, list(values.values())), strict=True):
             total[name] += gradient.abs()
@@ -91,9 +92,9 @@ def _activation(context: Context, options: Training) -> dict[str, Tensor]:
             hook = partial(_add_squares, points[name], units, sums[index])
             handles.append(module.register_forward_hook(hook))
     try:
-        for ids in watched("warm start", _batches(context, options), context):
+        for batch in watched("warm start", _batches(context, options), context):
             with context.accelerator.autocast():
-                student(ids)
+                student(batch.ids, positions=batch.positions)
     finally:
         for handle in handles:
             handle.remove()
