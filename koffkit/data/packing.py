@@ -7,38 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
+from ..model.batch import Batch
 
 MASK_SUFFIX = ".mask"
 STARTS_SUFFIX = ".starts"
 Ids = NDArray[np.int64]
-
-
-class Batch(NamedTuple):
-    """Sequences of packed documents.
-
-    Args:
-        ids: token ids [B, T].
-        loss_mask: which of them the loss counts, boolean [B, T]; None: all.
-        positions: position ids [B, T] that begin at 0 with every document. transformers takes a restart for
-            the beginning of another text, which attends to nothing before it. None: they run through, and
-            tokens attend across documents.
-    """
-
-    ids: Tensor
-    loss_mask: Tensor | None = None
-    positions: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
 class PackedTokens:

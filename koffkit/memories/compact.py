@@ -14,9 +14,9 @@ from ..artefact.check import require_sound
 from ..artefact.export import Export, is_export, open_export
 from ..artefact.names import MEMORIES
 from ..checkpoint.files import load_tokenizer
-from ..data.packing import Batch
 from ..devices import find_device
 from ..errors import DataError, UsageError
+from ..model.batch import Batch
 from ..parity.probe import probe_tokens
 from ..progress import Progress, Silent
 from ..runtime.perplexity import Text, attends_across, packed_text, sequences

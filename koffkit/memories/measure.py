@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..artefact.bundle import Bundle
 from ..artefact.export import Export
-from ..data.packing import Batch
 from ..method.likelihood import TokenSums, add_tokens, given
+from ..model.batch import Batch
 from ..runtime.model import KoffModel
 
 Logits = Callable[[Batch], Tensor]

@@ -73,7 +73,7 @@ class Student(nn.Module):
             gate_values: [L, U] by gate; None switches all gates off.
             memory: the domain whose memory is attached, or None.
             positions: [B, T]; where they restart, another document begins, whose tokens see the KV memory but
-                no earlier document (`data.packing.Batch`). None: every row is one text.
+                no earlier document (`model.batch.Batch`). None: every row is one text.
         """
         if self.memories is not None:
             self.memories.attach(memory)

@@ -16,7 +16,7 @@ from ..progress import Progress, Silent
 if TYPE_CHECKING:
     import torch
 
-    from ..data.packing import Batch
+    from ..model.batch import Batch
     from .model import KoffModel
 
 
@@ -91,7 +91,8 @@ def sequences(text: Text, length: int, batch_size: int, *, apart: bool) -> Itera
     """
     import torch
 
-    from ..data.packing import Batch, document_positions
+    from ..data.packing import document_positions
+    from ..model.batch import Batch
 
     ids, count = torch.tensor(text.ids), len(text.ids)
     starts = np.asarray(text.starts)

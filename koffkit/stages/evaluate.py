@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..checkpoint.spec import ModelSpec
-    from ..data.packing import Batch
     from ..data.recall import Fact
     from ..method.likelihood import TokenSums
+    from ..model.batch import Batch
     from ..recipe.load import LoadedRecipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
@@ -168,8 +168,8 @@ def _likelihood(
 def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
     from torch.nn import functional as F
 
-    from ..data.packing import Batch
     from ..data.recall import recall
+    from ..model.batch import Batch
 
     head = context.student.head
 

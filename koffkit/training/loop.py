@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.packing import Batch
 from ..errors import IntegrityError, Interrupted
 from ..method.controller import make_controller
 from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
+from ..model.batch import Batch
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
 from koffkit.artefact.export import open_export
-from koffkit.data.packing import Batch
 from koffkit.memories.measure import kl_before_and_after
+from koffkit.model.batch import Batch
 
 from ...conftest import Shipped
 

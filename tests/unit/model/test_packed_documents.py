@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from koffkit.data.packing import Batch
+from koffkit.model.batch import Batch
 from koffkit.training.context import Context
 
 from ...common import make_checkpoint

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from koffkit.data.packing import Batch
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
+from koffkit.model.batch import Batch
 from koffkit.recipe.load import load_recipe
 from koffkit.run.state import RunState
 from koffkit.stages.engine import run_recipe

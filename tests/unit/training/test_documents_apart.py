@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from koffkit.stages.evaluate import EvaluateOptions, evaluate_domains
 from koffkit.training.loop import DistillationLoop
+from koffkit.training.moments import layer_moments
+from koffkit.training.restoring import _sums_by_domain
 from koffkit.training.saliency import warm_start
 
 from .test_loop import loop_for
@@ -29,7 +31,7 @@ def watch(loop: DistillationLoop) -> list[Tensor | None]:
 
 
 @pytest.mark.parametrize("across", [True, False])
-@pytest.mark.parametrize("init", ["activation", "taylor"])
+@pytest.mark.parametrize("init", ["activation", "taylor", "fisher", "depth"])
 def test_every_pass_over_packed_text(llama: Path, tmp_path: Path, across: bool, init: str) -> None:
     mask = {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4, "init": init}
     changes = {"mask": mask, "train": {"evaluate_every": 1}, "sequence_length": 64}
@@ -39,6 +41,8 @@ def test_every_pass_over_packed_text(llama: Path, tmp_path: Path, across: bool, 
         "warm start": lambda: warm_start(loop.context, loop.options),
         "step": lambda: loop._step(0),
         "held-out": lambda: loop._heldout(1),
+        "moments": lambda: list(layer_moments(loop.context, "moments", 2, 2)),
+        "restore": lambda: _sums_by_domain(loop.context, 1, 2),
         "evaluate": lambda: evaluate_domains(loop.context, EvaluateOptions(max_tokens=256)),
     }
     loop.context.set_masks()
