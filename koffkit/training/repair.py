@@ -143,7 +143,8 @@ def _moments(context: Context, names: Sequence[str]) -> dict[str, tuple[Moments,
         for batch, held_out in watched("repair", _text(context), context):
             gathering.held_out = held_out
             with context.accelerator.autocast():
-                context.unpruned(batch.to(context.accelerator.device))
+                there = batch.to(context.accelerator.device)
+                context.unpruned(there.ids, there.positions)
     finally:
         for handle in gathering.handles:
             handle.remove()
