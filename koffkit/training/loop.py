@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments,
 from .context import Context
 from .figures import gradient_figures, rates
 from .heldout import heldout_kl
-from .optimizer import parameter_groups
+from .optimizer import OF_MASK, parameter_groups
 from .parity import check_first_masks
 from .profile import peak_memory, span
 from .saliency import warm_start
@@ -150,7 +150,7 @@ class DistillationLoop:
         if every is None or done % every:
             return {}
         gates = self.student.gates if self.train_gates else None
-        masks = self.context.masks if gates is None else gates.hard(self.context.budget)
+        masks = self.context.masks if gates is None else gates.fixed(self.context.budget)
         batch_size = self.options.batch_size
         return {"heldout_kl": heldout_kl(self.context, masks, batch_size, with_memory=self.with_memory)}
 
@@ -259,10 +259,13 @@ class DistillationLoop:
         rates = self.options.lr
         scale = self.schedule.rate_scale(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = getattr(rates, group["name"]) * (1.0 if group["name"] == "gates" else scale)
-            if retention and group["name"] != "gates":
+            group["lr"] = getattr(rates, group["name"]) * (1.0 if group["name"] in OF_MASK else scale)
+            if retention and group["name"] not in OF_MASK:
                 for parameter in group["params"]:
                     parameter.grad = None
+        if self.recipe.train.max_gradient_norm is not None:
+            parameters = [parameter for group in self.groups.values() for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.train_gates and self.student.gates is not None:
