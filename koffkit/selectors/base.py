@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..arch import Cut
 from ..method.budget import Budget
+from ..model.linear import plain_linear
 from ..model.student import Student
 from ..recipe.learning import Mask
 
@@ -151,18 +152,13 @@ class GatePlace:
     @property
     def weight(self) -> Tensor:
         """The module's weight [out, in]."""
-        weight: Tensor = base_linear(self.module).weight
+        weight: Tensor = plain_linear(self.module).weight
         return weight
 
     def values(self, inputs: tuple[Any, ...], output: Any) -> Tensor:
         """What the gate multiplies, [B, T, C], of a call of the module."""
         values: Tensor = inputs[0] if self.point.side == "in" else output
         return values
-
-
-def base_linear(module: Any) -> Any:
-    """A linear module without the peft module that may wrap it."""
-    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
 def gate_places(student: Student, gates: Iterable[str]) -> list[GatePlace]:

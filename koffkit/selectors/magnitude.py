@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..method.budget import Budget
-from .base import Calibration, Saliencies, Selector, base_linear, per_parameter
+from ..model.linear import plain_linear
+from .base import Calibration, Saliencies, Selector, per_parameter
 
 
 class Magnitude(Selector):
@@ -27,9 +28,10 @@ def _squares(text: Calibration) -> Saliencies:
         for cut in structure.cuts or structure.masked_cuts:
             units = torch.from_numpy(cut.unit_of_channel(spec.shape)).to(table.device)
             for layer, row in enumerate(table):
-                module = text.student.model.get_submodule(spec.arch.layer(layer) + cut.module)
-                squares = base_linear(module).weight.float().square()
-                row.index_add_(0, units, squares.sum(1 if cut.side == "out" else 0))
+                weight = plain_linear(
+                    text.student.model.get_submodule(spec.arch.layer(layer) + cut.module)
+                ).weight
+                row.index_add_(0, units, weight.float().square().sum(1 if cut.side == "out" else 0))
     return sums
 
 

@@ -68,6 +68,17 @@ class Context:
             tensors |= {f"scales.{name}": value for name, value in gates.scale.items()}
         return tensors
 
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Copy the values of a checkpoint into the memories and the gates.
+
+        Raises:
+            IntegrityError: the checkpoint belongs to another recipe.
+        """
+        memories, wanted = self.student.memories, self.loaded.recipe.memory.neurons
+        if memories is not None and wanted is not None:
+            memories.read_neurons(checkpoint.tensors, self.accelerator.device, tuned=wanted.tuned)
+        restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
+
     def set_masks(self) -> Masks:
         """Project the learned scores onto the budget, write `masks.safetensors`, repair what the recipe wants
         repaired, and use both from now on."""
@@ -109,7 +120,7 @@ class Context:
         """
         from .repair import read_repair
 
-        restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
+        self.load(checkpoint)
         if self.student.gates is not None:
             self._project()
             self._use(read_repair(self, repair))

@@ -18,12 +18,13 @@ OF_MASK = ("gates", "scales")
 
 
 def parameter_groups(student: Student, *, gates: bool, memories: bool) -> dict[str, dict[str, Any]]:
-    """AdamW's groups by name: `lora` and `kv` with `memories`, `gates` (and their `scales`, if
-    they have some) with `gates`; without empty groups."""
+    """AdamW's groups by name: `lora`, `kv` and `neurons` with `memories`, `gates` (and their `scales`, if they
+    have some) with `gates`; without empty groups."""
     groups: dict[str, list[nn.Parameter]] = {}
     if student.memories is not None and memories:
         groups["lora"] = list(student.memories.lora_parameters())
         groups["kv"] = list(student.memories.kv_parameters())
+        groups["neurons"] = list(student.memories.neuron_parameters())
     if student.gates is not None and gates:
         groups["gates"] = list(student.gates.log_alpha.parameters())
         if isinstance(student.gates, TopKGates):

@@ -24,8 +24,8 @@ from ..masks.masks import Masks
 from ..masks.repair import FORMAT, Repair, new_biases, readers
 from ..masks.slicing import backbone_slices
 from ..method.repair import Moments, least_squares, mean_bias, squared_error
+from ..model.linear import plain_linear
 from ..model.top_k_gates import TopKGates
-from ..selectors.base import base_linear
 from ..storage.files import write_atomically
 from .checkpoint import STORED
 from .context import Context, watched
@@ -120,7 +120,7 @@ class _Gathering:
         device = context.student.head.device
         for name in names:
             module = context.student.model.get_submodule(name)
-            width = base_linear(module).in_features
+            width = plain_linear(module).in_features
             self.moments[name] = Moments.zeros(width, device), Moments.zeros(width, device)
             self.handles.append(module.register_forward_pre_hook(partial(self._receive, name)))
 
@@ -167,7 +167,7 @@ def _text(context: Context) -> list[tuple[Tensor, bool]]:
 def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: Moments) -> Repaired:
     """The repair of one module, if it helps on held-out text."""
     mask = context.loaded.recipe.mask
-    linear = base_linear(context.student.model.get_submodule(name))
+    linear = plain_linear(context.student.model.get_submodule(name))
     kept = kept.to(linear.weight.device)
     before = squared_error(linear.weight, kept, held_out)
     if mask.repair == "bias":

@@ -17,7 +17,7 @@ def stage(
 
 
 def test_our_stages_are_in_the_order_they_declare() -> None:
-    assert list(KINDS) == ["learn_masks", "select_masks", "recover", "route", "evaluate"]
+    assert list(KINDS) == ["learn_masks", "select_masks", "restore", "recover", "route", "evaluate"]
 
 
 def test_a_stage_of_another_package_goes_where_it_says() -> None:
@@ -26,6 +26,7 @@ def test_a_stage_of_another_package_goes_where_it_says() -> None:
     assert in_order(KINDS | {"a_late_one": late, "z_early_one": early}) == [
         "learn_masks",
         "select_masks",
+        "restore",
         "z_early_one",
         "recover",
         "route",
