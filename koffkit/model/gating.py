@@ -112,6 +112,10 @@ class Gates(nn.Module):
         """The scores projected onto the budget: 0 or 1, [L, U] by structure."""
         return {name: mask.float() for name, mask in project(self.scores(), budget, self.heads).items()}
 
+    def fixed(self, budget: Budget) -> dict[str, Tensor]:
+        """The gates as they would be if learning ended now, [L, U] by structure."""
+        return self.hard(budget)
+
 
 def register_gates(model: nn.Module, spec: ModelSpec, current: Callable[[], GateValues | None]) -> None:
     """Scale the activations at every gate point by `current()`; None, or a missing gate, leaves them

@@ -70,6 +70,11 @@ class Mask(StrictModel):
         "koffkit's model class.",
     )
     multiple_of: Positive = Field(1, description="Kept neurons of a layer are a multiple of this.")
+    gates: Literal["hard_concrete", "top_k"] = Field(
+        "hard_concrete",
+        description="Gates of learn_masks: random ones, which a penalty brings to the budget, or (top_k) in "
+        "every step exactly those open that would be kept, with learned scales that end in the weights.",
+    )
     init: InitName = Field(
         "activation",
         description="Gates start ranked by the saliency of a selector, such as activation norm, or (cold) "
@@ -145,6 +150,19 @@ class Mask(StrictModel):
             )
         if isinstance(self.temperature, float) and not 0 < self.temperature <= 100:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0, at most 100")
+        return self
+
+    @model_validator(mode="after")
+    def _scales_have_one_place(self) -> Mask:
+        if self.gates == "top_k" and self.structures == "paper":
+            raise ValueError(
+                "gates: top_k needs one gate for each unit, and structures: paper has two; name the "
+                "structures"
+            )
+        if self.gates == "top_k" and self.repair != "none":
+            raise ValueError(
+                f"repair: {self.repair} would undo the scales that gates: top_k learns; choose one of the two"
+            )
         return self
 
     @property

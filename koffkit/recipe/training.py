@@ -15,6 +15,12 @@ class Train(StrictModel):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, more time."
     )
+    max_gradient_norm: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Gradients of all that is learned are scaled down to this norm; by default never.",
+    )
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
     evaluate_every: Positive | None = Field(
         None, description="Steps between measurements of the KL on held-out text; by default none are made."
@@ -35,6 +41,9 @@ class LearningRates(StrictModel):
         None,
         description="Learning rate of the gates, constant. By default 16 / max_steps, at least 0.01, up to "
         "mask.reach_by of the steps; from there it falls to a tenth.",
+    )
+    scales: Rate = Field(
+        1e-3, description="Learning rate of the scales of mask.gates: top_k; it stays constant."
     )
 
 

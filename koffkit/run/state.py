@@ -54,11 +54,17 @@ class RunBudget(RecordPart):
 class RunRepair(RecordPart):
     """The repair of the masked model (`mask.repair`)."""
 
-    kind: str = Field(description="`bias` or `least_squares`.")
-    modules: Count = Field(description="Linear modules that read something that is gone.")
-    repaired: Count = Field(description="Those whose output the repair brings closer, on held-out text.")
-    error_before: float = Field(description="Squared error of their outputs on held-out text, summed.")
-    error_after: float = Field(description="The same with the repair.")
+    kind: str = Field(
+        description="`bias`, `least_squares`, or `scales` (what `mask.gates: top_k` learned beside the mask)."
+    )
+    modules: Count | None = Field(None, description="Linear modules that read something that is gone.")
+    repaired: Count | None = Field(
+        None, description="Those whose output the repair brings closer, on held-out text."
+    )
+    error_before: float | None = Field(
+        None, description="Squared error of their outputs on held-out text, summed."
+    )
+    error_after: float | None = Field(None, description="The same with the repair.")
     sha256: Sha256 | None = Field(None, description="Of `repair.safetensors`; absent: nothing was repaired.")
 
 

@@ -94,18 +94,18 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
     from ..model.gating import Gates, gate_points
     from ..model.memory import Memories
     from ..model.student import Student
+    from ..model.top_k_gates import TopKGates
 
     mask, memory = recipe.mask, recipe.memory
-    gates = None
+    gates: Gates | None = None
     if gated:
+        points = gate_points(spec.arch, mask.structure_names, mask.placement)
         start = initial_log_alpha(mask.init_open, mask.start_temperature)
-        gates = Gates(
-            spec,
-            gate_points(spec.arch, mask.structure_names, mask.placement),
-            start,
-            mask.start_temperature,
-            gated_layers(recipe, spec.num_layers),
-        )
+        if mask.gates == "top_k":
+            gates = TopKGates(spec, points, budget_of(recipe, spec))
+        else:
+            layers = gated_layers(recipe, spec.num_layers)
+            gates = Gates(spec, points, start, mask.start_temperature, layers)
     layers = check_layers(recipe, spec.num_layers)
     memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if recipe.train.gradient_checkpointing:

@@ -17,6 +17,7 @@ from ..masks.masks import Masks, kept_counts
 from ..masks.repair import Repair
 from ..method.budget import Budget
 from ..model.student import Student
+from ..model.top_k_gates import TopKGates
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
@@ -63,6 +64,8 @@ class Context:
         tensors = {} if memories is None else memories.tensors()
         if gates is not None:
             tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
+        if isinstance(gates, TopKGates):
+            tensors |= {f"scales.{name}": value for name, value in gates.scale.items()}
         return tensors
 
     def load(self, checkpoint: Checkpoint) -> None:

@@ -25,7 +25,7 @@ from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments,
 from .context import Context
 from .figures import gradient_figures, rates
 from .heldout import heldout_kl
-from .optimizer import parameter_groups
+from .optimizer import OF_MASK, parameter_groups
 from .parity import check_first_masks
 from .profile import peak_memory, span
 from .saliency import warm_start
@@ -153,7 +153,7 @@ class DistillationLoop:
         if every is None or done % every:
             return {}
         gates = self.student.gates if self.train_gates else None
-        masks = self.context.masks if gates is None else gates.hard(self.context.budget)
+        masks = self.context.masks if gates is None else gates.fixed(self.context.budget)
         batch_size = self.options.batch_size
         return {"heldout_kl": heldout_kl(self.context, masks, batch_size, with_memory=self.with_memory)}
 
@@ -254,18 +254,27 @@ class DistillationLoop:
 
     def _update(self, step: int, retention: bool) -> None:
         assert self.optimizer is not None
-        rates, scale = self.options.lr, self.schedule.rate_scale(step)
         for group in self.optimizer.param_groups:
-            gates = group["name"] == "gates"
-            group["lr"] = self.schedule.gate_rate(step) if gates else getattr(rates, group["name"]) * scale
+            gates = group["name"] in OF_MASK
+            group["lr"] = self._rate(group["name"], step)
             if retention and not gates and self.recipe.distill.retention_updates == "mask":
                 for parameter in group["params"]:
                     parameter.grad = None
+        if self.recipe.train.max_gradient_norm is not None:
+            parameters = [parameter for group in self.groups.values() for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.train_gates and self.student.gates is not None:
             with torch.no_grad():
                 self.controller.update(*self._active_and_target())
+
+    def _rate(self, name: str, step: int) -> float:
+        """The learning rate of a parameter group; that of scales stays constant."""
+        if name == "gates":
+            return self.schedule.gate_rate(step)
+        rate: float = getattr(self.options.lr, name)
+        return rate if name in OF_MASK else rate * self.schedule.rate_scale(step)
 
     def _track(self, step: int, figures: Mapping[str, Any]) -> None:
         """To the trackers of accelerate, with steps numbered across all stages."""

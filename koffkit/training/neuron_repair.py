@@ -14,7 +14,7 @@ from torch import Tensor
 from ..masks.convert import as_masks
 from ..method.refit import Refit, reconstruction_error, refit
 from ..method.restoring import mixed
-from ..model.linear import base_linear
+from ..model.linear import plain_linear
 from ..model.neuron_memory import mlp_modules
 from ..planning.neurons import STRUCTURE
 from .context import Context
@@ -76,7 +76,7 @@ def repair_with_neurons(context: Context, places: Places, own_share: float) -> N
     """
     assert context.masks is not None
     keep = context.masks[STRUCTURE].bool()
-    downs = {layer: base_linear(mlp.down_proj).weight for layer, mlp in mlp_modules(context.student.model)}
+    downs = {layer: plain_linear(mlp.down_proj).weight for layer, mlp in mlp_modules(context.student.model)}
     repair = NeuronRepair(memories={domain: {} for domain in places})
     for moments in layer_moments(context):
         layer = moments.layer

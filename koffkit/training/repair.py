@@ -25,10 +25,12 @@ from ..masks.repair import FORMAT, Repair, new_biases, readers
 from ..masks.slicing import backbone_slices
 from ..method.repair import Moments, least_squares, mean_bias, squared_error
 from ..model.batch import Batch
-from ..model.linear import base_linear
+from ..model.linear import plain_linear
+from ..model.top_k_gates import TopKGates
 from ..storage.files import write_atomically
 from .checkpoint import STORED
 from .context import Context, watched
+from .scales import folded_scales
 
 HELD_OUT = 0.25
 """Share of the calibration text that decides whether a repair helps."""
@@ -63,8 +65,11 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
         DataError: the text is too short to hold out a part.
         Interrupted: the user asked to stop.
     """
-    kind = context.loaded.recipe.mask.repair
+    kind, gates = context.loaded.recipe.mask.repair, context.student.gates
     context.run.repair_file.unlink(missing_ok=True)
+    if isinstance(gates, TopKGates):
+        context.learned["repair"] = {"kind": "scales"}
+        return _written(context, folded_scales(context.student, gates, masks))
     if kind == "none" or context.loaded.recipe.repairs_with_neurons:
         return None
     kept = kept_inputs(context, masks)
@@ -95,7 +100,10 @@ def repair_modules(
     )
     figures = {"kind": kind, "modules": len(found), "repaired": len(helped)}
     context.learned["repair"] = figures | {"error_before": before, "error_after": after}
-    return _written(context, found) if helped else None
+    tensors = {
+        f"{module}.{kind}": value for module, part in found.items() for kind, value in part.tensors.items()
+    }
+    return _written(context, tensors) if helped else None
 
 
 def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
@@ -127,7 +135,7 @@ class _Gathering:
         device = context.student.head.device
         for name in names:
             module = context.student.model.get_submodule(name)
-            width = base_linear(module).in_features
+            width = plain_linear(module).in_features
             self.moments[name] = Moments.zeros(width, device), Moments.zeros(width, device)
             self.handles.append(module.register_forward_pre_hook(partial(self._receive, name)))
 
@@ -175,7 +183,7 @@ def _text(context: Context) -> list[tuple[Batch, bool]]:
 def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: Moments) -> Repaired:
     """The repair of one module, if it helps on held-out text."""
     mask = context.loaded.recipe.mask
-    linear = base_linear(context.student.model.get_submodule(name))
+    linear = plain_linear(context.student.model.get_submodule(name))
     kept = kept.to(linear.weight.device)
     before = squared_error(linear.weight, kept, held_out)
     if mask.repair == "bias":
@@ -188,21 +196,15 @@ def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: M
     return Repaired(tensors, before, after) if after < before else Repaired({}, before, before)
 
 
-def _written(context: Context, found: dict[str, Repaired]) -> Repair:
+def _written(context: Context, replaced: Mapping[str, Tensor]) -> Repair:
     """Write `repair.safetensors` in the types of the base's file, with every bias that the config switches
     on."""
     from safetensors.torch import save
 
     spec, mask = context.student.spec, context.loaded.recipe.mask
-    tensors: dict[str, Tensor] = {}
-    if mask.repair == "bias":
-        sizes = new_biases(spec, readers(spec, mask.structure_names))
-        tensors = {name: torch.zeros(size) for name, size in sizes.items()}
-    for module, part in found.items():
-        tensors |= {f"{module}.{kind}": value for kind, value in part.tensors.items()}
-    stored = spec.reader().tensors
-    typed = {}
-    for name, value in tensors.items():
+    sizes = new_biases(spec, readers(spec, mask.structure_names)) if mask.repair == "bias" else {}
+    stored, typed = spec.reader().tensors, {}
+    for name, value in ({name: torch.zeros(size) for name, size in sizes.items()} | dict(replaced)).items():
         dtype = STORED_AS[stored[f"{name.rpartition('.')[0]}.weight"].dtype]
         typed[name] = value.detach().cpu().to(dtype).contiguous()
     path = context.run.repair_file

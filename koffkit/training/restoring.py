@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
 from ..method.restoring import NeuronSums, choose_neurons, mixed
-from ..model.linear import base_linear
+from ..model.linear import plain_linear
 from ..model.neuron_memory import BIASES, WEIGHTS, Neurons, mlp_modules
 from ..planning.neurons import STRUCTURE, restored_neurons
 from .context import Context, watched
@@ -46,7 +46,7 @@ def choose_by_domain(
     student.eval()  # no gradient checkpointing: a layer's activation and slope are read in one pass
     sums = _sums_by_domain(context, batches, batch_size)
     columns = torch.stack(
-        [base_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
+        [plain_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
     )
     scores = {
         domain: own.sensitivity()
@@ -173,7 +173,7 @@ def take_neurons(
         values = {"neurons": chosen}
         for name in (*WEIGHTS.values(), *BIASES.values()):
             module, _, half = name.partition(".")
-            value = getattr(base_linear(getattr(mlp, module)), half)
+            value = getattr(plain_linear(getattr(mlp, module)), half)
             if value is not None:
                 own = value[:, chosen] if module == "down_proj" else value[chosen]
                 values[name] = own.detach().to(dtype).clone()
