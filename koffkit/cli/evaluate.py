@@ -10,7 +10,7 @@ import click
 from ..errors import UsageError
 from ..report.verdict import verdict_of
 from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, say
-from .place import batch_size_option, device_option, dtype_option
+from .place import batch_size_option, device_option, dtype_option, verify_option
 
 
 @click.command("evaluate")
@@ -25,6 +25,7 @@ from .place import batch_size_option, device_option, dtype_option
 @device_option
 @dtype_option("float32")
 @batch_size_option(4, "Sequences")
+@verify_option
 @json_option
 def command(
     path: Path,
@@ -36,6 +37,7 @@ def command(
     device: str | None,
     dtype: str,
     batch_size: int,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Figures of a run (from its evaluate stage), or the perplexity of an export or a plain model on
@@ -70,6 +72,7 @@ def command(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            verify=verify,
             progress=progress,
         )
     result = {"path": str(path), "task": task, "memory": memory, **figures}

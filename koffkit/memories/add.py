@@ -41,6 +41,7 @@ def add_memory(
     overrides: Sequence[str] = (),
     resume: bool = False,
     replace: bool = False,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Learn a memory and publish it as `memories/NAME` of an export.
@@ -52,6 +53,8 @@ def add_memory(
         overrides: settings of the recipe to change, as `a.b=VALUE`.
         resume: continue an interrupted command.
         replace: there is a memory of that name; the new one takes its place in one step, once it is whole.
+        device: where to train; None: the accelerator of the machine, or the CPU without one.
+        progress: where to report; by default nowhere.
 
     Returns:
         What `koffkit memory add --json` and `memory replace --json` print.
@@ -60,6 +63,7 @@ def add_memory(
         UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
         DataError: there is no base, or text is missing or too short.
         IntegrityError: base or backbone are not those of the export.
+        ResourceError: the device is not available.
         Interrupted: everything up to the last step is saved.
     """
     progress = progress or Silent()
@@ -74,7 +78,7 @@ def add_memory(
     loaded = memory_recipe(export, name, source, _checked_base(export, base, progress), overrides)
     with claim(target):
         place()  # another command may have changed it before the claim
-        state = _learn(loaded, export, work, resume, progress)
+        state = _learn(loaded, export, work, resume, device, progress)
         with (replacing if replace else staged)(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
             progress.message("recording golden logits")
@@ -152,7 +156,12 @@ def taken_place(export: Export, name: str) -> Path:
 
 
 def _learn(
-    loaded: LoadedRecipe, export: Export, work: RunFolder, resume: bool, progress: Progress
+    loaded: LoadedRecipe,
+    export: Export,
+    work: RunFolder,
+    resume: bool,
+    device: str | None,
+    progress: Progress,
 ) -> RunState:
     from ..stages.engine import learn_memory
 
@@ -161,7 +170,7 @@ def _learn(
             f"{work.path}: an interrupted command for a memory of this name; go on with --resume, or remove "
             "the folder."
         )
-    return learn_memory(loaded, export.backbone, work.path, resume=resume, progress=progress)
+    return learn_memory(loaded, export.backbone, work.path, resume=resume, device=device, progress=progress)
 
 
 def _teach(

@@ -26,6 +26,7 @@ def perplexity(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     batch_size: int = 1,
+    verify: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure perplexity on documents packed back to back and cut into sequences.
@@ -38,6 +39,7 @@ def perplexity(
         sequence_length: tokens of a sequence.
         dtype: dtype of the weights; likelihoods are always computed in float32.
         batch_size: sequences at a time.
+        verify: read every byte of the backbone's weights first, not samples alone.
         progress: told of every batch; by default nobody is.
 
     Returns:
@@ -52,7 +54,7 @@ def perplexity(
     from ..method.likelihood import TokenSums, add_tokens, given
     from .model import KoffModel
 
-    model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype)
+    model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype, verify=verify)
     ids = token_ids(model.tokenizer, data, field)
     sums, progress = TokenSums(), progress or Silent()
     batches = list(_sequences(ids, sequence_length, batch_size))

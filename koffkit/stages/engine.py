@@ -37,7 +37,12 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
 def run_recipe(
-    loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
+    loaded: LoadedRecipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    progress: Progress | None = None,
 ) -> RunState:
     """Run every stage of a recipe.
 
@@ -46,6 +51,7 @@ def run_recipe(
         output: the run folder.
         resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on
             CPU.
+        device: where to train; None: the accelerator of the machine, or the CPU without one.
         progress: where to report; by default nowhere.
 
     Returns:
@@ -53,10 +59,11 @@ def run_recipe(
 
     Raises:
         UsageError: the folder holds something else, or a run of another recipe.
+        ResourceError: the device is not available.
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
-        return _carry_out(loaded, output, None, resume, progress or Silent())
+        return _carry_out(loaded, output, None, resume, device, progress or Silent())
 
 
 def learn_memory(
@@ -65,6 +72,7 @@ def learn_memory(
     output: Path,
     *,
     resume: bool = False,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> RunState:
     """Learn memories for a backbone that is sliced already, taught by the unpruned base; otherwise like
@@ -78,11 +86,16 @@ def learn_memory(
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
-        return _carry_out(loaded, output, backbone, resume, progress or Silent())
+        return _carry_out(loaded, output, backbone, resume, device, progress or Silent())
 
 
 def _carry_out(
-    loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress
+    loaded: LoadedRecipe,
+    output: Path,
+    backbone: Path | None,
+    resume: bool,
+    device: str | None,
+    progress: Progress,
 ) -> RunState:
     run = RunFolder(output)
     named = loaded.recipe.base
@@ -98,7 +111,7 @@ def _carry_out(
         _check_stages(loaded, base)
         loaded = resolve_domains(loaded, run, base, progress)
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
-        context = build_context(loaded, run, base, progress, backbone)
+        context = build_context(loaded, run, base, progress, backbone, device)
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             _clear(run, keep_tokens=not isinstance(error, DataError))
