@@ -28,3 +28,21 @@ class Silent:
     def start(self, stage: str, total: int, done: int) -> None: ...
 
     def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None: ...
+
+
+class StepCounter:
+    """One piece of work that several parts of the code do in turn: each calls it once for every step done.
+
+    Args:
+        progress: where to report.
+        stage: the work's name.
+        total: steps in all.
+    """
+
+    def __init__(self, progress: Progress, stage: str, total: int) -> None:
+        self._progress, self._stage, self._done = progress, stage, 0
+        progress.start(stage, total, 0)
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress.advance(self._stage, self._done, {})

@@ -78,6 +78,7 @@ def command(
     from ..devices import find_device
     from ..runtime.model import KoffModel
 
+    RichProgress().message(f"loading {export}")
     model = KoffModel.from_pretrained(export, device=find_device(device), dtype=dtype, verify=verify)
     chosen = _choose(model, texts, memory)
     options = _sampling(temperature, top_p, seed) | {"chat": chat, "max_new_tokens": max_new_tokens}

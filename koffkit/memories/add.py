@@ -82,7 +82,7 @@ def add_memory(
         with (replacing if replace else staged)(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
             progress.message("recording golden logits")
-            _write(export, name, work, state, partial, routing)
+            _write(export, name, work, state, partial, routing, progress)
         discard(work.path)
     return _summary(export, name, target, state, routing)
 
@@ -90,8 +90,8 @@ def add_memory(
 def _checked_base(export: Export, base: Path | None, progress: Progress) -> Path:
     """The unpruned base, once it and the backbone are known to be those of the export."""
     progress.message("checking the base and the backbone")
-    base = find_base(export, base)
-    require_sound(export, whole=True)
+    base = find_base(export, base, progress)
+    require_sound(export, whole=True, progress=progress)
     return base
 
 
@@ -187,7 +187,13 @@ def _teach(
 
 
 def _write(
-    export: Export, name: str, work: RunFolder, state: RunState, target: Path, routing: Routing | None
+    export: Export,
+    name: str,
+    work: RunFolder,
+    state: RunState,
+    target: Path,
+    routing: Routing | None,
+    progress: Progress,
 ) -> None:
     """Write the bundle with its golden logits and its card."""
     extra: dict[str, Any] = {
@@ -207,5 +213,5 @@ def _write(
     write_bundle(
         work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, extra=extra
     )
-    record_golden(target, export.backbone)
+    record_golden(target, export.backbone, progress)
     write_bundle_card(target, export.manifest)

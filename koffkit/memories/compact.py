@@ -72,7 +72,8 @@ def compact(
     progress = progress or Silent()
     torch_device = find_device(device)
     export, bundles = find_bundles(path)
-    require_sound(export, whole=True)
+    progress.message("checking the export")
+    require_sound(export, whole=True, progress=progress)
     for bundle in bundles:
         bundle.require_backbone(export.backbone_digest, export.backbone)
     text = HeldOutText(data, field, batch_size)
@@ -202,7 +203,7 @@ def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
 
 def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | None:
     try:
-        return find_base(export, given)
+        return find_base(export, given, progress)
     except DataError:
         if given is not None:
             raise

@@ -15,6 +15,7 @@ from ..artefact.names import MANIFEST
 from ..checkpoint.fingerprint import digest_of
 from ..errors import DataError, IntegrityError, UsageError
 from ..hub import locate
+from ..progress import Progress
 from ..recipe.load import LoadedRecipe, apply_override, validated
 from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
 
@@ -69,8 +70,13 @@ def check_name(name: str) -> None:
         )
 
 
-def find_base(export: Export, given: Path | None) -> Path:
+def find_base(export: Export, given: Path | None, progress: Progress | None = None) -> Path:
     """Find the unpruned model of an export: where its manifest says, or at `given`.
+
+    Args:
+        export: the export.
+        given: where the user says that it is.
+        progress: told how far the reading of it is; by default nobody is.
 
     Raises:
         DataError: there is no model.
@@ -87,7 +93,7 @@ def find_base(export: Export, given: Path | None) -> Path:
         raise DataError(
             f"{error} The unpruned model is the teacher and the reference; say where it is with --base PATH."
         ) from None
-    if digest_of(folder, recorded.digest_kind) != recorded.fingerprint:
+    if digest_of(folder, recorded.digest_kind, progress) != recorded.fingerprint:
         raise IntegrityError(
             f"{folder}: not the base that {export.path} was made from ({recorded.model}, fingerprint "
             f"{recorded.fingerprint[:12]}); give that one with --base."

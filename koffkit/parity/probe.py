@@ -10,7 +10,7 @@ Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
 from pathlib import Path
@@ -54,6 +54,7 @@ class Probe:
         view: a config.json object and a reader to use instead of those of `folder`: the base as if it were
             sliced already.
         loaded: the weights as transformers reads them, which stand in for those that koffkit reads.
+        layer_done: called after every layer.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Probe:
         dtype: torch.dtype = torch.float64,
         view: tuple[Mapping[str, Any], CheckpointReader] | None = None,
         loaded: LoadedWeights | None = None,
+        layer_done: Callable[[], None] | None = None,
     ) -> None:
         self.dtype = dtype
         self.reader = loaded or (CheckpointReader(folder) if view is None else view[1])
@@ -80,6 +82,10 @@ class Probe:
         if masks is not None:
             values = as_gates(masks)
             register_gates(model, spec, lambda: values)
+        if layer_done is not None:
+            for index in range(spec.num_layers):
+                layer = model.get_submodule(spec.arch.layer(index).removesuffix("."))
+                layer.register_forward_hook(lambda *_: layer_done())
         self._kv = {memory.domain: memory.kv for memory in attached}
         adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), attached, strict=True)}
         self._weights = _Weights(self.reader, adapters, dtype)

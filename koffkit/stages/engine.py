@@ -102,7 +102,7 @@ def _carry_out(
     base = ModelSpec.open(locate(named.model, loaded.root, revision=named.revision, progress=progress))
     base.reader()  # transformers would silently load a checkpoint with missing tensors
     fresh = not run.exists
-    state = _open_run(run, loaded, base, backbone, resume)
+    state = _open_run(run, loaded, base, backbone, resume, progress)
     if state.is_finished:
         progress.message(f"{output}: already finished.")
         shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # of a command killed at its end
@@ -150,7 +150,12 @@ def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
 
 
 def _open_run(
-    run: RunFolder, loaded: LoadedRecipe, base: ModelSpec, backbone: Path | None, resume: bool
+    run: RunFolder,
+    loaded: LoadedRecipe,
+    base: ModelSpec,
+    backbone: Path | None,
+    resume: bool,
+    progress: Progress,
 ) -> RunState:
     sliced = None if backbone is None else backbone_digest(backbone)
     if run.exists:
@@ -160,7 +165,7 @@ def _open_run(
                 f"{run.path}: there is a run already ({state.state}); add --resume to continue it, or "
                 "choose another --output."
             )
-        _require_same_run(run, state, loaded.recipe, base)
+        _require_same_run(run, state, loaded.recipe, base, progress)
         if state.backbone != sliced:
             raise IntegrityError(
                 f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the "
@@ -170,10 +175,12 @@ def _open_run(
     if run.path.is_dir() and not all(is_own(path) or path == run.data_dir for path in run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     make_folder(run.path)
-    return run.write(_new_state(loaded, base, sliced))
+    return run.write(_new_state(loaded, base, sliced, progress))
 
 
-def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec) -> None:
+def _require_same_run(
+    run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec, progress: Progress
+) -> None:
     """Refuse to continue a run with a recipe or base other than its own."""
     resolved = recipe.model_dump(mode="json")
     requested = _in_present_names(state.requested_recipe, recipe)
@@ -183,7 +190,7 @@ def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: Mod
             f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
             "the run, or another --output."
         )
-    if state.base.fingerprint != base.digest(state.base.digest_kind):
+    if state.base.fingerprint != base.digest(state.base.digest_kind, progress):
         raise IntegrityError(
             f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
         )
@@ -198,7 +205,7 @@ def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, An
         return requested
 
 
-def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> RunState:
+def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None, progress: Progress) -> RunState:
     """`run.json` of a run that is about to begin.
 
     Args:
@@ -218,7 +225,7 @@ def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> Run
         base=RunBase(
             model=recipe.base.model,
             path=str(base.folder),
-            fingerprint=base.digest(),
+            fingerprint=base.digest(progress=progress),
             digest_kind="full",
             config=dict(base.config),
         ),

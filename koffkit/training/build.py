@@ -68,13 +68,13 @@ def build_context(
     accelerator = make_accelerator(recipe, run, device)
     progress.message(f"loading {recipe.base.model}")
     model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
-    require_same_tensors(model, base)
+    require_same_tensors(model, base, progress)
     spec, teacher = base, None
     if backbone is not None:
         teacher = accelerator.prepare_model(Student(model, base, None, None))
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
         model = load_frozen(str(backbone), recipe.base.dtype)
-        require_same_tensors(model, spec)
+        require_same_tensors(model, spec, progress)
     student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
