@@ -10,7 +10,7 @@ from ...artefact.digests import file_entry, list_files, weight_bytes
 from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Removed
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST
 from ...artefact.parts import FileEntry
-from ...artefact.public import hub_revision
+from ...artefact.public import Around, hub_revision, public_base, public_recipe
 from ...checkpoint.fingerprint import sampled_digest
 from ...checkpoint.license import license_of
 from ...errors import IntegrityError
@@ -42,13 +42,14 @@ def finish(
     Raises:
         IntegrityError: the number of removed parameters is not the planned one.
     """
+    base = _base_entry(draft)
     manifest = Manifest(
         koffkit=FORMAT,
         format=format_name,
         name=draft.run.name,
         created=timestamp(),
         versions=draft.run.state.versions,
-        base=_base_entry(draft.run),
+        base=base,
         backbone=_backbone_entry(draft, sliced),
         removed=_removed(draft.run, sliced),
         kept=kept_counts(draft.run.masks),
@@ -56,7 +57,7 @@ def finish(
         domains={bundle.path.name: bundle_entry(bundle) for bundle in bundles},
         parity=figures.parity,
         results=dict(draft.run.results),
-        recipe=dict(draft.run.recipe),
+        recipe=public_recipe(draft.run.recipe, base.is_on_hub, _around(draft)),
         golden=figures.golden,
         files={},
     )
@@ -70,13 +71,17 @@ def finish(
     return {"output": str(draft.output), **shown, "seconds": draft.seconds}
 
 
-def _base_entry(run: FinishedRun) -> BaseModelEntry:
-    base = run.state.base
+def _around(draft: Draft) -> Around:
+    return Around(draft.output, Path(draft.run.state.recipe_root))
+
+
+def _base_entry(draft: Draft) -> BaseModelEntry:
+    run, base = draft.run, draft.run.state.base
     revision, terms = hub_revision(base.model, Path(base.path)), license_of(run.spec.folder)
     return BaseModelEntry(
         **({} if revision is None else {"revision": revision}),
         **({"license": terms} if terms else {}),
-        model=base.model,
+        model=public_base(base.model, revision is not None, _around(draft)),
         fingerprint=base.fingerprint,
         digest_kind=base.digest_kind,
         architecture=run.spec.arch.model_type,

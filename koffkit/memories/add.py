@@ -16,6 +16,7 @@ from ..artefact.bundle_info import Added, Routing
 from ..artefact.check import require_sound
 from ..artefact.export import Export, open_export, replaces
 from ..artefact.names import MEMORIES, ROUTER_COLUMN
+from ..artefact.public import Around, public_place, public_recipe
 from ..errors import UsageError, near_name
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
@@ -186,6 +187,14 @@ def _teach(
     return figures
 
 
+def _public_recipe(export: Export, state: RunState) -> dict[str, Any]:
+    """The recipe without places on this machine."""
+    base = export.manifest.base
+    recipe = public_recipe(state.recipe, base.is_on_hub, Around(export.path, Path(state.recipe_root)))
+    model = public_place(base.model, Around(export.path, export.path.parent))
+    return recipe | {"base": recipe["base"] | {"model": model}}
+
+
 def _write(
     export: Export,
     name: str,
@@ -200,7 +209,7 @@ def _write(
         "added": Added(
             created=timestamp(),
             base=state.base.fingerprint,
-            recipe=state.recipe,
+            recipe=_public_recipe(export, state),
             versions=state.versions,
         )
     }

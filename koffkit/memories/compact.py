@@ -14,6 +14,7 @@ from ..artefact.bundle import Bundle, is_bundle, open_bundle
 from ..artefact.check import require_sound
 from ..artefact.export import Export, is_export, open_export
 from ..artefact.names import MEMORIES
+from ..artefact.public import Around, public_place
 from ..checkpoint.files import load_tokenizer
 from ..devices import find_device
 from ..errors import DataError, UsageError
@@ -164,7 +165,9 @@ class _Compactor:
         loss = kl_before_and_after(
             self._export, bundle, compacted, self._teacher, batches, self._device, self._advance
         )
-        compacted = record_loss(compacted, loss | {"text": list(self._text.patterns) or "probe tokens"})
+        around = Around(self._export.path, Path.cwd())
+        text = [public_place(pattern, around) for pattern in self._text.patterns]
+        compacted = record_loss(compacted, loss | {"text": text or "probe tokens"})
         self._rows[bundle.domain] = _row(compacted)
 
     def _advance(self, count: int = 1) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..artefact.bundle_info import Routing
 from ..artefact.export import Export
+from ..artefact.public import Around, public_place
 from ..data.corpus import split_documents
 from ..data.sources import documents, file_source
 from ..errors import DataError
@@ -73,7 +74,11 @@ def teach_router(
         router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed
     )
     held_out = {label: test for label, (_, test) in splits.items()}
-    return column, _assess(extended(router, name, column, column.router), name, held_out)
+    figures = _assess(extended(router, name, column, column.router), name, held_out)
+    around = Around(export.path, Path.cwd())
+    return column, figures.model_copy(
+        update={"against": [public_place(label, around) for label in figures.against]}
+    )
 
 
 def _other_texts(
@@ -135,7 +140,7 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
         if label == name:
             continue
         try:
-            texts = _read(Source.model_validate(fields), options, f"memory {label}")
+            texts = _read(Source.model_validate(fields), options, f"memory {label}", export.path)
         except DataError:
             texts = []
         if len(texts) < 2:
@@ -145,8 +150,10 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
     return others, missing
 
 
-def _read(source: Source, options: RouteOptions, where: str) -> list[str]:
-    return list(islice(documents(source, Path.cwd(), where), options.max_documents))
+def _read(source: Source, options: RouteOptions, where: str, export: Path | None = None) -> list[str]:
+    """The documents of a source; relative paths begin at the folder that holds `export`, or else here."""
+    root = Path.cwd() if export is None else export.resolve().parent
+    return list(islice(documents(source, root, where), options.max_documents))
 
 
 def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> Routing:
