@@ -31,7 +31,7 @@ class Heartbeat:
         self._speak = speak
         self.resting: Callable[[], bool] = lambda: False
         self._over = Event()
-        self._what = "at work"
+        self._what = "loading libraries"
         self.printed()
 
     def at(self, what: str) -> None:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ..arch.widths import LayerWidths
 from ..artefact.bundle import MemoryFolder
+from ..artefact.names import ADAPTER_CONFIG
 from ..artefact.quantise import unpack
 from ..errors import IntegrityError
+from ..storage.read_json import read_json
 from ..storage.tensors_file import read_tensors
 from .kv_attention import KVMemory
 
@@ -70,7 +72,12 @@ def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KV
 
 
 def adapter_config(bundle: MemoryFolder) -> LoraConfig:
-    """PEFT's configuration of a bundle with LoRA, for any copy of its backbone."""
+    """PEFT's configuration of a bundle with LoRA, for any copy of its backbone.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    read_json(bundle.path / ADAPTER_CONFIG, remedy="copy the bundle again")  # PEFT knows no limits
     config = LoraConfig.from_pretrained(str(bundle.path))
     config.base_model_name_or_path = (
         None  # PEFT would warn of a backbone from another path; its digest was compared
