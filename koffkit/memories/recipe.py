@@ -91,13 +91,13 @@ def find_base(export: Export, given: Path | None, progress: Progress | None = No
     try:
         folder = locate(base.model, root, revision=base.revision)
     except DataError as error:
-        known = _base_of_a_run(recorded) if given is None else None
-        if known is None:
+        found = _base_of_a_run(recorded) if given is None else None
+        if found is None:
             raise DataError(
                 f"{error} The unpruned model is the teacher and the reference; say where it is with "
                 "--base PATH."
             ) from None
-        folder = known
+        folder = found
     if digest_of(folder, recorded.digest_kind, progress) != recorded.fingerprint:
         raise IntegrityError(
             f"{folder}: not the base that {export.path} was made from ({recorded.model}, fingerprint "

@@ -83,8 +83,7 @@ class Probe:
             values = as_gates(masks)
             register_gates(model, spec, lambda: values)
         if layer_done is not None:
-            for index in range(spec.num_layers):
-                layer = model.get_submodule(spec.arch.layer(index).removesuffix("."))
+            for layer in model.get_decoder().layers:
                 layer.register_forward_hook(lambda *_: layer_done())
         self._kv = {memory.domain: memory.kv for memory in attached}
         adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), attached, strict=True)}
