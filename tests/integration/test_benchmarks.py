@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
 from ..conftest import Shipped
@@ -90,3 +91,16 @@ def test_the_ablations_are_recipes_that_load(tmp_path: Path) -> None:
     module.show({"one": [row, row], "two": [row]}, [0, 1])
     module.draw({"one": [row, row], "two": [row]}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_first_lines(shipped: Shipped, tmp_path: Path) -> None:
+    """Every command is measured, and prints something that is no error."""
+    module = load("first_line")
+    assert module.unmeasured() == []
+    (tmp_path / "fresh").mkdir()
+    memory = module.prepare(tmp_path / "fresh", shipped.run, shipped.export)
+    assert memory == "north"
+    for name in ("recipe list", "inspect RUN"):
+        assert 0 < module.least(module.COMMANDS[name].split(), tmp_path / "fresh", 1) < 60
+    with pytest.raises(click.ClickException, match="Error"):
+        module.least(["inspect", "nowhere"], tmp_path / "fresh", 1)
