@@ -3,7 +3,7 @@
     python benchmarks/first_line.py [--repeat 3] [--run RUN --export EXPORT]
 
 Every command starts in a process of its own, on local files, and is killed once it has printed its first
-line; the least of the repeats counts. Without `--run` and `--export` a quickstart of a few steps makes both first.
+line; the least of the repeats counts. Without `--run` and `--export` a quickstart of a few steps makes both.
 Run it on an idle machine: at most 1 s for a first line and 0.15 s for a help text are promised there.
 """
 

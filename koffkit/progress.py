@@ -13,9 +13,25 @@ class Progress(Protocol):
 
     def warn(self, text: str) -> None: ...
 
-    def start(self, stage: str, total: int, done: int) -> None: ...
+    def start(self, stage: str, total: int, done: int) -> None:
+        """A piece of work begins.
 
-    def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None: ...
+        Args:
+            stage: its name.
+            total: steps in all.
+            done: steps that are done already, as in a run that is resumed.
+        """
+        ...
+
+    def advance(self, stage: str, done: int, figures: Mapping[str, Any]) -> None:
+        """Some of it is done.
+
+        Args:
+            stage: the name given to `start`.
+            done: steps that are done by now.
+            figures: what was measured, by the names of `metrics.jsonl`.
+        """
+        ...
 
 
 class Silent:

@@ -42,6 +42,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Load the tokenizer of a checkpoint.
 
+    Args:
+        folder: the checkpoint.
+        trust_remote_code: whether code of the folder may run.
+
     Raises:
         DataError: it has none, or it does not load.
     """

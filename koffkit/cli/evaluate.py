@@ -55,7 +55,6 @@ def command(
         return
     if data is None:
         raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")
-    chosen = None if memory == "none" else memory
     _require(path, data, field, memory)
     quiet_libraries()
     from ..runtime.perplexity import perplexity
@@ -66,7 +65,7 @@ def command(
         figures = perplexity(
             path,
             data,
-            chosen,
+            None if memory == "none" else memory,
             sequence_length=sequence_length,
             field=field,
             device=device,

@@ -50,25 +50,22 @@ def add_memory(
     Args:
         path, name, source: the export, the new domain, and the fields of its `Source`.
         base: the unpruned model, if it is not where the manifest says.
-        against: text that the router must not take for the domain; by default that of the other memories.
+        against: text that the router must not take for the domain; by default that of the others.
         overrides: settings of the recipe to change, as `a.b=VALUE`.
         resume: continue an interrupted command.
         replace: there is a memory of that name; the new one takes its place in one step, once it is whole.
-        device: where to train; None: the accelerator of the machine, or the CPU without one.
-        progress: where to report; by default nowhere.
+        device, progress: where to train (None: the accelerator, or the CPU), and where to report.
 
     Returns:
         What `koffkit memory add --json` and `memory replace --json` print.
 
     Raises:
         UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
-        DataError: there is no base, or text is missing or too short.
+        DataError: base or text is missing, or there is too little text.
         IntegrityError: base or backbone are not those of the export.
-        ResourceError: the device is not available.
-        Interrupted: everything up to the last step is saved.
+        ResourceError, Interrupted: the device is not available; stopped, with all steps saved.
     """
-    progress = progress or Silent()
-    export = open_export(path)
+    progress, export = progress or Silent(), open_export(path)
     work = work_folder(export, name, replace=replace)
 
     def place() -> Path:
@@ -82,7 +79,6 @@ def add_memory(
         state = _learn(loaded, export, work, resume, device, progress)
         with (replacing if replace else staged)(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
-            progress.message("recording golden logits")
             _write(export, name, work, state, partial, routing, progress)
         discard(work.path)
     return _summary(export, name, target, state, routing)
@@ -219,6 +215,7 @@ def _write(
     if routing is not None:
         extra["routing"] = routing
     figures = state.results["domains"][name]
+    progress.message("recording golden logits")
     write_bundle(
         work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, extra=extra
     )

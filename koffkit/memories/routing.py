@@ -67,18 +67,14 @@ def teach_router(
     if not others:
         return None
     progress.message(f"teaching the router {name}, against {', '.join(others)}")
-    texts = {name: _read(source, options, f"memory {name}"), **others}
-    splits = {label: split_documents(documents, seed, holdout, label) for label, documents in texts.items()}
+    others[name] = _read(source, options, f"memory {name}")
+    splits = {label: split_documents(documents, seed, holdout, label) for label, documents in others.items()}
     train = {label: train for label, (train, _) in splits.items()}
     column = fit_column(
         router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed
     )
     held_out = {label: test for label, (_, test) in splits.items()}
-    figures = _assess(extended(router, name, column, column.router), name, held_out)
-    around = Around(export.path, Path.cwd())
-    return column, figures.model_copy(
-        update={"against": [public_place(label, around) for label in figures.against]}
-    )
+    return column, _assess(extended(router, name, column, column.router), name, held_out, export)
 
 
 def _other_texts(
@@ -156,17 +152,18 @@ def _read(source: Source, options: RouteOptions, where: str, export: Path | None
     return list(islice(documents(source, root, where), options.max_documents))
 
 
-def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> Routing:
+def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]], export: Export) -> Routing:
     """How well the router knows the memory. `recognised`: share of its own held-out documents that the router
     gives to it. `mistaken`: share of all other documents that the router gives to it."""
     taken = {
         label: [chosen == name for chosen, _ in router.route(documents)] for label, documents in texts.items()
     }
+    around = Around(export.path, Path.cwd())
     own, rest = taken.pop(name), [hit for hits in taken.values() for hit in hits]
     return Routing(
         recognised=sum(own) / len(own),
         mistaken=sum(rest) / len(rest),
         documents=len(own),
         other_documents=len(rest),
-        against=list(taken),
+        against=[public_place(label, around) for label in taken],
     )

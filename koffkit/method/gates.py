@@ -15,7 +15,12 @@ STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1
 
 
 def initial_log_alpha(open_probability: float, temperature: float) -> float:
-    """The `log_alpha` at which a gate is active (not exactly zero) with the given probability."""
+    """The `log_alpha` at which a gate is active (not exactly zero) with the given probability.
+
+    Args:
+        open_probability: in (0, 1).
+        temperature: of the Hard Concrete distribution, above 0.
+    """
     return math.log(open_probability / (1 - open_probability)) + temperature * math.log(
         -STRETCH_LOW / STRETCH_HIGH
     )
@@ -35,5 +40,10 @@ def sample(log_alpha: Tensor, temperature: float, generator: torch.Generator) ->
 
 
 def active_probability(log_alpha: Tensor, temperature: float) -> Tensor:
-    """P(gate != 0), elementwise (equation 12)."""
+    """P(gate != 0), elementwise (equation 12).
+
+    Args:
+        log_alpha: one entry a gate, of any shape.
+        temperature: of the Hard Concrete distribution, above 0.
+    """
     return torch.sigmoid(log_alpha - temperature * math.log(-STRETCH_LOW / STRETCH_HIGH))

@@ -76,7 +76,13 @@ class Student(nn.Module):
         return hidden if self._divisor == 1.0 else hidden / self._divisor
 
     def hidden_states(self, input_ids: Tensor, layer: int, gate_values: GateValues | None = None) -> Tensor:
-        """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory."""
+        """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory.
+
+        Args:
+            input_ids: [B, T].
+            layer: how many layers to go through.
+            gate_values: [L, U] by gate; None: the unpruned model.
+        """
         if self.memories is not None:
             self.memories.attach(None)
         self._values = gate_values

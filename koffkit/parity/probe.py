@@ -105,7 +105,12 @@ class Probe:
 
     @torch.no_grad()
     def hidden(self, tokens: Sequence[int], rows: Sequence[str | None]) -> Tensor:
-        """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none."""
+        """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none.
+
+        Args:
+            tokens: ids of one text, T of them.
+            rows: the memory's domain of each of B rows; None: no memory.
+        """
         embedded = self.reader.gather_rows(self._vocabulary[0], list(tokens), self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
         set_neuron_rows(self._plain, self._neurons, rows)
@@ -236,7 +241,13 @@ class _Weights(Mapping[str, Tensor]):
 
 def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]:
     """The `count` largest logits after the last token, for each row of hidden states: `{"ids", "logits",
-    "dtype"}`."""
+    "dtype"}`.
+
+    Args:
+        probe: what the hidden states come from.
+        hidden: last hidden states [B, T, D].
+        count: logits of each row.
+    """
     last = hidden[:, -1]
     best: list[tuple[Tensor, Tensor]] = []
     for first, part in probe.logits(last):
@@ -260,7 +271,12 @@ def distances_to_golden(
     probe: Probe, expected: Mapping[str | None, Mapping[str, Any]]
 ) -> dict[str | None, float]:
     """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for each set
-    of tokens."""
+    of tokens.
+
+    Args:
+        probe: the checkpoint with its memories.
+        expected: `tokens`, `ids` and `logits` by domain.
+    """
     differences: dict[str | None, float] = {}
     for tokens in {tuple(values["tokens"]) for values in expected.values()}:
         rows = [name for name, values in expected.items() if tuple(values["tokens"]) == tokens]

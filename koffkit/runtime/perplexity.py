@@ -47,8 +47,7 @@ def perplexity(
 
     Raises:
         DataError: the data hold fewer than two tokens.
-        UsageError: there is no such kind of device, or no such dtype.
-        ResourceError: the device is not available.
+        UsageError, ResourceError: there is no such kind of device or dtype; it is not available here.
     """
     from ..devices import find_device
     from ..method.likelihood import TokenSums, add_tokens, given

@@ -49,6 +49,10 @@ class EvaluateOptions(StrictModel):
 def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every domain under every condition.
 
+    Args:
+        context: with the masks settled.
+        options: of the stage.
+
     Returns:
         `{"domains": {domain: {"tokens": how many were scored, "unpruned"|"backbone"|"matched": figures,
         "swap": {other: figures}}}, "mean": {...}}`.

@@ -51,8 +51,7 @@ def build_context(
         IntegrityError: what transformers loads is not what koffkit reads.
     """
     from ..data.corpus import prepare
-    from ..model.loaded import require_same_tensors
-    from ..model.student import Student, load_frozen
+    from ..model.student import Student
 
     recipe = loaded.recipe
     tokenizer = load_tokenizer(base.folder, trust_remote_code=recipe.base.trust_remote_code)
@@ -67,18 +66,27 @@ def build_context(
     )
     accelerator = make_accelerator(recipe, run, device)
     progress.message(f"loading {recipe.base.model}")
-    model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
-    require_same_tensors(model, base, progress)
+    model = _load(base, recipe, progress)
     spec, teacher = base, None
     if backbone is not None:
         teacher = accelerator.prepare_model(Student(model, base, None, None))
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
-        model = load_frozen(str(backbone), recipe.base.dtype)
-        require_same_tensors(model, spec, progress)
+        model = _load(spec, recipe, progress)
     student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
     return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
+
+
+def _load(spec: ModelSpec, recipe: Recipe, progress: Progress) -> Any:
+    """A frozen model, once it is known to be what its files hold."""
+    from ..model.loaded import require_same_tensors
+    from ..model.student import load_frozen
+
+    trusted = recipe.base.trust_remote_code
+    model = load_frozen(str(spec.folder), recipe.base.dtype, trust_remote_code=trusted)
+    require_same_tensors(model, spec, progress)
+    return model
 
 
 def _start_memories(recipe: Recipe, student: Student, corpus: Corpus) -> None:

@@ -16,7 +16,13 @@ GATE_BETAS = (0.9, 0.98)
 
 def parameter_groups(student: Student, *, gates: bool, memories: bool) -> dict[str, dict[str, Any]]:
     """AdamW's groups by name: `lora`, `kv` and `neurons` with `memories`, `gates` with `gates`; without empty
-    groups."""
+    groups.
+
+    Args:
+        student: with its gates and memories.
+        gates: whether gates are trained.
+        memories: whether memories are trained.
+    """
     groups: dict[str, list[nn.Parameter]] = {}
     if student.memories is not None and memories:
         groups["lora"] = list(student.memories.lora_parameters())

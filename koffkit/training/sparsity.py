@@ -14,7 +14,13 @@ from ..model.gating import Gates
 
 def active_and_target(gates: Gates, budget: Budget, num_layers: int) -> tuple[Tensor, Tensor]:
     """Expected active fractions and their targets, one entry per constraint: for `uniform` every layer of a
-    structure, for `ragged` all removable parameters together, and a masked-only structure one."""
+    structure, for `ragged` all removable parameters together, and a masked-only structure one.
+
+    Args:
+        gates: their `log_alpha` is [L, U] by structure.
+        budget: what is to stay.
+        num_layers: L.
+    """
     active, target = [], []
     total = sum(budget.total_units[name] * budget.params_per_unit[name] for name in budget.removable)
     for name, fraction in gates.active_fraction().items():
