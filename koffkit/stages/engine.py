@@ -155,7 +155,7 @@ def _open_run(
     base: ModelSpec,
     backbone: Path | None,
     resume: bool,
-    progress: Progress,
+    progress: Progress | None = None,
 ) -> RunState:
     sliced = None if backbone is None else backbone_digest(backbone)
     if run.exists:
@@ -179,7 +179,7 @@ def _open_run(
 
 
 def _require_same_run(
-    run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec, progress: Progress
+    run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec, progress: Progress | None = None
 ) -> None:
     """Refuse to continue a run with a recipe or base other than its own."""
     resolved = recipe.model_dump(mode="json")
@@ -205,7 +205,9 @@ def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, An
         return requested
 
 
-def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None, progress: Progress) -> RunState:
+def _new_state(
+    loaded: LoadedRecipe, base: ModelSpec, sliced: str | None, progress: Progress | None
+) -> RunState:
     """`run.json` of a run that is about to begin.
 
     Args:
