@@ -96,8 +96,9 @@ def restored(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
 
 @pytest.fixture
 def out(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the export in the working folder, with text for a domain `east` beside it."""
+    """A copy of the export in the working folder, with its text and that of a domain `east` beside it."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(shipped.recipe.parent / "data", tmp_path / "data")
     (tmp_path / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
     facts = [{"text": text, "prompt": text[:12], "answer": text[12:]} for text in sentences(8, 40)]
     (tmp_path / "east.jsonl").write_text(

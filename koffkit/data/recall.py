@@ -82,7 +82,12 @@ def load_facts(
 
 
 def subsample(items: list[Item], limit: int | None) -> list[Item]:
-    """At most `limit` of the items, evenly spread."""
+    """At most `limit` of the items, evenly spread.
+
+    Args:
+        items: in their order.
+        limit: the most to keep; None: all.
+    """
     if limit is None or len(items) <= limit:
         return items
     return [items[index * len(items) // limit] for index in range(limit)]

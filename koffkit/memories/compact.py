@@ -13,6 +13,7 @@ from ..artefact.bundle import Bundle, is_bundle, open_bundle
 from ..artefact.check import require_sound
 from ..artefact.export import Export, is_export, open_export
 from ..artefact.names import MEMORIES
+from ..artefact.public import Around, public_place
 from ..checkpoint.files import load_tokenizer
 from ..devices import find_device
 from ..errors import DataError, UsageError
@@ -72,7 +73,8 @@ def compact(
     progress = progress or Silent()
     torch_device = find_device(device)
     export, bundles = find_bundles(path)
-    require_sound(export, whole=True)
+    progress.message("checking the export")
+    require_sound(export, whole=True, progress=progress)
     for bundle in bundles:
         bundle.require_backbone(export.backbone_digest, export.backbone)
     text = HeldOutText(data, field, batch_size)
@@ -165,7 +167,9 @@ class _Compactor:
         loss = kl_before_and_after(
             self._export, bundle, compacted, self._teacher, batches, self._device, self._advance
         )
-        compacted = record_loss(compacted, loss | {"text": list(self._text.patterns) or "probe tokens"})
+        around = Around(self._export.path, Path.cwd())
+        text = [public_place(pattern, around) for pattern in self._text.patterns]
+        compacted = record_loss(compacted, loss | {"text": text or "probe tokens"})
         self._rows[bundle.domain] = _row(compacted)
 
     def _advance(self, count: int = 1) -> None:
@@ -204,7 +208,7 @@ def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
 
 def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | None:
     try:
-        return find_base(export, given)
+        return find_base(export, given, progress)
     except DataError:
         if given is not None:
             raise

@@ -11,12 +11,15 @@ from typing import Any
 from pydantic import model_validator
 
 from ..artefact.export import Export
+from ..artefact.manifest import BaseModelEntry
 from ..artefact.names import MANIFEST
 from ..checkpoint.fingerprint import digest_of
-from ..errors import DataError, IntegrityError, UsageError
+from ..errors import DataError, IntegrityError, KoffkitError, UsageError
 from ..hub import locate
+from ..progress import Progress
 from ..recipe.load import LoadedRecipe, apply_override, validated
 from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
+from ..run.folder import RunFolder
 
 KEPT = (
     "koffkit",
@@ -71,8 +74,13 @@ def check_name(name: str) -> None:
         )
 
 
-def find_base(export: Export, given: Path | None) -> Path:
+def find_base(export: Export, given: Path | None, progress: Progress | None = None) -> Path:
     """Find the unpruned model of an export: where its manifest says, or at `given`.
+
+    Args:
+        export: the export.
+        given: where the user says that it is.
+        progress: told how far the reading of it is; by default nobody is.
 
     Raises:
         DataError: there is no model.
@@ -81,20 +89,35 @@ def find_base(export: Export, given: Path | None) -> Path:
     recorded, settings = export.manifest.base, export.manifest.recipe["base"]
     known = {key: value for key, value in settings.items() if key in Base.model_fields}
     base = Base.model_validate(known | {"model": recorded.model if given is None else str(given)})
+    root = export.path.resolve().parent if given is None else Path.cwd()
     try:
-        folder = locate(
-            base.model, export.path.resolve().parent if given is None else Path.cwd(), revision=base.revision
-        )
+        folder = locate(base.model, root, revision=base.revision)
     except DataError as error:
-        raise DataError(
-            f"{error} The unpruned model is the teacher and the reference; say where it is with --base PATH."
-        ) from None
-    if digest_of(folder, recorded.digest_kind) != recorded.fingerprint:
+        found = _base_of_a_run(recorded) if given is None else None
+        if found is None:
+            raise DataError(
+                f"{error} The unpruned model is the teacher and the reference; say where it is with "
+                "--base PATH."
+            ) from None
+        folder = found
+    if digest_of(folder, recorded.digest_kind, progress) != recorded.fingerprint:
         raise IntegrityError(
             f"{folder}: not the base that {export.path} was made from ({recorded.model}, fingerprint "
             f"{recorded.fingerprint[:12]}); give that one with --base."
         )
     return folder
+
+
+def _base_of_a_run(recorded: BaseModelEntry) -> Path | None:
+    """Where a run in the working folder had the same base."""
+    for file in sorted(Path("runs").glob("*/run.json")):
+        try:
+            base = RunFolder(file.parent).read().base
+        except KoffkitError:
+            continue
+        if base.fingerprint == recorded.fingerprint and Path(base.path).is_dir():
+            return Path(base.path)
+    return None
 
 
 def memory_recipe(

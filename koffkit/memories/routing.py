@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..artefact.bundle_info import Routing
 from ..artefact.export import Export
+from ..artefact.public import Around, public_place
 from ..data.holdout import split_documents
 from ..data.sources import documents, file_source
 from ..errors import DataError
@@ -66,14 +67,14 @@ def teach_router(
     if not others:
         return None
     progress.message(f"teaching the router {name}, against {', '.join(others)}")
-    texts = {name: _read(source, options, f"memory {name}"), **others}
-    splits = {label: split_documents(documents, seed, holdout, label) for label, documents in texts.items()}
+    others[name] = _read(source, options, f"memory {name}")
+    splits = {label: split_documents(documents, seed, holdout, label) for label, documents in others.items()}
     train = {label: train for label, (train, _) in splits.items()}
     column = fit_column(
         router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed
     )
     held_out = {label: test for label, (_, test) in splits.items()}
-    return column, _assess(extended(router, name, column, column.router), name, held_out)
+    return column, _assess(extended(router, name, column, column.router), name, held_out, export)
 
 
 def _other_texts(
@@ -135,7 +136,7 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
         if label == name:
             continue
         try:
-            texts = _read(Source.model_validate(fields), options, f"memory {label}")
+            texts = _read(Source.model_validate(fields), options, f"memory {label}", export.path)
         except DataError:
             texts = []
         if len(texts) < 2:
@@ -145,21 +146,24 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
     return others, missing
 
 
-def _read(source: Source, options: RouteOptions, where: str) -> list[str]:
-    return list(islice(documents(source, Path.cwd(), where), options.max_documents))
+def _read(source: Source, options: RouteOptions, where: str, export: Path | None = None) -> list[str]:
+    """The documents of a source; relative paths begin at the folder that holds `export`, or else here."""
+    root = Path.cwd() if export is None else export.resolve().parent
+    return list(islice(documents(source, root, where), options.max_documents))
 
 
-def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> Routing:
+def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]], export: Export) -> Routing:
     """How well the router knows the memory. `recognised`: share of its own held-out documents that the router
     gives to it. `mistaken`: share of all other documents that the router gives to it."""
     taken = {
         label: [chosen == name for chosen, _ in router.route(documents)] for label, documents in texts.items()
     }
+    around = Around(export.path, Path.cwd())
     own, rest = taken.pop(name), [hit for hits in taken.values() for hit in hits]
     return Routing(
         recognised=sum(own) / len(own),
         mistaken=sum(rest) / len(rest),
         documents=len(own),
         other_documents=len(rest),
-        against=list(taken),
+        against=[public_place(label, around) for label in taken],
     )

@@ -25,9 +25,23 @@ class Controller(Protocol):
     @property
     def strength(self) -> float: ...
 
-    def penalty(self, active: Tensor, target: Tensor) -> Tensor: ...
+    def penalty(self, active: Tensor, target: Tensor) -> Tensor:
+        """The term that is added to the loss.
 
-    def update(self, active: Tensor, target: Tensor) -> None: ...
+        Args:
+            active: expected active fractions, one entry per constraint, differentiable.
+            target: the fractions asked for.
+        """
+        ...
+
+    def update(self, active: Tensor, target: Tensor) -> None:
+        """Adapt the weight of the penalty after a step.
+
+        Args:
+            active: as for `penalty`.
+            target: as for `penalty`.
+        """
+        ...
 
     def state(self) -> dict[str, Any]: ...
 

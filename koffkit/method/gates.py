@@ -63,5 +63,10 @@ def sample(log_alpha: Tensor, temperature: float, generator: torch.Generator) ->
 
 
 def active_probability(log_alpha: Tensor, temperature: float) -> Tensor:
-    """P(gate != 0), elementwise (equation 12)."""
+    """P(gate != 0), elementwise (equation 12).
+
+    Args:
+        log_alpha: one entry a gate, of any shape.
+        temperature: of the Hard Concrete distribution, above 0.
+    """
     return torch.sigmoid(log_alpha - temperature * math.log(-STRETCH_LOW / STRETCH_HIGH))

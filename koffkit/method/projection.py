@@ -44,7 +44,12 @@ def _mask(scores: Tensor, counts: list[int], heads: int) -> Tensor:
 
 def top_units(scores: Tensor, count: int) -> Tensor:
     """Boolean mask over the last dimension: True for the `count` highest scores; ties go to the lower
-    index."""
+    index.
+
+    Args:
+        scores: [..., U].
+        count: units to take of each row.
+    """
     order = torch.argsort(scores, dim=-1, descending=True, stable=True)
     keep = torch.zeros_like(scores, dtype=torch.bool)
     return keep.scatter(-1, order[..., :count], True)

@@ -17,7 +17,12 @@ from ..checkpoint.vocabulary import require_known
 
 
 def mean_over_tokens(states: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Mean hidden states [N, D] in float32 from [N, T, D]; row n has `lengths[n]` tokens, then padding."""
+    """Mean hidden states [N, D] in float32 from [N, T, D]; row n has `lengths[n]` tokens, then padding.
+
+    Args:
+        states: hidden states [N, T, D], padded on the right.
+        lengths: tokens of every row, padding left out.
+    """
     there = (
         torch.arange(states.shape[1], device=states.device)
         < torch.tensor(lengths, device=states.device)[:, None]

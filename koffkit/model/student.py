@@ -94,7 +94,13 @@ class Student(nn.Module):
         use_repair(self.model, tensors, lambda: self._values is not None)
 
     def hidden_states(self, input_ids: Tensor, layer: int, gate_values: GateValues | None = None) -> Tensor:
-        """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory."""
+        """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory.
+
+        Args:
+            input_ids: [B, T].
+            layer: how many layers to go through.
+            gate_values: [L, U] by gate; None: the unpruned model.
+        """
         if self.memories is not None:
             self.memories.attach(None)
         self._values = gate_values

@@ -222,7 +222,13 @@ def memory_parameters(recipe: Recipe, spec: ModelSpec, num_layers: int, keep: Ma
 
 
 def layer_memory_parameters(recipe: Recipe, shape: Shape, widths: LayerWidths) -> int:
-    """Parameters of one domain's memory in a layer of these widths."""
+    """Parameters of one domain's memory in a layer of these widths.
+
+    Args:
+        recipe: with the settings of both halves.
+        shape: sizes of the base.
+        widths: of the layer, cut or not.
+    """
     total = 0
     if recipe.memory.lora is not None:
         sizes = linear_shapes(shape, widths)

@@ -116,7 +116,13 @@ def _padding(tokenizer: Any, config: Any) -> int:
 
 
 def decode_completions(tokenizer: Any, ids: Tensor, prompt_length: int) -> list[str]:
-    """The texts of generated ids [B, T] after the first `prompt_length` tokens of each row."""
+    """The texts of generated ids [B, T] after the first `prompt_length` tokens of each row.
+
+    Args:
+        tokenizer: the backbone's.
+        ids: [B, T], prompts included.
+        prompt_length: tokens of the longest prompt, to which the others are padded on the left.
+    """
     texts: list[str] = tokenizer.batch_decode(ids[:, prompt_length:], skip_special_tokens=True)
     return texts
 
@@ -142,6 +148,10 @@ def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | N
     """Positions [B, T] of token ids [B, T] with an attention mask; None without one.
 
     Memory keys are not rotated, so the text must start at position 0, whatever padding comes before it.
+
+    Args:
+        attention_mask: [B, T], 0 = padding; None: there is none.
+        input_ids: [B, T].
 
     Raises:
         UsageError: the mask has another shape than the ids.

@@ -31,6 +31,7 @@ def perplexity(
     dtype: str | torch.dtype = "float32",
     batch_size: int = 1,
     attend_across_documents: bool | None = None,
+    verify: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure perplexity on documents packed back to back and cut into sequences.
@@ -44,6 +45,7 @@ def perplexity(
         dtype: dtype of the weights; likelihoods are always computed in float32.
         batch_size: sequences at a time.
         attend_across_documents: as in a recipe; None: as in the recipe of the export, else True.
+        verify: read every byte of the backbone's weights first, not samples alone.
         progress: told of every batch; by default nobody is.
 
     Returns:
@@ -51,14 +53,13 @@ def perplexity(
 
     Raises:
         DataError: the data hold fewer than two tokens, or one that the model does not know.
-        UsageError: there is no such kind of device, or no such dtype.
-        ResourceError: the device is not available.
+        UsageError, ResourceError: there is no such kind of device or dtype; it is not available here.
     """
     from ..devices import find_device
     from ..method.likelihood import TokenSums, add_tokens, given
     from .model import KoffModel
 
-    model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype)
+    model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype, verify=verify)
     text = packed_text(model.tokenizer, data, field, vocab_size=int(model.model.config.vocab_size))
     sums, progress = TokenSums(), progress or Silent()
     across = attends_across(path) if attend_across_documents is None else attend_across_documents

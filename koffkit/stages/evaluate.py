@@ -7,13 +7,14 @@ Legend: B batch, T tokens, D hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ..errors import DataError, Interrupted
+from ..progress import StepCounter
 from ..recipe.sources import AutoDomains
 from ..strict import Positive, StrictModel
 from .stage import StageKind
@@ -49,6 +50,10 @@ class EvaluateOptions(StrictModel):
 def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every domain under every condition.
 
+    Args:
+        context: with the masks settled.
+        options: of the stage.
+
     Returns:
         `{"domains": {domain: {"tokens": how many were scored, "unpruned"|"backbone"|"matched": figures,
         "swap": {other: figures}}}, "mean": {...}}`.
@@ -58,13 +63,15 @@ def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, An
     """
     context.student.eval()  # no dropout and no gradient checkpointing
     domains = context.corpus.domains
-    results: dict[str, Any] = {}
-    context.progress.start("evaluate", len(domains), 0)
-    for done, domain in enumerate(domains, 1):
+    steps = sum(_num_steps(context, options, domain) for domain in domains)
+    step = StepCounter(context.progress, "evaluate", steps)
+
+    def step_done() -> None:
         if context.stop():
             raise Interrupted("interrupted in evaluate; continue with the same command and --resume.")
-        results[domain] = _evaluate_domain(context, options, domain)
-        context.progress.advance("evaluate", done, {})
+        step()
+
+    results = {domain: _evaluate_domain(context, options, domain, step_done) for domain in domains}
     finite: dict[str, Any] = _without_infinities({"domains": results, "mean": _mean(results)})
     return finite
 
@@ -82,14 +89,27 @@ def _conditions(context: Context, options: EvaluateOptions, domain: str) -> Iter
                 yield f"swap.{other}", True, other
 
 
-def _evaluate_domain(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+def _num_steps(context: Context, options: EvaluateOptions, domain: str) -> int:
+    """Calls of `step_done` for a domain: one for every condition of a batch, and of recall."""
+    sequences = context.corpus.heldout[domain].sequences(
+        context.loaded.recipe.sequence_length, options.batch_size, options.max_tokens
+    )
+    recall = context.loaded.recipe.sources[domain].prompt_field is not None
+    return len(list(_conditions(context, options, domain))) * (sum(1 for _ in sequences) + recall)
+
+
+def _evaluate_domain(
+    context: Context, options: EvaluateOptions, domain: str, step_done: Callable[[], None]
+) -> dict[str, Any]:
     import torch
 
     with torch.no_grad():
-        return _figures(context, options, domain)
+        return _figures(context, options, domain, step_done)
 
 
-def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+def _figures(
+    context: Context, options: EvaluateOptions, domain: str, step_done: Callable[[], None]
+) -> dict[str, Any]:
     from ..arch.weights import vocab_size
     from ..data.recall import load_facts, subsample
 
@@ -105,7 +125,7 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
             vocab_size=vocab_size(context.student.spec.config),
         )
     conditions = list(_conditions(context, options, domain))
-    sums = _likelihood(context, options, domain, conditions)
+    sums = _likelihood(context, options, domain, conditions, step_done)
     figures = {name: {"perplexity": part.perplexity, "kl": part.mean_kl} for name, part in sums.items()}
     result: dict[str, Any] = {"tokens": sums["unpruned"].tokens, "swap": {}}
     for condition in conditions:
@@ -113,6 +133,7 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
         if facts is not None:
             limit = options.swap_recall_limit if name.startswith("swap.") else None
             figures[name]["recall"] = _recall(context, condition, subsample(facts, limit))
+            step_done()
         if name.startswith("swap."):
             result["swap"][name.removeprefix("swap.")] = figures[name]
         else:
@@ -130,7 +151,11 @@ def _hidden(context: Context, batch: Batch, condition: Condition) -> Tensor:
 
 
 def _likelihood(
-    context: Context, options: EvaluateOptions, domain: str, conditions: list[Condition]
+    context: Context,
+    options: EvaluateOptions,
+    domain: str,
+    conditions: list[Condition],
+    step_done: Callable[[], None],
 ) -> dict[str, TokenSums]:
     """Likelihood and KL of every condition on the held-out tokens; the teacher runs once per batch."""
     import torch
@@ -157,6 +182,7 @@ def _likelihood(
                 reference=teacher,
                 chunk_tokens=chunk,
             )
+            step_done()
     if not sums["unpruned"].tokens:
         raise DataError(
             f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use "

@@ -19,7 +19,13 @@ OF_MASK = ("gates", "scales")
 
 def parameter_groups(student: Student, *, gates: bool, memories: bool) -> dict[str, dict[str, Any]]:
     """AdamW's groups by name: `lora`, `kv` and `neurons` with `memories`, `gates` (and their `scales`, if
-    they have some) with `gates`; without empty groups."""
+    they have some) with `gates`; without empty groups.
+
+    Args:
+        student: with its gates and memories.
+        gates: whether gates are trained.
+        memories: whether memories are trained.
+    """
     groups: dict[str, list[nn.Parameter]] = {}
     if student.memories is not None and memories:
         groups["lora"] = list(student.memories.lora_parameters())

@@ -20,6 +20,8 @@ def active_and_target(
     without gates count nowhere.
 
     Args:
+        gates: their `log_alpha` is [L, U] by structure.
+        budget: what is to stay.
         local_sparsity: the paper's s* (its sections 3.3 and A): one constraint for every kind of gate
             instead, its mean active fraction.
     """

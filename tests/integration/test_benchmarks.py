@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
 from ..common import sentences
@@ -104,3 +105,16 @@ def test_documents_apart(llama: Path, tmp_path: Path) -> None:
         found = benchmark.measure(llama, text, 64)
         assert found["tokens"] > 100
         assert found["across"] != found["apart"]
+
+
+def test_first_lines(shipped: Shipped, tmp_path: Path) -> None:
+    """Every command is measured, and prints something that is no error."""
+    module = load("first_line")
+    assert module.unmeasured() == []
+    (tmp_path / "fresh").mkdir()
+    memory = module.prepare(tmp_path / "fresh", shipped.run, shipped.export)
+    assert memory == "north"
+    for name in ("recipe list", "inspect RUN"):
+        assert 0 < module.least(module.COMMANDS[name].split(), tmp_path / "fresh", 1) < 60
+    with pytest.raises(click.ClickException, match="Error"):
+        module.least(["inspect", "nowhere"], tmp_path / "fresh", 1)
