@@ -139,8 +139,8 @@ def plan_budget(
         layers: the layers that have gates; None: all.
 
     Raises:
-        UsageError: the structures do not go together, the sparsity cannot be reached, or `multiple_of` leaves
-            no keep count; the text names the largest value that works.
+        UsageError: the structures do not go together, or a number cannot be met; the text names the largest
+            that works.
     """
     check_structures(spec, structures)
     num_layers = spec.shape.num_layers if layers is None else len(layers)

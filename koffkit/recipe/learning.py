@@ -22,6 +22,9 @@ else:  # whatever is installed
     InitName = Literal[tuple(["cold"] + plugins.names(plugins.SELECTORS))]  # noqa: RUF005
 
 
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+
+
 class Anneal(StrictModel):
     """A temperature that falls geometrically over the steps of learn_masks."""
 
@@ -125,11 +128,12 @@ class Mask(StrictModel):
     repair_tokens: Positive = Field(
         65536, description="Tokens of calibration text for the repair, of all domains and retention text."
     )
-    repair_damping: float = Field(
-        0.01,
+    repair_damping: float | None = Field(
+        None,
         gt=0,
         le=1e6,
-        description="Of least_squares: ridge, as a share of the median squared activation.",
+        description="Of least_squares: ridge, as a share of the median squared activation. By default the "
+        "best of .01, .1, 1 and 10 for each module, on text that is held out of the fit.",
     )
 
     @model_validator(mode="before")
@@ -164,6 +168,11 @@ class Mask(StrictModel):
                 f"repair: {self.repair} would undo the scales that gates: top_k learns; choose one of the two"
             )
         return self
+
+    @property
+    def dampings(self) -> tuple[float, ...]:
+        """What least squares try."""
+        return DAMPINGS if self.repair_damping is None else (self.repair_damping,)
 
     @property
     def placement(self) -> str:

@@ -102,26 +102,23 @@ def _add_layer(
 ) -> None:
     """Take a layer's fit if it helps on the text that checks it."""
     own = {name: value for name, value in moments.fit.items() if name != RETENTION}
-    fitted = refit(
-        weight,
-        keep,
-        {**moments.fit, **mixed(own, own_share)},
-        restored,
-        context.loaded.recipe.mask.repair_damping,
-    )
-    exact = Refit(weight[:, keep], {name: weight[:, own] for name, own in restored.items()})
-    before, after = (
+    text = {**moments.fit, **mixed(own, own_share)}
+    tried = [Refit(weight[:, keep], {name: weight[:, own] for name, own in restored.items()})]
+    tried += [refit(weight, keep, text, restored, damping) for damping in context.loaded.recipe.mask.dampings]
+    errors = [
         sum(
             reconstruction_error(
                 weight, check, keep, columns.backbone, restored[name], columns.memories[name]
             )
             for name, check in moments.check.items()
         )
-        for columns in (exact, fitted)
-    )
-    repair.before += before
-    repair.after += min(before, after)
-    if after < before:
+        for columns in tried
+    ]
+    best = errors.index(min(errors))
+    repair.before += errors[0]
+    repair.after += errors[best]
+    if best:
+        fitted = tried[best]
         whole = weight.clone()
         whole[:, keep] = fitted.backbone
         repair.backbone[moments.layer] = whole

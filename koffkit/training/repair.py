@@ -191,8 +191,10 @@ def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: M
         after = squared_error(linear.weight, kept, held_out, bias=bias)
         tensors = {"bias": bias if linear.bias is None else bias + linear.bias}
     else:
-        replaced = least_squares(linear.weight, kept, fit, mask.repair_damping)
-        after, tensors = squared_error(linear.weight, kept, held_out, replaced=replaced), {"weight": replaced}
+        tried = [least_squares(linear.weight, kept, fit, damping) for damping in mask.dampings]
+        errors = [squared_error(linear.weight, kept, held_out, replaced=replaced) for replaced in tried]
+        after = min(errors)
+        tensors = {"weight": tried[errors.index(after)]}
     return Repaired(tensors, before, after) if after < before else Repaired({}, before, before)
 
 
