@@ -4,6 +4,7 @@ line."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from typing import Any
 import pytest
 
 from .common import make_checkpoint, recipe_dict, sentences, write_recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Leave the user's cache alone."""
+    os.environ["KOFFKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

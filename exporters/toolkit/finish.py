@@ -10,6 +10,7 @@ from ...artefact.digests import file_entry, list_files, weight_bytes
 from ...artefact.manifest import BackboneEntry, BaseModelEntry, KeptRemoved, Manifest, Merged, Removed
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST, MASKS
 from ...artefact.parts import FileEntry
+from ...artefact.places import remember
 from ...artefact.public import Around, hub_revision, public_base, public_recipe
 from ...checkpoint.fingerprint import sampled_digest
 from ...checkpoint.license import license_of
@@ -81,6 +82,7 @@ def finish(
         write_bundle_card(bundle.path, manifest)
     manifest = manifest.evolve(files=_entries(draft, sliced))
     manifest.write(draft.folder / MANIFEST)
+    remember(sliced.digest, draft.run.spec.folder, Path(draft.run.state.recipe_root), draft.run.recipe)
     shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
     return {"output": str(draft.output), **shown, "seconds": draft.seconds}
 

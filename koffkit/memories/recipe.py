@@ -11,15 +11,14 @@ from typing import Any
 from pydantic import model_validator
 
 from ..artefact.export import Export
-from ..artefact.manifest import BaseModelEntry
 from ..artefact.names import MANIFEST
+from ..artefact.places import remembered
 from ..checkpoint.fingerprint import digest_of
-from ..errors import DataError, IntegrityError, KoffkitError, UsageError
+from ..errors import DataError, IntegrityError, UsageError
 from ..hub import locate
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe, apply_override, validated
 from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
-from ..run.folder import RunFolder
 
 KEPT = (
     "koffkit",
@@ -93,7 +92,7 @@ def find_base(export: Export, given: Path | None, progress: Progress | None = No
     try:
         folder = locate(base.model, root, revision=base.revision)
     except DataError as error:
-        found = _base_of_a_run(recorded) if given is None else None
+        found = _base_of_this_machine(export) if given is None else None
         if found is None:
             raise DataError(
                 f"{error} The unpruned model is the teacher and the reference; say where it is with "
@@ -108,16 +107,11 @@ def find_base(export: Export, given: Path | None, progress: Progress | None = No
     return folder
 
 
-def _base_of_a_run(recorded: BaseModelEntry) -> Path | None:
-    """Where a run in the working folder had the same base."""
-    for file in sorted(Path("runs").glob("*/run.json")):
-        try:
-            base = RunFolder(file.parent).read().base
-        except KoffkitError:
-            continue
-        if base.fingerprint == recorded.fingerprint and Path(base.path).is_dir():
-            return Path(base.path)
-    return None
+def _base_of_this_machine(export: Export) -> Path | None:
+    """Where the base was when the export was made on this machine."""
+    places = remembered(export.backbone_digest)
+    base = None if places is None else Path(places.base)
+    return base if base is not None and base.is_dir() else None
 
 
 def memory_recipe(

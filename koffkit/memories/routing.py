@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ..artefact.bundle_info import Routing
 from ..artefact.export import Export
+from ..artefact.places import remembered
 from ..artefact.public import Around, public_place
 from ..data.holdout import split_documents
 from ..data.sources import documents, file_source
@@ -131,14 +133,14 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
     sources = dict(recipe["domains"]) | ({"none": recipe["retention"]} if recipe.get("retention") else {})
     for bundle in export.bundles():
         sources |= {} if bundle.info.added is None else bundle.info.added.recipe.get("domains", {})
+    places, beside = remembered(export.backbone_digest), export.path.resolve().parent
     others, missing = {}, []
     for label, fields in sources.items():
         if label == name:
             continue
-        try:
-            texts = _read(Source.model_validate(fields), options, f"memory {label}", export.path)
-        except DataError:
-            texts = []
+        texts = _read_if_there(fields, options, beside)
+        if len(texts) < 2 and places is not None and label in places.sources:
+            texts = _read_if_there(places.sources[label], options, Path(places.root))
         if len(texts) < 2:
             missing.append(label)
         else:
@@ -146,10 +148,16 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
     return others, missing
 
 
-def _read(source: Source, options: RouteOptions, where: str, export: Path | None = None) -> list[str]:
-    """The documents of a source; relative paths begin at the folder that holds `export`, or else here."""
-    root = Path.cwd() if export is None else export.resolve().parent
-    return list(islice(documents(source, root, where), options.max_documents))
+def _read_if_there(fields: Mapping[str, Any], options: RouteOptions, root: Path) -> list[str]:
+    """The documents of a source; relative paths begin at `root`, or else here."""
+    try:
+        return _read(Source.model_validate(fields), options, "another memory", root)
+    except DataError:
+        return []
+
+
+def _read(source: Source, options: RouteOptions, where: str, root: Path | None = None) -> list[str]:
+    return list(islice(documents(source, root or Path.cwd(), where), options.max_documents))
 
 
 def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]], export: Export) -> Routing:

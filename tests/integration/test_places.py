@@ -70,16 +70,27 @@ def test_what_lies_beside_an_export_is_found_from_anywhere(
     assert added.json["routing"]["against"] == ["north", "south", "none"]
 
 
-def test_a_base_far_away_is_found_through_a_run(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_this_machine_remembers_what_a_copied_export_was_made_of(
+    project: Path, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = open_export(project / "out")
-    far = export.manifest.base.model_copy(update={"model": "base-elsewhere"})
-    moved = type(export)(export.path, export.manifest.evolve(base=far))
-    assert find_base(moved, None) == project / "base"
-    monkeypatch.chdir(tmp_path)
+    copy = Path(shutil.copytree(project / "out", tmp_path / "elsewhere" / "copy"))
+    monkeypatch.chdir(copy.parent)
+    assert find_base(open_export(copy), None) == project / "base"
+    few = ["--set", "stages.recover.max_steps=1", "--json"]
+    added = koffkit("memory", "add", "copy", "east", "--text", project / "east.txt", *few)
+    assert added.json["routing"]["against"] == ["north", "south", "none"]
+    monkeypatch.setenv("KOFFKIT_CACHE", str(tmp_path / "another machine"))
     with pytest.raises(DataError, match="say where it is with --base PATH"):
-        find_base(moved, None)
+        find_base(open_export(copy), None)
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    project: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "file").write_text("")
+    monkeypatch.setenv("KOFFKIT_CACHE", str(project / "file"))
+    assert koffkit("export", "runs/tiny", "--output", "other").code == 0
+    assert find_base(open_export(project / "other"), None) == project / "base"
 
 
 def test_an_export_of_earlier_versions_names_its_base_by_an_absolute_path(
