@@ -37,7 +37,7 @@ docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 conformance: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity.conformance
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity.table
 
 torture: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(TORTURE)  # TORTURE="--all": hours; "--seed 1 --points 500"

@@ -24,10 +24,9 @@ from ..recipe.schema import Recipe
 from ..recipe.training import Training
 from .estimates import Net, Range, net_of, seconds_for, stage_seconds, training_tokens
 from .neurons import INDEX_BYTES, check_neurons, parameters_of_neuron, restored_neurons
+from .warnings import warnings_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-COLLAPSE = 0.2
 LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
 
 
@@ -174,10 +173,9 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
     )
     tokens = training_tokens(recipe)
     backbone = budget.base_params - budget.removed_params
-    neurons = 0
-    if recipe.memory.neurons is not None:
-        check_neurons(recipe, spec, budget, stored)
-        neurons = restored_neurons(recipe.memory.neurons, spec, stored)
+    check_neurons(recipe, spec, budget, stored)
+    wanted = recipe.memory.neurons
+    neurons = 0 if wanted is None else restored_neurons(wanted, spec, stored)
     memory_bytes = sliced * 4 + neurons * (parameters_of_neuron(spec) * stored + INDEX_BYTES)
     return Plan(
         budget=budget,
@@ -205,7 +203,7 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
             memory_bytes,
             len(recipe.domain_names) if memory_bytes else 0,
         ),
-        warnings=_warnings(recipe, budget, spec),
+        warnings=warnings_of(recipe, budget, spec),
     )
 
 
@@ -269,36 +267,3 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
         + kept
         + logits
     )
-
-
-def _warnings(recipe: Recipe, budget: Budget, spec: ModelSpec) -> list[str]:
-    warnings = []
-    positions = spec.config.get("max_position_embeddings")
-    if isinstance(positions, int) and recipe.sequence_length > positions:
-        warnings.append(
-            f"sequence_length: {recipe.sequence_length} tokens, but the base was made for "
-            f"max_position_embeddings = {positions}; what it says beyond is no good teacher."
-        )
-    lora, top = recipe.memory.lora, recipe.distill.top_k
-    if lora is not None and lora.rank not in VLLM_RANKS:
-        warnings.append(
-            f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the "
-            "adapters."
-        )
-    if budget.global_sparsity > COLLAPSE and not recipe.base.model.startswith("embedded:"):
-        warnings.append(
-            f"mask.global_sparsity: at {budget.global_sparsity:.0%} the paper's models collapse; 12 % is its "
-            "setting."
-        )
-    later = [stage for stage in recipe.stages[1:] if isinstance(stage.options, Training)]
-    if isinstance(recipe.memory.layers, Learned) and not later:
-        warnings.append(
-            "memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for "
-            "those that go."
-        )
-    if isinstance(top, int) and top < 10:
-        warnings.append(
-            f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses "
-            "100."
-        )
-    return warnings

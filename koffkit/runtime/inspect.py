@@ -15,7 +15,7 @@ from ..artefact.export import Export, is_export, open_export, removed_memories
 from ..artefact.manifest import Manifest
 from ..checkpoint.spec import ModelSpec
 from ..errors import KoffkitError, UsageError
-from ..planning.plan import VLLM_RANKS
+from ..planning.warnings import VLLM_RANKS
 from ..router.routed import routed
 from ..run.folder import RunFolder
 from ..run.live import live_state

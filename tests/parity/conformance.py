@@ -5,14 +5,12 @@ A case learns nothing: gates and memories are random, everything after that is t
 projection onto the budget to the export. Then the masked model is held against the checkpoint, read back from
 disk by the class its users will use.
 
-    python -m tests.parity.conformance      prints the matrix as a table
+    python -m tests.parity.table            prints the matrix as a table
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +31,7 @@ from koffkit.method.restoring import choose_neurons
 from koffkit.model.bundles import load_kv
 from koffkit.model.kv_attention import set_kv_memory, use_koffkit_attention
 from koffkit.progress import Silent
-from koffkit.recipe.load import load_recipe
+from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import _open_run
 from koffkit.stages.outputs import save_memories
@@ -168,7 +166,11 @@ def build(case: Case, root: Path) -> Context:
         recipe["stages"].append({"restore": {}})
     else:
         recipe["domains"] = {"north": recipe["domains"]["north"]}
-    loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
+    return _learned(case, load_recipe(write_recipe(root / "recipe.yaml", recipe)), root)
+
+
+def _learned(case: Case, loaded: LoadedRecipe, root: Path) -> Context:
+    """Stand in for the stages of a run, and export it."""
     run = RunFolder(root / "run")
     base = ModelSpec.open(base_of(case.family, case.tied))
     state = _open_run(run, loaded, base, None, False)
@@ -247,60 +249,3 @@ def differences(context: Context, root: Path) -> dict[str, float]:
         sliced = load(root, lora, kv)(input_ids=IDS, use_cache=False).logits
         found[name] = (sliced - masked(context, lora, kv)).abs().max().item()
     return found
-
-
-def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from koffkit.cli.console import quiet_libraries
-    from koffkit.errors import UsageError
-
-    from .neurons import COLUMN, neuron_cases, neuron_differences
-
-    quiet_libraries()
-    warnings.filterwarnings("ignore")
-    worst: dict[tuple[str, str], float] = {}
-    count = refused = 0
-    for case in (*cases(), *repaired()):
-        with tempfile.TemporaryDirectory() as root:
-            try:
-                found = differences(build(case, Path(root)), Path(root))
-            except UsageError:
-                if not case.refused:
-                    raise
-                refused += 1
-                continue
-        count += len(found)
-        worst[case.family, case.structure] = max(
-            worst.get((case.family, case.structure), 0.0), *found.values()
-        )
-        print(f"{case.name}: {max(found.values()):.1e}", file=sys.stderr)  # noqa: T201
-    for neuron_case in neuron_cases():
-        with tempfile.TemporaryDirectory() as root:
-            found = neuron_differences(build(neuron_case, Path(root)), Path(root))
-        count += len(found)
-        worst[neuron_case.family, COLUMN] = max(worst.get((neuron_case.family, COLUMN), 0.0), *found.values())
-    table = Table(
-        title="masked == sliced: max |logit difference| (both layouts, tied and untied, four conditions)"
-    )
-    table.add_column("architecture")
-    for structure in (*STRUCTURES, COLUMN):
-        table.add_column(structure, justify="right")
-    for family in supported():
-        cells = (
-            f"{worst[family, structure]:.1e}" if (family, structure) in worst else "refused"
-            for structure in (*STRUCTURES, COLUMN)
-        )
-        table.add_row(family, *cells)
-    console = Console(width=140)
-    console.print(table)
-    console.print(
-        f"{count} cases, {refused} exports refused by design, worst {max(worst.values()):.1e} (limit "
-        f"{TOLERANCE:g})"
-    )
-    sys.exit(max(worst.values()) > TOLERANCE)
-
-
-if __name__ == "__main__":
-    main()

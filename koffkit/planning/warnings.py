@@ -1,0 +1,52 @@
+"""What a plan warns of."""
+
+from __future__ import annotations
+
+from ..checkpoint.spec import ModelSpec
+from ..method.budget import Budget
+from ..recipe.learning import Learned
+from ..recipe.schema import Recipe
+from ..recipe.training import Training
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+COLLAPSE = 0.2
+
+
+def warnings_of(recipe: Recipe, budget: Budget, spec: ModelSpec) -> list[str]:
+    """What a user should know before the run begins, one sentence or two each.
+
+    Args:
+        recipe: the recipe.
+        budget: what it removes.
+        spec: the base.
+    """
+    warnings = []
+    positions = spec.config.get("max_position_embeddings")
+    if isinstance(positions, int) and recipe.sequence_length > positions:
+        warnings.append(
+            f"sequence_length: {recipe.sequence_length} tokens, but the base was made for "
+            f"max_position_embeddings = {positions}; what it says beyond is no good teacher."
+        )
+    lora, top = recipe.memory.lora, recipe.distill.top_k
+    if lora is not None and lora.rank not in VLLM_RANKS:
+        warnings.append(
+            f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the "
+            "adapters."
+        )
+    if budget.global_sparsity > COLLAPSE and not recipe.base.model.startswith("embedded:"):
+        warnings.append(
+            f"mask.global_sparsity: at {budget.global_sparsity:.0%} the paper's models collapse; 12 % is its "
+            "setting."
+        )
+    later = [stage for stage in recipe.stages[1:] if isinstance(stage.options, Training)]
+    if isinstance(recipe.memory.layers, Learned) and not later:
+        warnings.append(
+            "memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for "
+            "those that go."
+        )
+    if isinstance(top, int) and top < 10:
+        warnings.append(
+            f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses "
+            "100."
+        )
+    return warnings
