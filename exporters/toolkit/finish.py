@@ -69,22 +69,31 @@ def finish(
         masked=masked_counts(draft.run.spec.arch, draft.run.masks),
         domains={bundle.path.name: bundle_entry(bundle) for bundle in bundles},
         parity=figures.parity,
-        **({} if merged is None else {"merged": merged}),
-        **({} if kept_removed is None else {"kept_removed": kept_removed}),
+        **_only(merged=merged, kept_removed=kept_removed),
         results=dict(draft.run.results) if merged is None else _results_of_merged(draft.run, merged),
         recipe=public_recipe(draft.run.recipe, base.is_on_hub, _around(draft)),
         golden=figures.golden,
         files={},
     )
-    write_root_card(draft.folder, manifest)
-    write_card(draft.folder, manifest)
     for bundle in bundles:
         write_bundle_card(bundle.path, manifest)
+    return _write(draft, manifest, sliced)
+
+
+def _write(draft: Draft, manifest: Manifest, sliced: Sliced) -> dict[str, Any]:
+    """Write the cards of the whole and the manifest, in which every file is listed."""
+    write_root_card(draft.folder, manifest)
+    write_card(draft.folder, manifest)
     manifest = manifest.evolve(files=_entries(draft, sliced))
     manifest.write(draft.folder / MANIFEST)
     remember(sliced.digest, draft.run.spec.folder, Path(draft.run.state.recipe_root), draft.run.recipe)
     shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
     return {"output": str(draft.output), **shown, "seconds": draft.seconds}
+
+
+def _only(**entries: Any) -> dict[str, Any]:
+    """The entries that there are."""
+    return {name: entry for name, entry in entries.items() if entry is not None}
 
 
 def _around(draft: Draft) -> Around:

@@ -46,8 +46,7 @@ def command(
     verify: bool,
     as_json: bool,
 ) -> None:
-    """Figures of a run (from its evaluate stage), or the perplexity of an export or a plain model on
-    --data."""
+    """Figures of a run, or the perplexity of an export or a plain model on --data."""
     from ..run.folder import RunFolder
 
     if not path.is_dir():

@@ -128,9 +128,8 @@ def plan_budget(
 ) -> Budget:
     """Choose how many units a uniform layout keeps: it removes at least the target, at most one step more.
 
-    Coarse structures give up the whole steps that an even share amounts to (rounded down, never the last
-    one); the structure with the most steps then makes up the exact rest. Masked-only structures lose the same
-    share of their units.
+    Coarse structures give up the whole steps of an even share (rounded down, never the last one); that with
+    the most steps makes up the exact rest. Masked-only structures lose the same share of their units.
 
     Args:
         structures: names of the structures to prune.
@@ -139,8 +138,7 @@ def plan_budget(
         layers: the layers that have gates; None: all.
 
     Raises:
-        UsageError: the structures do not go together, or a number cannot be met; the text names the largest
-            that works.
+        UsageError: the structures do not go together, or a number cannot be met.
     """
     check_structures(spec, structures)
     num_layers = spec.shape.num_layers if layers is None else len(layers)
