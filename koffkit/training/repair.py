@@ -10,7 +10,7 @@ Legend: F inputs of a module, D outputs, B batch, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,7 +51,8 @@ class Repaired:
 
 
 def make_repair(context: Context, masks: Masks) -> Repair | None:
-    """Compute the repair that the recipe asks for and write it into the run folder; None: there is none.
+    """Compute the repair that the recipe asks for and write it into the run folder; None: there is none, or
+    stage `restore` makes it together with the memories' neurons.
 
     Args:
         context: see `Context`.
@@ -63,10 +64,23 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
     """
     kind = context.loaded.recipe.mask.repair
     context.run.repair_file.unlink(missing_ok=True)
-    if kind == "none":
+    if kind == "none" or context.loaded.recipe.repairs_with_neurons:
         return None
-    kept = _kept(context, masks)
-    found: dict[str, Repaired] = {}
+    kept = kept_inputs(context, masks)
+    return repair_modules(context, kept, {})
+
+
+def repair_modules(
+    context: Context, kept: Mapping[str, Tensor], done: Mapping[str, Repaired]
+) -> Repair | None:
+    """Repair modules one by one, and write the repair of all.
+
+    Args:
+        context: see `Context`.
+        kept: the modules, with the input channels that stay, boolean [F].
+        done: modules that are repaired already.
+    """
+    kind, found = context.loaded.recipe.mask.repair, dict(done)
     for group in _groups(context, list(kept)):
         moments = _moments(context, group)
         for name in group:
@@ -83,7 +97,7 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
     return _written(context, found) if helped else None
 
 
-def _kept(context: Context, masks: Masks) -> dict[str, Tensor]:
+def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
     """The modules that read removed channels, with the channels that stay, boolean [F]."""
     spec, kept = context.student.spec, {}
     for name, cuts in backbone_slices(spec, masks).items():
