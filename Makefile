@@ -6,9 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint types docs bench conformance torture fuzz flips clean
+.PHONY: quickstart test lint types docs bench conformance torture writers bombs fuzz flips clean
 INPUTS ?= 20000
 FLIPS ?= 2000
+ROUNDS ?= 50
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,6 +41,12 @@ conformance: $(STAMP)
 
 torture: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(TORTURE)  # TORTURE="--all": hours; "--seed 1 --points 500"
+
+writers: $(STAMP)  # two writers at once on one run, one export and one memory
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --writers $(ROUNDS)
+
+bombs: $(STAMP)  # what unfolds or never ends, under 3 GB of address space
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bombs
 
 fuzz: $(STAMP)  # make fuzz INPUTS=100000
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --inputs $(INPUTS)

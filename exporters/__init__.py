@@ -117,5 +117,6 @@ def export(
 
     exporter = find(name)
     checked = check_options(name, exporter, options or {})
-    finished = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
-    return exporter.export(finished, Path(output), checked, progress or Silent())
+    progress = progress or Silent()
+    finished = run if isinstance(run, FinishedRun) else FinishedRun.open(run, progress=progress)
+    return exporter.export(finished, Path(output), checked, progress)

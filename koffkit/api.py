@@ -32,6 +32,7 @@ def compress(
     *,
     set: Changes = (),
     resume: bool = False,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Learn masks and memories as a recipe says, into a run folder.
@@ -42,6 +43,7 @@ def compress(
         output: the run folder to make.
         set: fields to change, as `{"mask.global_sparsity": 0.2}` or `["mask.global_sparsity=0.2"]`.
         resume: continue a run that was interrupted.
+        device: where to train, for example `cuda:1`; by default the accelerator of the machine, or the CPU.
         progress: where to report how far the run is; by default nowhere.
 
     Returns:
@@ -51,11 +53,14 @@ def compress(
         UsageError: the recipe is not valid (with all findings), or the folder holds something else.
         DataError: a source of text or the base is missing or unreadable.
         IntegrityError: the base is damaged, or not the one the run began with.
+        ResourceError: the device is not available, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM; everything up to the last step is saved.
     """
     from .stages.engine import run_recipe
 
-    run_recipe(_loaded(recipe, set), Path(output), resume=resume, progress=progress or Silent())
+    run_recipe(
+        _loaded(recipe, set), Path(output), resume=resume, device=device, progress=progress or Silent()
+    )
     return Run(output)
 
 

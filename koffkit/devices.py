@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,24 +39,37 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name is None:
         return accelerator or torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in KINDS:
-        raise UsageError(
-            f"device {str(name)!r}: not one of {', '.join(KINDS)}, or one with a number: cuda:0."
-        )
+    require_kind(str(name))
+    kind, _, number = str(name).partition(":")
     count = 1
-    if device.type != "cpu":
-        same = accelerator is not None and accelerator.type == device.type
+    if kind != "cpu":
+        same = accelerator is not None and accelerator.type == kind
         count = torch.accelerator.device_count() if same else 0
-    if (device.index or 0) >= count:
+    if int(number or 0) >= count:
         raise ResourceError(
             f"device {str(name)!r}: not available here; there is {', '.join(_available(accelerator))}. "
             "Leave it out for the accelerator of the machine, or the CPU without one."
         )
-    return device
+    return torch.device(name)
+
+
+def require_kind(name: str) -> None:
+    """Refuse what is no name of a device; needs no torch.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`, ...
+
+    Raises:
+        UsageError: there is no such kind of device, or what follows the colon is no number.
+    """
+    if not re.fullmatch(rf"({'|'.join(KINDS)})(:[0-9]{{1,2}})?", name):
+        raise UsageError(f"device {name!r}: not one of {', '.join(KINDS)}, or one with a number: cuda:0.")
+
+
+def require_device(name: str | None) -> None:
+    """Refuse a device that is not there before anything is read or written; see `find_device`."""
+    if name is not None:
+        find_device(name)
 
 
 def _available(accelerator: torch.device | None) -> list[str]:
@@ -66,9 +80,13 @@ def _available(accelerator: torch.device | None) -> list[str]:
     return ["cpu", *(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count()))]
 
 
-def device_at_hand() -> dict[str, Any]:
+def device_at_hand(name: str | None = None) -> dict[str, Any]:
     """What models will most likely run on, told without importing torch: `kind` (cpu, cuda, mps), and `name`
-    or `cores`."""
+    or `cores`.
+
+    Args:
+        name: the device that the user names; only `cpu` changes what is said.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -76,11 +94,11 @@ def device_at_hand() -> dict[str, Any]:
     except PackageNotFoundError:
         built_without = True
     cards = sorted(NVIDIA.glob("*/information"))
-    if cards and not built_without:
+    if cards and not built_without and name != "cpu":
         lines = cards[0].read_text(errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "")
         return {"kind": "cuda", "name": name, "count": len(cards)}
-    if sys.platform == "darwin" and platform.machine() == "arm64":
+    if sys.platform == "darwin" and platform.machine() == "arm64" and name != "cpu":
         return {"kind": "mps", "name": platform.processor()}
     affinity = getattr(os, "sched_getaffinity", None)
     return {"kind": "cpu", "cores": len(affinity(0)) if affinity else os.cpu_count() or 1}

@@ -4,6 +4,7 @@ line."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from typing import Any
 import pytest
 
 from .common import make_checkpoint, recipe_dict, sentences, write_recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Leave the user's cache alone."""
+    os.environ["KOFFKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -96,8 +103,9 @@ def restored(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
 
 @pytest.fixture
 def out(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the export in the working folder, with text for a domain `east` beside it."""
+    """A copy of the export in the working folder, with its text and that of a domain `east` beside it."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(shipped.recipe.parent / "data", tmp_path / "data")
     (tmp_path / "east.txt").write_text("\n\n".join(sentences(7, 80)) + "\n")
     facts = [{"text": text, "prompt": text[:12], "answer": text[12:]} for text in sentences(8, 40)]
     (tmp_path / "east.jsonl").write_text(

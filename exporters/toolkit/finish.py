@@ -10,7 +10,8 @@ from ...artefact.digests import file_entry, list_files, weight_bytes
 from ...artefact.manifest import BackboneEntry, BaseModelEntry, KeptRemoved, Manifest, Merged, Removed
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST, MASKS
 from ...artefact.parts import FileEntry
-from ...artefact.public import hub_revision
+from ...artefact.places import remember
+from ...artefact.public import Around, hub_revision, public_base, public_recipe
 from ...checkpoint.fingerprint import sampled_digest
 from ...checkpoint.license import license_of
 from ...errors import IntegrityError
@@ -52,6 +53,7 @@ def finish(
     Raises:
         IntegrityError: the number of removed parameters is not the planned one.
     """
+    base = _base_entry(draft)
     if merged is None:  # its neurons stand in another order
         save_masks(draft.run.masks, draft.folder / MASKS)
     manifest = Manifest(
@@ -60,7 +62,7 @@ def finish(
         name=draft.run.name,
         created=timestamp(),
         versions=draft.run.state.versions,
-        base=_base_entry(draft.run),
+        base=base,
         backbone=_backbone_entry(draft, sliced),
         removed=_removed(draft.run, sliced, 0 if merged is None else merged.parameters),
         kept=kept_counts(draft.run.masks),
@@ -70,7 +72,7 @@ def finish(
         **({} if merged is None else {"merged": merged}),
         **({} if kept_removed is None else {"kept_removed": kept_removed}),
         results=dict(draft.run.results) if merged is None else _results_of_merged(draft.run, merged),
-        recipe=dict(draft.run.recipe),
+        recipe=public_recipe(draft.run.recipe, base.is_on_hub, _around(draft)),
         golden=figures.golden,
         files={},
     )
@@ -80,17 +82,22 @@ def finish(
         write_bundle_card(bundle.path, manifest)
     manifest = manifest.evolve(files=_entries(draft, sliced))
     manifest.write(draft.folder / MANIFEST)
+    remember(sliced.digest, draft.run.spec.folder, Path(draft.run.state.recipe_root), draft.run.recipe)
     shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
     return {"output": str(draft.output), **shown, "seconds": draft.seconds}
 
 
-def _base_entry(run: FinishedRun) -> BaseModelEntry:
-    base = run.state.base
+def _around(draft: Draft) -> Around:
+    return Around(draft.output, Path(draft.run.state.recipe_root))
+
+
+def _base_entry(draft: Draft) -> BaseModelEntry:
+    run, base = draft.run, draft.run.state.base
     revision, terms = hub_revision(base.model, Path(base.path)), license_of(run.spec.folder)
     return BaseModelEntry(
         **({} if revision is None else {"revision": revision}),
         **({"license": terms} if terms else {}),
-        model=base.model,
+        model=public_base(base.model, revision is not None, _around(draft)),
         fingerprint=base.fingerprint,
         digest_kind=base.digest_kind,
         architecture=run.spec.arch.model_type,

@@ -10,14 +10,15 @@ from ...artefact.bundle import Bundle, MemoryFolder, open_bundle
 from ...artefact.manifest import NoiseFloor, Parity
 from ...artefact.parts import Golden
 from ...memories.bundle import set_golden
+from ...progress import StepCounter
 from .publishing import Draft
 
 if TYPE_CHECKING:
     from ...parity.compare import Difference
 
 
-STEPS = 4
-"""The sliced model, the comparison with the masked one, golden logits, rounding."""
+OTHER_STEPS = 4
+"""Beside the layers of three models: finding the base's weights, the comparison, golden logits, rounding."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +47,30 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     from ...parity.probe import Probe, golden, probe_tokens
 
     draft.progress.message("checking parity")
-    draft.progress.start("parity", STEPS, 0)
     run, domains = draft.run, [bundle.domain for bundle in bundles]
+    step = StepCounter(draft.progress, "parity", 3 * run.spec.num_layers + OTHER_STEPS)
     with draft.timed("parity"):
         learned = [MemoryFolder(run.memories[domain], domain) for domain in domains]
-        sliced = Probe(draft.backbone, bundles)
+        sliced = Probe(draft.backbone, bundles, layer_done=step)
         tokens, rows = probe_tokens(sliced.vocabulary), [None, *domains]
         hidden = sliced.hidden(tokens, rows)
-        draft.progress.advance("parity", 1, {})
         with LoadedWeights(run.spec.folder) as loaded:
-            masked = Probe(run.spec.folder, learned, run.masks, loaded=loaded, repair=run.repair)
+            step()
+            masked = Probe(
+                run.spec.folder, learned, run.masks, loaded=loaded, repair=run.repair, layer_done=step
+            )
             differences = require_same(
                 sliced, hidden, masked, masked.hidden(tokens, rows), domains, "nothing was published"
             )
             del masked
-        draft.progress.advance("parity", 2, {})
+        step()
         plain, *others = [Golden(tokens=tokens, **logits) for logits in golden(sliced, hidden)]
         for bundle, logits in zip(bundles, others, strict=True):
             set_golden(open_bundle(bundle.path), logits)
-        draft.progress.advance("parity", 3, {})
-        single = Probe(draft.backbone, bundles, dtype=torch.float32)
+        step()
+        single = Probe(draft.backbone, bundles, dtype=torch.float32, layer_done=step)
         rounding = compare(sliced, hidden, single, single.hidden(tokens, rows))
-    draft.progress.advance("parity", STEPS, {})
+        step()
     noise = dict(zip([NO_MEMORY, *domains], rounding, strict=True))
     return ParityFigures(summary(len(tokens), differences, noise), plain)
 

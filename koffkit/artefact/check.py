@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..checkpoint.fingerprint import sampled_digest
 from ..errors import IntegrityError, KoffkitError
+from ..progress import Progress, Silent, StepCounter
 from .bundle import Bundle, open_bundle
 from .digests import file_entry
 from .export import Export, removed_memories
@@ -39,16 +40,17 @@ ACTED_ON = {".py", ".json", ".jinja", ".safetensors", ".model", ".bin", ".pt", "
 """Endings of files that other software acts on; beside the folders of an export, others do no harm."""
 
 
-def require_sound(export: Export, *, whole: bool = False) -> None:
+def require_sound(export: Export, *, whole: bool = False, progress: Progress | None = None) -> None:
     """Refuse an export whose files are not those that it lists.
 
     Args:
         whole: read every byte of the backbone's weights, rather than size, header and samples.
+        progress: told of every file; by default nobody is.
 
     Raises:
         IntegrityError: with the first file that is wrong, and how many more are.
     """
-    _refuse(list(export_problems(export, whole=whole)))
+    _refuse(list(export_problems(export, whole=whole, progress=progress)))
 
 
 def require_sound_bundle(bundle: Bundle) -> None:
@@ -62,14 +64,20 @@ def _refuse(problems: list[str]) -> None:
         raise IntegrityError(f"{problems[0]}{more}")
 
 
-def export_problems(export: Export, *, whole: bool) -> Iterator[str]:
-    """What is wrong with the files of an export; each text begins with the file."""
+def export_problems(export: Export, *, whole: bool, progress: Progress | None = None) -> Iterator[str]:
+    """What is wrong with the files of an export; each text begins with the file.
+
+    Args:
+        export: the export.
+        whole: read every byte of the backbone's weights, rather than size, header and samples.
+        progress: told of every file; by default nobody is.
+    """
     root, listed = export.path, listed_files(export)
     if export.manifest.backbone.path != BACKBONE:
         yield f"{root / MANIFEST}: backbone.path: {export.manifest.backbone.path!r}; it must be {BACKBONE!r}."
     bundles, wrong = _bundles(export)
     yield from wrong
-    yield from listed_problems(root, listed, MANIFEST, whole=whole)
+    yield from listed_problems(root, listed, MANIFEST, whole=whole, progress=progress)
     allowed = {root / name for name in listed}
     for bundle in bundles:
         allowed |= {bundle.path / MEMORY_FILE, *(bundle.path / name for name in bundle.info.files)}
@@ -122,15 +130,22 @@ def listed_files(export: Export) -> dict[str, FileEntry]:
 
 
 def listed_problems(
-    root: Path, listed: Mapping[str, FileEntry], where: str, *, whole: bool = True
+    root: Path,
+    listed: Mapping[str, FileEntry],
+    where: str,
+    *,
+    whole: bool = True,
+    progress: Progress | None = None,
 ) -> Iterator[str]:
     """Files that are missing or have changed.
 
     Args:
         where: the name of the file that lists them.
         whole: read every byte of files of which samples are known too.
+        progress: told of every file; by default nobody is.
     """
     inside = root.resolve()
+    step = StepCounter(progress or Silent(), "reading files", len(listed))
     for name, entry in listed.items():
         path = root / name
         if not _within(path, inside):
@@ -144,6 +159,7 @@ def listed_problems(
                 yield f"{path}: samples of it are not those in {where}; the content has changed."
         elif file_entry(path).sha256 != entry.sha256:
             yield f"{path}: its sha256 is not the one in {where}; the content has changed."
+        step()
 
 
 def _half_problems(bundle: Bundle) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import checkpoint_files
+from ..progress import Progress, Silent, StepCounter
 from .names import CARD, MANIFEST
 from .parts import FileEntry
 
@@ -29,8 +30,12 @@ def tensor_hasher(dtype: str, shape: tuple[int, ...]) -> Any:
     return hashlib.sha256(f"{dtype} {list(shape)}\n".encode())
 
 
-def backbone_digest(folder: Path) -> str:
+def backbone_digest(folder: Path, progress: Progress | None = None) -> str:
     """The digest of a backbone folder, computed from every byte of its tensors.
+
+    Args:
+        folder: the backbone.
+        progress: told of every tensor; by default nobody is.
 
     Raises:
         IntegrityError: a file is missing or damaged.
@@ -38,12 +43,14 @@ def backbone_digest(folder: Path) -> str:
     from ..checkpoint.reader import CheckpointReader
 
     reader = CheckpointReader(folder)
+    step = StepCounter(progress or Silent(), "reading backbone", len(reader.tensors))
     digests = {}
     for name, info in reader.tensors.items():
         hasher = tensor_hasher(info.dtype, info.shape)
         for part in reader.read_bytes(name, CHUNK):
             hasher.update(part)
         digests[name] = hasher.hexdigest()
+        step()
     return combine_tensor_digests(digests)
 
 

@@ -16,7 +16,10 @@ from .public import public_name
 class BaseModelEntry(RecordPart):
     """The unpruned model that an export was made from."""
 
-    model: str = Field(description="Hub id, folder, GGUF file, or `embedded:NAME`.")
+    model: str = Field(
+        description="Hub id, `embedded:NAME`, or a folder or GGUF file: the path from the folder that "
+        "holds the export, or from further away the name alone."
+    )
     fingerprint: Sha256 = Field(alias="digest", description="What the folder is known again by.")
     digest_kind: DigestKind = Field(
         "sampled", description="`full`: of every byte; `sampled` (or absent): of samples, as before."
@@ -139,6 +142,8 @@ class Manifest(Record):
     )
     parity: Parity = Field(description="The comparison of masked and sliced model.")
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
-    recipe: dict[str, Any] = Field(description="The resolved recipe.")
+    recipe: dict[str, Any] = Field(
+        description="The resolved recipe; its files and folders are named as `base.model` is."
+    )
     golden: Golden = Field(description="Without a memory.")
     files: dict[InnerPath, FileEntry] = Field(description="Every file of the export but this one and cards.")

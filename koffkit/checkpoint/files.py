@@ -42,6 +42,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Load the tokenizer of a checkpoint.
 
+    Args:
+        folder: the checkpoint.
+        trust_remote_code: whether code of the folder may run.
+
     Raises:
         DataError: it has none, or it does not load.
     """
@@ -49,8 +53,10 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # the tokenizers library has no class of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{folder}: no tokenizer that loads ({reason}); put tokenizer.json and tokenizer_config.json "
             "there."

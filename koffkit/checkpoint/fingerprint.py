@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any, Literal
 
+from ..progress import Progress, Silent
 from .files import checkpoint_files, read_config, tokenizer_files
 from .reader import CheckpointReader
 
@@ -44,27 +45,39 @@ def _update(hasher: Any, path: Path) -> None:
     hasher.update(str(size).encode())
 
 
-def full_digest(folder: Path) -> str:
+def full_digest(folder: Path, progress: Progress | None = None) -> str:
     """sha256 over the config, every byte of every tensor, the tokenizer and the settings of generation.
 
     How the tensors are divided into files does not count.
+
+    Args:
+        folder: a checkpoint.
+        progress: told of every tensor; by default nobody is.
 
     Raises:
         DataError: there is no valid config.
         IntegrityError: a file is missing or damaged.
     """
     hasher = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
-    reader = CheckpointReader(folder)
-    for name, info in sorted(reader.tensors.items()):
+    reader, progress = CheckpointReader(folder), progress or Silent()
+    progress.start("reading base", len(reader.tensors), 0)
+    for done, (name, info) in enumerate(sorted(reader.tensors.items()), 1):
         hasher.update(f"\n{name} {info.dtype} {list(info.shape)}\n".encode())
         for part in reader.read_bytes(name, CHUNK):
             hasher.update(part)
+        progress.advance("reading base", done, {})
     for path in tokenizer_files(folder):
         content = path.read_bytes()
         hasher.update(f"\n{path.name} {len(content)}\n".encode() + content)
     return hasher.hexdigest()
 
 
-def digest_of(folder: Path, kind: DigestKind) -> str:
-    """What a run or an export knows its base by."""
-    return full_digest(folder) if kind == "full" else fingerprint(folder)
+def digest_of(folder: Path, kind: DigestKind, progress: Progress | None = None) -> str:
+    """What a run or an export knows its base by.
+
+    Args:
+        folder: the base.
+        kind: `full`: every byte is read; `sampled`: as runs and exports of earlier versions did.
+        progress: told how far the reading is; by default nobody is.
+    """
+    return full_digest(folder, progress) if kind == "full" else fingerprint(folder)

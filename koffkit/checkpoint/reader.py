@@ -84,6 +84,10 @@ class CheckpointReader:
     def require(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         """The place of a tensor in its file, after a check of its shape.
 
+        Args:
+            name: the tensor's.
+            shape: that it must have.
+
         Raises:
             IntegrityError: it is missing, or of another shape.
         """
@@ -110,7 +114,12 @@ class CheckpointReader:
         return all(first == second for first, second in pairs)
 
     def read_bytes(self, name: str, at_once: int) -> Iterator[bytes]:
-        """A tensor's bytes in pieces of at most `at_once`."""
+        """A tensor's bytes in pieces of at most `at_once`.
+
+        Args:
+            name: the tensor's.
+            at_once: bytes.
+        """
         info = self.tensors[name]
         with open(info.path, "rb") as file:
             file.seek(info.start)
@@ -125,6 +134,10 @@ class CheckpointReader:
         """`(first row, rows)` as unsigned integers of the item size, pieces of at most about `at_once` bytes.
 
         A piece is valid until the next one is read, of this tensor or another.
+
+        Args:
+            name: the tensor's.
+            at_once: bytes.
         """
         yield from self._rows(self.tensors[name], at_once)
 
@@ -146,7 +159,13 @@ class CheckpointReader:
         return self._buffer[:size]
 
     def gather_rows(self, name: str, indices: list[int], dtype: dtype | None = None) -> Tensor:
-        """Chosen rows of a floating-point tensor, for example of an embedding; by default in float32."""
+        """Chosen rows of a floating-point tensor, for example of an embedding; by default in float32.
+
+        Args:
+            name: of a matrix.
+            indices: of rows, in any order.
+            dtype: of the result; None: float32.
+        """
         import torch
 
         info = self.tensors[name]
@@ -159,7 +178,12 @@ class CheckpointReader:
 
     def read(self, name: str, out: Tensor | None = None) -> Tensor:
         """A whole floating-point tensor in float32, or read into `out` in its dtype; reuse `out` to read many
-        weights."""
+        weights.
+
+        Args:
+            name: the tensor's.
+            out: of the tensor's shape, to read into.
+        """
         import torch
 
         out = torch.empty(self.tensors[name].shape) if out is None else out
@@ -171,7 +195,13 @@ class CheckpointReader:
         self, name: str, at_once: int, dtype: dtype | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """`read_rows` as floating-point numbers, by default in float32; here, too, a piece is valid until the
-        next one is read."""
+        next one is read.
+
+        Args:
+            name: the tensor's.
+            at_once: bytes in the file.
+            dtype: of the result; None: float32.
+        """
         import torch
 
         floats = torch.empty(0)

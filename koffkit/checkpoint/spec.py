@@ -13,6 +13,7 @@ from ..arch import Architecture, Shape, architecture, architecture_of
 from ..arch.weights import weight_shapes
 from ..arch.widths import LayerWidths, layer_widths
 from ..errors import UsageError
+from ..progress import Progress
 from .defaults import with_default_sizes
 from .files import CONFIG, read_config
 from .fingerprint import DigestKind, digest_of
@@ -100,9 +101,9 @@ class ModelSpec:
     def num_layers(self) -> int:
         return self.shape.num_layers
 
-    def digest(self, kind: DigestKind = "full") -> str:
-        """What the folder is known again by (see `koffkit.checkpoint.fingerprint`)."""
-        return digest_of(self.folder, kind)
+    def digest(self, kind: DigestKind = "full", progress: Progress | None = None) -> str:
+        """What the folder is known again by; see `koffkit.checkpoint.fingerprint.digest_of`."""
+        return digest_of(self.folder, kind, progress)
 
     def reader(self) -> CheckpointReader:
         """The checkpoint's tensors: all that there must be, in the right shapes, and no others.

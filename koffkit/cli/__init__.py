@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Perplexity of a run, an export or a plain model.",
     "generate": "Complete a prompt with a memory.",
     "inspect": "Say what an artefact is and what can load it.",
+    "report": "One HTML file about a run or an export.",
     "verify": "Check digests, shapes and golden logits of an export.",
     "memory": "Add, list, replace, remove and compact the memories of an export.",
     "restore": "Make the unpruned base again from an export that kept what was removed.",

@@ -9,6 +9,7 @@ import click
 
 from ..report.verdict import verdict_of
 from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, stdout
+from .place import device_option
 
 if TYPE_CHECKING:
     from ..recipe.schema import Recipe
@@ -23,11 +24,19 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Only state the plan: exact parameters, bytes, memory, time.")
+@device_option
 @json_option
 def command(
-    recipe: str, output: Path | None, overrides: tuple[str, ...], resume: bool, dry_run: bool, as_json: bool
+    recipe: str,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    dry_run: bool,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Learn masks and memories as RECIPE says: a file, or the name of a shipped recipe."""
+    from ..devices import require_device
     from ..planning.plan import plan_of
     from ..recipe.load import load_recipe
     from ..storage.files import require_place
@@ -36,13 +45,14 @@ def command(
 
     loaded = load_recipe(recipe, overrides)
     if dry_run:
-        dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json)
+        dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json, device)
         return
     if not resume:
         check_recipe(loaded)
     run = output or Path("runs") / loaded.recipe.name
     require_place(run)
     quiet_libraries()
+    require_device(device)
     from ..stages.engine import run_recipe
 
     progress = RichProgress()
@@ -52,7 +62,7 @@ def command(
     for warning in stated.warnings:
         progress.warn(warning)
     with progress.live():
-        state = run_recipe(loaded, run, resume=resume, progress=progress)
+        state = run_recipe(loaded, run, resume=resume, device=device, progress=progress)
     verdict = verdict_of(state.results).to_json()
     if as_json:
         shown = {"run": str(run), "state": state.state, "plan": stated.to_json()}

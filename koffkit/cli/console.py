@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .draw import RichProgress, stdout
+from .heartbeat import heartbeat
 from .text import json_text, visible
 
 _JSON_KEY = "koffkit.json"
@@ -32,6 +33,8 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """A line on stdout or stderr."""
+    if beating := heartbeat():
+        beating.printed()
     click.echo(visible(text), err=err, nl=nl)
 
 
@@ -69,8 +72,10 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    progress = RichProgress()
+    progress.keep_alive()
     if "torch" not in sys.modules:
-        RichProgress().message("loading torch and transformers")
+        progress.message("loading torch and transformers")
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..report.duration import duration
+from .heartbeat import begin, heartbeat
 from .text import visible
 from .verbosity import verbosity
 
@@ -57,7 +58,7 @@ def _safe_console() -> type[Console]:
 class RichProgress:
     """A `Progress` on stderr: a bar on a terminal, otherwise a line now and then."""
 
-    LINE_EVERY = 10.0
+    LINE_EVERY = 5.0
 
     def __init__(self) -> None:
         self._console = stderr()
@@ -95,17 +96,36 @@ class RichProgress:
             TextColumn("{task.fields[figures]}"),
         )
         with Progress(*columns, console=self._console) as self._bar:
+            if beating := heartbeat():
+                beating.resting = lambda: self._bar is not None and not self._bar.finished
             yield self
         self._bar = None
+
+    def keep_alive(self) -> None:
+        """From now on, say now and then what the command is still at if it prints nothing else."""
+        if not self._verbosity.quiet:
+            begin(self._print)
 
     def message(self, text: str) -> None:
         self._verbosity.log(text)
         if not self._verbosity.quiet:
-            self._console.print(text, style="dim", markup=False)
+            self._print(text)
+        self._note(text, printed=True)
 
     def warn(self, text: str) -> None:
         self._verbosity.log(f"warning: {text}")
         self._console.print(f"warning: {text}", style="yellow", markup=False)
+        if beating := heartbeat():
+            beating.printed()
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, style="dim", markup=False)
+
+    def _note(self, what: str, *, printed: bool) -> None:
+        if beating := heartbeat():
+            beating.at(what)
+            if printed:
+                beating.printed()
 
     def expect(self, steps: Mapping[str, int]) -> None:
         """Set the number of steps of every stage of the run, for the remaining time."""
@@ -116,6 +136,7 @@ class RichProgress:
         self._smooth.clear()
         self._heldout = None
         self._began = time.monotonic(), done
+        self._note(f"{stage} {done}/{total}", printed=False)
         for earlier in list(self._left):  # stages come in the order of the recipe
             if stage not in self._left or earlier == stage:
                 break
@@ -135,6 +156,7 @@ class RichProgress:
                 self.message(line)
             else:
                 self._verbosity.log(line)
+        self._note(f"{stage} {done}/{total}", printed=False)
 
     def _shown(self, figures: Mapping[str, Any]) -> Iterator[str]:
         """The smoothed KL, the expected sparsity with its target, and the speed."""

@@ -24,8 +24,14 @@ CLASSES = {"cpu": "2 CPU cores", "mps": "2 CPU cores"}
 """The device class of a plan's times that the device at hand is nearest to; else a GPU."""
 
 
-def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool) -> None:
+def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool, device: str | None = None) -> None:
     """Print the plan of a recipe.
+
+    Args:
+        loaded: the recipe.
+        run: the run folder that `compress` would make.
+        as_json: print one JSON object instead of tables.
+        device: the device that the user names; None: the accelerator of the machine, or the CPU.
 
     Raises:
         UsageError: something in the recipe cannot be carried out.
@@ -42,12 +48,12 @@ def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool) -> None:
         if as_json:
             raise
         problem = error
-    plan, device, text = plan_of(loaded), device_at_hand(), _text(loaded)
+    plan, at_hand, text = plan_of(loaded), device_at_hand(device), _text(loaded)
     check_disk(plan, run)
     if as_json:
-        emit({"recipe": loaded.recipe.name, "plan": plan.to_json(), "device": device, "text": text})
+        emit({"recipe": loaded.recipe.name, "plan": plan.to_json(), "device": at_hand, "text": text})
         return
-    _print(plan, device, text)
+    _print(plan, at_hand, text)
     if problem is not None:
         raise problem
 
@@ -102,7 +108,11 @@ def _sizes(plan: Plan) -> Rows:
 
 def _kept(name: str, budget: Budget) -> str:
     kept = "kept" if budget.params_per_unit[name] else "not masked"
-    return f"{name} {kept} in every layer" if budget.layout == "uniform" else f"{name} {kept}, mean of layers"
+    return (
+        f"{name} {kept} in every layer"
+        if budget.layout == "uniform"
+        else f"{name} {kept}, mean of {'layers with gates' if budget.layers else 'layers'}"
+    )
 
 
 def _texts(text: Mapping[str, Mapping[str, int | None]]) -> Rows:

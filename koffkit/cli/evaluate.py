@@ -10,7 +10,7 @@ import click
 from ..errors import UsageError
 from ..report.verdict import verdict_of
 from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, say
-from .place import batch_size_option, device_option, dtype_option
+from .place import batch_size_option, device_option, dtype_option, verify_option
 
 
 @click.command("evaluate")
@@ -22,9 +22,15 @@ from .place import batch_size_option, device_option, dtype_option
 @click.option("--data", help="Text or jsonl file, or a glob. A run needs none: it has its held-out text.")
 @click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
 @click.option("--sequence-length", default=512, show_default=True, type=click.IntRange(min=2))
+@click.option(
+    "--attend-across-documents/--documents-apart",
+    default=None,
+    help="Do tokens attend to earlier documents of their sequence? By default as in the export's recipe.",
+)
 @device_option
 @dtype_option("float32")
 @batch_size_option(4, "Sequences")
+@verify_option
 @json_option
 def command(
     path: Path,
@@ -33,9 +39,11 @@ def command(
     data: str | None,
     field: str,
     sequence_length: int,
+    attend_across_documents: bool | None,
     device: str | None,
     dtype: str,
     batch_size: int,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Figures of a run (from its evaluate stage), or the perplexity of an export or a plain model on
@@ -53,7 +61,6 @@ def command(
         return
     if data is None:
         raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")
-    chosen = None if memory == "none" else memory
     _require(path, data, field, memory)
     quiet_libraries()
     from ..runtime.perplexity import perplexity
@@ -64,12 +71,14 @@ def command(
         figures = perplexity(
             path,
             data,
-            chosen,
+            None if memory == "none" else memory,
             sequence_length=sequence_length,
             field=field,
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            attend_across_documents=attend_across_documents,
+            verify=verify,
             progress=progress,
         )
     result = {"path": str(path), "task": task, "memory": memory, **figures}

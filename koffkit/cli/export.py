@@ -70,8 +70,8 @@ def command(
     from ..run.finished import FinishedRun
 
     progress = RichProgress()
-    finished = FinishedRun.open(folder, base)
     with progress.live():
+        finished = FinishedRun.open(folder, base, progress)
         results = [
             exporter.export(finished, targets[name], options[name], progress)
             for name, exporter in exporters.items()

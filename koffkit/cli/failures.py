@@ -32,6 +32,8 @@ def as_koffkit_error(error: BaseException) -> KoffkitError | None:
     """The error to show for a failure of the system or of a library; None: it is a bug of koffkit."""
     if isinstance(error, MemoryError):
         return ResourceError(OUT_OF_MEMORY)
+    if isinstance(error, RecursionError):
+        return IntegrityError("a file is nested too deeply to be read; `koffkit verify` may say which.")
     if isinstance(error, OSError):
         where = error.filename or error.filename2 or "input or output"
         where = where.decode(errors="replace") if isinstance(where, bytes) else where

@@ -11,7 +11,7 @@ import click
 
 from ..errors import DataError, UsageError, near_name
 from .console import RichProgress, emit, json_option, quiet_libraries, say
-from .place import batch_size_option, device_option, dtype_option
+from .place import batch_size_option, device_option, dtype_option, verify_option
 
 if TYPE_CHECKING:
     from ..runtime.model import KoffModel
@@ -48,6 +48,7 @@ Choice = tuple[str | None, float | None]
 @device_option
 @dtype_option("auto")
 @batch_size_option(16, "Prompts")
+@verify_option
 @json_option
 def command(
     export: Path,
@@ -62,6 +63,7 @@ def command(
     device: str | None,
     dtype: str,
     batch_size: int,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Complete a prompt with the backbone of EXPORT and one of its memories. The text comes as it is made;
@@ -77,7 +79,8 @@ def command(
     from ..devices import find_device
     from ..runtime.model import KoffModel
 
-    model = KoffModel.from_pretrained(export, device=find_device(device), dtype=dtype)
+    RichProgress().message(f"loading {export}")
+    model = KoffModel.from_pretrained(export, device=find_device(device), dtype=dtype, verify=verify)
     chosen = _choose(model, texts, "none" if memory == "auto" and is_merged(export) else memory)
     options = _sampling(temperature, top_p, seed) | {"chat": chat, "max_new_tokens": max_new_tokens}
     if as_json:

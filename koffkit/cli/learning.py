@@ -10,6 +10,7 @@ import click
 
 from ..errors import UsageError
 from .console import RichProgress, emit, json_option, print_verdict, quiet_libraries, stdout
+from .place import device_option
 
 NOT_ROUTED = "The router does not know it: --memory auto never picks it, --memory {name} does."
 OPTIONS = (
@@ -44,6 +45,7 @@ OPTIONS = (
         help="Change a setting of the export's recipe; repeatable.",
     ),
     click.option("--resume", is_flag=True, help="Continue an interrupted command."),
+    device_option,
 )
 
 
@@ -81,11 +83,13 @@ def _learn(
     against: tuple[str, ...],
     overrides: tuple[str, ...],
     resume: bool,
+    device: str | None,
     as_json: bool,
     **fields: str | None,
 ) -> None:
     from ..artefact.export import open_export
     from ..data.places import source_files
+    from ..devices import require_device
     from ..memories.add import add_memory, free_place, taken_place, work_folder
     from ..recipe.schema import Source
 
@@ -97,6 +101,7 @@ def _learn(
         free_place(opened, name, work_folder(opened, name))
     source_files(Source.model_validate(source), Path.cwd(), "--text" if text else "--jsonl")  # are there
     quiet_libraries()
+    require_device(device)
     progress = RichProgress()
     with progress.live():
         result = add_memory(
@@ -108,6 +113,7 @@ def _learn(
             overrides=overrides,
             resume=resume,
             replace=replace,
+            device=device,
             progress=progress,
         )
     emit(result) if as_json else _print(export, name, result)

@@ -1,4 +1,4 @@
-"""Options of commands that run a model: device, dtype and batch size."""
+"""Options of commands that run a model: device, dtype, batch size, and how closely its files are read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,31 @@ from typing import Any
 
 import click
 
-from ..devices import DTYPES
+from ..devices import DTYPES, require_kind
 
 
 def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--device`; its availability is checked once torch is loaded."""
+
+    def known(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+        if name is not None:
+            require_kind(name)
+        return name
+
     option = click.option(
         "--device",
+        callback=known,
         help="cpu, cuda, cuda:1, mps, ...  [default: the accelerator of the machine, or cpu]",
+    )
+    return option(command)
+
+
+def verify_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--verify`."""
+    option = click.option(
+        "--verify",
+        is_flag=True,
+        help="Read every byte of the backbone's weights before use, not samples alone.",
     )
     return option(command)
 

@@ -26,8 +26,10 @@ def command(export: Path, as_json: bool) -> None:
     quiet_libraries()
     from ..runtime.verify import verify_export, verify_run
 
-    RichProgress().message("checking digests, shapes and golden logits")
-    result = verify_run(export) if is_run else verify_export(export)
+    progress = RichProgress()
+    progress.message("checking digests, shapes and golden logits")
+    with progress.live():
+        result = (verify_run if is_run else verify_export)(export, progress)
     if as_json:
         emit(result)
     elif result["ok"]:

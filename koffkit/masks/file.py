@@ -16,7 +16,12 @@ FORMAT = "koffkit-masks-1"
 
 
 def save_masks(masks: Masks, path: Path) -> None:
-    """Write `layers.{i}.{structure}` as uint8 [units], atomically."""
+    """Write `layers.{i}.{structure}` as uint8 [units], atomically.
+
+    Args:
+        masks: by layer and structure, [units]; True = keep.
+        path: the safetensors file.
+    """
     from safetensors.numpy import save
 
     from ..storage.files import write_atomically
@@ -27,6 +32,10 @@ def save_masks(masks: Masks, path: Path) -> None:
 
 def load_masks(path: Path, spec: ModelSpec) -> dict[tuple[int, str], NDArray[np.bool_]]:
     """Read masks and check them against the architecture.
+
+    Args:
+        path: the safetensors file.
+        spec: the base, which says how many units there are.
 
     Raises:
         IntegrityError: the file is missing, unreadable, or its tensors do not fit this model.

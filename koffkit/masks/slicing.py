@@ -148,7 +148,12 @@ def needs_own_class(spec: ModelSpec, masks: Masks) -> bool:
 
 
 def take(array: NDArray[Any], cuts: Mapping[int, Indices] | None) -> NDArray[Any]:
-    """The kept part of an array, contiguous."""
+    """The kept part of an array, contiguous.
+
+    Args:
+        array: of any shape.
+        cuts: the indices that stay, by dimension.
+    """
     for dimension, indices in (cuts or {}).items():
         array = np.take(array, indices, axis=dimension)
     return np.ascontiguousarray(array)
@@ -156,7 +161,12 @@ def take(array: NDArray[Any], cuts: Mapping[int, Indices] | None) -> NDArray[Any
 
 def take_kv(array: NDArray[Any], keep: Keep | None) -> NDArray[Any]:
     """The kept part of a KV memory [K, P, H], by `keep` [K, H]; all heads that stay keep equally many
-    channels."""
+    channels.
+
+    Args:
+        array: keys or values [K, P, H].
+        keep: True where a channel stays, [K, H].
+    """
     if keep is None:
         return array
     return np.stack([array[head][:, kept] for head, kept in enumerate(keep) if kept.any()])

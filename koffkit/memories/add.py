@@ -16,6 +16,7 @@ from ..artefact.bundle_info import Added, Routing
 from ..artefact.check import require_sound
 from ..artefact.export import Export, open_export, replaces
 from ..artefact.names import MEMORIES, ROUTER_COLUMN
+from ..artefact.public import Around, public_place, public_recipe
 from ..errors import UsageError, near_name
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
@@ -41,6 +42,7 @@ def add_memory(
     overrides: Sequence[str] = (),
     resume: bool = False,
     replace: bool = False,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Learn a memory and publish it as `memories/NAME` of an export.
@@ -48,22 +50,22 @@ def add_memory(
     Args:
         path, name, source: the export, the new domain, and the fields of its `Source`.
         base: the unpruned model, if it is not where the manifest says.
-        against: text that the router must not take for the domain; by default that of the other memories.
+        against: text that the router must not take for the domain; by default that of the others.
         overrides: settings of the recipe to change, as `a.b=VALUE`.
         resume: continue an interrupted command.
         replace: there is a memory of that name; the new one takes its place in one step, once it is whole.
+        device, progress: where to train (None: the accelerator, or the CPU), and where to report.
 
     Returns:
         What `koffkit memory add --json` and `memory replace --json` print.
 
     Raises:
         UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
-        DataError: there is no base, or text is missing or too short.
+        DataError: base or text is missing, or there is too little text.
         IntegrityError: base or backbone are not those of the export.
-        Interrupted: everything up to the last step is saved.
+        ResourceError, Interrupted: the device is not available; stopped, with all steps saved.
     """
-    progress = progress or Silent()
-    export = open_export(path)
+    progress, export = progress or Silent(), open_export(path)
     work = work_folder(export, name, replace=replace)
 
     def place() -> Path:
@@ -74,11 +76,10 @@ def add_memory(
     loaded = memory_recipe(export, name, source, _checked_base(export, base, progress), overrides)
     with claim(target):
         place()  # another command may have changed it before the claim
-        state = _learn(loaded, export, work, resume, progress)
+        state = _learn(loaded, export, work, resume, device, progress)
         with (replacing if replace else staged)(target, claimed=True) as partial:
             routing = _teach(loaded, export, name, against, partial, progress)
-            progress.message("recording golden logits")
-            _write(export, name, work, state, partial, routing)
+            _write(export, name, work, state, partial, routing, progress)
         discard(work.path)
     return _summary(export, name, target, state, routing)
 
@@ -86,8 +87,8 @@ def add_memory(
 def _checked_base(export: Export, base: Path | None, progress: Progress) -> Path:
     """The unpruned base, once it and the backbone are known to be those of the export."""
     progress.message("checking the base and the backbone")
-    base = find_base(export, base)
-    require_sound(export, whole=True)
+    base = find_base(export, base, progress)
+    require_sound(export, whole=True, progress=progress)
     return base
 
 
@@ -152,7 +153,12 @@ def taken_place(export: Export, name: str) -> Path:
 
 
 def _learn(
-    loaded: LoadedRecipe, export: Export, work: RunFolder, resume: bool, progress: Progress
+    loaded: LoadedRecipe,
+    export: Export,
+    work: RunFolder,
+    resume: bool,
+    device: str | None,
+    progress: Progress,
 ) -> RunState:
     from ..stages.engine import learn_memory
 
@@ -162,7 +168,15 @@ def _learn(
             "the folder."
         )
     masks = None if loaded.recipe.memory.neurons is None else export.masks
-    return learn_memory(loaded, export.backbone, work.path, masks=masks, resume=resume, progress=progress)
+    return learn_memory(
+        loaded,
+        export.backbone,
+        work.path,
+        masks=masks,
+        resume=resume,
+        device=device,
+        progress=progress,
+    )
 
 
 def _teach(
@@ -178,15 +192,29 @@ def _teach(
     return figures
 
 
+def _public_recipe(export: Export, state: RunState) -> dict[str, Any]:
+    """The recipe without places on this machine."""
+    base = export.manifest.base
+    recipe = public_recipe(state.recipe, base.is_on_hub, Around(export.path, Path(state.recipe_root)))
+    model = public_place(base.model, Around(export.path, export.path.parent))
+    return recipe | {"base": recipe["base"] | {"model": model}}
+
+
 def _write(
-    export: Export, name: str, work: RunFolder, state: RunState, target: Path, routing: Routing | None
+    export: Export,
+    name: str,
+    work: RunFolder,
+    state: RunState,
+    target: Path,
+    routing: Routing | None,
+    progress: Progress,
 ) -> None:
     """Write the bundle with its golden logits and its card."""
     extra: dict[str, Any] = {
         "added": Added(
             created=timestamp(),
             base=state.base.fingerprint,
-            recipe=state.recipe,
+            recipe=_public_recipe(export, state),
             versions=state.versions,
         )
     }
@@ -196,8 +224,9 @@ def _write(
     if routing is not None:
         extra["routing"] = routing
     figures = state.results["domains"][name]
+    progress.message("recording golden logits")
     write_bundle(
         work.memory_dir(name), target, name, None, export.backbone_digest, figures, state, extra=extra
     )
-    record_golden(target, export.backbone)
+    record_golden(target, export.backbone, progress)
     write_bundle_card(target, export.manifest)

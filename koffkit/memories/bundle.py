@@ -28,7 +28,9 @@ from ..artefact.names import (
     ROUTER_COLUMN,
 )
 from ..artefact.parts import Golden
+from ..checkpoint.files import read_config
 from ..masks.memory_cuts import MemoryCuts
+from ..progress import Progress, Silent, StepCounter
 from ..report.verdict import verdict_of
 from ..run.state import RunState
 from ..storage.files import write_atomically, write_json
@@ -144,13 +146,20 @@ def _slice_file(source: Path, target: Path, cut: Callable[[str, NDArray[Any]], N
     return sum(value.size for value in sliced.values())
 
 
-def record_golden(path: Path, backbone: Path) -> None:
-    """Compute a bundle's golden logits on `backbone` from its files, and write them into its
-    `memory.json`."""
+def record_golden(path: Path, backbone: Path, progress: Progress | None = None) -> None:
+    """Compute a bundle's golden logits from its files, and write them into its `memory.json`.
+
+    Args:
+        path: the bundle.
+        backbone: the folder of the backbone that it is for.
+        progress: told of every layer; by default nobody is.
+    """
     from ..parity.probe import Probe, golden, probe_tokens
 
     bundle = open_bundle(path)
-    probe = Probe(backbone, [bundle])
+    layers = int(read_config(backbone)["num_hidden_layers"])
+    step = StepCounter(progress or Silent(), "golden logits", layers)
+    probe = Probe(backbone, [bundle], layer_done=step)
     tokens = probe_tokens(probe.vocabulary)
     logits = golden(probe, probe.hidden(tokens, [bundle.domain]))[0]
     set_golden(bundle, Golden(tokens=tokens, **logits))

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..artefact.bundle import Bundle, is_bundle, open_bundle
 from ..artefact.check import require_sound
 from ..artefact.export import Export, is_export, open_export
 from ..artefact.names import MEMORIES
+from ..artefact.public import Around, public_place
 from ..checkpoint.files import load_tokenizer
 from ..devices import find_device
 from ..errors import DataError, UsageError
+from ..model.batch import Batch
 from ..parity.probe import probe_tokens
 from ..progress import Progress, Silent
-from ..runtime.perplexity import token_ids
+from ..runtime.perplexity import Text, attends_across, packed_text, sequences
 from ..storage.publish import replacing, staged
 from .compact_bundle import Options, is_compacted, record_loss, write_compact
 from .measure import kl_before_and_after
@@ -72,7 +73,8 @@ def compact(
     progress = progress or Silent()
     torch_device = find_device(device)
     export, bundles = find_bundles(path)
-    require_sound(export, whole=True)
+    progress.message("checking the export")
+    require_sound(export, whole=True, progress=progress)
     for bundle in bundles:
         bundle.require_backbone(export.backbone_digest, export.backbone)
     text = HeldOutText(data, field, batch_size)
@@ -88,20 +90,22 @@ class HeldOutText:
     field: str
     batch_size: int | None
 
-    def batches(self, export: Export, name: str) -> Iterator[Tensor]:
-        """Token ids [B, T] of the text of the memory `name`, or of the probe if there is no text."""
+    def batches(self, export: Export, name: str) -> Iterator[Batch]:
+        """Sequences of the text of the memory `name`, or of the probe if there is no text."""
         tokenizer = load_tokenizer(export.backbone)
         if not self.patterns:
-            yield torch.tensor([probe_tokens(len(tokenizer))])
+            yield Batch(torch.tensor([probe_tokens(len(tokenizer))]))
             return
-        ids: list[int] = []
+        text = Text([], [])
         for pattern in self.patterns:
-            ids += token_ids(tokenizer, pattern.replace("{name}", name), self.field, MAX_TOKENS)
-        ids = ids[:MAX_TOKENS]
+            more = packed_text(tokenizer, pattern.replace("{name}", name), self.field, MAX_TOKENS)
+            text.starts.extend(len(text.ids) + start for start in more.starts)
+            text.ids.extend(more.ids)
+        ids = text.ids[:MAX_TOKENS]
         length = min(len(ids), int(export.manifest.recipe["sequence_length"]))
-        rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+        whole = Text(ids[: len(ids) // length * length], text.starts)
         batch_size = self.batch_size or max(1, TOKENS_AT_ONCE // length)
-        yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+        yield from sequences(whole, length, batch_size, apart=not attends_across(export.path))
 
 
 class _Compactor:
@@ -118,7 +122,7 @@ class _Compactor:
     ) -> None:
         self._export, self._options, self._teacher = export, options, teacher
         self._text, self._device, self._progress = text, device, progress
-        self._batches: dict[str, list[Tensor]] = {}
+        self._batches: dict[str, list[Batch]] = {}
         self._rows: dict[str, Any] = {}
         self._done = 0  # bundles written and batches measured
 
@@ -163,7 +167,9 @@ class _Compactor:
         loss = kl_before_and_after(
             self._export, bundle, compacted, self._teacher, batches, self._device, self._advance
         )
-        compacted = record_loss(compacted, loss | {"text": list(self._text.patterns) or "probe tokens"})
+        around = Around(self._export.path, Path.cwd())
+        text = [public_place(pattern, around) for pattern in self._text.patterns]
+        compacted = record_loss(compacted, loss | {"text": text or "probe tokens"})
         self._rows[bundle.domain] = _row(compacted)
 
     def _advance(self, count: int = 1) -> None:
@@ -202,7 +208,7 @@ def find_bundles(path: Path) -> tuple[Export, list[Bundle]]:
 
 def _teacher(export: Export, given: Path | None, progress: Progress) -> Path | None:
     try:
-        return find_base(export, given)
+        return find_base(export, given, progress)
     except DataError:
         if given is not None:
             raise

@@ -62,6 +62,12 @@ class Options:
 def write_compact(bundle: Bundle, export: Export, options: Options, target: Path) -> Bundle:
     """Write the compacted bundle, with golden logits of its own, into the folder `target`.
 
+    Args:
+        bundle: the memory as it is.
+        export: that it belongs to.
+        options: rank and type of the result.
+        target: an empty folder.
+
     Raises:
         UsageError: the requested rank is higher than the memory's.
         IntegrityError: the bundle is damaged.

@@ -12,9 +12,11 @@ from pydantic import ValidationError, model_validator
 
 from ..artefact.export import Export
 from ..artefact.names import MANIFEST, MASKS
+from ..artefact.places import remembered
 from ..checkpoint.fingerprint import digest_of
 from ..errors import DataError, IntegrityError, UsageError
 from ..hub import locate
+from ..progress import Progress
 from ..recipe.learning import Memory
 from ..recipe.load import LoadedRecipe, apply_override, validated
 from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
@@ -25,6 +27,7 @@ KEPT = (
     "base",
     "sequence_length",
     "begin_sequences",
+    "attend_across_documents",
     "holdout",
     "mask",
     "memory",
@@ -35,6 +38,7 @@ SETTABLE = (
     "memory",
     "sequence_length",
     "begin_sequences",
+    "attend_across_documents",
     "holdout",
     "seed",
     "distill",
@@ -79,8 +83,13 @@ def check_name(name: str) -> None:
         )
 
 
-def find_base(export: Export, given: Path | None) -> Path:
+def find_base(export: Export, given: Path | None, progress: Progress | None = None) -> Path:
     """Find the unpruned model of an export: where its manifest says, or at `given`.
+
+    Args:
+        export: the export.
+        given: where the user says that it is.
+        progress: told how far the reading of it is; by default nobody is.
 
     Raises:
         DataError: there is no model.
@@ -89,20 +98,30 @@ def find_base(export: Export, given: Path | None) -> Path:
     recorded, settings = export.manifest.base, export.manifest.recipe["base"]
     known = {key: value for key, value in settings.items() if key in Base.model_fields}
     base = Base.model_validate(known | {"model": recorded.model if given is None else str(given)})
+    root = export.path.resolve().parent if given is None else Path.cwd()
     try:
-        folder = locate(
-            base.model, export.path.resolve().parent if given is None else Path.cwd(), revision=base.revision
-        )
+        folder = locate(base.model, root, revision=base.revision)
     except DataError as error:
-        raise DataError(
-            f"{error} The unpruned model is the teacher and the reference; say where it is with --base PATH."
-        ) from None
-    if digest_of(folder, recorded.digest_kind) != recorded.fingerprint:
+        found = _base_of_this_machine(export) if given is None else None
+        if found is None:
+            raise DataError(
+                f"{error} The unpruned model is the teacher and the reference; say where it is with "
+                "--base PATH."
+            ) from None
+        folder = found
+    if digest_of(folder, recorded.digest_kind, progress) != recorded.fingerprint:
         raise IntegrityError(
             f"{folder}: not the base that {export.path} was made from ({recorded.model}, fingerprint "
             f"{recorded.fingerprint[:12]}); give that one with --base."
         )
     return folder
+
+
+def _base_of_this_machine(export: Export) -> Path | None:
+    """Where the base was when the export was made on this machine."""
+    places = remembered(export.backbone_digest)
+    base = None if places is None else Path(places.base)
+    return base if base is not None and base.is_dir() else None
 
 
 def memory_recipe(

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ..artefact.bundle_info import Routing
 from ..artefact.export import Export
-from ..data.corpus import split_documents
+from ..artefact.places import remembered
+from ..artefact.public import Around, public_place
+from ..data.holdout import split_documents
 from ..data.sources import documents, file_source
 from ..errors import DataError
 from ..progress import Progress
@@ -66,14 +69,14 @@ def teach_router(
     if not others:
         return None
     progress.message(f"teaching the router {name}, against {', '.join(others)}")
-    texts = {name: _read(source, options, f"memory {name}"), **others}
-    splits = {label: split_documents(documents, seed, holdout, label) for label, documents in texts.items()}
+    others[name] = _read(source, options, f"memory {name}")
+    splits = {label: split_documents(documents, seed, holdout, label) for label, documents in others.items()}
     train = {label: train for label, (train, _) in splits.items()}
     column = fit_column(
         router, weights_digest(export.router), train.pop(name), train, epochs=options.epochs, seed=seed
     )
     held_out = {label: test for label, (_, test) in splits.items()}
-    return column, _assess(extended(router, name, column, column.router), name, held_out)
+    return column, _assess(extended(router, name, column, column.router), name, held_out, export)
 
 
 def _other_texts(
@@ -130,14 +133,14 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
     sources = dict(recipe["domains"]) | ({"none": recipe["retention"]} if recipe.get("retention") else {})
     for bundle in export.bundles():
         sources |= {} if bundle.info.added is None else bundle.info.added.recipe.get("domains", {})
+    places, beside = remembered(export.backbone_digest), export.path.resolve().parent
     others, missing = {}, []
     for label, fields in sources.items():
         if label == name:
             continue
-        try:
-            texts = _read(Source.model_validate(fields), options, f"memory {label}")
-        except DataError:
-            texts = []
+        texts = _read_if_there(fields, options, beside)
+        if len(texts) < 2 and places is not None and label in places.sources:
+            texts = _read_if_there(places.sources[label], options, Path(places.root))
         if len(texts) < 2:
             missing.append(label)
         else:
@@ -145,21 +148,30 @@ def _known_sources(export: Export, name: str, options: RouteOptions) -> tuple[Te
     return others, missing
 
 
-def _read(source: Source, options: RouteOptions, where: str) -> list[str]:
-    return list(islice(documents(source, Path.cwd(), where), options.max_documents))
+def _read_if_there(fields: Mapping[str, Any], options: RouteOptions, root: Path) -> list[str]:
+    """The documents of a source; relative paths begin at `root`, or else here."""
+    try:
+        return _read(Source.model_validate(fields), options, "another memory", root)
+    except DataError:
+        return []
 
 
-def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]]) -> Routing:
+def _read(source: Source, options: RouteOptions, where: str, root: Path | None = None) -> list[str]:
+    return list(islice(documents(source, root or Path.cwd(), where), options.max_documents))
+
+
+def _assess(router: Router, name: str, texts: Mapping[str, Sequence[str]], export: Export) -> Routing:
     """How well the router knows the memory. `recognised`: share of its own held-out documents that the router
     gives to it. `mistaken`: share of all other documents that the router gives to it."""
     taken = {
         label: [chosen == name for chosen, _ in router.route(documents)] for label, documents in texts.items()
     }
+    around = Around(export.path, Path.cwd())
     own, rest = taken.pop(name), [hit for hits in taken.values() for hit in hits]
     return Routing(
         recognised=sum(own) / len(own),
         mistaken=sum(rest) / len(rest),
         documents=len(own),
         other_documents=len(rest),
-        against=list(taken),
+        against=[public_place(label, around) for label in taken],
     )

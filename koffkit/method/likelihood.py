@@ -50,7 +50,12 @@ class TokenSums:
 
 
 def projected(hidden: Tensor, head: Tensor) -> LogitsOf:
-    """Logits computed chunk by chunk from last hidden states [N, D] and the vocabulary projection [V, D]."""
+    """Logits computed chunk by chunk from last hidden states [N, D] and the vocabulary projection [V, D].
+
+    Args:
+        hidden: last hidden states [N, D].
+        head: the vocabulary projection [V, D].
+    """
     return lambda rows: F.linear(hidden[rows].to(head.dtype), head)
 
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ..arch.widths import LayerWidths
 from ..artefact.bundle import MemoryFolder
+from ..artefact.names import ADAPTER_CONFIG
 from ..artefact.quantise import unpack
 from ..errors import IntegrityError
+from ..storage.read_json import read_json
 from ..storage.tensors_file import read_tensors
 from .kv_attention import KVMemory, kv_of_call
 from .neuron_memory import NeuronMemory, Neurons, neurons_of_call
@@ -114,7 +116,12 @@ def _require_neurons(where: str, tensors: Mapping[str, Tensor], hidden: int) -> 
 
 
 def adapter_config(bundle: MemoryFolder) -> LoraConfig:
-    """PEFT's configuration of a bundle with LoRA, for any copy of its backbone."""
+    """PEFT's configuration of a bundle with LoRA, for any copy of its backbone.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    read_json(bundle.path / ADAPTER_CONFIG, remedy="copy the bundle again")  # PEFT knows no limits
     config = LoraConfig.from_pretrained(str(bundle.path))
     config.base_model_name_or_path = (
         None  # PEFT would warn of a backbone from another path; its digest was compared

@@ -125,6 +125,10 @@ def set_kv_memory(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> No
     """Attach `{layer: memory}`, or detach with None, for all threads. Gradients flow to the tensors given.
 
     For training, and for models that are not shared between threads; otherwise use `kv_of_call`.
+
+    Args:
+        model: the transformers model, with koffkit's attention.
+        memory: by layer; None: no memory.
     """
     for index, module in attention_modules(model):
         setattr(module, _SLOT, None if memory is None else memory.get(index))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..checkpoint.reader import AT_ONCE, CheckpointReader, as_tensor
 from ..errors import IntegrityError
+from ..progress import Progress, Silent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,13 +29,14 @@ REMEDY = "the two would be different models, and nothing was learned; please rep
 
 
 @torch.no_grad()
-def require_same_tensors(model: Any, spec: ModelSpec) -> int:
+def require_same_tensors(model: Any, spec: ModelSpec, progress: Progress | None = None) -> int:
     """Compare every weight of a loaded model with the checkpoint's own, by name, shape and byte.
 
     Args:
         model: as transformers loaded it; weights of another type than the file's are compared after the same
             conversion.
         spec: of its folder.
+        progress: told of every tensor; by default nobody is.
 
     Returns:
         the bytes that were compared.
@@ -54,8 +56,11 @@ def require_same_tensors(model: Any, spec: ModelSpec) -> int:
     if missing:
         where = "only in what transformers loads" if missing[0] in loaded else "not in what it loads"
         raise IntegrityError(f"{spec.folder}: {missing[0]} is {where}; {REMEDY}.")
-    for name in stored:
+    progress = progress or Silent()
+    progress.start("comparing", len(stored), 0)
+    for done, name in enumerate(stored, 1):
         _require_same(name, loaded[name], reader)
+        progress.advance("comparing", done, {})
     return sum(reader.tensors[name].size for name in stored)
 
 

@@ -24,7 +24,12 @@ from .neuron_memory import NeuronMemory, Neurons, set_neuron_memory, use_neuron_
 
 
 def lora_config(lora: Lora, layers: list[int]) -> LoraConfig:
-    """The adapter's configuration, in training and in bundles."""
+    """The adapter's configuration, in training and in bundles.
+
+    Args:
+        lora: the recipe's settings.
+        layers: indices of the layers that carry it.
+    """
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -183,7 +188,12 @@ class Memories(nn.Module):
 
     @torch.no_grad()
     def set_kv(self, domain: str, tensors: Mapping[int, tuple[Tensor, Tensor]]) -> None:
-        """Overwrite keys and values, [K, P, H] by layer, of one domain."""
+        """Overwrite keys and values, [K, P, H] by layer, of one domain.
+
+        Args:
+            domain: whose memory it is.
+            tensors: `layers.{i}.key` and `layers.{i}.value`, each [K, P, H].
+        """
         for layer, pair in tensors.items():
             for parameter, value in zip(self.kv[self.slot(domain)][str(layer)], pair, strict=True):
                 parameter.copy_(value)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import base_linear
+from .linear import plain_linear
 
 
 def use_repair(model: nn.Module, tensors: Mapping[str, Tensor], active: Callable[[], bool]) -> None:
@@ -22,17 +21,13 @@ def use_repair(model: nn.Module, tensors: Mapping[str, Tensor], active: Callable
         active: asked at every call of a module.
     """
     for name in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
-        linear = _linear(model, name)
+        linear = plain_linear(model.get_submodule(name))
         weight, bias = (_like(linear.weight, tensors.get(f"{name}.{kind}")) for kind in ("weight", "bias"))
         linear.forward = partial(_forward, linear, weight, bias, active)
 
 
 def _like(weight: Tensor, value: Tensor | None) -> Tensor | None:
     return None if value is None else value.to(weight.device, weight.dtype)
-
-
-def _linear(model: nn.Module, name: str) -> Any:
-    return base_linear(model.get_submodule(name))
 
 
 def _forward(

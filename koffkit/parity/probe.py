@@ -10,7 +10,7 @@ Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
 from pathlib import Path
@@ -57,6 +57,7 @@ class Probe:
             sliced already.
         loaded: the weights as transformers reads them, which stand in for those that koffkit reads.
         repair: tensors that stand in for some of them.
+        layer_done: called after every layer.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Probe:
         view: tuple[Mapping[str, Any], CheckpointReader] | None = None,
         loaded: LoadedWeights | None = None,
         repair: Repair | None = None,
+        layer_done: Callable[[], None] | None = None,
     ) -> None:
         self.dtype = dtype
         self.reader = loaded or (CheckpointReader(folder) if view is None else view[1])
@@ -78,25 +80,23 @@ class Probe:
         spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
         use_neuron_memory(model)
+        size = spec.widths, spec.shape.hidden
         attached = [
-            memory
-            if isinstance(memory, MemoryTensors)
-            else load_memory(memory, spec.widths, spec.shape.hidden)
-            for memory in memories
+            memory if isinstance(memory, MemoryTensors) else load_memory(memory, *size) for memory in memories
         ]
         slots = [f"m{index}" for index in range(len(attached))]
-        self._slots = {
-            memory.domain: slot
-            for slot, memory in zip(slots, attached, strict=True)
-            if memory.lora is not None
-        }
+        pairs = list(zip(slots, attached, strict=True))
+        self._slots = {memory.domain: slot for slot, memory in pairs if memory.lora is not None}
         self._model: Any = _with_adapters(model, attached, slots)
         if masks is not None:
             values = as_gates(masks)
             register_gates(model, spec, lambda: values)
+        if layer_done is not None:
+            for layer in model.get_decoder().layers:
+                layer.register_forward_hook(lambda *_: layer_done())
         self._kv = {memory.domain: memory.kv for memory in attached}
         self._neurons = {memory.domain: memory.neurons for memory in attached}
-        adapters = {slot: memory.adapter for slot, memory in zip(slots, attached, strict=True)}
+        adapters = {slot: memory.adapter for slot, memory in pairs}
         self._weights = _Weights(self.reader, adapters, dtype, {} if repair is None else repair.tensors)
         _read_on_demand(self._model, self._weights)
         self._plain = model
@@ -110,7 +110,12 @@ class Probe:
 
     @torch.no_grad()
     def hidden(self, tokens: Sequence[int], rows: Sequence[str | None]) -> Tensor:
-        """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none."""
+        """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none.
+
+        Args:
+            tokens: ids of one text, T of them.
+            rows: the memory's domain of each of B rows; None: no memory.
+        """
         embedded = self.reader.gather_rows(self._vocabulary[0], list(tokens), self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
         set_neuron_rows(self._plain, self._neurons, rows)
@@ -244,7 +249,13 @@ class _Weights(Mapping[str, Tensor]):
 
 def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]:
     """The `count` largest logits after the last token, for each row of hidden states: `{"ids", "logits",
-    "dtype"}`."""
+    "dtype"}`.
+
+    Args:
+        probe: what the hidden states come from.
+        hidden: last hidden states [B, T, D].
+        count: logits of each row.
+    """
     last = hidden[:, -1]
     best: list[tuple[Tensor, Tensor]] = []
     for first, part in probe.logits(last):
@@ -268,7 +279,12 @@ def distances_to_golden(
     probe: Probe, expected: Mapping[str | None, Mapping[str, Any]]
 ) -> dict[str | None, float]:
     """max |logit difference| to recorded golden logits, by domain (None = no memory); one pass for each set
-    of tokens."""
+    of tokens.
+
+    Args:
+        probe: the checkpoint with its memories.
+        expected: `tokens`, `ids` and `logits` by domain.
+    """
     differences: dict[str | None, float] = {}
     for tokens in {tuple(values["tokens"]) for values in expected.values()}:
         rows = [name for name, values in expected.items() if tuple(values["tokens"]) == tokens]

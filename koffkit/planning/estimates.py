@@ -71,6 +71,10 @@ def stage_seconds(recipe: Recipe, base_params: int) -> dict[str, dict[str, Range
     """Time of every stage, by device; None where the text decides, or the stage is another package's.
 
     A training token takes 6 operations a parameter, one that is only read 2.
+
+    Args:
+        recipe: with the stages.
+        base_params: parameters of the base.
     """
     training = training_tokens(recipe)
     times: dict[str, dict[str, Range] | None] = {}
@@ -87,7 +91,14 @@ def stage_seconds(recipe: Recipe, base_params: int) -> dict[str, dict[str, Range
 
 
 def net_of(base_bytes: int, backbone_bytes: int, memory_bytes: int, memories: int) -> Net:
-    """The bytes of a backbone with so many memories of the same size."""
+    """The bytes of a backbone with so many memories of the same size.
+
+    Args:
+        base_bytes: of the unpruned model.
+        backbone_bytes: of the sliced one.
+        memory_bytes: of one memory.
+        memories: how many there are.
+    """
     total = backbone_bytes + memories * memory_bytes
     even = (base_bytes - backbone_bytes) // memory_bytes if memory_bytes else None
     return Net(memories, total, base_bytes - total, even)

@@ -15,6 +15,12 @@ class Train(StrictModel):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, more time."
     )
+    max_gradient_norm: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Gradients of all that is learned are scaled down to this norm; by default never.",
+    )
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
     evaluate_every: Positive | None = Field(
         None, description="Steps between measurements of the KL on held-out text; by default none are made."
@@ -31,7 +37,14 @@ class LearningRates(StrictModel):
     lora: Rate = Field(1e-5, description="Learning rate of the LoRA matrices.")
     kv: Rate = Field(1e-2, description="Learning rate of the KV memory.")
     neurons: Rate = Field(1e-4, description="Learning rate of restored neurons that are tuned.")
-    gates: Rate = Field(1e-2, description="Learning rate of the gates; it stays constant.")
+    gates: Rate | None = Field(
+        None,
+        description="Learning rate of the gates, constant. By default 16 / max_steps, at least 0.01, up to "
+        "mask.reach_by of the steps; from there it falls to a tenth.",
+    )
+    scales: Rate = Field(
+        1e-3, description="Learning rate of the scales of mask.gates: top_k; it stays constant."
+    )
 
 
 class Training(StrictModel):

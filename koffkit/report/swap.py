@@ -9,7 +9,12 @@ from typing import Any
 
 def swap_matrix(results: Mapping[str, Any], figure: str) -> list[list[float]]:
     """`figure` of domain i (row) with memory j (column), both in the order of the domains; infinite where it
-    is beyond the range of a float."""
+    is beyond the range of a float.
+
+    Args:
+        results: of stage `evaluate`.
+        figure: `kl`, `perplexity` or `recall`.
+    """
     domains = results["domains"]
 
     def value(figures: Mapping[str, Any]) -> float:

@@ -84,6 +84,10 @@ def features(text: str, num_buckets: int) -> NDArray[np.int64]:
     of its own.
 
     Only the first 4,096 characters are read. Case matters in n-grams of characters, not of words.
+
+    Args:
+        text: the whole text.
+        num_buckets: size of the hash table.
     """
     text = text[:MAX_CHARACTERS]
     codes = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
@@ -158,7 +162,13 @@ def fit_ngrams(
 
 
 def bucket_logits(weight: Tensor, bias: Tensor, texts: Sequence[str]) -> Tensor:
-    """[N, C] from [F, C] and [C], differentiable."""
+    """[N, C] from [F, C] and [C], differentiable.
+
+    Args:
+        weight: [F, C].
+        bias: [C].
+        texts: N of them.
+    """
     import torch
     from torch.nn import functional as F
 

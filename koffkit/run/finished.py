@@ -17,6 +17,7 @@ from ..masks.container import open_complete, sliced_config
 from ..masks.file import load_masks
 from ..masks.masks import Masks
 from ..masks.repair import Repair
+from ..progress import Progress
 from .folder import RunFolder
 from .state import RunState
 
@@ -45,12 +46,15 @@ class FinishedRun:
     repair: Repair | None = None
 
     @classmethod
-    def open(cls, folder: RunFolder | Path | str, base: Path | None = None) -> FinishedRun:
+    def open(
+        cls, folder: RunFolder | Path | str, base: Path | None = None, progress: Progress | None = None
+    ) -> FinishedRun:
         """Open a run and check all its parts.
 
         Args:
             folder: the run.
             base: the unpruned model, if it is neither where the run loaded it from nor beside the run.
+            progress: told how far the reading of the base is; by default nobody is.
 
         Raises:
             UsageError: this is not a run, or it is not finished.
@@ -59,8 +63,10 @@ class FinishedRun:
         """
         folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
         state = folder.require_finished()
+        if progress is not None:
+            progress.message("checking the run and its base")
         _require_unchanged(folder, state)
-        spec = open_complete(_find_base(folder, state, base))
+        spec = open_complete(_find_base(folder, state, base, progress))
         spec.reader()
         return cls(
             folder=folder,
@@ -108,7 +114,7 @@ def _repaired(state: RunState) -> bool:
     return state.repair is not None and state.repair.sha256 is not None
 
 
-def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
+def _find_base(folder: RunFolder, state: RunState, given: Path | None, progress: Progress | None) -> Path:
     """The base that the run was made from: where it was then, or where it is now.
 
     Raises:
@@ -124,7 +130,7 @@ def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
         revision=settings["revision"],
         given=given,
     )
-    if digest_of(base, state.base.digest_kind) != state.base.fingerprint:
+    if digest_of(base, state.base.digest_kind, progress) != state.base.fingerprint:
         raise IntegrityError(
             f"{base}: this is not the base that {folder.path} was made from (its files changed since); "
             "restore it, or compress again."

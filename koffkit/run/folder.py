@@ -37,6 +37,20 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def analyses_file(self) -> Path:
+        """What `koffkit report --analyses` found."""
+        return self.path / "analyses.json"
+
+    @property
+    def completions_file(self) -> Path:
+        """Texts that `koffkit report --completions` had the models write."""
+        return self.path / "completions.json"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def checkpoints_dir(self) -> Path:
         return self.path / "checkpoints"
 

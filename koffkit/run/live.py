@@ -23,7 +23,12 @@ FIGURES = ("sparsity", "expected_sparsity", "tokens_per_second")
 
 
 def live_state(folder: RunFolder, state: RunState) -> dict[str, Any]:
-    """Who works on a run, where it is, and its last figures: what `koffkit inspect --json` has as `live`."""
+    """Who works on a run, where it is, and its last figures: what `koffkit inspect --json` has as `live`.
+
+    Args:
+        folder: the run.
+        state: its `run.json`.
+    """
     live: dict[str, Any] = {"writer": writer_in(folder.path), "stage": _stage(state)}
     rows = _recent(folder.metrics_file)
     if not rows:

@@ -32,8 +32,10 @@ class RunBudget(RecordPart):
     """The budget; see `koffkit.method.budget.Budget`."""
 
     layout: str = Field(description="`uniform` or `ragged`.")
+    layers: list[Count] | None = Field(None, description="Layers that have gates; null: all.")
     keep: dict[str, Count] = Field(
-        description="Units kept in every layer, by structure; of `ragged` what an even share would keep."
+        description="Units kept in every layer that has gates, by structure; of `ragged` what an even share "
+        "would keep."
     )
     total_units: dict[str, Count] = Field(description="Units of a layer before, by structure.")
     step_units: dict[str, Count] = Field(description="Units of a layer that go together, by structure.")
@@ -52,11 +54,17 @@ class RunBudget(RecordPart):
 class RunRepair(RecordPart):
     """The repair of the masked model (`mask.repair`)."""
 
-    kind: str = Field(description="`bias` or `least_squares`.")
-    modules: Count = Field(description="Linear modules that read something that is gone.")
-    repaired: Count = Field(description="Those whose output the repair brings closer, on held-out text.")
-    error_before: float = Field(description="Squared error of their outputs on held-out text, summed.")
-    error_after: float = Field(description="The same with the repair.")
+    kind: str = Field(
+        description="`bias`, `least_squares`, or `scales` (what `mask.gates: top_k` learned beside the mask)."
+    )
+    modules: Count | None = Field(None, description="Linear modules that read something that is gone.")
+    repaired: Count | None = Field(
+        None, description="Those whose output the repair brings closer, on held-out text."
+    )
+    error_before: float | None = Field(
+        None, description="Squared error of their outputs on held-out text, summed."
+    )
+    error_after: float | None = Field(None, description="The same with the repair.")
     sha256: Sha256 | None = Field(None, description="Of `repair.safetensors`; absent: nothing was repaired.")
 
 
@@ -65,6 +73,9 @@ class StageState(RecordPart):
 
     name: str = Field(description="As in the recipe.")
     state: StageProgress = Field(description="How far it is.")
+    seconds: float | None = Field(
+        None, ge=0, description="How long the command that finished it worked on it; absent in older runs."
+    )
 
 
 class RunState(Record):
@@ -110,14 +121,15 @@ class RunState(Record):
         """The stages in their order."""
         return [stage.name for stage in self.stages]
 
-    def with_stage(self, name: str, state: StageProgress) -> Self:
+    def with_stage(self, name: str, state: StageProgress, seconds: float | None = None) -> Self:
         """A copy with another state of one stage.
 
         Args:
             name: the stage's name.
             state: its new state.
+            seconds: how long it took, once it is done.
         """
-        stages = [
-            StageState(name=name, state=state) if stage.name == name else stage for stage in self.stages
-        ]
+        took = {} if seconds is None else {"seconds": round(seconds, 3)}
+        changed = StageState(name=name, state=state, **took)
+        stages = [changed if stage.name == name else stage for stage in self.stages]
         return self.evolve(stages=stages)

@@ -53,7 +53,16 @@ def load_backbone(
     *,
     verify: bool = False,
 ) -> LoadedBackbone:
-    """Check every file, and load the backbone; see `KoffModel.from_pretrained`."""
+    """Check every file, and load the backbone; see `KoffModel.from_pretrained`.
+
+    Args:
+        path: an export, or a backbone folder.
+        memories: domains or folders of bundles; None: all of the export.
+        device: where the model goes; None: the CPU, or where `options` say.
+        dtype: of the weights; None: as they are stored.
+        options: for `AutoModelForCausalLM.from_pretrained`.
+        verify: read every byte of the backbone's weights.
+    """
     require_koffkit_attention(options)
     target_device = None if device is None else find_device(device)
     torch_dtype = parse_dtype(dtype)
@@ -120,7 +129,12 @@ def require_koffkit_attention(options: Mapping[str, Any]) -> None:
 
 
 def select_bundles(shipped: list[Bundle], selected: Sequence[str | Path] | None) -> list[Bundle]:
-    """The selected bundles, each given as the domain of a shipped one or as a folder; None: all shipped."""
+    """The selected bundles, each given as the domain of a shipped one or as a folder; None: all shipped.
+
+    Args:
+        shipped: the bundles of the export.
+        selected: domains of shipped ones, or folders; None: all shipped.
+    """
     if selected is None:
         return shipped
     by_domain = {bundle.domain: bundle for bundle in shipped}

@@ -14,6 +14,7 @@ from ..artefact.parts import Golden
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.spec import ModelSpec
 from ..errors import KoffkitError, UsageError
+from ..progress import Progress, Silent, StepCounter
 from ..router.routed import routed
 from ..run.folder import RunFolder
 
@@ -25,8 +26,12 @@ OLD_TOLERANCE = 1e-3
 logits of 34."""
 
 
-def verify_export(path: Path) -> dict[str, Any]:
+def verify_export(path: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Verify an export.
+
+    Args:
+        path: the export.
+        progress: told of every file, tensor and layer; by default nobody is.
 
     Returns:
         `{"ok", "files", "memories", "removed", "golden": {condition: max |difference|}, "problems": [...]}`;
@@ -37,14 +42,15 @@ def verify_export(path: Path) -> dict[str, Any]:
     """
     export = open_export(path)
     removed, listed = removed_memories(export), listed_files(export)
-    problems = list(export_problems(export, whole=True))
+    progress = progress or Silent()
+    problems = list(export_problems(export, whole=True, progress=progress))
     golden: dict[str, float] = {}
     domains: list[str] = []
     if not problems:  # no logits from damaged files
         try:
             bundles = export.bundles()
             domains = [bundle.domain for bundle in bundles]
-            problems += _check_backbone(export)
+            problems += _check_backbone(export, progress)
             router = routed(export, bundles)
             if router is not None:
                 shape = _backbone_spec(export).shape
@@ -52,7 +58,7 @@ def verify_export(path: Path) -> dict[str, Any]:
             for bundle in bundles:
                 bundle.require_backbone(export.backbone_digest, export.backbone)
             if not problems:
-                golden, wrong = _check_golden(export, bundles)
+                golden, wrong = _check_golden(export, bundles, progress)
                 problems += wrong
         except KoffkitError as error:
             problems.append(str(error))
@@ -67,8 +73,12 @@ def verify_export(path: Path) -> dict[str, Any]:
     }
 
 
-def verify_run(path: Path) -> dict[str, Any]:
+def verify_run(path: Path, progress: Progress | None = None) -> dict[str, Any]:
     """`verify_export` for a finished run: the files that its `run.json` lists.
+
+    Args:
+        path: the run.
+        progress: told of every file; by default nobody is.
 
     Raises:
         UsageError: this is no finished run, or one that does not list its files.
@@ -77,7 +87,7 @@ def verify_run(path: Path) -> dict[str, Any]:
     state = run.require_finished()
     if state.files is None:
         raise UsageError(f"{run.run_file}: an earlier koffkit made this run, and lists no files; export it.")
-    problems = list(listed_problems(path, state.files, run.run_file.name))
+    problems = list(listed_problems(path, state.files, run.run_file.name, progress=progress))
     return {
         "ok": not problems,
         "path": str(path),
@@ -93,7 +103,7 @@ def _backbone_spec(export: Export) -> ModelSpec:
     return ModelSpec.open(export.backbone, family=export.manifest.base.architecture)
 
 
-def _check_backbone(export: Export) -> list[str]:
+def _check_backbone(export: Export, progress: Progress) -> list[str]:
     reader = CheckpointReader(export.backbone)
     problems = []
     for name, size in _backbone_spec(export).weight_shapes.items():
@@ -101,12 +111,14 @@ def _check_backbone(export: Export) -> list[str]:
             reader.require(name, size)
         except KoffkitError as error:
             problems.append(str(error))
-    if not problems and backbone_digest(export.backbone) != export.backbone_digest:
+    if not problems and backbone_digest(export.backbone, progress) != export.backbone_digest:
         problems.append(f"{export.backbone}: its digest is not the one in {MANIFEST}.")
     return problems
 
 
-def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, float], list[str]]:
+def _check_golden(
+    export: Export, bundles: list[Bundle], progress: Progress
+) -> tuple[dict[str, float], list[str]]:
     from ..parity.probe import Probe, distances_to_golden
 
     places: dict[str | None, Path] = {None: export.path / MANIFEST} | {
@@ -115,7 +127,9 @@ def _check_golden(export: Export, bundles: list[Bundle]) -> tuple[dict[str, floa
     recorded: dict[str | None, Golden] = {None: export.manifest.golden}
     recorded |= {bundle.domain: bundle.info.golden for bundle in bundles if bundle.info.golden is not None}
     expected = {name: logits.model_dump() for name, logits in recorded.items()}
-    distances = distances_to_golden(Probe(export.backbone, bundles), expected)
+    passes = len({tuple(values["tokens"]) for values in expected.values()})
+    step = StepCounter(progress, "golden logits", passes * _backbone_spec(export).num_layers)
+    distances = distances_to_golden(Probe(export.backbone, bundles, layer_done=step), expected)
     by_condition = {name or "none": value for name, value in distances.items()}
     limits = {name: _golden_limit(values) for name, values in recorded.items()}
     problems = [

@@ -29,7 +29,13 @@ PREFIX = "koffkit_"
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate [B, heads, T, E] by angles of the same shape: channel i together with channel i + E / 2."""
+    """Rotate [B, heads, T, E] by angles of the same shape: channel i together with channel i + E / 2.
+
+    Args:
+        states: [B, heads, T, E].
+        cos: of the angles, [B, heads, T, E].
+        sin: likewise.
+    """
     half = states.shape[-1] // 2
     turned = torch.cat([-states[..., half:], states[..., :half]], dim=-1)
     return states * cos + turned * sin

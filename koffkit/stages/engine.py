@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -37,7 +38,12 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
 def run_recipe(
-    loaded: LoadedRecipe, output: Path, *, resume: bool = False, progress: Progress | None = None
+    loaded: LoadedRecipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    progress: Progress | None = None,
 ) -> RunState:
     """Run every stage of a recipe.
 
@@ -46,6 +52,7 @@ def run_recipe(
         output: the run folder.
         resume: continue a run that was interrupted; the result is bit-identical to an uninterrupted one on
             CPU.
+        device: where to train; None: the accelerator of the machine, or the CPU without one.
         progress: where to report; by default nowhere.
 
     Returns:
@@ -53,10 +60,11 @@ def run_recipe(
 
     Raises:
         UsageError: the folder holds something else, or a run of another recipe.
+        ResourceError: the device is not available.
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
-        return _carry_out(loaded, output, None, resume, progress or Silent())
+        return _carry_out(loaded, output, None, resume, device, progress or Silent())
 
 
 def learn_memory(
@@ -66,6 +74,7 @@ def learn_memory(
     *,
     masks: Path | None = None,
     resume: bool = False,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> RunState:
     """Learn memories for a backbone that is sliced already, taught by the unpruned base; otherwise like
@@ -80,7 +89,7 @@ def learn_memory(
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
-        return _carry_out(loaded, output, backbone, resume, progress or Silent(), masks)
+        return _carry_out(loaded, output, backbone, resume, device, progress or Silent(), masks)
 
 
 def _carry_out(
@@ -88,6 +97,7 @@ def _carry_out(
     output: Path,
     backbone: Path | None,
     resume: bool,
+    device: str | None,
     progress: Progress,
     masks: Path | None = None,
 ) -> RunState:
@@ -96,7 +106,7 @@ def _carry_out(
     base = ModelSpec.open(locate(named.model, loaded.root, revision=named.revision, progress=progress))
     base.reader()  # transformers would silently load a checkpoint with missing tensors
     fresh = not run.exists
-    state = _open_run(run, loaded, base, backbone, resume)
+    state = _open_run(run, loaded, base, backbone, resume, progress)
     if state.is_finished:
         progress.message(f"{output}: already finished.")
         shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # of a command killed at its end
@@ -105,7 +115,7 @@ def _carry_out(
         _check_stages(loaded, base)
         loaded = resolve_domains(loaded, run, base, progress)
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
-        context = build_context(loaded, run, base, progress, backbone, masks)
+        context = build_context(loaded, run, base, progress, backbone, device, masks)
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             _clear(run, keep_tokens=not isinstance(error, DataError))
@@ -144,7 +154,12 @@ def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
 
 
 def _open_run(
-    run: RunFolder, loaded: LoadedRecipe, base: ModelSpec, backbone: Path | None, resume: bool
+    run: RunFolder,
+    loaded: LoadedRecipe,
+    base: ModelSpec,
+    backbone: Path | None,
+    resume: bool,
+    progress: Progress | None = None,
 ) -> RunState:
     sliced = None if backbone is None else backbone_digest(backbone)
     if run.exists:
@@ -154,7 +169,7 @@ def _open_run(
                 f"{run.path}: there is a run already ({state.state}); add --resume to continue it, or "
                 "choose another --output."
             )
-        _require_same_run(run, state, loaded.recipe, base)
+        _require_same_run(run, state, loaded.recipe, base, progress)
         if state.backbone != sliced:
             raise IntegrityError(
                 f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the "
@@ -164,10 +179,12 @@ def _open_run(
     if run.path.is_dir() and not all(is_own(path) or path == run.data_dir for path in run.path.iterdir()):
         raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
     make_folder(run.path)
-    return run.write(_new_state(loaded, base, sliced))
+    return run.write(_new_state(loaded, base, sliced, progress))
 
 
-def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec) -> None:
+def _require_same_run(
+    run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec, progress: Progress | None = None
+) -> None:
     """Refuse to continue a run with a recipe or base other than its own."""
     resolved = recipe.model_dump(mode="json")
     requested = _in_present_names(state.requested_recipe, recipe)
@@ -177,7 +194,7 @@ def _require_same_run(run: RunFolder, state: RunState, recipe: Recipe, base: Mod
             f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
             "the run, or another --output."
         )
-    if state.base.fingerprint != base.digest(state.base.digest_kind):
+    if state.base.fingerprint != base.digest(state.base.digest_kind, progress):
         raise IntegrityError(
             f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
         )
@@ -192,7 +209,9 @@ def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, An
         return requested
 
 
-def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> RunState:
+def _new_state(
+    loaded: LoadedRecipe, base: ModelSpec, sliced: str | None, progress: Progress | None
+) -> RunState:
     """`run.json` of a run that is about to begin.
 
     Args:
@@ -212,7 +231,7 @@ def _new_state(loaded: LoadedRecipe, base: ModelSpec, sliced: str | None) -> Run
         base=RunBase(
             model=recipe.base.model,
             path=str(base.folder),
-            fingerprint=base.digest(),
+            fingerprint=base.digest(progress=progress),
             digest_kind="full",
             config=dict(base.config),
         ),
@@ -242,16 +261,22 @@ def _run_stages(context: Context, state: RunState) -> RunState:
         context.results |= state.results
     for place, stage in enumerate(stages[first:], first):
         state = _note(context, state, stage.name, "running")
-        resume = checkpoint if place == first else None
+        resume, begin = checkpoint if place == first else None, time.monotonic()
         _stage_kind(stage.name).run(context, stage.options, resume)
-        state = _note(context, state, stage.name, "done")
+        state = _note(context, state, stage.name, "done", time.monotonic() - begin)
     return state
 
 
-def _note(context: Context, state: RunState, stage: str, progress: Literal["running", "done"]) -> RunState:
+def _note(
+    context: Context,
+    state: RunState,
+    stage: str,
+    progress: Literal["running", "done"],
+    seconds: float | None = None,
+) -> RunState:
     """Write the progress of a stage, and everything settled so far, into `run.json`."""
     return context.run.write(
-        state.with_stage(stage, progress).evolve(**context.learned, results=context.results)
+        state.with_stage(stage, progress, seconds).evolve(**context.learned, results=context.results)
     )
 
 

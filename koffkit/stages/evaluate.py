@@ -7,13 +7,14 @@ Legend: B batch, T tokens, D hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ..errors import DataError, Interrupted
+from ..progress import StepCounter
 from ..recipe.sources import AutoDomains
 from ..strict import Positive, StrictModel
 from .stage import StageKind
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..checkpoint.spec import ModelSpec
     from ..data.recall import Fact
     from ..method.likelihood import TokenSums
+    from ..model.batch import Batch
     from ..recipe.load import LoadedRecipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
@@ -48,6 +50,10 @@ class EvaluateOptions(StrictModel):
 def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every domain under every condition.
 
+    Args:
+        context: with the masks settled.
+        options: of the stage.
+
     Returns:
         `{"domains": {domain: {"tokens": how many were scored, "unpruned"|"backbone"|"matched": figures,
         "swap": {other: figures}}}, "mean": {...}}`.
@@ -57,13 +63,15 @@ def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, An
     """
     context.student.eval()  # no dropout and no gradient checkpointing
     domains = context.corpus.domains
-    results: dict[str, Any] = {}
-    context.progress.start("evaluate", len(domains), 0)
-    for done, domain in enumerate(domains, 1):
+    steps = sum(_num_steps(context, options, domain) for domain in domains)
+    step = StepCounter(context.progress, "evaluate", steps)
+
+    def step_done() -> None:
         if context.stop():
             raise Interrupted("interrupted in evaluate; continue with the same command and --resume.")
-        results[domain] = _evaluate_domain(context, options, domain)
-        context.progress.advance("evaluate", done, {})
+        step()
+
+    results = {domain: _evaluate_domain(context, options, domain, step_done) for domain in domains}
     finite: dict[str, Any] = _without_infinities({"domains": results, "mean": _mean(results)})
     return finite
 
@@ -81,24 +89,43 @@ def _conditions(context: Context, options: EvaluateOptions, domain: str) -> Iter
                 yield f"swap.{other}", True, other
 
 
-def _evaluate_domain(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+def _num_steps(context: Context, options: EvaluateOptions, domain: str) -> int:
+    """Calls of `step_done` for a domain: one for every condition of a batch, and of recall."""
+    sequences = context.corpus.heldout[domain].sequences(
+        context.loaded.recipe.sequence_length, options.batch_size, options.max_tokens
+    )
+    recall = context.loaded.recipe.sources[domain].prompt_field is not None
+    return len(list(_conditions(context, options, domain))) * (sum(1 for _ in sequences) + recall)
+
+
+def _evaluate_domain(
+    context: Context, options: EvaluateOptions, domain: str, step_done: Callable[[], None]
+) -> dict[str, Any]:
     import torch
 
     with torch.no_grad():
-        return _figures(context, options, domain)
+        return _figures(context, options, domain, step_done)
 
 
-def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+def _figures(
+    context: Context, options: EvaluateOptions, domain: str, step_done: Callable[[], None]
+) -> dict[str, Any]:
+    from ..arch.weights import vocab_size
     from ..data.recall import load_facts, subsample
 
     source = context.loaded.recipe.sources[domain]
     facts = None
     if source.prompt_field is not None:
         facts = load_facts(
-            source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit
+            source,
+            context.loaded.root,
+            f"domains.{domain}",
+            context.tokenizer,
+            options.recall_limit,
+            vocab_size=vocab_size(context.student.spec.config),
         )
     conditions = list(_conditions(context, options, domain))
-    sums = _likelihood(context, options, domain, conditions)
+    sums = _likelihood(context, options, domain, conditions, step_done)
     figures = {name: {"perplexity": part.perplexity, "kl": part.mean_kl} for name, part in sums.items()}
     result: dict[str, Any] = {"tokens": sums["unpruned"].tokens, "swap": {}}
     for condition in conditions:
@@ -106,6 +133,7 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
         if facts is not None:
             limit = options.swap_recall_limit if name.startswith("swap.") else None
             figures[name]["recall"] = _recall(context, condition, subsample(facts, limit))
+            step_done()
         if name.startswith("swap."):
             result["swap"][name.removeprefix("swap.")] = figures[name]
         else:
@@ -113,15 +141,21 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
     return result
 
 
-def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
+def _hidden(context: Context, batch: Batch, condition: Condition) -> Tensor:
     _, pruned, memory = condition
     with context.accelerator.autocast():
-        hidden: Tensor = context.student(ids, context.masks, memory) if pruned else context.unpruned(ids)
+        if not pruned:
+            return context.unpruned(batch.ids, batch.positions)
+        hidden: Tensor = context.student(batch.ids, context.masks, memory, batch.positions)
     return hidden
 
 
 def _likelihood(
-    context: Context, options: EvaluateOptions, domain: str, conditions: list[Condition]
+    context: Context,
+    options: EvaluateOptions,
+    domain: str,
+    conditions: list[Condition],
+    step_done: Callable[[], None],
 ) -> dict[str, TokenSums]:
     """Likelihood and KL of every condition on the held-out tokens; the teacher runs once per batch."""
     import torch
@@ -131,19 +165,15 @@ def _likelihood(
     sums = {name: TokenSums() for name, _, _ in conditions}
     length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
     head = context.student.head
-    for batch, loss_mask in context.corpus.heldout[domain].sequences(
-        length, options.batch_size, options.max_tokens
-    ):
-        ids = batch.to(context.accelerator.device)
-        scored = (
-            torch.ones_like(ids[:, 1:], dtype=torch.bool)
-            if loss_mask is None
-            else loss_mask[:, 1:].to(ids.device)
-        )
-        targets = ids[:, 1:][scored]
-        teacher = projected(_hidden(context, ids, conditions[0])[:, :-1][scored], head)
+    heldout = context.corpus.heldout[domain]
+    for batch in heldout.sequences(length, options.batch_size, options.max_tokens):
+        batch = batch.to(context.accelerator.device)
+        counted = torch.ones_like(batch.ids, dtype=torch.bool) if batch.loss_mask is None else batch.loss_mask
+        scored = counted[:, 1:]
+        targets = batch.ids[:, 1:][scored]
+        teacher = projected(_hidden(context, batch, conditions[0])[:, :-1][scored], head)
         for condition in conditions:
-            student = projected(_hidden(context, ids, condition)[:, :-1][scored], head)
+            student = projected(_hidden(context, batch, condition)[:, :-1][scored], head)
             add_tokens(
                 sums[condition[0]],
                 len(targets),
@@ -152,6 +182,7 @@ def _likelihood(
                 reference=teacher,
                 chunk_tokens=chunk,
             )
+            step_done()
     if not sums["unpruned"].tokens:
         raise DataError(
             f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use "
@@ -164,11 +195,12 @@ def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
     from torch.nn import functional as F
 
     from ..data.recall import recall
+    from ..model.batch import Batch
 
     head = context.student.head
 
     def predict(ids: Tensor) -> Tensor:
-        hidden = _hidden(context, ids.to(context.accelerator.device), condition)
+        hidden = _hidden(context, Batch(ids.to(context.accelerator.device)), condition)
         return F.linear(hidden.to(head.dtype), head).argmax(-1)
 
     return fmean(recall(predict, facts))
@@ -210,8 +242,10 @@ class Evaluate(StageKind):
         """Refuse facts whose recall cannot be measured.
 
         Raises:
-            DataError: a record lacks a field, or no answer begins at a token boundary.
+            DataError: a record lacks a field, no answer begins at a token boundary, or the model does not
+                know a token.
         """
+        from ..arch.weights import vocab_size
         from ..checkpoint.files import load_tokenizer
         from ..data.recall import load_facts
 
@@ -223,7 +257,14 @@ class Evaluate(StageKind):
         trusted = loaded.recipe.base.trust_remote_code
         tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
         for domain, source in facts.items():
-            load_facts(source, loaded.root, f"domains.{domain}", tokenizer, options.recall_limit)
+            load_facts(
+                source,
+                loaded.root,
+                f"domains.{domain}",
+                tokenizer,
+                options.recall_limit,
+                vocab_size=vocab_size(base.config),
+            )
 
     def run(self, context: Context, options: EvaluateOptions, resume: Checkpoint | None) -> None:
         context.results |= evaluate_domains(context, options)

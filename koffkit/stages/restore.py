@@ -81,7 +81,7 @@ class Restore(StageKind):
             silent = silent_outputs(unpruned.spec, masks or {})
             for domain, places in chosen.items():
                 own = columns.get(domain, {})
-                neurons = take_neurons(unpruned.model, places, dtype, own, silent)
+                neurons = take_neurons(unpruned.model, places, dtype, silent, own)
                 memories.set_neurons(domain, neurons, tuned=wanted.tuned)
             order = [stage.name for stage in context.loaded.recipe.stages].index(self.name)
             extra = {"repair": context.learned.get("repair")}

@@ -67,7 +67,7 @@ class SelectMasks(StageKind):
         _selector(options).check(loaded.recipe.mask)
 
     def run(self, context: Context, options: SelectMasksOptions, resume: Checkpoint | None) -> None:
-        from ..training.checkpoint import Checkpoint, restore, save_checkpoint
+        from ..training.checkpoint import Checkpoint, save_checkpoint
         from ..training.parity import check_first_masks
         from .outputs import save_memories
 
@@ -78,7 +78,7 @@ class SelectMasks(StageKind):
             state = Checkpoint(self.name, 0, context.tensors(), {}, {})
             save_checkpoint(context.run.checkpoints_dir, names.index(self.name), state)
         else:
-            restore(resume, context.tensors(), context.run.checkpoints_dir)
+            context.load(resume)
         context.set_masks()
         save_memories(context)
 

@@ -44,7 +44,12 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a temporary file, sync it and rename it: `path` appears whole or stays as it was."""
+    """Write a temporary file, sync it and rename it: `path` appears whole or stays as it was.
+
+    Args:
+        path: the file.
+        content: text (UTF-8) or bytes.
+    """
     with replacing_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 

@@ -157,6 +157,10 @@ def require_free(output: Path) -> None:
 def require_space(folder: Path, needed: int) -> None:
     """Refuse to start writing without enough space.
 
+    Args:
+        folder: where it will be written; it need not exist.
+        needed: bytes.
+
     Raises:
         ResourceError: less than `needed` bytes are free where `folder` will be.
     """

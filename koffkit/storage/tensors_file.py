@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_HEADER = 100_000_000
 """In bytes; the limit of the format itself."""
+MAX_TENSORS = 100_000
+"""In one file; the largest models have half as many in all their files."""
 ITEMSIZE = {
     "F64": 8,
     "F32": 4,
@@ -86,6 +88,8 @@ def read_header(
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror or reason}); {remedy}.") from None
     header = parse_json_object(text, f"{path}: damaged safetensors header", error=error, remedy=remedy)
+    if len(header) > MAX_TENSORS:
+        raise error(f"{path}: {len(header):,} tensors, the limit is {MAX_TENSORS:,} a file; {remedy}.")
     try:
         metadata = _metadata(header.pop("__metadata__", {}))
         tensors = {name: _info(path, 8 + length, entry) for name, entry in header.items()}

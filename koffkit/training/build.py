@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.convert import as_gates
 from ..masks.file import load_masks
-from ..planning.plan import budget_of, check_layers
+from ..planning.plan import budget_of, check_layers, gated_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from ..data.corpus import Corpus
     from ..model.student import Student
 
+DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"
+
 
 def build_context(
     loaded: LoadedRecipe,
@@ -29,6 +34,7 @@ def build_context(
     base: ModelSpec,
     progress: Progress,
     backbone: Path | None = None,
+    device: str | None = None,
     masks: Path | None = None,
 ) -> Context:
     """Tokenise the text, load the model, and give it the gates and memories of the recipe.
@@ -39,16 +45,17 @@ def build_context(
         base: the unpruned base.
         progress: where to report.
         backbone: a sliced backbone to learn memories for, taught by `base`; None: the student is `base`.
+        device: where to train; None: the accelerator of the machine, or the CPU without one.
         masks: what the backbone was sliced by, if that is known.
 
     Raises:
+        ResourceError: the device is not available.
         DataError: a source of text cannot be used.
         UsageError: a tracker is not installed.
         IntegrityError: what transformers loads is not what koffkit reads.
     """
     from ..data.corpus import prepare
-    from ..model.loaded import require_same_tensors
-    from ..model.student import Student, load_frozen
+    from ..model.student import Student
 
     recipe = loaded.recipe
     tokenizer = load_tokenizer(base.folder, trust_remote_code=recipe.base.trust_remote_code)
@@ -61,16 +68,14 @@ def build_context(
         vocab_size=vocab_size(base.config),
         begun=run.metrics_file.is_file(),
     )
-    accelerator = make_accelerator(recipe, run)
+    accelerator = make_accelerator(recipe, run, device)
     progress.message(f"loading {recipe.base.model}")
-    model = load_frozen(str(base.folder), recipe.base.dtype, trust_remote_code=recipe.base.trust_remote_code)
-    require_same_tensors(model, base)
+    model = _load(base, recipe, progress)
     spec, teacher = base, None
     if backbone is not None:
         teacher = accelerator.prepare_model(Student(model, base, None, None))
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
-        model = load_frozen(str(backbone), recipe.base.dtype)
-        require_same_tensors(model, spec)
+        model = _load(spec, recipe, progress)
     student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
@@ -87,6 +92,17 @@ def build_context(
         teacher=teacher,
         backbone_masks=sliced_by,
     )
+
+
+def _load(spec: ModelSpec, recipe: Recipe, progress: Progress) -> Any:
+    """A frozen model, once it is known to be what its files hold."""
+    from ..model.loaded import require_same_tensors
+    from ..model.student import load_frozen
+
+    trusted = recipe.base.trust_remote_code
+    model = load_frozen(str(spec.folder), recipe.base.dtype, trust_remote_code=trusted)
+    require_same_tensors(model, spec, progress)
+    return model
 
 
 def _start_memories(recipe: Recipe, student: Student, corpus: Corpus) -> None:
@@ -114,17 +130,18 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
     from ..model.gating import Gates, gate_points
     from ..model.memory import Memories
     from ..model.student import Student
+    from ..model.top_k_gates import TopKGates
 
     mask, memory = recipe.mask, recipe.memory
-    gates = None
+    gates: Gates | None = None
     if gated:
+        points = gate_points(spec.arch, mask.structure_names, mask.placement)
         start = initial_log_alpha(mask.init_open, mask.start_temperature)
-        gates = Gates(
-            spec,
-            gate_points(spec.arch, mask.structure_names, mask.placement),
-            start,
-            mask.start_temperature,
-        )
+        if mask.gates == "top_k":
+            gates = TopKGates(spec, points, budget_of(recipe, spec))
+        else:
+            layers = gated_layers(recipe, spec.num_layers)
+            gates = Gates(spec, points, start, mask.start_temperature, layers)
     layers = check_layers(recipe, spec.num_layers)
     memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if recipe.train.gradient_checkpointing:
@@ -132,25 +149,58 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
     return Student(model, spec, gates, memories)
 
 
-def make_accelerator(recipe: Recipe, run: RunFolder) -> Any:
+def make_accelerator(recipe: Recipe, run: RunFolder, device: str | None = None) -> Any:
     """Set up device placement, precision and trackers.
 
+    Args:
+        recipe: its `train` says with which precision and trackers.
+        run: where trackers keep their files.
+        device: `cpu`, `cuda:1`, ...; None: as accelerate chooses.
+
     Raises:
-        UsageError: a tracker is not installed.
+        UsageError: a tracker is not installed, or there is no such kind of device.
+        ResourceError: the device is not available.
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
 
-    _check_trackers(recipe.train.trackers)
-    # accelerate keeps one state per process, which would impose this run's precision on the next
-    AcceleratorState._reset_state()
     trackers = recipe.train.trackers
-    accelerator = Accelerator(
-        mixed_precision=recipe.train.precision, log_with=trackers or None, project_dir=str(run.path)
-    )
+    _check_trackers(trackers)
+    with _device_of_accelerate(device) as on_cpu:
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=recipe.train.precision,
+            log_with=trackers or None,
+            project_dir=str(run.path),
+        )
     if trackers:
         accelerator.init_trackers(recipe.name)
     return accelerator
+
+
+@contextmanager
+def _device_of_accelerate(device: str | None) -> Iterator[bool]:
+    """Let an Accelerator made in the block use `device`; yields whether that is the CPU.
+
+    accelerate keeps one state per process, which would impose precision and device of this run on the next;
+    it takes a device from the environment alone.
+    """
+    from accelerate.state import AcceleratorState
+
+    from ..devices import find_device
+
+    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
+    if device is None:
+        yield False
+        return
+    chosen, before = find_device(device), os.environ.get(DEVICE_VARIABLE)
+    os.environ[DEVICE_VARIABLE] = str(chosen)
+    try:
+        yield chosen.type == "cpu"
+    finally:
+        if before is None:
+            del os.environ[DEVICE_VARIABLE]
+        else:
+            os.environ[DEVICE_VARIABLE] = before
 
 
 def _check_trackers(names: list[str]) -> None:

@@ -17,6 +17,7 @@ from ..masks.masks import Masks, kept_counts
 from ..masks.repair import Repair
 from ..method.budget import Budget
 from ..model.student import Student
+from ..model.top_k_gates import TopKGates
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
@@ -57,10 +58,10 @@ class Context:
         """What the backbone lacks, hard gates [L, U] by structure, whether the student is sliced or gated."""
         return self.masks if self.teacher is None else self.backbone_masks
 
-    def unpruned(self, input_ids: Tensor) -> Tensor:
+    def unpruned(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [B, T, D] of the unpruned model; no structure prunes the head, so the student's
         `head` fits."""
-        hidden: Tensor = (self.teacher or self.student)(input_ids)
+        hidden: Tensor = (self.teacher or self.student)(input_ids, positions=positions)
         return hidden
 
     def tensors(self) -> dict[str, Tensor]:
@@ -70,6 +71,8 @@ class Context:
         tensors = {} if memories is None else memories.tensors()
         if gates is not None:
             tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
+        if isinstance(gates, TopKGates):
+            tensors |= {f"scales.{name}": value for name, value in gates.scale.items()}
         return tensors
 
     def load(self, checkpoint: Checkpoint) -> None:

@@ -1,8 +1,8 @@
 """The distillation loop that `learn_masks` and `recover` share.
 
 A domain step takes a batch of one domain with its memory attached; every `retention_every` steps a batch of
-retention text with a random memory updates the mask only (method, section 4). What happens at a step is a
-pure function of (seed, step).
+retention text with a random memory updates the mask, and that memory only if asked to (method, section 4).
+What happens at a step is a pure function of (seed, step).
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from ..errors import IntegrityError, Interrupted
 from ..method.controller import make_controller
 from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
+from ..model.batch import Batch
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
 from .figures import gradient_figures, rates
 from .heldout import heldout_kl
-from .optimizer import parameter_groups
+from .optimizer import OF_MASK, parameter_groups
 from .parity import check_first_masks
 from .profile import peak_memory, span
 from .saliency import warm_start
 from .schedule import Schedule
-from .sparsity import active_and_target, expected_sparsity
+from .sparsity import active_and_target, sparsity_figures
 
 LOW_MASS = 0.9
 """Teacher's probability mass on its top tokens, below which the loss hardly constrains the rest."""
@@ -72,6 +73,7 @@ class DistillationLoop:
             lambda_init=mask.lambda_init,
             lambda_rate=mask.lambda_rate,
             rise_steps=int(mask.reach_by * options.max_steps),
+            scaling=mask.lambda_scaling,
         )
         self.objective = Objective.named(self.recipe.distill.loss, self.recipe.distill)
         retention = train_gates and context.corpus.retention is not None
@@ -121,9 +123,9 @@ class DistillationLoop:
         domain, retention = self.schedule.step(step)
         self._set_temperature(self.schedule.temperature(step))
         for part in range(accumulation):
-            batch, loss_mask = self._batch(step, part, domain, retention)
-            tokens += batch.numel()
-            loss, terms = self._loss(batch, loss_mask, step * accumulation + part, domain)
+            batch = self._batch(step, part, domain, retention)
+            tokens += batch.ids.numel()
+            loss, terms = self._loss(batch, step * accumulation + part, domain)
             for key, value in terms.items():
                 figures[key] = figures.get(key, 0.0) + value / accumulation
             self._require_finite(figures, step)
@@ -132,7 +134,8 @@ class DistillationLoop:
         figures |= gradient_figures(self.groups)
         with span("update"):
             self._update(step, retention)
-        figures |= self._sparsity()
+        gates = self.student.gates if self.train_gates else None
+        figures |= sparsity_figures(gates, self.context.budget, self.recipe.mask.local_sparsity)
         seconds = time.perf_counter() - begin
         self._warn_low_mass(figures)
         return figures | {
@@ -150,7 +153,7 @@ class DistillationLoop:
         if every is None or done % every:
             return {}
         gates = self.student.gates if self.train_gates else None
-        masks = self.context.masks if gates is None else gates.hard(self.context.budget)
+        masks = self.context.masks if gates is None else gates.fixed(self.context.budget)
         batch_size = self.options.batch_size
         return {"heldout_kl": heldout_kl(self.context, masks, batch_size, with_memory=self.with_memory)}
 
@@ -158,31 +161,28 @@ class DistillationLoop:
         if self.student.gates is not None and self.train_gates:
             self.student.gates.temperature = temperature
 
-    def _batch(self, step: int, part: int, domain: str, retention: bool) -> tuple[Tensor, Tensor | None]:
-        """Token ids [B, T], and which of them the loss counts (None: all)."""
+    def _batch(self, step: int, part: int, domain: str, retention: bool) -> Batch:
         visit = self.schedule.visit(step, retention) * self.recipe.train.gradient_accumulation + part
         return self.batch_of(None if retention else domain, visit)
 
-    def batch_of(self, domain: str | None, visit: int) -> tuple[Tensor, Tensor | None]:
+    def batch_of(self, domain: str | None, visit: int) -> Batch:
         """The batch with the number `visit` of a domain, or of retention text for None."""
         stream = self.context.corpus.retention if domain is None else self.context.corpus.train[domain]
         assert stream is not None
         offset = self.names.index(self.name)
+        of_retention = self.recipe.distill.retention_batch_size if domain is None else None
         place = (
             visit,
-            self.options.batch_size,
+            of_retention or self.options.batch_size,
             self.recipe.sequence_length,
             self.recipe.seed + 1000 * offset,
         )
-        device, loss_mask = self.context.accelerator.device, stream.loss_mask(*place)
-        return stream.batch(*place).to(device), None if loss_mask is None else loss_mask.to(device)
+        return stream.batch(*place).to(self.context.accelerator.device)
 
-    def _loss(
-        self, batch: Tensor, loss_mask: Tensor | None, sample: int, domain: str
-    ) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, batch: Batch, sample: int, domain: str) -> tuple[Tensor, dict[str, float]]:
         """The loss to minimise, and its terms as numbers."""
         loss, figures = self.distillation(
-            batch, loss_mask, domain if self.with_memory else None, self._gate_values(sample)
+            batch, domain if self.with_memory else None, self._gate_values(sample)
         )
         if self.train_gates and self.student.gates is not None:
             penalty = self.controller.penalty(*self._active_and_target())
@@ -191,13 +191,12 @@ class DistillationLoop:
         return loss, figures
 
     def distillation(
-        self, batch: Tensor, loss_mask: Tensor | None, memory: str | None, values: Mapping[str, Tensor] | None
+        self, batch: Batch, memory: str | None, values: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of the student with these gate values and this memory, without the sparsity penalty.
 
         Args:
-            batch: token ids [B, T].
-            loss_mask: which of them the loss counts, boolean [B, T]; None: all.
+            batch: sequences.
             memory: the domain whose memory is attached, or None.
             values: gates [L, U] by name; None: all off.
 
@@ -209,22 +208,21 @@ class DistillationLoop:
             teacher = None
             if objective.loss.needs_teacher:
                 with span("teacher"), torch.no_grad():
-                    teacher = self.context.unpruned(batch)
+                    teacher = self.context.unpruned(batch.ids, batch.positions)
             with span("student"):
-                hidden = student(batch, values, memory)
-            positions = torch.ones_like(batch, dtype=torch.bool)
+                hidden = student(batch.ids, values, memory, batch.positions)
+            scored = torch.ones_like(batch.ids, dtype=torch.bool)
             if (
-                objective.loss.needs_labels or loss_mask is not None
+                objective.loss.needs_labels or batch.loss_mask is not None
             ):  # each position predicts the token that follows it
-                positions = torch.nn.functional.pad(
-                    positions[:, 1:] if loss_mask is None else loss_mask[:, 1:], (0, 1), value=False
-                )
-            labels = batch.roll(-1, 1)[positions] if objective.loss.needs_labels else None
-            rows = None if teacher is None else teacher[positions]
+                counted = scored if batch.loss_mask is None else batch.loss_mask
+                scored = torch.nn.functional.pad(counted[:, 1:], (0, 1), value=False)
+            labels = batch.ids.roll(-1, 1)[scored] if objective.loss.needs_labels else None
+            rows = None if teacher is None else teacher[scored]
             chunk = self.recipe.distill.chunk_tokens
             with span("loss"):
                 loss, covered, terms = training_loss(
-                    hidden[positions], rows, labels, student.head, objective, chunk
+                    hidden[scored], rows, labels, student.head, objective, chunk
                 )
         return loss, {"loss": loss.item(), "covered_mass": covered.item()} | {
             name: value.item() for name, value in terms.items()
@@ -243,7 +241,7 @@ class DistillationLoop:
         """Expected active fractions and their targets, one entry per constraint."""
         student = self.student
         assert student.gates is not None
-        return active_and_target(student.gates, self.context.budget, student.spec.num_layers)
+        return active_and_target(student.gates, self.context.budget, self.recipe.mask.local_sparsity)
 
     def _require_finite(self, figures: Mapping[str, float], step: int) -> None:
         if not math.isfinite(figures["loss"]):
@@ -256,27 +254,27 @@ class DistillationLoop:
 
     def _update(self, step: int, retention: bool) -> None:
         assert self.optimizer is not None
-        rates = self.options.lr
-        scale = self.schedule.rate_scale(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = getattr(rates, group["name"]) * (1.0 if group["name"] == "gates" else scale)
-            if retention and group["name"] != "gates":
+            gates = group["name"] in OF_MASK
+            group["lr"] = self._rate(group["name"], step)
+            if retention and not gates and self.recipe.distill.retention_updates == "mask":
                 for parameter in group["params"]:
                     parameter.grad = None
+        if self.recipe.train.max_gradient_norm is not None:
+            parameters = [parameter for group in self.groups.values() for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.train_gates and self.student.gates is not None:
             with torch.no_grad():
                 self.controller.update(*self._active_and_target())
 
-    def _sparsity(self) -> dict[str, float]:
-        """The fraction of all base parameters that the hard mask removes, and the fraction that the gates are
-        now expected to remove."""
-        gates, budget = self.student.gates, self.context.budget
-        figures = {"sparsity": budget.global_sparsity}
-        if self.train_gates and gates is not None:
-            figures["expected_sparsity"] = expected_sparsity(gates, budget)
-        return figures
+    def _rate(self, name: str, step: int) -> float:
+        """The learning rate of a parameter group; that of scales stays constant."""
+        if name == "gates":
+            return self.schedule.gate_rate(step)
+        rate: float = getattr(self.options.lr, name)
+        return rate if name in OF_MASK else rate * self.schedule.rate_scale(step)
 
     def _track(self, step: int, figures: Mapping[str, Any]) -> None:
         """To the trackers of accelerate, with steps numbered across all stages."""

@@ -116,10 +116,11 @@ def _read(context: Context, sums: _Sums, text: Mapping[str, tuple[PackedTokens, 
     try:
         for index, stream, visit in watched("repair", jobs, context):
             place[:] = index, int(visit % CHECKED == 1)
-            ids = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
+            batch = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
+            batch = batch.to(context.accelerator.device)
             with context.accelerator.autocast():
-                unpruned(ids.to(context.accelerator.device))
-            sums.tokens[place[0], place[1]] += ids.numel()
+                unpruned(batch.ids, positions=batch.positions)
+            sums.tokens[place[0], place[1]] += batch.ids.numel()
     finally:
         for handle in handles:
             handle.remove()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..masks.convert import as_masks
 from ..method.refit import Refit, reconstruction_error, refit
 from ..method.restoring import mixed
-from ..model.linear import base_linear
+from ..model.linear import plain_linear
 from ..model.neuron_memory import mlp_modules
 from ..planning.neurons import STRUCTURE
 from .context import Context
@@ -76,7 +76,7 @@ def repair_with_neurons(context: Context, places: Places, own_share: float) -> N
     """
     assert context.masks is not None
     keep = context.masks[STRUCTURE].bool()
-    downs = {layer: base_linear(mlp.down_proj).weight for layer, mlp in mlp_modules(context.student.model)}
+    downs = {layer: plain_linear(mlp.down_proj).weight for layer, mlp in mlp_modules(context.student.model)}
     repair = NeuronRepair(memories={domain: {} for domain in places})
     for moments in layer_moments(context):
         layer = moments.layer
@@ -102,26 +102,23 @@ def _add_layer(
 ) -> None:
     """Take a layer's fit if it helps on the text that checks it."""
     own = {name: value for name, value in moments.fit.items() if name != RETENTION}
-    fitted = refit(
-        weight,
-        keep,
-        {**moments.fit, **mixed(own, own_share)},
-        restored,
-        context.loaded.recipe.mask.repair_damping,
-    )
-    exact = Refit(weight[:, keep], {name: weight[:, own] for name, own in restored.items()})
-    before, after = (
+    text = {**moments.fit, **mixed(own, own_share)}
+    tried = [Refit(weight[:, keep], {name: weight[:, own] for name, own in restored.items()})]
+    tried += [refit(weight, keep, text, restored, damping) for damping in context.loaded.recipe.mask.dampings]
+    errors = [
         sum(
             reconstruction_error(
                 weight, check, keep, columns.backbone, restored[name], columns.memories[name]
             )
             for name, check in moments.check.items()
         )
-        for columns in (exact, fitted)
-    )
-    repair.before += before
-    repair.after += min(before, after)
-    if after < before:
+        for columns in tried
+    ]
+    best = errors.index(min(errors))
+    repair.before += errors[0]
+    repair.after += errors[best]
+    if best:
+        fitted = tried[best]
         whole = weight.clone()
         whole[:, keep] = fitted.backbone
         repair.backbone[moments.layer] = whole

@@ -20,6 +20,7 @@ from ..model.loaded import LoadedWeights
 from ..model.memory import Memories, lora_config
 from ..parity.compare import require_same
 from ..parity.probe import Probe, probe_tokens
+from ..progress import StepCounter
 from .context import Context
 
 
@@ -37,6 +38,7 @@ def check_first_masks(context: Context) -> None:
     if gates is None:
         return
     context.progress.message("checking that masked and sliced agree")
+    step = StepCounter(context.progress, "first parity", 2 * context.student.spec.num_layers + 2)
     spec = open_complete(context.student.spec.folder)
     masks = as_masks(gates.hard(context.budget))
     whole = [] if memories is None or not memories.exist else [_random(memories, context.loaded.recipe.seed)]
@@ -45,14 +47,17 @@ def check_first_masks(context: Context) -> None:
         spec.folder,
         [_cut(memory, spec, masks) for memory in whole],
         view=(sliced_config(spec, masks), reader),
+        layer_done=step,
     )
     tokens, domains = probe_tokens(sliced.vocabulary), [memory.domain for memory in whole]
     with LoadedWeights(spec.folder) as loaded:
-        masked = Probe(spec.folder, whole, masks, loaded=loaded)
+        step()
+        masked = Probe(spec.folder, whole, masks, loaded=loaded, layer_done=step)
         hidden, expected = (probe.hidden(tokens, [None, *domains]) for probe in (sliced, masked))
         require_same(
             sliced, hidden, masked, expected, domains, "nothing was learned, for the export would be refused"
         )
+        step()
 
 
 def _random(memories: Memories, seed: int) -> MemoryTensors:

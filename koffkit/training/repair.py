@@ -24,10 +24,13 @@ from ..masks.masks import Masks
 from ..masks.repair import FORMAT, Repair, new_biases, readers
 from ..masks.slicing import backbone_slices
 from ..method.repair import Moments, least_squares, mean_bias, squared_error
-from ..model.linear import base_linear
+from ..model.batch import Batch
+from ..model.linear import plain_linear
+from ..model.top_k_gates import TopKGates
 from ..storage.files import write_atomically
 from .checkpoint import STORED
 from .context import Context, watched
+from .scales import folded_scales
 
 HELD_OUT = 0.25
 """Share of the calibration text that decides whether a repair helps."""
@@ -62,8 +65,11 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
         DataError: the text is too short to hold out a part.
         Interrupted: the user asked to stop.
     """
-    kind = context.loaded.recipe.mask.repair
+    kind, gates = context.loaded.recipe.mask.repair, context.student.gates
     context.run.repair_file.unlink(missing_ok=True)
+    if isinstance(gates, TopKGates):
+        context.learned["repair"] = {"kind": "scales"}
+        return _written(context, folded_scales(context.student, gates, masks))
     if kind == "none" or context.loaded.recipe.repairs_with_neurons:
         return None
     kept = kept_inputs(context, masks)
@@ -94,7 +100,10 @@ def repair_modules(
     )
     figures = {"kind": kind, "modules": len(found), "repaired": len(helped)}
     context.learned["repair"] = figures | {"error_before": before, "error_after": after}
-    return _written(context, found) if helped else None
+    tensors = {
+        f"{module}.{kind}": value for module, part in found.items() for kind, value in part.tensors.items()
+    }
+    return _written(context, tensors) if helped else None
 
 
 def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
@@ -126,7 +135,7 @@ class _Gathering:
         device = context.student.head.device
         for name in names:
             module = context.student.model.get_submodule(name)
-            width = base_linear(module).in_features
+            width = plain_linear(module).in_features
             self.moments[name] = Moments.zeros(width, device), Moments.zeros(width, device)
             self.handles.append(module.register_forward_pre_hook(partial(self._receive, name)))
 
@@ -139,17 +148,18 @@ def _moments(context: Context, names: Sequence[str]) -> dict[str, tuple[Moments,
     """Run the calibration text through the unpruned model."""
     gathering = _Gathering(context, names)
     try:
-        for ids, held_out in watched("repair", _text(context), context):
+        for batch, held_out in watched("repair", _text(context), context):
             gathering.held_out = held_out
             with context.accelerator.autocast():
-                context.unpruned(ids.to(context.accelerator.device))
+                there = batch.to(context.accelerator.device)
+                context.unpruned(there.ids, there.positions)
     finally:
         for handle in gathering.handles:
             handle.remove()
     return gathering.moments
 
 
-def _text(context: Context) -> list[tuple[Tensor, bool]]:
+def _text(context: Context) -> list[tuple[Batch, bool]]:
     """Sequences [1, T] of the training text of all domains and of retention text, each with whether it is
     held out; no token comes twice."""
     recipe, corpus = context.loaded.recipe, context.corpus
@@ -160,8 +170,8 @@ def _text(context: Context) -> list[tuple[Tensor, bool]]:
         count = min(wanted, stream.sequences_of_epoch(recipe.sequence_length))
         fitted = count - int(count * HELD_OUT) if count > 3 else max(1, count - 1)
         for visit in range(count):
-            ids = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
-            text.append((ids, visit >= fitted))
+            batch = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
+            text.append((batch, visit >= fitted))
     if not any(held_out for _, held_out in text):
         raise DataError(
             f"mask.repair: {len(text)} sequences of calibration text are too few to hold one out; add text, "
@@ -173,7 +183,7 @@ def _text(context: Context) -> list[tuple[Tensor, bool]]:
 def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: Moments) -> Repaired:
     """The repair of one module, if it helps on held-out text."""
     mask = context.loaded.recipe.mask
-    linear = base_linear(context.student.model.get_submodule(name))
+    linear = plain_linear(context.student.model.get_submodule(name))
     kept = kept.to(linear.weight.device)
     before = squared_error(linear.weight, kept, held_out)
     if mask.repair == "bias":
@@ -181,26 +191,22 @@ def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: M
         after = squared_error(linear.weight, kept, held_out, bias=bias)
         tensors = {"bias": bias if linear.bias is None else bias + linear.bias}
     else:
-        replaced = least_squares(linear.weight, kept, fit, mask.repair_damping)
-        after, tensors = squared_error(linear.weight, kept, held_out, replaced=replaced), {"weight": replaced}
+        tried = [least_squares(linear.weight, kept, fit, damping) for damping in mask.dampings]
+        errors = [squared_error(linear.weight, kept, held_out, replaced=replaced) for replaced in tried]
+        after = min(errors)
+        tensors = {"weight": tried[errors.index(after)]}
     return Repaired(tensors, before, after) if after < before else Repaired({}, before, before)
 
 
-def _written(context: Context, found: dict[str, Repaired]) -> Repair:
+def _written(context: Context, replaced: Mapping[str, Tensor]) -> Repair:
     """Write `repair.safetensors` in the types of the base's file, with every bias that the config switches
     on."""
     from safetensors.torch import save
 
     spec, mask = context.student.spec, context.loaded.recipe.mask
-    tensors: dict[str, Tensor] = {}
-    if mask.repair == "bias":
-        sizes = new_biases(spec, readers(spec, mask.structure_names))
-        tensors = {name: torch.zeros(size) for name, size in sizes.items()}
-    for module, part in found.items():
-        tensors |= {f"{module}.{kind}": value for kind, value in part.tensors.items()}
-    stored = spec.reader().tensors
-    typed = {}
-    for name, value in tensors.items():
+    sizes = new_biases(spec, readers(spec, mask.structure_names)) if mask.repair == "bias" else {}
+    stored, typed = spec.reader().tensors, {}
+    for name, value in ({name: torch.zeros(size) for name, size in sizes.items()} | dict(replaced)).items():
         dtype = STORED_AS[stored[f"{name.rpartition('.')[0]}.weight"].dtype]
         typed[name] = value.detach().cpu().to(dtype).contiguous()
     path = context.run.repair_file

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
 from ..method.restoring import NeuronSums, choose_neurons, mixed
-from ..model.linear import base_linear
+from ..model.linear import plain_linear
 from ..model.neuron_memory import BIASES, WEIGHTS, Neurons, mlp_modules
 from ..planning.neurons import STRUCTURE, restored_neurons
 from .context import Context, watched
@@ -46,7 +46,7 @@ def choose_by_domain(
     student.eval()  # no gradient checkpointing: a layer's activation and slope are read in one pass
     sums = _sums_by_domain(context, batches, batch_size)
     columns = torch.stack(
-        [base_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
+        [plain_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
     )
     scores = {
         domain: own.sensitivity()
@@ -78,14 +78,14 @@ def _sums_by_domain(context: Context, batches: int, batch_size: int) -> dict[str
     }
     jobs = [(domain, visit) for domain in corpus.domains for visit in range(batches)]
     for place, (domain, visit) in enumerate(watched("restore", jobs, context)):
-        ids = corpus.train[domain].batch(visit, batch_size, recipe.sequence_length, recipe.seed).to(device)
+        batch = corpus.train[domain].batch(visit, batch_size, recipe.sequence_length, recipe.seed).to(device)
         generator = torch.Generator().manual_seed((recipe.seed + SEED) * 1_000_003 + place)
         with _reading(student.model, sums[domain]), context.accelerator.autocast():
-            hidden = student(ids)
+            hidden = student(batch.ids, positions=batch.positions)
             hidden.backward(
                 _likelihood_slope(hidden.detach(), student.head, generator, recipe.distill.chunk_tokens)
             )
-        sums[domain].tokens += ids.numel()
+        sums[domain].tokens += batch.ids.numel()
     return sums
 
 
@@ -154,8 +154,8 @@ def take_neurons(
     model: Any,
     places: Mapping[int, Tensor],
     dtype: torch.dtype,
-    columns: Mapping[int, Tensor] | None = None,
     silent: Mapping[int, Tensor] | None = None,
+    columns: Mapping[int, Tensor] | None = None,
 ) -> dict[int, Neurons]:
     """Copies of neurons of a model, by layer.
 
@@ -163,8 +163,8 @@ def take_neurons(
         model: the unpruned transformers model.
         places: of the neurons, by layer.
         dtype: of the copies.
-        columns: columns of down [D, n] that stand in for the model's own, by layer.
         silent: outputs of the MLPs that stay zero, by layer (`silent_outputs`).
+        columns: columns of down [D, n] that stand in for the model's own, by layer.
     """
     taken = {}
     for index, mlp in mlp_modules(model):
@@ -174,7 +174,7 @@ def take_neurons(
         values = {"neurons": chosen}
         for name in (*WEIGHTS.values(), *BIASES.values()):
             module, _, half = name.partition(".")
-            value = getattr(base_linear(getattr(mlp, module)), half)
+            value = getattr(plain_linear(getattr(mlp, module)), half)
             if value is not None:
                 own = value[:, chosen] if module == "down_proj" else value[chosen]
                 values[name] = own.detach().to(dtype).clone()

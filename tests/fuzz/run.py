@@ -23,7 +23,8 @@ class Report:
     """What a run of the fuzzer met.
 
     Args:
-        slowest: seconds, and which input. largest: bytes by which the process grew, and for which input.
+        slowest: seconds of processor time, and which input.
+        largest: bytes by which the process grew, and for which input.
         foreign: an input and the traceback of what is no error of ours.
     """
 
@@ -34,11 +35,19 @@ class Report:
     foreign: list[tuple[str, str]] = field(default_factory=list)
 
 
-def fuzz(names: Iterable[str], inputs: int, seed: int, folder: Path) -> Report:
-    """`inputs` damaged inputs of each target; input `i` of a seed is always the same."""
+def fuzz(names: Iterable[str], inputs: int, seed: int, folder: Path, first: int = 0) -> Report:
+    """Damaged inputs of each target; input `i` of a seed is always the same.
+
+    Args:
+        names: the targets.
+        inputs: how many of each.
+        seed: of all.
+        folder: to write to.
+        first: the number of the first input.
+    """
     report = Report()
     for name in names:
-        for number in range(inputs):
+        for number in range(first, first + inputs):
             _one(name, f"{seed}/{number}", folder, report)
     return report
 
@@ -46,7 +55,7 @@ def fuzz(names: Iterable[str], inputs: int, seed: int, folder: Path) -> Report:
 def _one(name: str, key: str, folder: Path, report: Report) -> None:
     target, label = TARGETS[name], f"{name} {key}"
     data = target.make(random.Random(f"{name}/{key}"))
-    before, start = _peak(), time.perf_counter()
+    before, start = _peak(), time.process_time()
     try:
         target.read(data, folder)
     except KoffkitError as error:
@@ -56,7 +65,7 @@ def _one(name: str, key: str, folder: Path, report: Report) -> None:
     except Exception:
         report.foreign.append((label, traceback.format_exc(limit=-4)))
     report.inputs += 1
-    report.slowest = max(report.slowest, (time.perf_counter() - start, label))
+    report.slowest = max(report.slowest, (time.process_time() - start, label))
     report.largest = max(report.largest, (_peak() - before, label))
 
 

@@ -19,7 +19,7 @@ import zstandard
 from koffkit.data.chat import check_conversation, conversation_ids
 from koffkit.data.sources import documents, file_source
 from koffkit.recipe.builtin import shipped
-from koffkit.recipe.load import load_recipe
+from koffkit.recipe.load import load_recipe, recipe_from_tree
 
 from ..common import make_tokenizer
 from .mutate import changed, damaged
@@ -45,12 +45,17 @@ def _recipes() -> list[bytes]:
     return [shipped()[name].read_bytes() for name in ("quickstart", names[1], names[-1])]
 
 
+@cache
+def _trees() -> list[Any]:
+    return [yaml.safe_load(recipe) for recipe in _recipes()]
+
+
 def _recipe_text(draw: random.Random) -> bytes:
     return damaged(draw.choice(_recipes()), draw)
 
 
 def _recipe_tree(draw: random.Random) -> bytes:
-    tree = yaml.safe_load(draw.choice(_recipes()))
+    tree = draw.choice(_trees())
     for _ in range(draw.choice((1, 1, 2, 4))):
         tree = changed(tree, draw)
     return json.dumps(tree).encode()
@@ -82,7 +87,8 @@ def _table(draw: random.Random) -> bytes:
 
 def _packed(pack: Callable[[bytes], bytes]) -> Callable[[random.Random], bytes]:
     text = "\n\n".join(f"river stone {n}" for n in range(60)).encode()
-    return lambda draw: damaged(pack(text) + pack(text), draw)
+    packed = pack(text) + pack(text)
+    return lambda draw: damaged(packed, draw)
 
 
 def _talk(draw: random.Random) -> bytes:
@@ -120,7 +126,8 @@ def _read_recipe(data: bytes, folder: Path) -> None:
 
 
 def _read_override(data: bytes, folder: Path) -> None:
-    load_recipe("quickstart", [data.decode("utf-8", "replace")]).recipe.model_dump_json()
+    recipe = _trees()[0]  # quickstart
+    recipe_from_tree(recipe, [data.decode("utf-8", "replace")], folder).recipe.model_dump_json()
 
 
 def _read_documents(name: str) -> Read:

@@ -30,6 +30,7 @@ def grown(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(root)
     try:
         shutil.copytree(shipped.export, root / "out")
+        shutil.copytree(shipped.recipe.parent / "data", root / "data")
         add_memory(root / "out", "east", {"text": ["east.txt"]}, overrides=LEARNED)
     finally:
         os.chdir(before)

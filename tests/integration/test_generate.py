@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from koffkit.checkpoint.fingerprint import SAMPLE_BYTES, SAMPLES
+
 from ..common import sentences
 from ..conftest import Koffkit, Shipped
 
@@ -91,3 +93,24 @@ def test_chat_needs_a_template_and_shows_the_answer_alone(
         "generate", out, "--prompt", "<s>river</s>", "--memory", "none", "--max-new-tokens", 3
     ).out
     assert plain == f"<s>river</s>{answer}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--prompt", "x", "--memory", "none", "--max-new-tokens", 1],
+        ["evaluate", "--data", "east.txt"],
+    ],
+)
+def test_verify_reads_every_byte_of_the_backbone(command: list[object], out: Path, koffkit: Koffkit) -> None:
+    """A bit between two of the samples flips."""
+    weights = out / "backbone" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    between = len(content) * 3 // (2 * SAMPLES)
+    assert between > len(content) // SAMPLES + SAMPLE_BYTES
+    content[between] ^= 1
+    weights.write_bytes(content)
+    assert koffkit(command[0], out, *command[1:]).code == 0
+    refused = koffkit(command[0], out, *command[1:], "--verify")
+    assert refused.code == 4
+    assert "backbone/model.safetensors: its sha256 is not the one in koffkit.json" in refused.err

@@ -138,6 +138,7 @@ def test_an_added_memory_that_is_replaced_is_taught_to_the_router_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = shutil.copytree(grown, tmp_path / "out")
+    shutil.copytree(grown.parent / "data", tmp_path / "data")
     (tmp_path / "west.txt").write_text("\n\n".join(sentences(9, 80)) + "\n")
     replaced = koffkit("memory", "replace", out, "east", "--text", "west.txt", *FAST, "--json")
     assert replaced.code == 0, replaced.err

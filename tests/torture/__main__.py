@@ -2,6 +2,7 @@
 export, memory add, remove and compact fails or is where the process is killed; then the same command again.
 
     python -m tests.torture [--seed N] [--points N | --all] [--commands compress,export,...]
+    python -m tests.torture --writers 50
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import transformers
 
 from .trial import torture
 from .world import World
+from .writers import RACES, race
 
 
 def say(text: str) -> None:
@@ -31,9 +33,31 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=100, help="points of each command, drawn at random")
     parser.add_argument("--all", action="store_true", help="every point of each command")
     parser.add_argument("--commands", default="compress,export,add,remove,compact")
+    parser.add_argument("--writers", type=int, help="instead: rounds of two writers at once")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    return _break(options) if options.writers is None else _race(options)
+
+
+def _race(options: argparse.Namespace) -> int:
+    findings: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        world = World(Path(folder) / "world")
+        for name in RACES:
+            began = time.monotonic()
+            report = race(world, name, options.writers, random.Random(f"{options.seed}/{name}"))
+            say(
+                f"{name}: {report.rounds} rounds of two writers; the second refused with the process of the "
+                f"first {report.refused} times, {report.late} times after the first had finished; "
+                f"{len(report.findings)} findings; {time.monotonic() - began:.0f} s"
+            )
+            findings += report.findings
+    say("\n".join(findings) or "no traceback, nothing lost")
+    return 1 if findings else 0
+
+
+def _break(options: argparse.Namespace) -> int:
     findings: list[str] = []
     tried = lost = half = different = 0
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:

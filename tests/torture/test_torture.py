@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 
 import pytest
 
 from .faults import Faults
 from .trial import Report, torture
 from .world import World, content, koffkit, litter
+from .writers import RACES, race
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +57,17 @@ def test_what_goes_wrong_is_reported(world: World, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(manage, "discard", shutil.rmtree)
     report: Report = torture(world, world.commands["remove"], 8, random.Random(0))
     assert report.half_published
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_of_two_writers_one_wins(world: World, name: str) -> None:
+    report = race(world, name, 1, random.Random(name))
+    assert report.findings == []
+    assert report.refused + report.late == 1
+
+
+def test_writers_without_a_lock_are_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from koffkit.stages import engine
+
+    monkeypatch.setattr(engine, "writing_in", lambda folder: nullcontext())
+    assert race(world, "compress", 2, random.Random(0)).findings

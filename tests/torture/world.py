@@ -7,13 +7,16 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..common import make_checkpoint, recipe_dict, sentences, write_recipe
 from .faults import Faults
@@ -36,24 +39,76 @@ LITTER = ("partial", "koffkit-", ".new", "checkpoints")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code (a signal is negative) and what it wrote to stderr."""
+    """How a command ended.
+
+    Args:
+        code: its exit code; a signal is negative.
+        err: what it wrote to stderr.
+        seconds: of the processor.
+        peak: the most memory that it had, in bytes; what the parent had counts.
+    """
 
     code: int
     err: str
+    seconds: float = 0.0
+    peak: int = 0
 
 
 def koffkit(arguments: list[str], folder: Path, faults: Faults | None = None) -> tuple[Ended, list[Any]]:
     """The command line in a forked child, in `folder`; also the operations that were seen."""
-    with tempfile.TemporaryFile("w+b") as err, tempfile.NamedTemporaryFile("w+b") as seen:
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            _be_the_command(arguments, folder, faults, err.fileno(), seen.name)
-        _, status = os.waitpid(child, 0)
-        err.seek(0)
-        text = seen.read()
-        ended = Ended(os.waitstatus_to_exitcode(status), err.read().decode(errors="replace"))
+    return start(arguments, folder, faults).wait()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command in a forked child, and the files that it writes its stderr and its operations to."""
+
+    child: int
+    err: IO[bytes]
+    seen: IO[bytes]
+
+    def wait(self, patience: float | None = None) -> tuple[Ended, list[Any]]:
+        """How it ended, and the operations that were seen.
+
+        Args:
+            patience: seconds after which it is killed; None: never.
+        """
+        killer = threading.Timer(patience or 0.0, os.kill, (self.child, signal.SIGKILL))
+        if patience is not None:
+            killer.start()
+        _, status, usage = os.wait4(self.child, 0)
+        killer.cancel()
+        with self.err, self.seen:
+            self.err.seek(0)
+            text = self.seen.read()
+            ended = Ended(
+                os.waitstatus_to_exitcode(status),
+                self.err.read().decode(errors="replace"),
+                usage.ru_utime + usage.ru_stime,
+                usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            )
         return ended, json.loads(text) if text else []
+
+
+def start(
+    arguments: list[str], folder: Path, faults: Faults | None = None, *, at: float | None = None
+) -> Running:
+    """Start the command line in a forked child, in `folder`.
+
+    Args:
+        arguments: those after `koffkit`.
+        folder: its working folder.
+        faults: what to count and to break; None: nothing.
+        at: when to begin, by the monotonic clock; None: at once.
+    """
+    err, seen = tempfile.TemporaryFile("w+b"), tempfile.NamedTemporaryFile("w+b")  # noqa: SIM115
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        if at is not None:
+            time.sleep(max(0.0, at - time.monotonic()))
+        _be_the_command(arguments, folder, faults, err.fileno(), seen.name)
+    return Running(child, err, seen)
 
 
 def _be_the_command(arguments: list[str], folder: Path, faults: Faults | None, err: int, seen: str) -> None:

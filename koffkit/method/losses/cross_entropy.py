@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def cross_entropy(student_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of `labels` [C] per token [C], and its gradient by the logits [C, V]."""
+    """Negative log-likelihood of `labels` [C] per token [C], and its gradient by the logits [C, V].
+
+    Args:
+        student_logits: [C, V].
+        labels: the next token's id, [C].
+    """
     log_q = student_logits.float().log_softmax(-1)
     index = labels.unsqueeze(-1)
     gradient = log_q.exp()

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def full_kl(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """KL per token [C] and its gradient by the student's logits [C, V], from logits [C, V]."""
+    """KL per token [C] and its gradient by the student's logits [C, V], from logits [C, V].
+
+    Args:
+        student_logits: [C, V].
+        teacher_logits: [C, V].
+    """
     log_q, log_p = student_logits.float().log_softmax(-1), teacher_logits.float().log_softmax(-1)
     p = log_p.exp()
     return (p * (log_p - log_q)).sum(-1), log_q.exp() - p

@@ -6,7 +6,7 @@ import pytest
 
 from koffkit.artefact.card import front_matter, license_sentence, readable_bytes
 from koffkit.artefact.manifest import BaseModelEntry
-from koffkit.artefact.public import hub_revision, public_name, public_recipe
+from koffkit.artefact.public import Around, hub_revision, public_name, public_place, public_recipe
 
 CACHE = Path("/home/me/.cache/huggingface/hub/models--owner--name/snapshots/abc123")
 
@@ -54,6 +54,38 @@ def test_a_recipe_without_places() -> None:
         },
     }
     assert recipe["base"] == {"model": "/home/me/base", "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("/home/me/project/data/*.txt", "../data/*.txt"),
+        ("/home/me/project/out/base", "./base"),
+        ("/home/me/shared/base/", "../../shared/base"),
+        ("/home/you/base", "base"),
+        ("/data/base", "base"),
+        ("../models/base", "../../models/base"),
+        ("./base.gguf", "../base.gguf"),
+        ("file:///home/me/x.txt", "x.txt"),
+        ("C:\\texts\\x.txt", "x.txt"),
+        ("data/a.txt", "data/a.txt"),
+        ("owner/name", "owner/name"),
+    ],
+)
+def test_a_place_as_an_export_names_it(place: str, said: str) -> None:
+    around = Around(Path("/home/me/project/out/trial"), Path("/home/me/project"))
+    assert public_place(place, around) == said
+
+
+def test_nothing_is_relative_to_the_root_of_a_disk() -> None:
+    assert Around(Path("/out"), Path("/"))("/data/base") == "base"
+
+
+def test_a_local_base_in_a_recipe_is_never_taken_for_one_on_the_hub() -> None:
+    recipe = {"base": {"model": "models/base"}}
+    around = Around(Path("/p/out"), Path("/p"))
+    assert public_recipe(recipe, False, around) == {"base": {"model": "./models/base"}}
+    assert public_recipe(recipe, True, around) == recipe
 
 
 def test_a_header_names_the_base_only_if_it_is_on_the_hub() -> None:

@@ -1,26 +1,12 @@
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import pytest
 from rich.table import Table
 
 from koffkit.cli.draw import RichProgress, stdout
 
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
+from .conftest import Clock
 
 
 def lines(capsys: Any) -> list[str]:

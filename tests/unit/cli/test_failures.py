@@ -28,3 +28,9 @@ def test_memory_that_is_used_up() -> None:
         known = as_koffkit_error(error)
         assert known is not None
         assert known.exit_code == 5
+
+
+def test_what_is_nested_too_deeply_for_a_library() -> None:
+    error = as_koffkit_error(RecursionError("maximum recursion depth exceeded"))
+    assert error is not None
+    assert error.exit_code == 4

@@ -12,7 +12,7 @@ from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import _require_same_run
 
 RECIPE = load_recipe("quickstart").recipe
-BASE: Any = SimpleNamespace(digest=lambda kind="full": "of the base", folder=Path("base"))
+BASE: Any = SimpleNamespace(digest=lambda kind="full", progress=None: "of the base", folder=Path("base"))
 
 
 def state(**changes: Any) -> Any:
@@ -37,6 +37,6 @@ def test_a_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_of_another_base_is_refused(tmp_path: Path) -> None:
-    other: Any = SimpleNamespace(digest=lambda kind="full": "of another", folder=Path("other"))
+    other: Any = SimpleNamespace(digest=lambda kind="full", progress=None: "of another", folder=Path("other"))
     with pytest.raises(IntegrityError, match=r"the base at other is not the one the run began with"):
         _require_same_run(RunFolder(tmp_path), state(), RECIPE, other)
