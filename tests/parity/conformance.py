@@ -146,8 +146,7 @@ def build(case: Case, root: Path) -> Context:
         UsageError: the family refuses the structure.
     """
     targets = [module.rpartition(".")[2] for module in LINEAR_MODULES]
-    lora = {"rank": 4, "alpha": 8, "targets": targets}
-    memory = {"layers": "all", "lora": lora, "kv": {"tokens": 3}}
+    memory = {"layers": "all", "lora": {"rank": 4, "alpha": 8, "targets": targets}, "kv": {"tokens": 3}}
     mask = {
         "structures": STRUCTURES[case.structure],
         "layout": case.layout,
