@@ -29,6 +29,7 @@ from .names import (
     MEMORIES,
     MEMORY_FILE,
     NEURONS,
+    NEURONS_PACKED,
     REMOVED,
     ROUTER,
 )
@@ -167,7 +168,7 @@ def _half_problems(bundle: Bundle) -> Iterator[str]:
     halves = (
         ("lora", info.lora is not None, {ADAPTER_WEIGHTS, ADAPTER_PACKED}),
         ("kv", info.kv is not None, {KV_MEMORY, KV_MEMORY_PACKED}),
-        ("neurons", info.neurons is not None, {NEURONS}),
+        ("neurons", info.neurons is not None, {NEURONS, NEURONS_PACKED}),
     )
     for half, there, names in halves:
         if there != bool(files & names):

@@ -66,7 +66,7 @@ class BundleEntry(RecordPart):
     """A memory that shipped with the export."""
 
     path: InnerPath = Field(description="Its folder.")
-    parameters: Count = Field(description="Of both halves.")
+    parameters: Count = Field(description="Of all halves.")
     bytes: Count = Field(description="Of the files that its memory.json lists.")
 
 

@@ -21,6 +21,7 @@ NEURONS = "neurons.safetensors"
 # Names that PEFT does not look for, because it would take the integers for weights.
 ADAPTER_PACKED = "adapter_packed.safetensors"
 KV_MEMORY_PACKED = "kv_memory_packed.safetensors"
+NEURONS_PACKED = "neurons_packed.safetensors"
 MEMORY_FILE = "memory.json"
 ROUTER_COLUMN = "router_column.safetensors"
 CARD = "README.md"

@@ -80,14 +80,14 @@ class Probe:
         spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
         use_neuron_memory(model)
+        size = spec.widths, spec.shape.hidden
         attached = [
-            memory
-            if isinstance(memory, MemoryTensors)
-            else load_memory(memory, spec.widths, spec.shape.hidden)
-            for memory in memories
+            memory if isinstance(memory, MemoryTensors) else load_memory(memory, *size) for memory in memories
         ]
-        self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(attached)}
-        self._model: Any = _with_adapters(model, attached, list(self._slots.values()))
+        slots = [f"m{index}" for index in range(len(attached))]
+        pairs = list(zip(slots, attached, strict=True))
+        self._slots = {memory.domain: slot for slot, memory in pairs if memory.lora is not None}
+        self._model: Any = _with_adapters(model, attached, slots)
         if masks is not None:
             values = as_gates(masks)
             register_gates(model, spec, lambda: values)
@@ -96,7 +96,7 @@ class Probe:
                 layer.register_forward_hook(lambda *_: layer_done())
         self._kv = {memory.domain: memory.kv for memory in attached}
         self._neurons = {memory.domain: memory.neurons for memory in attached}
-        adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), attached, strict=True)}
+        adapters = {slot: memory.adapter for slot, memory in pairs}
         self._weights = _Weights(self.reader, adapters, dtype, {} if repair is None else repair.tensors)
         _read_on_demand(self._model, self._weights)
         self._plain = model
@@ -122,7 +122,7 @@ class Probe:
         names = (
             {}
             if self._model is self._plain
-            else {"adapter_names": [self._slots[r] if r else "__base__" for r in rows]}
+            else {"adapter_names": [self._slots.get(r or "", "__base__") for r in rows]}
         )
         batch = embedded.expand(len(rows), -1, -1).contiguous()
         with self._arithmetic():

@@ -63,7 +63,9 @@ def _export(facts: Facts) -> Iterator[tuple[str, str]]:
 def _memories(facts: Facts) -> str:
     gone = facts["removed_memories"]
     since = f"; removed since: {_names(gone)}" if gone else ""
-    return f"{len(facts['memories'])}: {_names(list(facts['memories'])) or 'none'}{since}"
+    neurons = facts.get("neurons")
+    shared = f"; {neurons['count']:,} neurons, {neurons['distinct']:,} different" if neurons else ""
+    return f"{len(facts['memories'])}: {_names(list(facts['memories'])) or 'none'}{shared}{since}"
 
 
 def _merged(merged: Facts) -> str:
@@ -110,6 +112,13 @@ def _live(live: Facts) -> Iterator[tuple[str, str]]:
     yield "writer", f"{ago}{writer or 'nobody works on it: interrupted, go on with --resume'}"
 
 
+def _neurons(neurons: Facts | None) -> str:
+    if neurons is None:
+        return "none"
+    kinds = [word for word in ("tuned", "fitted") if neurons.get(word)]
+    return f"{neurons['count']:,} restored, {', '.join([neurons['layout'], *kinds])}"
+
+
 def _bundle(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "domain", facts["domain"]
     yield "backbone", f"{facts['backbone_digest'][:12]}, and no other"
@@ -119,6 +128,7 @@ def _bundle(facts: Facts) -> Iterator[tuple[str, str]]:
     lora, kv = facts["lora"], facts["kv"]
     yield "LoRA", "none" if lora is None else f"rank {lora['rank']} on {', '.join(lora['targets'])}"
     yield "KV", "none" if kv is None else f"{kv['tokens']} memory tokens a layer"
+    yield "neurons", _neurons(facts.get("neurons"))
     yield "layers", layer_range(facts["layers"])
     origin = "added" if "added" in facts else "shipped with its export"
     yield "origin", origin + (", compacted" if facts.get("compacted") else "")

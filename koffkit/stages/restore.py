@@ -76,12 +76,12 @@ class Restore(StageKind):
                 context, options.score, options.own_share, options.batches, options.batch_size
             )
             dtype = stored_dtype(context.student.spec)
-            assert context.masks is not None
-            silent = silent_outputs(context.student.spec, context.masks)
             columns = repair(context, chosen, options.own_share)
+            unpruned, masks = context.teacher or context.student, context.final_masks
+            silent = silent_outputs(unpruned.spec, masks or {})
             for domain, places in chosen.items():
                 own = columns.get(domain, {})
-                neurons = take_neurons(context.student.model, places, dtype, silent, own)
+                neurons = take_neurons(unpruned.model, places, dtype, silent, own)
                 memories.set_neurons(domain, neurons, tuned=wanted.tuned)
             order = [stage.name for stage in context.loaded.recipe.stages].index(self.name)
             extra = {"repair": context.learned.get("repair")}

@@ -12,6 +12,8 @@ from ..arch.weights import vocab_size
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
+from ..masks.convert import as_gates
+from ..masks.file import load_masks
 from ..planning.plan import budget_of, check_layers, gated_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -33,6 +35,7 @@ def build_context(
     progress: Progress,
     backbone: Path | None = None,
     device: str | None = None,
+    masks: Path | None = None,
 ) -> Context:
     """Tokenise the text, load the model, and give it the gates and memories of the recipe.
 
@@ -43,6 +46,7 @@ def build_context(
         progress: where to report.
         backbone: a sliced backbone to learn memories for, taught by `base`; None: the student is `base`.
         device: where to train; None: the accelerator of the machine, or the CPU without one.
+        masks: what the backbone was sliced by, if that is known.
 
     Raises:
         ResourceError: the device is not available.
@@ -75,7 +79,19 @@ def build_context(
     student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
-    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
+    sliced_by = None if masks is None else as_gates(load_masks(masks, base))
+    return Context(
+        loaded,
+        run,
+        corpus,
+        tokenizer,
+        accelerator,
+        student,
+        budget,
+        progress,
+        teacher=teacher,
+        backbone_masks=sliced_by,
+    )
 
 
 def _load(spec: ModelSpec, recipe: Recipe, progress: Progress) -> Any:

@@ -35,6 +35,7 @@ class Context:
         learned: fields of `run.json` that stages have settled.
         teacher: the unpruned model, if the student is a sliced backbone; None: the student with all gates off
             is the teacher.
+        backbone_masks: the hard gates that a student was sliced by, if it is sliced and they are known.
     """
 
     loaded: LoadedRecipe
@@ -50,6 +51,12 @@ class Context:
     results: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
     teacher: Student | None = None
+    backbone_masks: dict[str, Tensor] | None = None
+
+    @property
+    def final_masks(self) -> dict[str, Tensor] | None:
+        """What the backbone lacks, hard gates [L, U] by structure, whether the student is sliced or gated."""
+        return self.masks if self.teacher is None else self.backbone_masks
 
     def unpruned(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [B, T, D] of the unpruned model; no structure prunes the head, so the student's

@@ -48,8 +48,8 @@ def repair(context: Context, places: Places, own_share: float) -> dict[str, dict
     Returns:
         The restored neurons' columns of down, [D, n] by domain and layer; what is left out stays as it was.
     """
-    if not context.loaded.recipe.repairs_with_neurons:
-        return {}
+    if not context.loaded.recipe.repairs_with_neurons or context.teacher is not None:
+        return {}  # a backbone that is sliced already stays as it is
     fitted = repair_with_neurons(context, places, own_share)
     kept = kept_inputs(context, as_masks(context.masks or {}))
     arch, done = context.student.spec.arch, {}

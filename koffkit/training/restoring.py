@@ -30,7 +30,7 @@ def choose_by_domain(
     """The removed neurons that each domain gets back: their places by layer, by domain.
 
     Args:
-        context: its masks are final.
+        context: its masks are final; the unpruned model is its teacher, or its student with all gates off.
         score: `sensitivity` or `activation`.
         own_share: see `koffkit.method.restoring.mixed`.
         batches: batches of training text of each domain.
@@ -39,10 +39,10 @@ def choose_by_domain(
     Raises:
         Interrupted: the user asked to stop.
     """
-    assert context.masks is not None
-    wanted = context.loaded.recipe.memory.neurons
-    assert wanted is not None
-    student, spec = context.student, context.student.spec
+    masks, wanted = context.final_masks, context.loaded.recipe.memory.neurons
+    assert masks is not None and wanted is not None
+    student = context.teacher or context.student
+    spec = student.spec
     student.eval()  # no gradient checkpointing: a layer's activation and slope are read in one pass
     sums = _sums_by_domain(context, batches, batch_size)
     columns = torch.stack(
@@ -54,7 +54,7 @@ def choose_by_domain(
         else own.activation(columns.to(own.squares.device))
         for domain, own in sums.items()
     }
-    removed = context.masks[STRUCTURE].to(columns.device) == 0
+    removed = masks[STRUCTURE].to(columns.device) == 0
     count = restored_neurons(wanted, spec, stored_dtype(spec).itemsize)
     return {
         domain: choose_neurons(own, removed, count, wanted.layout)
@@ -70,7 +70,8 @@ def stored_dtype(spec: ModelSpec) -> torch.dtype:
 
 
 def _sums_by_domain(context: Context, batches: int, batch_size: int) -> dict[str, NeuronSums]:
-    recipe, corpus, student = context.loaded.recipe, context.corpus, context.student
+    recipe, corpus = context.loaded.recipe, context.corpus
+    student = context.teacher or context.student
     shape, device = student.spec.shape, context.accelerator.device
     sums = {
         domain: NeuronSums.zeros(shape.num_layers, shape.intermediate, device) for domain in corpus.domains

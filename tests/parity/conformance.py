@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import sliced as _  # noqa: F401  # registers koffkit's model classes
 from koffkit.arch import architecture, supported
+from koffkit.arch.spec import LINEAR_MODULES
 from koffkit.artefact.bundle import open_bundle
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.method.restoring import choose_neurons
@@ -142,15 +143,8 @@ def build(case: Case, root: Path) -> Context:
     Raises:
         UsageError: the family refuses the structure.
     """
-    memory = {
-        "layers": "all",
-        "lora": {
-            "rank": 4,
-            "alpha": 8,
-            "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        },
-        "kv": {"tokens": 3},
-    }
+    targets = [module.rpartition(".")[2] for module in LINEAR_MODULES]
+    memory = {"layers": "all", "lora": {"rank": 4, "alpha": 8, "targets": targets}, "kv": {"tokens": 3}}
     mask = {
         "structures": STRUCTURES[case.structure],
         "layout": case.layout,
