@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..devices import device_at_hand
-from ..errors import DataError, KoffkitError
+from ..errors import DataError
 from ..report.duration import duration
 from .checks import check_disk, check_recipe
 from .console import emit, say, stdout
+from .supply import Supply, read_too_often, supply_rows, text_supply
 
 if TYPE_CHECKING:
     from ..method.budget import Budget
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ..recipe.load import LoadedRecipe
 
 Rows = Iterator[tuple[str, str]]
-OFTEN = 20
-"""Times that training may read a domain's text before a warning says so."""
 CLASSES = {"cpu": "2 CPU cores", "mps": "2 CPU cores"}
 """The device class of a plan's times that the device at hand is nearest to; else a GPU."""
 
@@ -48,7 +47,7 @@ def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool, device: str | Non
         if as_json:
             raise
         problem = error
-    plan, at_hand, text = plan_of(loaded), device_at_hand(device), _text(loaded)
+    plan, at_hand, text = plan_of(loaded), device_at_hand(device), text_supply(loaded)
     check_disk(plan, run)
     if as_json:
         emit({"recipe": loaded.recipe.name, "plan": plan.to_json(), "device": at_hand, "text": text})
@@ -58,36 +57,17 @@ def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool, device: str | Non
         raise problem
 
 
-def _text(loaded: LoadedRecipe) -> dict[str, dict[str, int | None]]:
-    """Tokens that are there for training and tokens that it will read, by domain; null: not known."""
-    from ..data.estimate import available_tokens
-    from ..hub import is_hub_id, locate
-    from ..planning.estimates import asked_tokens
-
-    base = loaded.recipe.base
-    try:
-        folder = None if is_hub_id(base.model, loaded.root) else locate(base.model, loaded.root)
-        available = available_tokens(loaded, folder)
-    except (KoffkitError, OSError):  # what is wrong has been said
-        available = {}
-    asked = asked_tokens(loaded.recipe)
-    if "all domains" in available:  # they are found later
-        kept = {"retention": asked.pop("retention")} if "retention" in asked else {}
-        asked = {"all domains": sum(asked.values())} | kept
-    return {name: {"available": available.get(name), "asked": count} for name, count in asked.items()}
-
-
-def _print(plan: Plan, device: Mapping[str, Any], text: Mapping[str, Mapping[str, int | None]]) -> None:
+def _print(plan: Plan, device: Mapping[str, Any], text: Supply) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
-    for rows in (_sizes(plan), _texts(text), _costs(plan, device)):
+    for rows in (_sizes(plan), supply_rows(text), _costs(plan, device)):
         for row in rows:
             table.add_row(*row)
     stdout().print(table)
-    for warning in [*plan.warnings, *_too_often(text)]:
+    for warning in [*plan.warnings, *read_too_often(text)]:
         say(f"warning: {warning}")
 
 
@@ -115,14 +95,6 @@ def _kept(name: str, budget: Budget) -> str:
     )
 
 
-def _texts(text: Mapping[str, Mapping[str, int | None]]) -> Rows:
-    for name, tokens in text.items():
-        available, asked = tokens["available"], tokens["asked"] or 0
-        there = "unknown" if available is None else f"about {available:,}"
-        times = f", read {asked / available:,.1f} times" if available else ""
-        yield f"tokens of {name}", f"{there} there, {asked:,} asked for{times}"
-
-
 def _costs(plan: Plan, device: Mapping[str, Any]) -> Rows:
     yield "training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())
     yield "peak memory, estimated", f"{plan.peak_memory_bytes / 1e9:.2f} GB"
@@ -137,11 +109,3 @@ def _costs(plan: Plan, device: Mapping[str, Any]) -> Rows:
         else:
             low, high = times[like]
             yield f"stage {stage}", f"{duration(low)} to {duration(high)}, as on {like}"
-
-
-def _too_often(text: Mapping[str, Mapping[str, int | None]]) -> Iterator[str]:
-    for name, tokens in text.items():
-        available, asked = tokens["available"], tokens["asked"] or 0
-        if available is not None and asked > OFTEN * available:
-            times = asked / max(1, available)
-            yield f"{name}: its {available:,} tokens are read {times:,.0f} times; more text or fewer steps."

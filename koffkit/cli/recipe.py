@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import DataError, KoffkitError, UsageError, near_name
 from .console import emit, json_option, say
+
+if TYPE_CHECKING:
+    from .supply import Supply
 
 
 @click.group("recipe")
@@ -59,25 +63,41 @@ def show(name: str, whole: bool) -> None:
 @click.argument("recipes", nargs=-1, required=True)
 @json_option
 def validate(recipes: tuple[str, ...], as_json: bool) -> None:
-    """Check recipe files and what they name, as far as it is on this machine; all errors at once."""
+    """Check recipe files and what they name, as far as it is on this machine; all errors at once. Estimate
+    how many tokens the text has beside those that training asks for."""
     from ..recipe.load import load_recipe
     from .checks import check_recipe
+    from .supply import read_too_often, text_supply
 
     problems: list[str] = []
+    supplies: dict[str, Supply] = {}
     kind: type[KoffkitError] = DataError
     for name in recipes:
         try:
-            check_recipe(load_recipe(name))
+            loaded = load_recipe(name)
+            check_recipe(loaded)
         except (UsageError, DataError) as error:
             problems += str(error).splitlines()
             kind = UsageError if isinstance(error, UsageError) else kind
         else:
+            supplies[name] = text_supply(loaded)
             if not as_json:
-                say(f"{name}: ok")
+                _say_valid(name, supplies[name])
     if problems:
         raise kind("\n".join(problems))
     if as_json:
-        emit({"valid": list(recipes)})
+        warnings = {name: list(read_too_often(supply)) for name, supply in supplies.items()}
+        emit({"valid": list(recipes), "text": supplies, "warnings": warnings})
+
+
+def _say_valid(name: str, supply: Supply) -> None:
+    from .supply import read_too_often, supply_rows
+
+    say(f"{name}: ok; tokens, estimated from a sample:")
+    for what, sentence in supply_rows(supply):
+        say(f"  {what.removeprefix('tokens of ')}: {sentence}")
+    for warning in read_too_often(supply):
+        say(f"warning: {warning}")
 
 
 @command.command("schema")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import AutoDomains, Source
+from .parquet import number_of_rows
 from .places import PACKED, Place, is_remote, kind_of, source_files
 from .reading import chunks_of, lines_of
 from .records import file_records
@@ -70,28 +71,38 @@ def _tokens(source: Source, root: Path, where: str, count: _Counter) -> float | 
     if any(is_remote(name) for name in ([patterns] if isinstance(patterns, str) else patterns)):
         return None
     places = [Path(place) for place in source_files(source, root, where)]
-    step = max(1, len(places) // FILES)
-    tokens = size = 0.0
-    documents = 0
-    for place in places[::step][:FILES]:
-        for text, taken in _sample(source, place, where):
-            tokens, size, documents = tokens + count(text) + 1, size + taken, documents + 1
-    if not size:
-        return 0
-    total = tokens / size * sum(map(_text_bytes, places))
-    if source.max_documents is None or source.text:
+    tokens, documents, total = 0.0, 0, 0.0
+    for some in (  # rows of parquet files are counted, of other files the bytes
+        [place for place in places if kind_of(place) != ".parquet"],
+        [place for place in places if kind_of(place) == ".parquet"],
+    ):
+        found, sampled, size = _sampled(source, some, where, count)
+        tokens, documents = tokens + found, documents + sampled
+        total += found / size * sum(map(_size, some)) if size else 0.0
+    if source.max_documents is None or source.text or not documents:
         return total
     return min(total, source.max_documents * tokens / documents)
 
 
-def _text_bytes(place: Path) -> float:
-    """Bytes of a file once it is unpacked, about."""
+def _sampled(source: Source, places: list[Path], where: str, count: _Counter) -> tuple[float, int, float]:
+    """Tokens, documents and size of a sample."""
+    tokens, documents, size = 0.0, 0, 0.0
+    for place in places[:: max(1, len(places) // FILES)][:FILES]:
+        for text, taken in _sample(source, place, where):
+            tokens, documents, size = tokens + count(text) + 1, documents + 1, size + taken
+    return tokens, documents, size
+
+
+def _size(place: Path) -> float:
+    """Bytes of a file once it is unpacked, about; rows of a parquet file."""
+    if kind_of(place) == ".parquet":
+        return number_of_rows(place)
     packed = place.suffix.lower() in PACKED
     return place.stat().st_size * (UNPACKED if packed else 1.0)
 
 
 def _sample(source: Source, place: Place, where: str) -> Iterator[tuple[str, int]]:
-    """Texts of a file's beginning, each with the bytes of the file that it stands for."""
+    """Texts of a file's beginning, each with the bytes or rows of the file that it stands for."""
     if source.text:
         text = next(chunks_of(place, where, CHARACTERS), "")
         yield text, len(text.encode())
@@ -102,8 +113,16 @@ def _sample(source: Source, place: Place, where: str) -> Iterator[tuple[str, int
                 yield _text_of(source, _parsed(line)), len(line.encode("utf-8", "surrogatepass"))
         return
     for _, record in islice(file_records(place, source.record_field, where), RECORDS):
-        text = _text_of(source, record)
-        yield text, len(text.encode("utf-8", "surrogatepass"))
+        yield _text_of(source, record), _taken(place, record)
+
+
+def _taken(place: Place, record: Any) -> int:
+    """Rows or, about, bytes of the file that a record takes."""
+    if kind_of(place) == ".parquet":
+        return 1
+    if kind_of(place) == ".json":
+        return len(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return sum(len(str(value).encode("utf-8", "surrogatepass")) + 1 for value in record.values())
 
 
 def _parsed(line: str) -> Any:

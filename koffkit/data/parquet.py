@@ -40,6 +40,17 @@ def parquet_records(place: Place, where: str, longest: int) -> Iterator[tuple[st
         yield spot, row
 
 
+def number_of_rows(place: Place) -> int:
+    """How many rows a parquet file says that it has; 0 where that cannot be told."""
+    try:
+        from pyarrow.parquet import read_metadata
+
+        with open_bytes(place) as file:
+            return int(read_metadata(file).num_rows)
+    except Exception:  # reading the rows tells what is wrong
+        return 0
+
+
 def _rows(place: Place, where: str) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -72,3 +73,22 @@ def test_conversations(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "talk.jsonl").write_text(json.dumps({"turns": talk}) + "\n")
     recipe = loaded(llama, tmp_path, retention={"jsonl": "talk.jsonl", "messages": "turns"})
     assert (available_tokens(recipe, llama)["retention"] or 0) > 2
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "parquet"])
+def test_other_fields_of_records_do_not_count(llama: Path, tmp_path: Path, kind: str) -> None:
+    rows = [{"text": text, "more": "x y z " * 30} for text in sentences(5, 400)]
+    path = tmp_path / f"east.{kind}"
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+    elif kind == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        with open(path, "w", newline="") as file:
+            table = csv.DictWriter(file, ["text", "more"], delimiter="\t" if kind == "tsv" else ",")
+            table.writeheader()
+            table.writerows(rows)
+    recipe = loaded(llama, tmp_path, domains={"east": {"jsonl": path.name}})
+    corpus = prepare(recipe, load_tokenizer(llama), tmp_path / "tokens")
+    assert available_tokens(recipe, llama)["east"] == pytest.approx(len(corpus.train["east"]), rel=0.1)
