@@ -28,6 +28,8 @@ COMMANDS = {
     "inspect": "Say what an artefact is and what can load it.",
     "verify": "Check digests, shapes and golden logits of an export.",
     "memory": "Add, list, replace, remove and compact the memories of an export.",
+    "ablate": "Run a recipe and its baselines, and print one table.",
+    "sweep": "Run a recipe over values of its fields, and print one table.",
     "recipe": "List, show and validate recipes.",
     "doctor": "Say what this machine has that koffkit needs.",
 }
