@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..checkpoint.spec import ModelSpec
     from ..data.recall import Fact
     from ..method.likelihood import TokenSums
+    from ..model.batch import Batch
     from ..recipe.load import LoadedRecipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
@@ -89,13 +90,19 @@ def _evaluate_domain(context: Context, options: EvaluateOptions, domain: str) ->
 
 
 def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+    from ..arch.weights import vocab_size
     from ..data.recall import load_facts, subsample
 
     source = context.loaded.recipe.sources[domain]
     facts = None
     if source.prompt_field is not None:
         facts = load_facts(
-            source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit
+            source,
+            context.loaded.root,
+            f"domains.{domain}",
+            context.tokenizer,
+            options.recall_limit,
+            vocab_size=vocab_size(context.student.spec.config),
         )
     conditions = list(_conditions(context, options, domain))
     sums = _likelihood(context, options, domain, conditions)
@@ -113,10 +120,12 @@ def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[st
     return result
 
 
-def _hidden(context: Context, ids: Tensor, condition: Condition) -> Tensor:
+def _hidden(context: Context, batch: Batch, condition: Condition) -> Tensor:
     _, pruned, memory = condition
     with context.accelerator.autocast():
-        hidden: Tensor = context.student(ids, context.masks, memory) if pruned else context.unpruned(ids)
+        if not pruned:
+            return context.unpruned(batch.ids, batch.positions)
+        hidden: Tensor = context.student(batch.ids, context.masks, memory, batch.positions)
     return hidden
 
 
@@ -131,19 +140,15 @@ def _likelihood(
     sums = {name: TokenSums() for name, _, _ in conditions}
     length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
     head = context.student.head
-    for batch, loss_mask in context.corpus.heldout[domain].sequences(
-        length, options.batch_size, options.max_tokens
-    ):
-        ids = batch.to(context.accelerator.device)
-        scored = (
-            torch.ones_like(ids[:, 1:], dtype=torch.bool)
-            if loss_mask is None
-            else loss_mask[:, 1:].to(ids.device)
-        )
-        targets = ids[:, 1:][scored]
-        teacher = projected(_hidden(context, ids, conditions[0])[:, :-1][scored], head)
+    heldout = context.corpus.heldout[domain]
+    for batch in heldout.sequences(length, options.batch_size, options.max_tokens):
+        batch = batch.to(context.accelerator.device)
+        counted = torch.ones_like(batch.ids, dtype=torch.bool) if batch.loss_mask is None else batch.loss_mask
+        scored = counted[:, 1:]
+        targets = batch.ids[:, 1:][scored]
+        teacher = projected(_hidden(context, batch, conditions[0])[:, :-1][scored], head)
         for condition in conditions:
-            student = projected(_hidden(context, ids, condition)[:, :-1][scored], head)
+            student = projected(_hidden(context, batch, condition)[:, :-1][scored], head)
             add_tokens(
                 sums[condition[0]],
                 len(targets),
@@ -164,11 +169,12 @@ def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
     from torch.nn import functional as F
 
     from ..data.recall import recall
+    from ..model.batch import Batch
 
     head = context.student.head
 
     def predict(ids: Tensor) -> Tensor:
-        hidden = _hidden(context, ids.to(context.accelerator.device), condition)
+        hidden = _hidden(context, Batch(ids.to(context.accelerator.device)), condition)
         return F.linear(hidden.to(head.dtype), head).argmax(-1)
 
     return fmean(recall(predict, facts))
@@ -210,8 +216,10 @@ class Evaluate(StageKind):
         """Refuse facts whose recall cannot be measured.
 
         Raises:
-            DataError: a record lacks a field, or no answer begins at a token boundary.
+            DataError: a record lacks a field, no answer begins at a token boundary, or the model does not
+                know a token.
         """
+        from ..arch.weights import vocab_size
         from ..checkpoint.files import load_tokenizer
         from ..data.recall import load_facts
 
@@ -223,7 +231,14 @@ class Evaluate(StageKind):
         trusted = loaded.recipe.base.trust_remote_code
         tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
         for domain, source in facts.items():
-            load_facts(source, loaded.root, f"domains.{domain}", tokenizer, options.recall_limit)
+            load_facts(
+                source,
+                loaded.root,
+                f"domains.{domain}",
+                tokenizer,
+                options.recall_limit,
+                vocab_size=vocab_size(base.config),
+            )
 
     def run(self, context: Context, options: EvaluateOptions, resume: Checkpoint | None) -> None:
         context.results |= evaluate_domains(context, options)

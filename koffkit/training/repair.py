@@ -24,6 +24,7 @@ from ..masks.masks import Masks
 from ..masks.repair import FORMAT, Repair, new_biases, readers
 from ..masks.slicing import backbone_slices
 from ..method.repair import Moments, least_squares, mean_bias, squared_error
+from ..model.batch import Batch
 from ..model.linear import plain_linear
 from ..model.top_k_gates import TopKGates
 from ..storage.files import write_atomically
@@ -133,18 +134,19 @@ def _moments(context: Context, names: Sequence[str]) -> dict[str, tuple[Moments,
     """Run the calibration text through the unpruned model."""
     gathering = _Gathering(context, names)
     try:
-        for ids, held_out in watched("repair", _text(context), context):
+        for batch, held_out in watched("repair", _text(context), context):
             gathering.held_out = held_out
             with context.accelerator.autocast():
-                context.unpruned(ids.to(context.accelerator.device))
+                moved = batch.to(context.accelerator.device)
+                context.unpruned(moved.ids, moved.positions)
     finally:
         for handle in gathering.handles:
             handle.remove()
     return gathering.moments
 
 
-def _text(context: Context) -> list[tuple[Tensor, bool]]:
-    """Sequences [1, T] of the training text of all domains and of retention text, each with whether it is
+def _text(context: Context) -> list[tuple[Batch, bool]]:
+    """Sequences of the training text of all domains and of retention text, each with whether it is
     held out; no token comes twice."""
     recipe, corpus = context.loaded.recipe, context.corpus
     streams = [*corpus.train.values(), *([] if corpus.retention is None else [corpus.retention])]
@@ -154,8 +156,8 @@ def _text(context: Context) -> list[tuple[Tensor, bool]]:
         count = min(wanted, stream.sequences_of_epoch(recipe.sequence_length))
         fitted = count - int(count * HELD_OUT) if count > 3 else max(1, count - 1)
         for visit in range(count):
-            ids = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
-            text.append((ids, visit >= fitted))
+            batch = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
+            text.append((batch, visit >= fitted))
     if not any(held_out for _, held_out in text):
         raise DataError(
             f"mask.repair: {len(text)} sequences of calibration text are too few to hold one out; add text, "

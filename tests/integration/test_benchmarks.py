@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from ..common import sentences
 from ..conftest import Shipped
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -71,3 +72,16 @@ def test_flops_are_those_of_three_passes_through_the_weights() -> None:
         student=SimpleNamespace(memories=SimpleNamespace(layers=list(range(16)))),
     )
     assert module.model_flops(module.LLAMA, loop) == pytest.approx(6 * 3.21e9, rel=0.12)
+
+
+def test_documents_apart(llama: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        lines = ["\n".join(sentences(seed * 500 + number, 3)) for number in range(200)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    benchmark = load("real/documents_apart")
+    texts = benchmark.texts_of(tmp_path, 800)
+    assert len(texts) == 3
+    for text in texts.values():
+        found = benchmark.measure(llama, text, 64)
+        assert found["tokens"] > 100
+        assert found["across"] != found["apart"]
