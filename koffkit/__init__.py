@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Run, compress, export, plan, verify
+    from .api import Run, compress, export, plan, restore, verify
     from .errors import DataError, IntegrityError, Interrupted, KoffkitError, ResourceError, UsageError
     from .planning.plan import Plan
     from .progress import Progress
@@ -30,6 +30,7 @@ _LAZY = {
     "compress": ".api",
     "export": ".api",
     "plan": ".api",
+    "restore": ".api",
     "verify": ".api",
 }
 
@@ -63,5 +64,6 @@ __all__ = [
     "compress",
     "export",
     "plan",
+    "restore",
     "verify",
 ]

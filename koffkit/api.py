@@ -82,6 +82,7 @@ def export(
     output: str | Path,
     *,
     format: str = "hf",
+    merge: str | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +92,8 @@ def export(
         run: a finished run.
         output: the folder to make; it appears whole or not at all.
         format: an installed exporter.
+        merge: a domain whose memory becomes part of the backbone's weights, in one dense checkpoint without
+            memories beside it; its KV half, which weights cannot hold, is left out with a warning.
         options: the exporter's options; by default those that the recipe gives for this format.
         progress: where to report how far the export is; by default nowhere.
 
@@ -98,7 +101,7 @@ def export(
         What `koffkit export --json` prints.
 
     Raises:
-        UsageError: the run is not finished, `output` exists, or there is no such format.
+        UsageError: the run is not finished, `output` exists, or there is no such format or memory.
         IntegrityError: the base changed since, or the artefact does not compute what the run learned.
         ResourceError: the disk is too full.
     """
@@ -107,7 +110,39 @@ def export(
     folder = RunFolder(run.path if isinstance(run, Run) else run)
     if options is None:
         options = _recipe_options(folder.require_finished().recipe["export"], format)
+    if merge is not None:
+        options = {**options, "merge": merge}
     return export_run(folder.path, Path(output), format, options, progress or Silent())
+
+
+def restore(
+    path: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the unpruned base again, from an export that was made with the option `keep_removed`.
+
+    Args:
+        path: the export's folder.
+        output: the folder to make; it appears whole or not at all.
+        base: the base, if it is at hand, to compare the result with; it is not needed.
+        progress: where to report; by default nowhere.
+
+    Returns:
+        What `koffkit restore --json` prints.
+
+    Raises:
+        UsageError: the export does not hold what was removed, or `output` exists.
+        IntegrityError: a file of the export is damaged, or the result is not the base.
+        ResourceError: the disk is too full.
+    """
+    from .runtime.restore import restore_base
+
+    return restore_base(
+        Path(path), Path(output), base=None if base is None else Path(base), progress=progress
+    )
 
 
 def verify(path: str | Path) -> dict[str, Any]:
@@ -225,4 +260,4 @@ def _recipe_options(listed: Iterable[Mapping[str, Any]], format: str) -> dict[st
     return {}
 
 
-__all__ = ["Run", "compress", "export", "plan", "verify"]
+__all__ = ["Run", "compress", "export", "plan", "restore", "verify"]

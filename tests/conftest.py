@@ -74,6 +74,26 @@ def shipped(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     return Shipped(recipe, root / "run", root / "export")
 
 
+@pytest.fixture(scope="session")
+def restored(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
+    """A run whose memories have all three halves, restored neurons too, and its export. Do not change
+    them."""
+    from koffkit.exporters import export
+
+    from koffkit.recipe.load import load_recipe
+    from koffkit.stages.engine import run_recipe
+
+    root = tmp_path_factory.mktemp("restored")
+    tree = recipe_dict(llama, root / "data")
+    tree["memory"]["neurons"] = {"count": 3}
+    tree["mask"]["global_sparsity"] = 0.2
+    tree["stages"].insert(1, {"restore": {"batches": 2, "batch_size": 2}})
+    recipe = write_recipe(root / "recipe.yaml", tree)
+    run_recipe(load_recipe(recipe), root / "run")
+    export(root / "run", root / "export")
+    return Shipped(recipe, root / "run", root / "export")
+
+
 @pytest.fixture
 def out(shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the export in the working folder, with text for a domain `east` beside it."""

@@ -5,14 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
-from ..toolkit import check_parity, finish, publishing, write_backbone, write_bundles, write_router
+from ..toolkit import (
+    check_merged,
+    check_parity,
+    finish,
+    plan_merge,
+    publishing,
+    tell_what_is_left_out,
+    write_backbone,
+    write_bundles,
+    write_removed,
+    write_router,
+)
 
 
 class HfOptions(StrictModel):
-    """The format has no options."""
+    """Options of the format."""
+
+    merge: str | None = Field(
+        None, description="Domain whose memory becomes part of the backbone's weights; none ships beside it."
+    )
+    keep_removed: bool = Field(
+        False, description="Keep all that the backbone lacks beside it, for `koffkit restore`."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> HfOptions:
+        if self.merge is not None and self.keep_removed:
+            raise ValueError("merge and keep_removed exclude each other; export twice")
+        return self
 
 
 class HfExporter:
@@ -28,21 +54,32 @@ class HfExporter:
         Args:
             run: the run to export.
             output: the folder to make.
-            options: none.
+            options: what to write.
             progress: where messages and the progress of slicing go.
 
         Returns:
             what `koffkit export --json` prints.
 
         Raises:
-            UsageError: `output` exists, or no stock class holds the result.
+            UsageError: `output` exists, or `options.merge` names no memory that weights can hold.
             IntegrityError: a file of the run or of its base is damaged, or the parity check fails; nothing is
                 published.
             ResourceError: the disk is too full.
         """
+        if options.merge is not None:
+            return self._merged(run, output, options.merge, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
             sliced = write_backbone(draft)
             bundles = write_bundles(draft, sliced.digest)
             figures = check_parity(draft, bundles)
-            return finish(draft, "hf", sliced, bundles, figures)
+            removed = write_removed(draft) if options.keep_removed else None
+            return finish(draft, "hf", sliced, bundles, figures, kept_removed=removed)
+
+    def _merged(self, run: FinishedRun, output: Path, domain: str, progress: Progress) -> dict[str, Any]:
+        plan = plan_merge(run, domain)
+        with publishing(plan.run, output, progress) as draft:
+            tell_what_is_left_out(draft, plan)
+            sliced = write_backbone(draft, plan.reader)
+            figures, entry = check_merged(draft, plan, sliced)
+            return finish(draft, "hf", sliced, [], figures, merged=entry)

@@ -10,19 +10,26 @@ from __future__ import annotations
 from .backbone import write_backbone
 from .bundles import write_bundles, write_router
 from .finish import finish
+from .merging import MergePlan, check_merged, plan_merge, tell_what_is_left_out
 from .parity import ParityFigures, check_parity
 from .publishing import Draft, publishing
+from .removed import write_removed
 from .stream import Sliced, slice_checkpoint
 
 __all__ = [
     "Draft",
+    "MergePlan",
     "ParityFigures",
     "Sliced",
+    "check_merged",
     "check_parity",
     "finish",
+    "plan_merge",
     "publishing",
     "slice_checkpoint",
+    "tell_what_is_left_out",
     "write_backbone",
     "write_bundles",
+    "write_removed",
     "write_router",
 ]

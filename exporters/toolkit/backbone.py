@@ -14,9 +14,13 @@ from .publishing import Draft
 from .stream import Sliced, slice_checkpoint
 
 
-def write_backbone(draft: Draft) -> Sliced:
+def write_backbone(draft: Draft, reader: SlicedReader | None = None) -> Sliced:
     """Write weights, config, tokenizer, license and, where no stock class holds the result, the code of its
     class.
+
+    Args:
+        draft: the export.
+        reader: the weights to write; None: the base's, sliced as the masks of the run say.
 
     Raises:
         IntegrityError: the base is damaged.
@@ -26,8 +30,9 @@ def write_backbone(draft: Draft) -> Sliced:
     config = run.sliced_config
     skip = {f"{run.spec.arch.head}.weight"} if config["tie_word_embeddings"] else set()
     with draft.timed("prepare"):
-        slices, rows = backbone_slices(run.spec, run.masks), zero_rows(run.spec, run.masks)
-        reader = SlicedReader(run.spec.folder, slices, rows, run.repair)
+        if reader is None:
+            slices, rows = backbone_slices(run.spec, run.masks), zero_rows(run.spec, run.masks)
+            reader = SlicedReader(run.spec.folder, slices, rows, run.repair)
     with draft.timed("slice"):
         sliced = slice_checkpoint(reader, skip, folder, draft.progress)
     write_json(folder / "config.json", config)

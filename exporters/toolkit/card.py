@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ...artefact.card import front_matter, license_sentence
-from ...artefact.manifest import Manifest
+from ...artefact.manifest import Manifest, Merged
 from ...artefact.names import BACKBONE, CARD
 from ...artefact.public import public_recipe
 from ...report.verdict import Verdict, verdict_of
@@ -19,6 +19,9 @@ OWN_CLASS = """The layers of this backbone differ in width, or parts of its atte
 no stock class holds. `import koffkit.sliced` first, or, without koffkit, pass `trust_remote_code=True`: the
 code lies beside the weights (`modeling_koffkit.py`, torch and transformers only).
 
+"""
+WITH_MEMORIES = """With its memories: `koffkit.KoffModel.from_pretrained("..")`, or for the LoRA half
+`peft.PeftModel.from_pretrained(model, "memories/<domain>")`.
 """
 FIGURES = ("perplexity", "kl", "recall")
 
@@ -55,15 +58,13 @@ def _backbone_card(manifest: Manifest) -> str:
 ({removed.global_sparsity:.1%}) physically removed by
 knowledge offloading (arXiv 2605.29075): {backbone.parameters:,} stay, {kept}.{masked}
 {_claim(manifest, verdict)}
-The backbone alone is expected to be weaker than the base.
+{"" if manifest.merged else "The backbone alone is expected to be weaker than the base."}
 
 ```python
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("backbone")   # {backbone.model_class}{how}
 ```
-{"" if how else OWN_CLASS}With its memories: `koffkit.KoffModel.from_pretrained("..")`, or for the LoRA half
-`peft.PeftModel.from_pretrained(model, "memories/<domain>")`.
-{license_sentence(base)}
+{"" if how else OWN_CLASS}{"" if manifest.merged else WITH_MEMORIES}{license_sentence(base)}
 
 ## Figures
 {_results_table(manifest.results)}
@@ -81,6 +82,8 @@ Backbone digest: `{backbone.digest}`.
 
 def _claim(manifest: Manifest, verdict: Verdict) -> str:
     """What the figures allow to be said about the memories beside the backbone."""
+    if manifest.merged is not None:
+        return merged_sentence(manifest.merged)
     if not manifest.domains:
         return "No memory ships with it."
     if verdict.moved is None:
@@ -93,6 +96,21 @@ def _claim(manifest: Manifest, verdict: Verdict) -> str:
     )
 
 
+def merged_sentence(merged: Merged) -> str:
+    """What is in the weights beside the backbone, and what is not."""
+    parts = {"lora": "its LoRA", "neurons": f"{merged.neurons:,} neurons that it gives back"}
+    halves = " and ".join(parts[half] for half in merged.halves)
+    missing = (
+        f" **Its {' and '.join(merged.left_out)} half is not in them: weights cannot hold it**, so figures "
+        "of the whole memory do not hold here."
+        if merged.left_out
+        else ""
+    )
+    rounding = merged.rounding.get("max_abs", 0.0)
+    rounded = f" Rounding the sum moves logits by {rounding:.1e} at most." if rounding else ""
+    return f"The memory `{merged.domain}` is part of the weights: {halves}.{missing}{rounded}"
+
+
 def _range(counts: list[int]) -> str:
     return f"{counts[0]:,}" if len(set(counts)) == 1 else f"{min(counts):,} to {max(counts):,}"
 
@@ -100,7 +118,7 @@ def _range(counts: list[int]) -> str:
 def _results_table(results: Mapping[str, Any]) -> str:
     domains = results.get("domains")
     if not domains:
-        return "This run was not evaluated.\n"
+        return "Nothing was measured that holds for these weights.\n"
     first = next(iter(domains.values()))
     conditions = [name for name in ("unpruned", "backbone", "matched") if name in first]
     columns = [

@@ -7,13 +7,14 @@ from typing import Any
 
 from ...artefact.bundle import Bundle, bundle_entry
 from ...artefact.digests import file_entry, list_files, weight_bytes
-from ...artefact.manifest import BackboneEntry, BaseModelEntry, Manifest, Removed
-from ...artefact.names import BACKBONE, FORMAT, MANIFEST
+from ...artefact.manifest import BackboneEntry, BaseModelEntry, KeptRemoved, Manifest, Merged, Removed
+from ...artefact.names import BACKBONE, FORMAT, MANIFEST, MASKS
 from ...artefact.parts import FileEntry
 from ...artefact.public import hub_revision
 from ...checkpoint.fingerprint import sampled_digest
 from ...checkpoint.license import license_of
 from ...errors import IntegrityError
+from ...masks.file import save_masks
 from ...masks.masks import kept_counts, masked_counts
 from ...memories.bundle import write_bundle_card
 from ...run.finished import FinishedRun
@@ -26,15 +27,24 @@ from .stream import Sliced
 
 
 def finish(
-    draft: Draft, format_name: str, sliced: Sliced, bundles: list[Bundle], figures: ParityFigures
+    draft: Draft,
+    format_name: str,
+    sliced: Sliced,
+    bundles: list[Bundle],
+    figures: ParityFigures,
+    *,
+    merged: Merged | None = None,
+    kept_removed: KeptRemoved | None = None,
 ) -> dict[str, Any]:
-    """Write the cards and `koffkit.json`.
+    """Write the masks, the cards and `koffkit.json`.
 
     Args:
         format_name: the exporter's name.
         sliced: the backbone that was written.
         bundles: the memories that were written.
         figures: of the comparison with the masked model.
+        merged: the memory that the backbone's weights contain; None: there is none.
+        kept_removed: what was written of what the backbone lacks; None: nothing.
 
     Returns:
         what `koffkit export --json` prints: the manifest without files and golden logits.
@@ -42,6 +52,8 @@ def finish(
     Raises:
         IntegrityError: the number of removed parameters is not the planned one.
     """
+    if merged is None:  # its neurons stand in another order
+        save_masks(draft.run.masks, draft.folder / MASKS)
     manifest = Manifest(
         koffkit=FORMAT,
         format=format_name,
@@ -50,12 +62,14 @@ def finish(
         versions=draft.run.state.versions,
         base=_base_entry(draft.run),
         backbone=_backbone_entry(draft, sliced),
-        removed=_removed(draft.run, sliced),
+        removed=_removed(draft.run, sliced, 0 if merged is None else merged.parameters),
         kept=kept_counts(draft.run.masks),
         masked=masked_counts(draft.run.spec.arch, draft.run.masks),
         domains={bundle.path.name: bundle_entry(bundle) for bundle in bundles},
         parity=figures.parity,
-        results=dict(draft.run.results),
+        **({} if merged is None else {"merged": merged}),
+        **({} if kept_removed is None else {"kept_removed": kept_removed}),
+        results=dict(draft.run.results) if merged is None else _results_of_merged(draft.run, merged),
         recipe=dict(draft.run.recipe),
         golden=figures.golden,
         files={},
@@ -95,12 +109,21 @@ def _backbone_entry(draft: Draft, sliced: Sliced) -> BackboneEntry:
     )
 
 
-def _removed(run: FinishedRun, sliced: Sliced) -> Removed:
+def _results_of_merged(run: FinishedRun, merged: Merged) -> dict[str, Any]:
+    """The figures of the merged memory's domain, if they are those of the checkpoint, too."""
+    figures = {name: value for name, value in run.figures(merged.domain).items() if name != "swap"}
+    return {} if merged.left_out or not figures else {"domains": {merged.domain: figures}}
+
+
+def _removed(run: FinishedRun, sliced: Sliced, restored: int) -> Removed:
     budget = run.state.budget
-    removed = budget.base_params - (sliced.parameters - sliced.added)
-    if removed != budget.removed_params:
+    removed, planned = (
+        budget.base_params - (sliced.parameters - sliced.added),
+        budget.removed_params - restored,
+    )
+    if removed != planned:
         raise IntegrityError(
-            f"export: {removed:,} parameters are gone, the plan said {budget.removed_params:,}; "
+            f"export: {removed:,} parameters are gone, the plan said {planned:,}; "
             "the base's config.json does not describe its weights."
         )
     return Removed(

@@ -69,12 +69,10 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
         rounding = compare(sliced, hidden, single, single.hidden(tokens, rows))
     draft.progress.advance("parity", STEPS, {})
     noise = dict(zip([NO_MEMORY, *domains], rounding, strict=True))
-    return ParityFigures(_summary(len(tokens), differences, noise), plain)
+    return ParityFigures(summary(len(tokens), differences, noise), plain)
 
 
-def _summary(
-    tokens: int, differences: Mapping[str, Difference], rounding: Mapping[str, Difference]
-) -> Parity:
+def summary(tokens: int, differences: Mapping[str, Difference], rounding: Mapping[str, Difference]) -> Parity:
     """By condition: the largest |logit| and the largest |logit difference| in float64, whose limit is
     `tolerance` times the former; and the noise floor, the effect of float32 rounding on the sliced
     backbone."""

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact.card import front_matter, license_sentence, readable_bytes
-from ...artefact.manifest import Manifest
+from ...artefact.manifest import Manifest, Merged
 from ...artefact.names import BACKBONE, CARD, ROUTER
 from ...artefact.public import public_recipe
 from ...checkpoint.spec import ModelSpec
 from ...report.verdict import Verdict, verdict_of
 from ...storage.files import write_atomically
+from .card import merged_sentence
 
+CHANGING = """- `koffkit memory add`, `replace`, `remove --keep FOLDER` and `compact` change one memory and no
+  other byte; `koffkit memory list .` says which are there now. A memory that was kept is put back by copying
+  its folder to `memories/`.
+"""
 CACHE_BYTES = 2
 """Of one number in a key-value cache, in the 16-bit types that models run in."""
 
@@ -28,6 +33,8 @@ def write_root_card(output: Path, manifest: Manifest) -> None:
 
 def _title(output: Path, manifest: Manifest) -> str:
     memories, verdict = len(manifest.domains), verdict_of(manifest.results)
+    if manifest.merged is not None:
+        return _merged_title(manifest, manifest.merged)
     return f"""# {manifest.name}
 
 {manifest.base.public_name}, split by knowledge offloading (arXiv 2605.29075) into one lean backbone
@@ -36,6 +43,17 @@ def _title(output: Path, manifest: Manifest) -> str:
 {manifest.versions.get("koffkit", "")} on {manifest.created[:10]}.
 
 {verdict.markdown()}"""
+
+
+def _merged_title(manifest: Manifest, merged: Merged) -> str:
+    return f"""# {manifest.name}, {merged.domain}
+
+{manifest.base.public_name}, cut by knowledge offloading (arXiv 2605.29075) to
+{manifest.backbone.parameters:,} parameters ({manifest.removed.global_sparsity:.1%} of the base is gone):
+one dense checkpoint. {merged_sentence(merged)} Made by koffkit {manifest.versions.get("koffkit", "")} on
+{manifest.created[:10]}.
+
+{verdict_of(manifest.results).markdown()}"""
 
 
 def _claim(verdict: Verdict) -> str:
@@ -81,7 +99,7 @@ model = PeftModel.from_pretrained(model, "memories/{domain}")
     name = "None" if domain is None else f'"{domain}"'
     return f"""## Load
 
-From this folder. The backbone alone, with transformers:
+From this folder. {"With" if manifest.merged else "The backbone alone, with"} transformers:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -160,9 +178,7 @@ def _operating(output: Path, manifest: Manifest) -> str:
 
 - `koffkit verify .` checks every file, the shapes of the weights and recorded logits;
   `koffkit inspect .` says what is here, `koffkit doctor` what this machine has.
-- `koffkit memory add`, `replace`, `remove --keep FOLDER` and `compact` change one memory and no other byte;
-  `koffkit memory list .` says which are there now. A memory that was kept is put back by copying its folder
-  to `memories/`.
+{"" if manifest.merged else CHANGING}\
 - An export is never changed by the next one: keep the folder before it, and point the service back at it to
   roll back. This backbone is `{manifest.backbone.digest[:16]}`; a memory of another one is refused.
 - Back to the unpruned model: load {back}.

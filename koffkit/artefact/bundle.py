@@ -17,6 +17,7 @@ from .names import (
     MEMORIES,
     MEMORY_FILE,
     NEURONS,
+    NEURONS_PACKED,
     ROUTER_COLUMN,
 )
 
@@ -45,7 +46,7 @@ class MemoryFolder:
     @property
     def neurons_file(self) -> Path | None:
         """The restored neurons."""
-        return self._first(NEURONS)
+        return self._first(NEURONS, NEURONS_PACKED)
 
     @property
     def column_file(self) -> Path | None:

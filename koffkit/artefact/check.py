@@ -28,11 +28,13 @@ from .names import (
     MEMORIES,
     MEMORY_FILE,
     NEURONS,
+    NEURONS_PACKED,
+    REMOVED,
     ROUTER,
 )
 from .parts import FileEntry
 
-PARTS = (BACKBONE, MEMORIES, ROUTER)
+PARTS = (BACKBONE, MEMORIES, ROUTER, REMOVED)
 ACTED_ON = {".py", ".json", ".jinja", ".safetensors", ".model", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 """Endings of files that other software acts on; beside the folders of an export, others do no harm."""
 
@@ -150,7 +152,7 @@ def _half_problems(bundle: Bundle) -> Iterator[str]:
     halves = (
         ("lora", info.lora is not None, {ADAPTER_WEIGHTS, ADAPTER_PACKED}),
         ("kv", info.kv is not None, {KV_MEMORY, KV_MEMORY_PACKED}),
-        ("neurons", info.neurons is not None, {NEURONS}),
+        ("neurons", info.neurons is not None, {NEURONS, NEURONS_PACKED}),
     )
     for half, there, names in halves:
         if there != bool(files & names):

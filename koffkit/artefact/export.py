@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import KoffkitError, UsageError
 from .bundle import Bundle, is_bundle, open_bundle
 from .manifest import Manifest
-from .names import BACKBONE, MANIFEST, MEMORIES, MEMORY_FILE, ROUTER
+from .names import BACKBONE, MANIFEST, MASKS, MEMORIES, MEMORY_FILE, ROUTER
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Export:
         """The router's folder, if there is one."""
         folder = self.path / ROUTER
         return folder if folder.is_dir() else None
+
+    @property
+    def masks(self) -> Path | None:
+        """What the backbone was sliced by; None in exports that do not say."""
+        path = self.path / MASKS
+        return path if path.is_file() else None
 
     def bundles(self) -> list[Bundle]:
         """Every memory of the export, shipped with it or added later."""
@@ -61,6 +67,11 @@ def replaces(export: Export, domain: str) -> str | None:
 def is_export(path: Path) -> bool:
     """Whether a folder holds a `koffkit.json`."""
     return (path / MANIFEST).is_file()
+
+
+def is_merged(path: Path) -> bool:
+    """Whether a folder is an export with a memory in its weights, so that there is none to choose."""
+    return is_export(path) and open_export(path).manifest.merged is not None
 
 
 def open_export(path: Path | str) -> Export:

@@ -63,8 +63,33 @@ class BundleEntry(RecordPart):
     """A memory that shipped with the export."""
 
     path: InnerPath = Field(description="Its folder.")
-    parameters: Count = Field(description="Of both halves.")
+    parameters: Count = Field(description="Of all halves.")
     bytes: Count = Field(description="Of the files that its memory.json lists.")
+
+
+class Merged(RecordPart):
+    """The memory that the weights of a merged checkpoint contain."""
+
+    domain: FolderName = Field(description="Whose memory it is.")
+    halves: list[str] = Field(min_length=1, description="Which halves are in the weights: lora, neurons.")
+    left_out: list[str] = Field(description="Halves that weights cannot hold: kv.")
+    neurons: Count = Field(description="Restored neurons, over all layers; each layer's come after its own.")
+    parameters: Count = Field(description="By how many they make the backbone larger.")
+    rounding: dict[str, float] = Field(
+        description="What rounding the sum of weights and LoRA to the stored type does to the logits: "
+        "`max_abs`, and `kl` in nats per token."
+    )
+
+
+class KeptRemoved(RecordPart):
+    """All that the backbone lacks of the base (`export --keep-removed`)."""
+
+    path: InnerPath = Field(description="Its folder.")
+    bytes: Count = Field(description="Of its file of weights.")
+    tensors: Sha256 = Field(description="Of the base's tensors, computed as `backbone.digest` is.")
+    copies: dict[str, str] = Field(
+        description="Tensors of the base that are copies of another one, as a tied head that is stored twice."
+    )
 
 
 class NoiseFloor(RecordPart):
@@ -106,6 +131,12 @@ class Manifest(Record):
     kept: dict[str, list[Count]] = Field(description="Units that stay, by structure and layer.")
     masked: dict[str, Count] = Field(description="Units that are zero but still there, by structure.")
     domains: dict[FolderName, BundleEntry] = Field(description="The memories that shipped.")
+    merged: Merged | None = Field(
+        None, description="Present where one memory is part of the backbone's weights (`export --merge`)."
+    )
+    kept_removed: KeptRemoved | None = Field(
+        None, description="Present where `koffkit restore` can make the base again."
+    )
     parity: Parity = Field(description="The comparison of masked and sliced model.")
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
     recipe: dict[str, Any] = Field(description="The resolved recipe.")

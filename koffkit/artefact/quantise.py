@@ -5,12 +5,14 @@ Legend: R LoRA rank, K KV heads, P memory tokens, H head dim.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 SCALE = ".scale"
+NEURON_COLUMNS = re.compile(r"layers\.\d+\.down_proj\.weight")
 LEVELS = {"int8": 127, "int6": 31}
 
 
@@ -34,15 +36,16 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """Quantise tensors: `NAME` becomes int8 or int6, with `NAME.scale` beside it.
 
     A LoRA factor has one scale for each of its R components, a KV memory [K, P, H] one for each head and
-    token. A dimension that is not a multiple of four stays int8.
+    token, restored neurons one for each of their rows and columns. A dimension that is not a multiple of four
+    stays int8.
 
     Args:
-        tensors: LoRA factors or KV memories by name.
+        tensors: LoRA factors, KV memories or weights of restored neurons by name.
         dtype: `int8` or `int6`.
     """
     packed = {}
     for name, values in tensors.items():
-        dim = 0 if "lora_B" in name else -1
+        dim = _dim(name)
         integers, packed[name + SCALE] = quantise(values, dim, LEVELS[dtype])
         packed[name] = (
             _four_in_three(integers, dim) if dtype == "int6" and values.shape[dim] % 4 == 0 else integers
@@ -60,13 +63,14 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if scale is None:
             unpacked[name] = values
         else:
-            integers = (
-                _three_to_four(values, 0 if "lora_B" in name else -1)
-                if values.dtype == torch.uint8
-                else values
-            )
+            integers = _three_to_four(values, _dim(name)) if values.dtype == torch.uint8 else values
             unpacked[name] = integers.float() * scale.float()
     return unpacked
+
+
+def _dim(name: str) -> int:
+    """The dimension that shares a scale."""
+    return 0 if "lora_B" in name or NEURON_COLUMNS.fullmatch(name) else -1
 
 
 def _four_in_three(integers: Tensor, dim: int) -> Tensor:

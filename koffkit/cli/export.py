@@ -22,18 +22,35 @@ from .console import RichProgress, emit, json_option, quiet_libraries, stdout
     "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: exports/RUN-FORMAT]"
 )
 @click.option(
+    "--merge",
+    metavar="NAME",
+    help="Make the memory NAME part of the weights: one dense checkpoint of backbone and this memory.",
+)
+@click.option(
+    "--keep-removed",
+    is_flag=True,
+    help="Keep all that the backbone lacks in EXPORT/removed, for `koffkit restore`.",
+)
+@click.option(
     "--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the run found it]"
 )
 @json_option
 def command(
-    run: Path | None, format_: str | None, output: Path | None, base: Path | None, as_json: bool
+    run: Path | None,
+    format_: str | None,
+    output: Path | None,
+    merge: str | None,
+    keep_removed: bool,
+    base: Path | None,
+    as_json: bool,
 ) -> None:
     """Slice the finished RUN (by default the newest under ./runs) into artefacts that other software
     loads."""
     from ..run.folder import RunFolder, newest_finished
 
     folder = RunFolder(run) if run is not None else newest_finished()
-    jobs = _jobs(folder.require_finished().recipe, format_)
+    given = ({} if merge is None else {"merge": merge}) | ({"keep_removed": True} if keep_removed else {})
+    jobs = _jobs(folder.require_finished().recipe, format_, given)
     if output is not None and len(jobs) > 1:
         raise UsageError(
             f"--output names one folder, but the recipe asks for {', '.join(jobs)}; name one of them with "
@@ -44,7 +61,9 @@ def command(
 
     exporters = {name: find(name) for name in jobs}
     options = {name: check_options(name, exporters[name], given) for name, given in jobs.items()}
-    targets = {name: output or Path("exports") / f"{folder.path.resolve().name}-{name}" for name in jobs}
+    ending = "" if merge is None else f"-{merge}"
+    stem = folder.path.resolve().name
+    targets = {name: output or Path("exports") / f"{stem}-{name}{ending}" for name in jobs}
     for target in targets.values():
         require_free(target)
     quiet_libraries()
@@ -64,8 +83,17 @@ def command(
         _print(result)
 
 
-def _jobs(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any]]:
-    """Options by format: all formats that the recipe lists, or the wanted one with the recipe's options."""
+def _jobs(recipe: dict[str, Any], wanted: str | None, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options by format: all formats that the recipe lists, or the wanted one with the recipe's options.
+
+    Args:
+        given: options of format hf from the command line.
+    """
+    jobs = _listed(recipe, wanted or ("hf" if given else None))
+    return {name: options | given for name, options in jobs.items()}
+
+
+def _listed(recipe: dict[str, Any], wanted: str | None) -> dict[str, dict[str, Any]]:
     listed = {
         spec["format"]: {key: value for key, value in spec.items() if key != "format"}
         for spec in recipe["export"]
@@ -80,10 +108,17 @@ def _print(result: dict[str, Any]) -> None:
         stdout().print(f"{result['output']}: done.", markup=False)
         return
     backbone, parity = result["backbone"], result["parity"]
+    merged = result.get("merged")
+    what = f"{len(result['domains'])} memories" if merged is None else _merged(merged)
     stdout().print(
         f"{result['output']}: {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes "
-        f"({backbone['class']}), "
-        f"{len(result['domains'])} memories; largest logit difference {max(parity['max_abs'].values()):.1e} "
+        f"({backbone['class']}), {what}; largest logit difference {max(parity['max_abs'].values()):.1e} "
         f"(rounding to float32: {max(parity['noise_floor']['max_abs'].values()):.1e}).",
         markup=False,
     )
+
+
+def _merged(merged: dict[str, Any]) -> str:
+    halves = " and ".join(merged["halves"])
+    missing = f", without its {' and '.join(merged['left_out'])}" if merged["left_out"] else ""
+    return f"memory {merged['domain']} merged ({halves}{missing})"

@@ -73,11 +73,12 @@ def command(
         raise UsageError("give what to complete with --prompt TEXT or --prompts FILE.")
     require_memory(export, memory)
     quiet_libraries()
+    from ..artefact.export import is_merged
     from ..devices import find_device
     from ..runtime.model import KoffModel
 
     model = KoffModel.from_pretrained(export, device=find_device(device), dtype=dtype)
-    chosen = _choose(model, texts, memory)
+    chosen = _choose(model, texts, "none" if memory == "auto" and is_merged(export) else memory)
     options = _sampling(temperature, top_p, seed) | {"chat": chat, "max_new_tokens": max_new_tokens}
     if as_json:
         completions = _complete(model, texts, chosen, batch_size, options)

@@ -161,7 +161,8 @@ def _learn(
             f"{work.path}: an interrupted command for a memory of this name; go on with --resume, or remove "
             "the folder."
         )
-    return learn_memory(loaded, export.backbone, work.path, resume=resume, progress=progress)
+    masks = None if loaded.recipe.memory.neurons is None else export.masks
+    return learn_memory(loaded, export.backbone, work.path, masks=masks, resume=resume, progress=progress)
 
 
 def _teach(

@@ -24,6 +24,7 @@ from ..artefact.names import (
     KV_MEMORY,
     MEMORY_FILE,
     NEURONS,
+    NEURONS_PACKED,
     ROUTER_COLUMN,
 )
 from ..artefact.parts import Golden
@@ -76,7 +77,7 @@ def write_bundle(
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
     if memory.get("neurons") is not None:
-        neurons, parameters["neurons"], places = _copy_neurons(source, target, memory["neurons"])
+        neurons, parameters["neurons"], places = _copy_neurons(source, target, state)
         layers = layers or places
     info = BundleInfo(
         koffkit=FORMAT,
@@ -102,9 +103,7 @@ def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None) -> int:
     return _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
 
 
-def _copy_neurons(
-    source: Path, target: Path, settings: Mapping[str, Any]
-) -> tuple[NeuronHalf, int, list[int]]:
+def _copy_neurons(source: Path, target: Path, state: RunState) -> tuple[NeuronHalf, int, list[int]]:
     """Copy the restored neurons, which no mask cuts; also returns how many weights they have, and in which
     layers."""
     path = source / NEURONS
@@ -114,7 +113,11 @@ def _copy_neurons(
         int(name.split(".")[1]): info.shape[0] for name, info in header.items() if name.endswith(".neurons")
     }
     weights = sum(prod(info.shape) for name, info in header.items() if not name.endswith(".neurons"))
-    half = NeuronHalf(count=sum(counts.values()), layout=settings["layout"], tuned=settings["tuned"])
+    settings = state.recipe["memory"]["neurons"]
+    fitted = state.recipe["mask"].get("repair") == "least_squares" and state.backbone is None
+    half = NeuronHalf(
+        count=sum(counts.values()), layout=settings["layout"], tuned=settings["tuned"], fitted=fitted
+    )
     return half, weights, sorted(counts)
 
 
@@ -189,6 +192,7 @@ head_dim], keys before rotation. koffkit attaches it; a stock cache can be prefi
 has one (rotate the keys by the position of the first text token).
 """
     )
+    neurons = "" if info.neurons is None else _neurons_text(info.neurons, packed)
     small = (
         ""
         if not packed
@@ -210,7 +214,19 @@ is left out.
 {info.parameters:,} parameters ({halves}) in layers {info.layers[0]} to {info.layers[-1]}, for
 backbone `{info.backbone_digest}` only; koffkit refuses any other.
 Standalone: copy this folder next to any copy of that backbone.
-{adapter}{kv}{small}{routing}{_verdict(info)}"""
+{adapter}{kv}{neurons}{small}{routing}{_verdict(info)}"""
+
+
+def _neurons_text(neurons: NeuronHalf, packed: bool) -> str:
+    kind = (
+        "tuned" if neurons.tuned else "with columns of down fitted again" if neurons.fitted else "unchanged"
+    )
+    weights = kind if not packed else f"{kind} but for being packed"
+    return f"""
+{neurons.count:,} neurons of the base that the backbone lacks come back with it, {weights}
+(`{NEURONS_PACKED if packed else NEURONS}`). koffkit adds their output to that of the MLPs; `koffkit export
+--merge` makes them part of the weights.
+"""
 
 
 def _verdict(info: BundleInfo) -> str:

@@ -28,6 +28,8 @@ from ..artefact.names import (
     KV_MEMORY,
     KV_MEMORY_PACKED,
     MEMORY_FILE,
+    NEURONS,
+    NEURONS_PACKED,
     ROUTER_COLUMN,
 )
 from ..artefact.quantise import LEVELS, Factors, pack
@@ -80,6 +82,9 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
         tensors = load_tensors(bundle.kv_file)
         counts["kv"] = sum(values.numel() for values in tensors.values())
         files.append(_write(target, KV_MEMORY, KV_MEMORY_PACKED, tensors, options.dtype))
+    if bundle.neurons_file is not None:
+        name, counts["neurons"] = _write_neurons(target, bundle.neurons_file, options.dtype)
+        files.append(name)
     if bundle.column_file is not None:
         shutil.copyfile(bundle.column_file, target / ROUTER_COLUMN)
         files.append(ROUTER_COLUMN)
@@ -159,6 +164,31 @@ def _adapter_config(bundle: Bundle) -> dict[str, Any]:
     config = read_json(bundle.path / ADAPTER_CONFIG, remedy="copy the bundle again")
     defaults: dict[str, Any] = {"rank_pattern": {}, "alpha_pattern": {}}
     return defaults | config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE}
+
+
+def _write_neurons(target: Path, path: Path, dtype: str) -> tuple[str, int]:
+    """Write the restored neurons; returns the file's name, and how many weights they have.
+
+    They are weights of the base, so no type makes them larger, and the packed types make them int8: six bits
+    are for what was learned to be small.
+    """
+    tensors = load_tensors(path)
+    weights = {name: values for name, values in tensors.items() if name.endswith(".weight")}
+    others = {name: values for name, values in tensors.items() if name not in weights}
+    count = sum(values.numel() for name, values in tensors.items() if not name.endswith(".neurons"))
+    if dtype in LEVELS:
+        stored = others | pack({name: values.float() for name, values in weights.items()}, "int8")
+        write_atomically(target / NEURONS_PACKED, save(stored, metadata={"format": "pt"}))
+        return NEURONS_PACKED, count
+    wanted = getattr(torch, dtype)
+    if all(values.element_size() <= wanted.itemsize for values in weights.values()):
+        wanted = None  # as they are
+    stored = {
+        name: values if wanted is None or name.endswith(".neurons") else values.to(wanted)
+        for name, values in tensors.items()
+    }
+    write_atomically(target / NEURONS, save(stored, metadata={"format": "pt"}))
+    return NEURONS, count
 
 
 def _write(target: Path, plain: str, packed: str, tensors: Mapping[str, Tensor], dtype: str) -> str:

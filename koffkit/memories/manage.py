@@ -44,6 +44,7 @@ def _row(bundle: Bundle, export: Export, labels: list[str]) -> dict[str, Any]:
         "layers": info.layers,
         "rank": None if info.lora is None else info.lora.rank,
         "kv_tokens": None if info.kv is None else info.kv.tokens,
+        "neurons": None if info.neurons is None else info.neurons.count,
         "dtype": info.dtype,
         "in_router": bundle.domain in labels,
         "routing": None if info.routing is None else info.routing.to_json(),

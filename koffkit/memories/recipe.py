@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from ..artefact.export import Export
-from ..artefact.names import MANIFEST
+from ..artefact.names import MANIFEST, MASKS
 from ..checkpoint.fingerprint import digest_of
 from ..errors import DataError, IntegrityError, UsageError
 from ..hub import locate
+from ..recipe.learning import Memory
 from ..recipe.load import LoadedRecipe, apply_override, validated
 from ..recipe.schema import DOMAIN_NAME, RESERVED, Base, Recipe
 
@@ -40,19 +41,28 @@ SETTABLE = (
     "seed",
     "distill",
     "train",
+    "stages.restore",
     "stages.recover",
 )
 
 
 class MemoryRecipe(Recipe):
-    """A recipe whose mask is given: its stages begin with `recover`."""
+    """A recipe whose mask is given: its stages begin after it."""
 
     @model_validator(mode="after")
     def _stage_order(self) -> MemoryRecipe:
         names = [stage.name for stage in self.stages]
-        if names != ["recover", "evaluate"]:
-            raise ValueError(f"stages of a memory are recover and evaluate (found: {names})")
+        if names not in (names_of(self.memory), ["recover", "evaluate"]):
+            raise ValueError(f"stages of a memory are {names_of(self.memory)} (found: {names})")
         return self
+
+
+def names_of(memory: Memory) -> list[str]:
+    """The stages that learn a memory on a finished backbone."""
+    neurons = memory.neurons
+    trained = memory.lora is not None or memory.kv is not None or neurons is None or neurons.tuned
+    wanted = {"restore": neurons is not None, "recover": trained, "evaluate": True}
+    return [name for name, there in wanted.items() if there]
 
 
 def check_name(name: str) -> None:
@@ -125,20 +135,37 @@ def memory_recipe(
     }  # the export may come from somebody else
     tree["domains"] = {name: dict(source)}
     tree["stages"] = [
+        {"restore": _stage(original, "restore")},
         {"recover": _training(original)},
         {"evaluate": {**_stage(original, "evaluate"), "swap": False}},
     ]
     for override in overrides:
         _require_settable(override)
         apply_override(tree, override)
+    _leave_out_stages(tree)
     recipe = validated(tree, "memory add", {}, MemoryRecipe)
-    if recipe.memory.lora is None and recipe.memory.kv is None:
+    if recipe.memory.neurons is not None and export.masks is None:
         raise UsageError(
-            "memory: both halves are off, as in the recipe of this export; set one, for example --set "
+            f"{export.path}: memory.neurons: what the mask removed is not on record here ({MASKS}; exports "
+            "of earlier versions and merged ones have none); export the run again, or learn without: --set "
+            "memory.neurons=null."
+        )
+    if not recipe.memory.is_on:
+        raise UsageError(
+            "memory: all halves are off, as in the recipe of this export; set one, for example --set "
             "memory.kv.tokens=32, "
             "or --set 'memory.lora={rank: 32, alpha: 32, targets: [gate_proj, up_proj, down_proj]}'."
         )
     return LoadedRecipe(recipe=recipe, path=export.path / MANIFEST, root=Path.cwd())
+
+
+def _leave_out_stages(tree: dict[str, Any]) -> None:
+    """Leave out the stages that this memory does not need; a memory that is not valid keeps them."""
+    try:
+        wanted = names_of(Memory.model_validate(tree["memory"]))
+    except ValidationError:
+        return
+    tree["stages"] = [stage for stage in tree["stages"] if next(iter(stage)) in wanted]
 
 
 def _learned_layers(export: Export) -> list[int]:

@@ -5,6 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 
-def plain_linear(module: Any) -> Any:
+def base_linear(module: Any) -> Any:
     """The linear module itself."""
     return module.get_base_layer() if hasattr(module, "get_base_layer") else module

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import plain_linear
+from .linear import base_linear
 
 
 def use_repair(model: nn.Module, tensors: Mapping[str, Tensor], active: Callable[[], bool]) -> None:
@@ -21,7 +21,7 @@ def use_repair(model: nn.Module, tensors: Mapping[str, Tensor], active: Callable
         active: asked at every call of a module.
     """
     for name in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
-        linear = plain_linear(model.get_submodule(name))
+        linear = base_linear(model.get_submodule(name))
         weight, bias = (_like(linear.weight, tensors.get(f"{name}.{kind}")) for kind in ("weight", "bias"))
         linear.forward = partial(_forward, linear, weight, bias, active)
 

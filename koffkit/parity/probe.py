@@ -84,14 +84,19 @@ class Probe:
             else load_memory(memory, spec.widths, spec.shape.hidden)
             for memory in memories
         ]
-        self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(attached)}
-        self._model: Any = _with_adapters(model, attached, list(self._slots.values()))
+        slots = [f"m{index}" for index in range(len(attached))]
+        self._slots = {
+            memory.domain: slot
+            for slot, memory in zip(slots, attached, strict=True)
+            if memory.lora is not None
+        }
+        self._model: Any = _with_adapters(model, attached, slots)
         if masks is not None:
             values = as_gates(masks)
             register_gates(model, spec, lambda: values)
         self._kv = {memory.domain: memory.kv for memory in attached}
         self._neurons = {memory.domain: memory.neurons for memory in attached}
-        adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), attached, strict=True)}
+        adapters = {slot: memory.adapter for slot, memory in zip(slots, attached, strict=True)}
         self._weights = _Weights(self.reader, adapters, dtype, {} if repair is None else repair.tensors)
         _read_on_demand(self._model, self._weights)
         self._plain = model
@@ -112,7 +117,7 @@ class Probe:
         names = (
             {}
             if self._model is self._plain
-            else {"adapter_names": [self._slots[r] if r else "__base__" for r in rows]}
+            else {"adapter_names": [self._slots.get(r or "", "__base__") for r in rows]}
         )
         batch = embedded.expand(len(rows), -1, -1).contiguous()
         with self._arithmetic():

@@ -138,6 +138,11 @@ class Recipe(StrictModel):
         return self
 
     @property
+    def repairs_with_neurons(self) -> bool:
+        """Whether stage restore repairs the backbone together with the neurons of the memories."""
+        return self.mask.repair == "least_squares" and self.memory.neurons is not None
+
+    @property
     def domain_names(self) -> list[str]:
         """The names of the domains; placeholders before automatic domains are resolved."""
         if isinstance(self.domains, AutoDomains):

@@ -9,7 +9,10 @@ from rich.table import Table
 
 from .table import format_figure
 
-COLUMNS = ("params", "bytes", "layers", "rank", "KV", "dtype", "auto", "origin", "KL", "ppl", "recall")
+COLUMNS = (
+    *("params", "bytes", "layers", "rank", "KV", "neurons"),
+    *("dtype", "auto", "origin", "KL", "ppl", "recall"),
+)
 
 
 def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -30,6 +33,7 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
             layer_range(row["layers"]),
             _or_none(row["rank"]),
             _or_none(row["kv_tokens"]),
+            _or_none(row["neurons"]),
         ]
         table.add_row(
             name, *cells, row["dtype"], "yes" if row["in_router"] else "no", origin, *_figures(row["figures"])

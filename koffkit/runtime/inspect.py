@@ -20,6 +20,7 @@ from ..router.routed import routed
 from ..run.folder import RunFolder
 from ..run.live import live_state
 from ..storage.record import Record
+from .shared_neurons import shared_neurons
 
 OWN_CLASS = (
     "after `import koffkit.sliced`, or without koffkit with trust_remote_code=True (the code lies in the "
@@ -79,6 +80,7 @@ def _export(path: Path) -> dict[str, Any]:
             bundle.domain: _without(bundle.info, "golden", "files", "figures") for bundle in bundles
         },
         "removed_memories": removed_memories(export),
+        "neurons": shared_neurons(bundles),
         "net": _net(export, bundles),
         "router": None if router is None else router.describe(),
         "loads_in": _loads_in(export.manifest, bundles, spec),

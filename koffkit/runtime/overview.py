@@ -50,9 +50,7 @@ def _export(facts: Facts) -> Iterator[tuple[str, str]]:
     size = f"{backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes"
     yield "backbone", f"{backbone['class']}, {size}, digest {backbone['digest'][:12]}"
     yield "removed", f"{facts['removed']['global_sparsity']:.1%} of the base; kept: {_kept(facts['kept'])}"
-    gone = facts["removed_memories"]
-    since = f"; removed since: {_names(gone)}" if gone else ""
-    yield "memories", f"{len(facts['memories'])}: {_names(list(facts['memories'])) or 'none'}{since}"
+    yield "memories", _memories(facts) if facts.get("merged") is None else _merged(facts["merged"])
     router = facts["router"]
     yield "router", "none" if router is None else f"{router['kind']}: {_names(router['labels'])}"
     even = "" if net["break_even"] is None else f"; smaller with at most {net['break_even']} of this size"
@@ -60,6 +58,20 @@ def _export(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "net", f"{net['total']:,} bytes without router, {saved}{even}"
     yield "parity", f"largest logit difference {max(facts['parity']['max_abs'].values()):.1e}"
     yield "loads in", ", ".join(facts["loads_in"])
+
+
+def _memories(facts: Facts) -> str:
+    gone = facts["removed_memories"]
+    since = f"; removed since: {_names(gone)}" if gone else ""
+    neurons = facts.get("neurons")
+    shared = f"; {neurons['count']:,} neurons, {neurons['distinct']:,} different" if neurons else ""
+    return f"{len(facts['memories'])}: {_names(list(facts['memories'])) or 'none'}{shared}{since}"
+
+
+def _merged(merged: Facts) -> str:
+    without = f", without its {', '.join(merged['left_out'])}" if merged["left_out"] else ""
+    neurons = f", {merged['neurons']:,} neurons" if merged["neurons"] else ""
+    return f"{merged['domain']} is in the weights ({', '.join(merged['halves'])}{neurons}){without}"
 
 
 def _run(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -100,6 +112,13 @@ def _live(live: Facts) -> Iterator[tuple[str, str]]:
     yield "writer", f"{ago}{writer or 'nobody works on it: interrupted, go on with --resume'}"
 
 
+def _neurons(neurons: Facts | None) -> str:
+    if neurons is None:
+        return "none"
+    kinds = [word for word in ("tuned", "fitted") if neurons.get(word)]
+    return f"{neurons['count']:,} restored, {', '.join([neurons['layout'], *kinds])}"
+
+
 def _bundle(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "domain", facts["domain"]
     yield "backbone", f"{facts['backbone_digest'][:12]}, and no other"
@@ -109,6 +128,7 @@ def _bundle(facts: Facts) -> Iterator[tuple[str, str]]:
     lora, kv = facts["lora"], facts["kv"]
     yield "LoRA", "none" if lora is None else f"rank {lora['rank']} on {', '.join(lora['targets'])}"
     yield "KV", "none" if kv is None else f"{kv['tokens']} memory tokens a layer"
+    yield "neurons", _neurons(facts.get("neurons"))
     yield "layers", layer_range(facts["layers"])
     origin = "added" if "added" in facts else "shipped with its export"
     yield "origin", origin + (", compacted" if facts.get("compacted") else "")

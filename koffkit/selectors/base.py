@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..arch import Cut
 from ..method.budget import Budget
 from ..model.batch import Batch
-from ..model.linear import plain_linear
+from ..model.linear import base_linear
 from ..model.student import Student
 from ..recipe.learning import Mask
 
@@ -153,7 +153,7 @@ class GatePlace:
     @property
     def weight(self) -> Tensor:
         """The module's weight [out, in]."""
-        weight: Tensor = plain_linear(self.module).weight
+        weight: Tensor = base_linear(self.module).weight
         return weight
 
     def values(self, inputs: tuple[Any, ...], output: Any) -> Tensor:

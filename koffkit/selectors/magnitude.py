@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..method.budget import Budget
-from ..model.linear import plain_linear
+from ..model.linear import base_linear
 from .base import Calibration, Saliencies, Selector, per_parameter
 
 
@@ -28,10 +28,9 @@ def _squares(text: Calibration) -> Saliencies:
         for cut in structure.cuts or structure.masked_cuts:
             units = torch.from_numpy(cut.unit_of_channel(spec.shape)).to(table.device)
             for layer, row in enumerate(table):
-                weight = plain_linear(
-                    text.student.model.get_submodule(spec.arch.layer(layer) + cut.module)
-                ).weight
-                row.index_add_(0, units, weight.float().square().sum(1 if cut.side == "out" else 0))
+                module = text.student.model.get_submodule(spec.arch.layer(layer) + cut.module)
+                squares = base_linear(module).weight.float().square()
+                row.index_add_(0, units, squares.sum(1 if cut.side == "out" else 0))
     return sums
 
 

@@ -64,6 +64,7 @@ def learn_memory(
     backbone: Path,
     output: Path,
     *,
+    masks: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> RunState:
@@ -71,18 +72,24 @@ def learn_memory(
     `run_recipe`.
 
     Args:
-        loaded: a recipe with stages from `recover` on; see `koffkit.memories.recipe`.
+        loaded: a recipe whose masks are given; see `koffkit.memories.recipe`.
+        masks: what the backbone was sliced by; memories that give neurons back need it.
 
     Raises:
         UsageError: the folder holds something else, or a run of another recipe.
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
-        return _carry_out(loaded, output, backbone, resume, progress or Silent())
+        return _carry_out(loaded, output, backbone, resume, progress or Silent(), masks)
 
 
 def _carry_out(
-    loaded: LoadedRecipe, output: Path, backbone: Path | None, resume: bool, progress: Progress
+    loaded: LoadedRecipe,
+    output: Path,
+    backbone: Path | None,
+    resume: bool,
+    progress: Progress,
+    masks: Path | None = None,
 ) -> RunState:
     run = RunFolder(output)
     named = loaded.recipe.base
@@ -98,7 +105,7 @@ def _carry_out(
         _check_stages(loaded, base)
         loaded = resolve_domains(loaded, run, base, progress)
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
-        context = build_context(loaded, run, base, progress, backbone)
+        context = build_context(loaded, run, base, progress, backbone, masks)
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             _clear(run, keep_tokens=not isinstance(error, DataError))

@@ -63,20 +63,28 @@ class Restore(StageKind):
 
     def run(self, context: Context, options: RestoreOptions, resume: Checkpoint | None) -> None:
         from ..training.checkpoint import Checkpoint, save_checkpoint
-        from ..training.restoring import choose_by_domain, stored_dtype, take_neurons
+        from ..training.neuron_repair import repair
+        from ..training.restoring import choose_by_domain, silent_outputs, stored_dtype, take_neurons
         from .outputs import save_memories
 
         memories, wanted = context.student.memories, context.loaded.recipe.memory.neurons
         assert memories is not None and wanted is not None
-        if resume is None:
+        if resume is not None:
+            context.resume_repair(resume.extra["repair"])
+        else:
             chosen = choose_by_domain(
                 context, options.score, options.own_share, options.batches, options.batch_size
             )
             dtype = stored_dtype(context.student.spec)
+            columns = repair(context, chosen, options.own_share)
+            unpruned, masks = context.teacher or context.student, context.final_masks
+            silent = silent_outputs(unpruned.spec, masks or {})
             for domain, places in chosen.items():
-                neurons = take_neurons(context.student.model, places, dtype)
+                own = columns.get(domain, {})
+                neurons = take_neurons(unpruned.model, places, dtype, own, silent)
                 memories.set_neurons(domain, neurons, tuned=wanted.tuned)
             order = [stage.name for stage in context.loaded.recipe.stages].index(self.name)
-            done = Checkpoint(self.name, 1, dict(context.tensors()), {}, {})
+            extra = {"repair": context.learned.get("repair")}
+            done = Checkpoint(self.name, 1, dict(context.tensors()), {}, extra)
             save_checkpoint(context.run.checkpoints_dir, order, done)
         save_memories(context)

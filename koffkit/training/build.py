@@ -9,6 +9,8 @@ from ..arch.weights import vocab_size
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
+from ..masks.convert import as_gates
+from ..masks.file import load_masks
 from ..planning.plan import budget_of, check_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def build_context(
-    loaded: LoadedRecipe, run: RunFolder, base: ModelSpec, progress: Progress, backbone: Path | None = None
+    loaded: LoadedRecipe,
+    run: RunFolder,
+    base: ModelSpec,
+    progress: Progress,
+    backbone: Path | None = None,
+    masks: Path | None = None,
 ) -> Context:
     """Tokenise the text, load the model, and give it the gates and memories of the recipe.
 
@@ -32,6 +39,7 @@ def build_context(
         base: the unpruned base.
         progress: where to report.
         backbone: a sliced backbone to learn memories for, taught by `base`; None: the student is `base`.
+        masks: what the backbone was sliced by, if that is known.
 
     Raises:
         DataError: a source of text cannot be used.
@@ -66,7 +74,19 @@ def build_context(
     student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
-    return Context(loaded, run, corpus, tokenizer, accelerator, student, budget, progress, teacher=teacher)
+    sliced_by = None if masks is None else as_gates(load_masks(masks, base))
+    return Context(
+        loaded,
+        run,
+        corpus,
+        tokenizer,
+        accelerator,
+        student,
+        budget,
+        progress,
+        teacher=teacher,
+        backbone_masks=sliced_by,
+    )
 
 
 def _start_memories(recipe: Recipe, student: Student, corpus: Corpus) -> None:

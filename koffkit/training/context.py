@@ -35,6 +35,7 @@ class Context:
         learned: fields of `run.json` that stages have settled.
         teacher: the unpruned model, if the student is a sliced backbone; None: the student with all gates off
             is the teacher.
+        backbone_masks: the hard gates that a student was sliced by, if it is sliced and they are known.
     """
 
     loaded: LoadedRecipe
@@ -50,6 +51,12 @@ class Context:
     results: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
     teacher: Student | None = None
+    backbone_masks: dict[str, Tensor] | None = None
+
+    @property
+    def final_masks(self) -> dict[str, Tensor] | None:
+        """What the backbone lacks, hard gates [L, U] by structure, whether the student is sliced or gated."""
+        return self.masks if self.teacher is None else self.backbone_masks
 
     def unpruned(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [B, T, D] of the unpruned model; no structure prunes the head, so the student's
@@ -85,10 +92,19 @@ class Context:
         from .repair import make_repair
 
         masks = self._project()
-        self._use(make_repair(self, masks))
+        self.use_repair(make_repair(self, masks))
         return masks
 
-    def _use(self, repair: Repair | None) -> None:
+    def resume_repair(self, learned: dict[str, Any] | None) -> None:
+        """Use the repair that the stage of a checkpoint made, if it made one."""
+        from .repair import read_repair
+
+        if learned is not None:
+            self.learned["repair"] = learned
+            self.use_repair(read_repair(self, learned.get("sha256")))
+
+    def use_repair(self, repair: Repair | None) -> None:
+        """Compute with the repair's tensors whenever the student is pruned."""
         if repair is not None:
             self.student.repair(repair.tensors)
 
@@ -123,7 +139,7 @@ class Context:
         self.load(checkpoint)
         if self.student.gates is not None:
             self._project()
-            self._use(read_repair(self, repair))
+            self.use_repair(read_repair(self, repair))
             self.keep_layers(layers)
 
 

@@ -1,10 +1,11 @@
-"""Second moments of the MLPs' activations in the unpruned model, for least squares.
+"""Second moments of the MLPs' activations in the unpruned model, domain by domain, for least squares.
 
 Legend: U neurons of a layer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.packing import PackedTokens
+from ..errors import DataError
 from ..model.neuron_memory import mlp_modules
 from .context import Context, watched
 
 AT_ONCE = 4 << 30
 """Bytes of moments that exist at one time; of more layers the text is read again."""
 CHECKED = 4
-"""Every so many batches one is kept out of the fit, to check it."""
+"""Every so many sequences one is kept out of the fit, to check it."""
+RETENTION = "retention text"
+"""The name of retention text among the domains; no domain has a space in its name."""
 
 
 @dataclass(frozen=True)
@@ -36,48 +41,67 @@ class LayerMoments:
     check: Mapping[str, Tensor]
 
 
-def layer_moments(context: Context, label: str, batches: int, batch_size: int) -> Iterator[LayerMoments]:
-    """The moments of every layer in turn.
-
-    Args:
-        context: see `Context`.
-        label: the work's name, for progress.
-        batches: batches of training text of each domain; a quarter of them only check.
-        batch_size: sequences in a batch.
+def layer_moments(context: Context) -> Iterator[LayerMoments]:
+    """The moments of every layer in turn, from `mask.repair_tokens` of the training text of all domains and
+    of retention text; a quarter of it only checks.
 
     Raises:
+        DataError: there is too little text to keep some of it out.
         Interrupted: the user asked to stop.
     """
-    shape, domains = context.student.spec.shape, context.corpus.domains
-    each = max(1, AT_ONCE // (8 * len(domains) * shape.intermediate**2))
+    shape, text = context.student.spec.shape, _text(context)
+    each = max(1, AT_ONCE // (8 * len(text) * shape.intermediate**2))
     for first in range(0, shape.num_layers, each):
         layers = range(first, min(first + each, shape.num_layers))
-        sums = _Sums(layers, domains, shape.intermediate, context.accelerator.device)
-        _read(context, f"{label} (layers {layers[0]} to {layers[-1]})", sums, batches, batch_size)
+        sums = _Sums(layers, list(text), shape.intermediate, context.accelerator.device)
+        _read(context, sums, text)
         for layer in layers:
             yield LayerMoments(layer, *(sums.means(layer, kind) for kind in (False, True)))
 
 
-class _Sums:
-    """Sums of a a^T over tokens, by layer, domain and purpose."""
+def _text(context: Context) -> dict[str, tuple[PackedTokens, int]]:
+    """Every stream of text, with the number of sequences that are read of it."""
+    recipe, corpus = context.loaded.recipe, context.corpus
+    streams = dict(corpus.train)
+    if corpus.retention is not None:
+        streams[RETENTION] = corpus.retention
+    wanted = math.ceil(recipe.mask.repair_tokens / recipe.sequence_length / len(streams))
+    text = {}
+    for name, stream in streams.items():
+        count = min(wanted, stream.sequences_of_epoch(recipe.sequence_length))
+        if count < 2:
+            raise DataError(
+                f"mask.repair: {count} sequences of {name} are too few to keep one out; add text, raise "
+                "mask.repair_tokens, shorten sequence_length, or use repair: none."
+            )
+        text[name] = (stream, count)
+    return text
 
-    def __init__(self, layers: range, domains: list[str], units: int, device: torch.device) -> None:
-        self.layers, self.domains = layers, domains
-        self.sums = torch.zeros(len(layers), len(domains), 2, units, units, device=device)
-        self.tokens = torch.zeros(len(domains), 2, device=device)
+
+class _Sums:
+    """Sums of a a^T over tokens, by layer, stream and purpose."""
+
+    def __init__(self, layers: range, names: list[str], units: int, device: torch.device) -> None:
+        self.layers, self.names = layers, names
+        self.sums = torch.zeros(len(layers), len(names), 2, units, units, device=device)
+        self.tokens = torch.zeros(len(names), 2, device=device)
 
     def means(self, layer: int, check: bool) -> dict[str, Tensor]:
         place, kind = layer - self.layers[0], int(check)
         return {
-            domain: self.sums[place, index, kind] / self.tokens[index, kind].clamp_min(1)
-            for index, domain in enumerate(self.domains)
+            name: self.sums[place, index, kind] / self.tokens[index, kind]
+            for index, name in enumerate(self.names)
         }
 
 
 @torch.no_grad()
-def _read(context: Context, label: str, sums: _Sums, batches: int, batch_size: int) -> None:
+def _read(context: Context, sums: _Sums, text: Mapping[str, tuple[PackedTokens, int]]) -> None:
     recipe, unpruned = context.loaded.recipe, context.teacher or context.student
-    jobs = [(index, visit) for index in range(len(sums.domains)) for visit in range(batches)]
+    jobs = [
+        (index, stream, visit)
+        for index, (stream, count) in enumerate(text.values())
+        for visit in range(count)
+    ]
     place = [0, 0]
 
     def add(layer: int, module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -90,10 +114,9 @@ def _read(context: Context, label: str, sums: _Sums, batches: int, batch_size: i
         if layer in sums.layers
     ]
     try:
-        for index, visit in watched(label, jobs, context):
-            place[:] = index, int(batches > 1 and visit % CHECKED == CHECKED - 1)
-            stream = context.corpus.train[sums.domains[index]]
-            batch = stream.batch(visit, batch_size, recipe.sequence_length, recipe.seed)
+        for index, stream, visit in watched("repair", jobs, context):
+            place[:] = index, int(visit % CHECKED == 1)
+            batch = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
             batch = batch.to(context.accelerator.device)
             with context.accelerator.autocast():
                 unpruned(batch.ids, positions=batch.positions)

@@ -25,7 +25,7 @@ from ..masks.repair import FORMAT, Repair, new_biases, readers
 from ..masks.slicing import backbone_slices
 from ..method.repair import Moments, least_squares, mean_bias, squared_error
 from ..model.batch import Batch
-from ..model.linear import plain_linear
+from ..model.linear import base_linear
 from ..model.top_k_gates import TopKGates
 from ..storage.files import write_atomically
 from .checkpoint import STORED
@@ -54,7 +54,8 @@ class Repaired:
 
 
 def make_repair(context: Context, masks: Masks) -> Repair | None:
-    """Compute the repair that the recipe asks for and write it into the run folder; None: there is none.
+    """Compute the repair that the recipe asks for and write it into the run folder; None: there is none, or
+    stage `restore` makes it together with the memories' neurons.
 
     Args:
         context: see `Context`.
@@ -69,10 +70,23 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
     if isinstance(gates, TopKGates):
         context.learned["repair"] = {"kind": "scales"}
         return _written(context, folded_scales(context.student, gates, masks))
-    if kind == "none":
+    if kind == "none" or context.loaded.recipe.repairs_with_neurons:
         return None
-    kept = _kept(context, masks)
-    found: dict[str, Repaired] = {}
+    kept = kept_inputs(context, masks)
+    return repair_modules(context, kept, {})
+
+
+def repair_modules(
+    context: Context, kept: Mapping[str, Tensor], done: Mapping[str, Repaired]
+) -> Repair | None:
+    """Repair modules one by one, and write the repair of all.
+
+    Args:
+        context: see `Context`.
+        kept: the modules, with the input channels that stay, boolean [F].
+        done: modules that are repaired already.
+    """
+    kind, found = context.loaded.recipe.mask.repair, dict(done)
     for group in _groups(context, list(kept)):
         moments = _moments(context, group)
         for name in group:
@@ -92,7 +106,7 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
     return _written(context, tensors) if helped else None
 
 
-def _kept(context: Context, masks: Masks) -> dict[str, Tensor]:
+def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
     """The modules that read removed channels, with the channels that stay, boolean [F]."""
     spec, kept = context.student.spec, {}
     for name, cuts in backbone_slices(spec, masks).items():
@@ -121,7 +135,7 @@ class _Gathering:
         device = context.student.head.device
         for name in names:
             module = context.student.model.get_submodule(name)
-            width = plain_linear(module).in_features
+            width = base_linear(module).in_features
             self.moments[name] = Moments.zeros(width, device), Moments.zeros(width, device)
             self.handles.append(module.register_forward_pre_hook(partial(self._receive, name)))
 
@@ -169,7 +183,7 @@ def _text(context: Context) -> list[tuple[Batch, bool]]:
 def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: Moments) -> Repaired:
     """The repair of one module, if it helps on held-out text."""
     mask = context.loaded.recipe.mask
-    linear = plain_linear(context.student.model.get_submodule(name))
+    linear = base_linear(context.student.model.get_submodule(name))
     kept = kept.to(linear.weight.device)
     before = squared_error(linear.weight, kept, held_out)
     if mask.repair == "bias":

@@ -5,7 +5,7 @@ Legend: B batch, T tokens, D hidden, V vocabulary, L layers, U neurons of a laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
 from ..method.restoring import NeuronSums, choose_neurons, mixed
-from ..model.linear import plain_linear
+from ..model.linear import base_linear
 from ..model.neuron_memory import BIASES, WEIGHTS, Neurons, mlp_modules
 from ..planning.neurons import STRUCTURE, restored_neurons
 from .context import Context, watched
@@ -30,7 +30,7 @@ def choose_by_domain(
     """The removed neurons that each domain gets back: their places by layer, by domain.
 
     Args:
-        context: its masks are final.
+        context: its masks are final; the unpruned model is its teacher, or its student with all gates off.
         score: `sensitivity` or `activation`.
         own_share: see `koffkit.method.restoring.mixed`.
         batches: batches of training text of each domain.
@@ -39,14 +39,14 @@ def choose_by_domain(
     Raises:
         Interrupted: the user asked to stop.
     """
-    assert context.masks is not None
-    wanted = context.loaded.recipe.memory.neurons
-    assert wanted is not None
-    student, spec = context.student, context.student.spec
+    masks, wanted = context.final_masks, context.loaded.recipe.memory.neurons
+    assert masks is not None and wanted is not None
+    student = context.teacher or context.student
+    spec = student.spec
     student.eval()  # no gradient checkpointing: a layer's activation and slope are read in one pass
     sums = _sums_by_domain(context, batches, batch_size)
     columns = torch.stack(
-        [plain_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
+        [base_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
     )
     scores = {
         domain: own.sensitivity()
@@ -54,7 +54,7 @@ def choose_by_domain(
         else own.activation(columns.to(own.squares.device))
         for domain, own in sums.items()
     }
-    removed = context.masks[STRUCTURE].to(columns.device) == 0
+    removed = masks[STRUCTURE].to(columns.device) == 0
     count = restored_neurons(wanted, spec, stored_dtype(spec).itemsize)
     return {
         domain: choose_neurons(own, removed, count, wanted.layout)
@@ -70,7 +70,8 @@ def stored_dtype(spec: ModelSpec) -> torch.dtype:
 
 
 def _sums_by_domain(context: Context, batches: int, batch_size: int) -> dict[str, NeuronSums]:
-    recipe, corpus, student = context.loaded.recipe, context.corpus, context.student
+    recipe, corpus = context.loaded.recipe, context.corpus
+    student = context.teacher or context.student
     shape, device = student.spec.shape, context.accelerator.device
     sums = {
         domain: NeuronSums.zeros(shape.num_layers, shape.intermediate, device) for domain in corpus.domains
@@ -133,13 +134,37 @@ def _likelihood_slope(hidden: Tensor, head: Tensor, generator: torch.Generator, 
     return slopes.view_as(hidden)
 
 
-def take_neurons(model: Any, places: dict[int, Tensor], dtype: torch.dtype) -> dict[int, Neurons]:
+def silent_outputs(spec: ModelSpec, masks: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Outputs of the MLPs that a structure masks (`mlp_output`): channels [D'] by layer.
+
+    Args:
+        spec: the unpruned model.
+        masks: hard gates, [L, U] by structure.
+    """
+    silent: dict[int, Tensor] = {}
+    for name, table in masks.items():
+        for cut in spec.arch.structures[name].masked_cuts:
+            if cut.module == "mlp.down_proj":
+                units = torch.from_numpy(cut.unit_of_channel(spec.shape)).to(table.device)
+                silent |= {layer: (keep[units] == 0).nonzero().flatten() for layer, keep in enumerate(table)}
+    return silent
+
+
+def take_neurons(
+    model: Any,
+    places: Mapping[int, Tensor],
+    dtype: torch.dtype,
+    columns: Mapping[int, Tensor] | None = None,
+    silent: Mapping[int, Tensor] | None = None,
+) -> dict[int, Neurons]:
     """Copies of neurons of a model, by layer.
 
     Args:
         model: the unpruned transformers model.
         places: of the neurons, by layer.
         dtype: of the copies.
+        columns: columns of down [D, n] that stand in for the model's own, by layer.
+        silent: outputs of the MLPs that stay zero, by layer (`silent_outputs`).
     """
     taken = {}
     for index, mlp in mlp_modules(model):
@@ -149,12 +174,15 @@ def take_neurons(model: Any, places: dict[int, Tensor], dtype: torch.dtype) -> d
         values = {"neurons": chosen}
         for name in (*WEIGHTS.values(), *BIASES.values()):
             module, _, half = name.partition(".")
-            value = getattr(plain_linear(getattr(mlp, module)), half)
+            value = getattr(base_linear(getattr(mlp, module)), half)
             if value is not None:
                 own = value[:, chosen] if module == "down_proj" else value[chosen]
                 values[name] = own.detach().to(dtype).clone()
+        if columns is not None and index in columns:
+            values["down_proj.weight"] = columns[index].to(dtype)
+        values["down_proj.weight"][(silent or {}).get(index, [])] = 0
         taken[index] = Neurons.of(values)
     return taken
 
 
-__all__ = ["choose_by_domain", "stored_dtype", "take_neurons"]
+__all__ = ["choose_by_domain", "silent_outputs", "stored_dtype", "take_neurons"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arch import Cut
 from ..masks.masks import Masks
-from ..model.linear import plain_linear
+from ..model.linear import base_linear
 from ..model.student import Student
 from ..model.top_k_gates import TopKGates
 from ..selectors.base import gate_places
@@ -35,7 +35,7 @@ def folded_scales(student: Student, gates: TopKGates, masks: Masks) -> dict[str,
         scale = torch.where(kept, gates.scale[place.gate][place.layer], 1.0)[place.units]
         module: Any = place.module
         name = student.spec.arch.layer(place.layer) + place.point.module
-        linear = plain_linear(module)
+        linear = base_linear(module)
         weight = tensors.get(f"{name}.weight", linear.weight)
         tensors[f"{name}.weight"] = _scaled(weight, scale, place.point)
         if place.point.side == "out" and linear.bias is not None:

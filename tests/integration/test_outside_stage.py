@@ -98,7 +98,9 @@ def test_a_stage_from_outside_must_stand_where_it_says(llama: Path, tmp_path: Pa
     path = write_recipe(tmp_path / "recipe.yaml", recipe)
     done = run_python(packages, "-m", "koffkit", "compress", str(path), "--dry-run")
     assert done.returncode == 2
-    expected = "stages must be learn_masks or select_masks, then any of scale, recover, route, evaluate"
+    expected = (
+        "stages must be learn_masks or select_masks, then any of restore, scale, recover, route, evaluate"
+    )
     assert expected in done.stderr
 
 

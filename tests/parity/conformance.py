@@ -29,6 +29,7 @@ from koffkit import sliced as _  # noqa: F401  # registers koffkit's model class
 from koffkit.arch import architecture, supported
 from koffkit.artefact.bundle import open_bundle
 from koffkit.checkpoint.spec import ModelSpec
+from koffkit.method.restoring import choose_neurons
 from koffkit.model.bundles import load_kv
 from koffkit.model.kv_attention import set_kv_memory, use_koffkit_attention
 from koffkit.progress import Silent
@@ -38,6 +39,7 @@ from koffkit.stages.engine import _open_run
 from koffkit.stages.outputs import save_memories
 from koffkit.training.build import build_context
 from koffkit.training.context import Context
+from koffkit.training.restoring import silent_outputs, take_neurons
 
 from ..common import make_checkpoint, recipe_dict, write_recipe
 
@@ -86,10 +88,12 @@ class Case:
     layout: str
     tied: bool
     repair: str = "none"
+    neurons: bool = False  # see `tests.parity.neurons`
 
     @property
     def name(self) -> str:
         name = f"{self.family}-{self.structure}-{self.layout}-{'tied' if self.tied else 'untied'}"
+        name += "-neurons" if self.neurons else ""
         return name if self.repair == "none" else f"{name}-{self.repair}"
 
     @property
@@ -152,8 +156,12 @@ def build(case: Case, root: Path) -> Context:
         "repair_damping": 1.0,
     }
     recipe = recipe_dict(base_of(case.family, case.tied), root / "data", mask=mask, memory=memory)
-    recipe["domains"] = {"north": recipe["domains"]["north"]}
     recipe["stages"] = recipe["stages"][:1]
+    if case.neurons:
+        recipe["memory"]["neurons"] = {"count": 3, "layout": case.layout}
+        recipe["stages"].append({"restore": {}})
+    else:
+        recipe["domains"] = {"north": recipe["domains"]["north"]}
     loaded = load_recipe(write_recipe(root / "recipe.yaml", recipe))
     run = RunFolder(root / "run")
     base = ModelSpec.open(base_of(case.family, case.tied))
@@ -170,6 +178,8 @@ def build(case: Case, root: Path) -> Context:
         for tensor in context.student.memories.tensors().values():
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
     context.set_masks()
+    if case.neurons:
+        give_back(context, case.layout)
     save_memories(context)
     run.write(state.evolve(**context.learned, state="finished"))
     assert context.masks is not None and all(bool((table == 0).any()) for table in context.masks.values()), (
@@ -177,6 +187,18 @@ def build(case: Case, root: Path) -> Context:
     )
     export(run, root / "out")
     return context
+
+
+def give_back(context: Context, layout: str) -> None:
+    """Give every memory some of the removed neurons, chosen at random: 3 a layer, or 12 anywhere."""
+    memories, spec, masks = context.student.memories, context.student.spec, context.masks
+    assert memories is not None and masks is not None
+    removed, silent = masks["mlp_neuron"] == 0, silent_outputs(spec, masks)
+    for seed, domain in enumerate(memories.domains):
+        scores = torch.rand(removed.shape, generator=torch.Generator().manual_seed(seed))
+        places = choose_neurons(scores, removed, 3 * len(removed), layout)
+        neurons = take_neurons(context.student.model, places, torch.float32, silent)
+        memories.set_neurons(domain, neurons, tuned=False)
 
 
 @torch.no_grad()
@@ -228,6 +250,8 @@ def main() -> None:
     from koffkit.cli.console import quiet_libraries
     from koffkit.errors import UsageError
 
+    from .neurons import COLUMN, neuron_cases, neuron_differences
+
     quiet_libraries()
     warnings.filterwarnings("ignore")
     worst: dict[tuple[str, str], float] = {}
@@ -246,17 +270,21 @@ def main() -> None:
             worst.get((case.family, case.structure), 0.0), *found.values()
         )
         print(f"{case.name}: {max(found.values()):.1e}", file=sys.stderr)  # noqa: T201
+    for neuron_case in neuron_cases():
+        with tempfile.TemporaryDirectory() as root:
+            found = neuron_differences(build(neuron_case, Path(root)), Path(root))
+        count += len(found)
+        worst[neuron_case.family, COLUMN] = max(worst.get((neuron_case.family, COLUMN), 0.0), *found.values())
     table = Table(
-        title="masked == sliced: max |logit difference| (uniform and ragged, tied and untied, four "
-        "conditions each)"
+        title="masked == sliced: max |logit difference| (both layouts, tied and untied, four conditions)"
     )
     table.add_column("architecture")
-    for structure in STRUCTURES:
+    for structure in (*STRUCTURES, COLUMN):
         table.add_column(structure, justify="right")
     for family in supported():
         cells = (
             f"{worst[family, structure]:.1e}" if (family, structure) in worst else "refused"
-            for structure in STRUCTURES
+            for structure in (*STRUCTURES, COLUMN)
         )
         table.add_row(family, *cells)
     console = Console(width=140)

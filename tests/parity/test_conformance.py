@@ -26,6 +26,8 @@ from .conformance import (
     masked,
     repaired,
 )
+from .neurons import masked as neuron_masked
+from .neurons import neuron_cases, neuron_differences, with_open_gates
 
 MATRIX = [case for case in cases() if not case.refused]
 REFUSED = [case for case in cases() if case.refused and case.layout == "ragged" and case.tied]
@@ -39,6 +41,21 @@ PAPER_OR_VALUES = {
 def test_masked_equals_sliced(case: Case, tmp_path: Path) -> None:
     found = differences(build(case, tmp_path), tmp_path)
     assert set(found) == set(CONDITIONS) and max(found.values()) <= TOLERANCE, found
+
+
+@pytest.mark.parametrize("case", list(neuron_cases()), ids=lambda case: case.name)
+def test_restored_neurons_compute_what_they_did_in_their_place(case: Case, tmp_path: Path) -> None:
+    found = neuron_differences(build(case, tmp_path), tmp_path)
+    assert {"memory", "gates open", "merged", "row 3"} <= set(found)
+    assert max(found.values()) <= TOLERANCE, found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_restored_neurons_matter(family: str, tmp_path: Path) -> None:
+    context = build(Case(family, "mlp_neuron", "uniform", True, neurons=True), tmp_path)
+    bare = neuron_masked(context, None)
+    assert (with_open_gates(context, "north") - bare).abs().max() > 0.02
+    assert (with_open_gates(context, "north") - with_open_gates(context, "south")).abs().max() > 0.02
 
 
 @pytest.mark.parametrize("case", list(repaired()), ids=lambda case: case.name)

@@ -34,6 +34,7 @@ NAMES = [
     "compress",
     "export",
     "plan",
+    "restore",
     "verify",
 ]
 FEW_STEPS = {

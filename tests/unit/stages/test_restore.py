@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from ...common import digests, recipe_dict, write_recipe
 IDS = torch.arange(20).reshape(2, 10) + 4
 
 
-def recipe(base: Path, root: Path, *, tuned: bool, lora: bool = False) -> LoadedRecipe:
+def recipe(base: Path, root: Path, *, tuned: bool, lora: bool = False, repair: str = "none") -> LoadedRecipe:
     root.mkdir(parents=True, exist_ok=True)
     tree = recipe_dict(base, root / "data")
     tree["memory"] |= {"kv": None, "neurons": {"count": 3, "tuned": tuned}}
     tree["memory"]["lora"] = tree["memory"]["lora"] if lora else None
-    tree["mask"]["global_sparsity"] = 0.2
+    tree["mask"] |= {"global_sparsity": 0.2, "repair": repair, "repair_tokens": 2048}
     rates = {"lora": 2e-2, "neurons": 1e-2}
     tree["stages"] = [
         {"learn_masks": {"max_steps": 3, "batch_size": 2, "lr": {"gates": 0.3}}},
@@ -90,14 +91,31 @@ class StopAt(Silent):
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     place: tuple[str, int], llama: Path, tmp_path: Path
 ) -> None:
-    loaded = recipe(llama, tmp_path, tuned=True, lora=True)
+    loaded = recipe(llama, tmp_path, tuned=True, lora=True, repair="least_squares")
     run_recipe(loaded, tmp_path / "whole")
     with pytest.raises(Interrupted):
         run_recipe(loaded, tmp_path / "cut", progress=StopAt(*place))
     run_recipe(loaded, tmp_path / "cut", resume=True)
-    memories = [digests(tmp_path / name / "memories") for name in ("whole", "cut")]
-    assert memories[0] == memories[1]
-    assert len(memories[0]) == 8
+    learned = [digests(tmp_path / name) for name in ("whole", "cut")]
+    files = [name for name in learned[0] if name.startswith("memories")]
+    assert len(files) == 8
+    for name in [*files, "repair.safetensors", "masks.safetensors"]:
+        assert learned[0][name] == learned[1][name], name
+
+
+def test_backbone_and_memories_are_repaired_together(llama: Path, tmp_path: Path) -> None:
+    """The repair brings the pruned model with its memory nearer, and is exported as it was measured."""
+    kl = {}
+    for kind in ("none", "least_squares"):
+        run_recipe(recipe(llama, tmp_path / kind, tuned=False, repair=kind), tmp_path / kind / "run")
+        state = json.loads((tmp_path / kind / "run" / "run.json").read_text())
+        kl[kind] = state["results"]["mean"]["matched"]["kl"]
+    assert kl["least_squares"] < 0.95 * kl["none"]
+    assert state["repair"]["repaired"] > 0
+    assert state["repair"]["error_after"] < state["repair"]["error_before"]
+    export(tmp_path / "least_squares" / "run", tmp_path / "out")  # refuses what is not the same
+    bundle = json.loads((tmp_path / "out" / "memories" / "north" / "memory.json").read_text())
+    assert bundle["neurons"] == {"count": 6, "layout": "uniform", "tuned": False, "fitted": True}
 
 
 def test_neurons_and_their_stage_go_together(llama: Path, tmp_path: Path) -> None:
