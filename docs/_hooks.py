@@ -12,7 +12,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from koffkit.cli import cli
+from koffkit.recipe.builtin import describe, shipped
+from koffkit.recipe.load import load_recipe
+from koffkit.recipe.provenance import ABLATIONS, PAPER
 from koffkit.recipe.schema import Recipe
+from koffkit.recipe.spelled_out import values_of
 from koffkit.run.schemas import RECORDS, schema_of
 
 COMMANDS_HEAD = """# Commands
@@ -39,6 +43,8 @@ TYPES = {
 PATTERNS = {"^[0-9a-f]{64}$": "sha256"}
 FIELDS_OF = re.compile(r"^<!-- fields of (\w+) -->$", re.MULTILINE)
 """Where a page wants the fields of a format: `<!-- fields of manifest -->`."""
+PAPERS_VALUES, PAPERS_ABLATIONS = "<!-- the paper's values -->", "<!-- the paper's ablations -->"
+PAPERS_HEAD = "| field | paper | recipe | source | |\n|---|---|---|---|---|"
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 Schema = dict[str, Any]
@@ -52,8 +58,39 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the tables of the formats where a page wants them; mkdocs calls this."""
+    """Put the tables of the formats and of the paper where a page wants them; mkdocs calls this."""
+    for mark, table in ((PAPERS_VALUES, papers_values), (PAPERS_ABLATIONS, papers_ablations)):
+        markdown = markdown.replace(mark, table()) if mark in markdown else markdown
     return FIELDS_OF.sub(lambda mark: record_tables(mark[1]), markdown)
+
+
+def papers_values() -> str:
+    """Every field that the paper has something to say about: its value and ours."""
+    small, large = (
+        values_of(load_recipe(f"paper/{name}-topics").recipe) for name in ("llama-3.2-3b", "llama-3.1-8b")
+    )
+    rows = [PAPERS_HEAD]
+    for place, stated in PAPER.items():
+        paper = _shown(stated.value) + (f"; 8B {_shown(stated.large)}" if stated.large is not None else "")
+        ours = _shown(small[place]) + (f"; 8B {_shown(large[place])}" if large[place] != small[place] else "")
+        rows.append(f"| `{place}` | {paper} | {ours} | {stated.source} | {_words(stated.note)} |")
+    return "\n".join(rows)
+
+
+def papers_ablations() -> str:
+    """The recipes of the paper's ablations: where they stand there, and the fields that they change."""
+    rows = ["| recipe | in the paper | changes | |\n|---|---|---|---|"]
+    for name, path in shipped().items():
+        ablation = ABLATIONS.get(name.removeprefix("paper/").replace("/", "-"))
+        if ablation is None:
+            continue
+        changes = "<br>".join(f"`{place}: {_shown(value)}`" for place, value in ablation.values.items())
+        rows.append(f"| `{name}` | {ablation.source} | {changes} | {_words(describe(path))} |")
+    return "\n".join(rows)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value).replace('"', "") if not isinstance(value, str) else value
 
 
 def commands_page() -> str:

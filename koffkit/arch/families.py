@@ -54,7 +54,7 @@ QWEN3 = Architecture(
     biases=ATTENTION_BIAS,
     layer_norms=TWO_NORMS | HEAD_NORMS,
     sets_head_dim=True,
-    refuses={"qk_pair": QK_NORM},
+    refuses={"qk_pair": QK_NORM, "q_k_pair": QK_NORM},
 )
 
 GRANITE = Architecture(
@@ -77,7 +77,7 @@ GEMMA3 = Architecture(
     layer_norms=TWO_NORMS
     | HEAD_NORMS
     | {f"{place}_feedforward_layernorm.weight": "hidden" for place in ("pre", "post")},
-    refuses={"qk_pair": QK_NORM},
+    refuses={"qk_pair": QK_NORM, "q_k_pair": QK_NORM},
     ties_by_default=True,
     must_be_unset={
         "final_logit_softcapping": "the distillation loss takes logits to be linear in the last hidden "

@@ -176,9 +176,15 @@ def installed_structures() -> dict[str, Structure]:
     return {name: plugins.load(group, name, "mask.structures") for name in plugins.names(group)}
 
 
-def paper_structures() -> list[str]:
-    """The preset `paper`. The paper gates the outputs of k, v, gate, up and down (section 3): the structures
-    that say so, neurons through their `paper_gates`."""
+PAPER_ABLATIONS = {"paper_qkv": ["q_k_pair", "v_channel"], "paper_mlp": ["mlp_neuron", "mlp_output"]}
+"""The presets of the paper's ablations (its Tables 12 and 6)."""
+
+
+def paper_structures(preset: str = "paper") -> list[str]:
+    """The structures of a preset. With `paper`, the paper gates the outputs of k, v, gate, up and down (its
+    section 3): the structures that say so, neurons through their `paper_gates`."""
+    if preset in PAPER_ABLATIONS:
+        return list(PAPER_ABLATIONS[preset])
     places = {
         name: structure.paper_position
         for name, structure in installed_structures().items()

@@ -102,7 +102,11 @@ def _sizes(plan: Plan) -> Rows:
 
 def _kept(name: str, budget: Budget) -> str:
     kept = "kept" if budget.params_per_unit[name] else "not masked"
-    return f"{name} {kept} in every layer" if budget.layout == "uniform" else f"{name} {kept}, mean of layers"
+    return (
+        f"{name} {kept} in every layer"
+        if budget.layout == "uniform"
+        else f"{name} {kept}, mean of {'layers with gates' if budget.layers else 'layers'}"
+    )
 
 
 def _texts(text: Mapping[str, Mapping[str, int | None]]) -> Rows:

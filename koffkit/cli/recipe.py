@@ -32,13 +32,13 @@ def list_(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("name")
-@click.option("--all", "whole", is_flag=True, help="Every field, those that have their default marked.")
+@click.option("--all", "whole", is_flag=True, help="Every field, with what its value comes from.")
 def show(name: str, whole: bool) -> None:
-    """Print a shipped recipe, to start your own from, or a recipe file; at its end stand the defaults of what
-    it leaves out."""
+    """Print a shipped recipe, to start your own from, or a recipe file; at its end stand which of its values
+    are the paper's, and the defaults of what it leaves out."""
     from ..recipe.builtin import shipped
     from ..recipe.load import load_recipe
-    from ..recipe.spelled_out import defaults_left, spelled_out, with_schema
+    from ..recipe.spelled_out import defaults_left, papers_values, spelled_out, with_schema
 
     if name not in shipped() and not Path(name).is_file():
         raise UsageError(f"{name}: no such shipped recipe or file; {near_name(name, shipped())}")
@@ -47,6 +47,9 @@ def show(name: str, whole: bool) -> None:
         say(with_schema(spelled_out(loaded.recipe)), nl=False)
         return
     say(with_schema(loaded.path.read_text(encoding="utf-8")).rstrip("\n"))
+    say("\n# The paper's values (arXiv 2605.29075) and ours; all that is not named here is ours.")
+    for line in papers_values(loaded.recipe):
+        say(f"# {line}")
     say("\n# Defaults of what is left out; `koffkit recipe show --all` has them in their places.")
     for line in defaults_left(loaded.recipe):
         say(f"# {line}")

@@ -26,7 +26,8 @@ class Budget:
     Args:
         layout: `uniform` (every layer keeps `keep`) or `ragged` (layers differ; `keep` is what an even share
             would be).
-        keep: units kept in every layer, by structure; masked-only structures included.
+        keep: units kept in every layer that has gates, by structure; masked-only structures included.
+        layers: the layers that have gates; None: all.
         total_units: units in every layer before.
         step_units: units of a layer that are removed together, by structure (`Structure.step_units`).
         params_per_unit: base parameters removed with one unit; 0 for a masked-only structure.
@@ -38,6 +39,7 @@ class Budget:
     """
 
     layout: Layout = "uniform"
+    layers: list[int] | None = None
     keep: dict[str, int]
     total_units: dict[str, int]
     step_units: dict[str, int]
@@ -55,6 +57,9 @@ class Budget:
     def removable(self) -> list[str]:
         """Structures whose removal removes parameters."""
         return [name for name, params in self.params_per_unit.items() if params]
+
+    def has_gates(self, layer: int) -> bool:
+        return self.layers is None or layer in self.layers
 
     def removed_by(self, kept: Mapping[str, Sequence[int]]) -> int:
         """Parameters removed with these counts of kept units per layer, by structure."""
@@ -119,6 +124,7 @@ def plan_budget(
     global_sparsity: float,
     multiple_of: int = 1,
     layout: Layout = "uniform",
+    layers: Sequence[int] | None = None,
 ) -> Budget:
     """Choose how many units a uniform layout keeps: it removes at least the target, at most one step more.
 
@@ -130,13 +136,14 @@ def plan_budget(
         structures: names of the structures to prune.
         global_sparsity: share of the base's parameters to remove, in (0, 1).
         multiple_of: kept channels are a multiple of this.
+        layers: the layers that have gates; None: all.
 
     Raises:
         UsageError: the structures do not go together, the sparsity cannot be reached, or `multiple_of` leaves
             no keep count; the text names the largest value that works.
     """
     check_structures(spec, structures)
-    layers = spec.shape.num_layers
+    num_layers = spec.shape.num_layers if layers is None else len(layers)
     known = {name: spec.arch.structures[name] for name in structures}
     units = {name: structure.num_units(spec.shape) for name, structure in known.items()}
     params = {name: unit_parameters(spec, structure) for name, structure in known.items()}
@@ -144,16 +151,17 @@ def plan_budget(
     _check_steps(multiple_of, step, units)
     removable = [name for name in structures if params[name]]
     target = ceil(global_sparsity * spec.num_parameters - 1e-9)
-    reachable = layers * sum((units[name] - step[name]) * params[name] for name in removable)
+    reachable = num_layers * sum((units[name] - step[name]) * params[name] for name in removable)
     if target > reachable:
-        raise _unreachable(spec, structures, global_sparsity, multiple_of, reachable)
+        raise _unreachable(spec, structures, global_sparsity, multiple_of, num_layers, reachable)
     finest = max(removable, key=lambda name: units[name] // step[name])
-    keep = _keep_counts({name: units[name] for name in removable}, params, step, finest, target / layers)
-    removed = layers * sum((units[name] - keep[name]) * params[name] for name in removable)
-    fraction = removed / layers / sum(units[name] * params[name] for name in removable)
+    keep = _keep_counts({name: units[name] for name in removable}, params, step, finest, target / num_layers)
+    removed = num_layers * sum((units[name] - keep[name]) * params[name] for name in removable)
+    fraction = removed / num_layers / sum(units[name] * params[name] for name in removable)
     keep |= {name: units[name] - int(units[name] * fraction) for name in structures if not params[name]}
     return Budget(
         layout=layout,
+        layers=None if layers is None else list(layers),
         keep={name: keep[name] for name in structures},
         total_units=units,
         step_units=step,
@@ -161,17 +169,24 @@ def plan_budget(
         base_params=spec.num_parameters,
         target_params=target,
         removed_params=removed if layout == "uniform" else target,
-        step_params=params[finest] * step[finest] * (layers if layout == "uniform" else 1),
+        step_params=params[finest] * step[finest] * (num_layers if layout == "uniform" else 1),
     )
 
 
 def _unreachable(
-    spec: ModelSpec, structures: Sequence[str], global_sparsity: float, multiple_of: int, reachable: int
+    spec: ModelSpec,
+    structures: Sequence[str],
+    global_sparsity: float,
+    multiple_of: int,
+    num_layers: int,
+    reachable: int,
 ) -> UsageError:
+    some = "" if num_layers == spec.shape.num_layers else f" in {num_layers} layers"
     return UsageError(
-        f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)} and "
-        f"multiple_of {multiple_of} at most {reachable / spec.num_parameters:.4f} of the "
-        f"{spec.num_parameters:,} parameters can go; lower it or add a structure."
+        f"mask.global_sparsity: {global_sparsity:g} is unreachable: with structures {list(structures)}{some} "
+        f"and multiple_of {multiple_of} at most {reachable / spec.num_parameters:.4f} of the "
+        f"{spec.num_parameters:,} parameters can go; lower it or add a structure"
+        f"{' or layers' if some else ''}."
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 GROWTH = 1000.0
-LEAST = 1e-3
+LEAST, MOST = 1e-3, 1e4
 
 
 class Controller(Protocol):
@@ -38,21 +38,30 @@ class Controller(Protocol):
 class HingeController:
     """`lambda * mean_over_constraints [active - target]_+`, lambda growing while the target is not met.
 
+    How the paper's "auto-scaling" scales lambda is not written there; this is ours.
+
     Args:
         weight: lambda now.
         rise_steps: steps in which lambda may grow a thousandfold. It grows at that rate while some constraint
             is above its target by more than `tolerance`, and shrinks at the same rate while all are below: a
             lambda that stays at its peak would push the gates far past the target at the next violation.
+        scaling: false: lambda stays as it is.
+        two_sided: the distance to the target is penalised instead, from both sides.
     """
 
     weight: float
     rise_steps: int
     tolerance: float = 0.002
+    scaling: bool = True
+    two_sided: bool = False
 
     def penalty(self, active: Tensor, target: Tensor) -> Tensor:
-        return self.weight * torch.relu(active - target).mean()
+        distance = active - target
+        return self.weight * (distance.abs() if self.two_sided else torch.relu(distance)).mean()
 
     def update(self, active: Tensor, target: Tensor) -> None:
+        if not self.scaling:
+            return
         if bool(((active - target) > self.tolerance).any()):
             self.weight *= self._rate
         elif bool((active < target).all()):
@@ -71,6 +80,68 @@ class HingeController:
     @property
     def _rate(self) -> float:
         return math.exp(math.log(GROWTH) / max(1, self.rise_steps))
+
+
+@dataclass
+class PacedController:
+    """The hinge with a lambda for every constraint, which grows while the active fraction is behind its pace
+    and shrinks while it is ahead (ours).
+
+    The pace is a straight line from the first active fraction to the target in `rise_steps` steps. A lambda
+    that only asks whether the target is met grows for as long as the gates are on their way, a thousandfold
+    and more, and pushes them far past it; a hinge does not bring them back. So the distance to the target is
+    penalised from both sides from `rise_steps` on, and its lambda grows with a miss in either direction.
+
+    Args:
+        weight: lambda at the start, and at least; at most it becomes ten thousand.
+        rise_steps: steps in which the target is to be reached, and lambda may grow a millionfold.
+    """
+
+    weight: float
+    rise_steps: int
+    tolerance: float = 0.002
+    step: int = 0
+    weights: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+
+    @property
+    def strength(self) -> float:
+        return sum(self.weights) / len(self.weights) if self.weights else self.weight
+
+    @property
+    def _arrived(self) -> bool:
+        return self.step >= self.rise_steps
+
+    def penalty(self, active: Tensor, target: Tensor) -> Tensor:
+        weights = active.new_tensor(self.weights) if self.weights else self.weight
+        distance = active - target
+        return (weights * (distance.abs() if self._arrived else torch.relu(distance))).mean()
+
+    def update(self, active: Tensor, target: Tensor) -> None:
+        values, goals = active.tolist(), target.tolist()
+        if not self.weights:
+            self.weights, self.first = [self.weight] * len(values), values
+        self.step += 1
+        rate = GROWTH ** (2 / max(1, self.rise_steps))
+        self.weights = [
+            min(weight * rate, MOST) if self._behind(*place) else max(weight / rate, self.weight)
+            for weight, *place in zip(self.weights, values, goals, self.first, strict=True)
+        ]
+
+    def _behind(self, value: float, goal: float, first: float) -> bool:
+        if self._arrived:
+            return abs(value - goal) > self.tolerance
+        return value > goal + max(0.0, first - goal) * (1 - self.step / self.rise_steps)
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "lambdas": self.weights, "first": self.first}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.step, self.weights, self.first = (
+            int(state["step"]),
+            list(state["lambdas"]),
+            list(state["first"]),
+        )
 
 
 @dataclass
@@ -159,13 +230,20 @@ class LagrangianController:
         )
 
 
-def make_controller(kind: str, *, lambda_init: float, lambda_rate: float, rise_steps: int) -> Controller:
-    """The controller of a recipe: `hinge`, `progressive` or `lagrangian`.
+def make_controller(
+    kind: str, *, lambda_init: float, lambda_rate: float, rise_steps: int, scaling: str = "auto"
+) -> Controller:
+    """The controller of a recipe: `hinge`, `progressive`, `progressive_two_sided` or `lagrangian`.
 
     Args:
         rise_steps: steps in which lambda may grow a thousandfold, or the target reaches its end.
+        scaling: of the hinge's lambda: `paced`, `auto` (it grows while a target is missed) or `fixed`.
     """
     if kind == "lagrangian":
         return LagrangianController(lambda_rate, rise_steps)
-    hinge = HingeController(lambda_init, rise_steps)
-    return ProgressiveController(hinge, rise_steps) if kind == "progressive" else hinge
+    if kind == "hinge" and scaling == "paced":
+        return PacedController(lambda_init, rise_steps)
+    hinge = HingeController(
+        lambda_init, rise_steps, scaling=scaling != "fixed", two_sided=kind == "progressive_two_sided"
+    )
+    return hinge if kind == "hinge" else ProgressiveController(hinge, rise_steps)

@@ -18,13 +18,19 @@ def project(scores: Mapping[str, Tensor], budget: Budget, heads: Mapping[str, in
     """Boolean masks [L, U] by structure, True = keep: the units with the highest scores.
 
     In `uniform` every layer keeps `budget.keep`. In `ragged` the steps with the lowest scores go first, in
-    any layer, until the target is met; a step that would overshoot by more than a finer one is skipped. KV
-    heads of one layer keep equal counts.
+    any layer that has gates, until the target is met; a step that would overshoot by more than a finer one is
+    skipped. KV heads of one layer keep equal counts.
 
     Args:
         scores: [L, U] by structure. heads: KV heads that a structure's units are split over (1: not split).
     """
-    keep = {name: [budget.keep[name]] * len(table) for name, table in scores.items()}
+    keep = {
+        name: [
+            budget.keep[name] if budget.has_gates(layer) else budget.total_units[name]
+            for layer in range(len(table))
+        ]
+        for name, table in scores.items()
+    }
     if budget.layout == "ragged":
         keep |= _ragged_counts({name: scores[name] for name in budget.removable}, budget, heads)
     return {name: _mask(table, keep[name], heads[name]) for name, table in scores.items()}
@@ -52,6 +58,8 @@ def _ragged_counts(
         for layer, (values, sizes) in enumerate(
             _steps(row, heads[name], budget.step_units[name]) for row in table
         ):
+            if not budget.has_gates(layer):
+                continue
             steps += [(value, name, layer, size) for value, size in zip(values, sizes, strict=True)]
     finest = min(budget.params_per_unit[name] * budget.step_units[name] for name in scores)
     keep = {name: [budget.total_units[name]] * len(table) for name, table in scores.items()}

@@ -46,7 +46,8 @@ class Gates(nn.Module):
 
     Args:
         points: names of the gates of each structure, as `gate_points` gives them.
-        start: the first `log_alpha`, a number for all or [L, U] by structure.
+        start: the first `log_alpha`.
+        layers: the layers that have gates; those of the others are always open. None: all.
     """
 
     def __init__(
@@ -55,8 +56,12 @@ class Gates(nn.Module):
         points: Mapping[str, list[str]],
         start: float,
         temperature: float,
+        layers: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.layers = list(range(spec.shape.num_layers)) if layers is None else list(layers)
+        whole = [[layer not in self.layers] for layer in range(spec.shape.num_layers)]
+        self.register_buffer("whole", torch.tensor(whole), persistent=False)
         self.points, self.temperature = points, temperature
         self.heads = {name: spec.arch.structures[name].heads(spec.shape) for name in points}
         sizes = {
@@ -71,16 +76,30 @@ class Gates(nn.Module):
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Relaxed gates, [L, U] by gate."""
         return {
-            name: gates.sample(alpha, self.temperature, generator) for name, alpha in self.log_alpha.items()
+            name: self._opened(gates.sample(alpha, self.temperature, generator))
+            for name, alpha in self.log_alpha.items()
+        }
+
+    def _opened(self, values: Tensor) -> Tensor:
+        """Values [L, U] with ones in the layers without gates."""
+        if len(self.layers) == len(values):
+            return values
+        return torch.where(self.get_buffer("whole"), 1.0, values)
+
+    def active_gates(self) -> dict[str, Tensor]:
+        """P(gate != 0), [L, U] by gate."""
+        return {
+            name: self._opened(gates.active_probability(alpha, self.temperature))
+            for name, alpha in self.log_alpha.items()
         }
 
     def active_fraction(self) -> dict[str, Tensor]:
         """Expected active fraction of every layer, [L] by structure."""
-        fractions = {}
-        for structure, names in self.points.items():
-            active = [gates.active_probability(self.log_alpha[name], self.temperature) for name in names]
-            fractions[structure] = torch.stack(active).prod(0).mean(-1)
-        return fractions
+        active = self.active_gates()
+        return {
+            structure: torch.stack([active[name] for name in names]).prod(0).mean(-1)
+            for structure, names in self.points.items()
+        }
 
     def scores(self) -> dict[str, Tensor]:
         """The scores by which units are kept, [L, U] by structure."""

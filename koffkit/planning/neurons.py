@@ -61,7 +61,8 @@ def check_neurons(recipe: Recipe, spec: ModelSpec, budget: Budget, itemsize: int
             f"{recipe.mask.layout}; set memory.neurons.layout to ragged."
         )
     count = restored_neurons(wanted, spec, itemsize)
-    gone = (budget.total_units[STRUCTURE] - budget.keep[STRUCTURE]) * spec.num_layers
+    layers = len(budget.layers or range(spec.num_layers))
+    gone = (budget.total_units[STRUCTURE] - budget.keep[STRUCTURE]) * layers
     if not 0 < count <= gone:
         field = "count" if wanted.count is not None else "bytes"
         one = parameters_of_neuron(spec) * itemsize + INDEX_BYTES

@@ -3,7 +3,7 @@ formulas."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..masks.repair import check_repair
 from ..masks.slicing import widths_of
 from ..method.budget import Budget, check_structures, plan_budget
 from ..progress import Progress
-from ..recipe.learning import Learned
+from ..recipe.learning import Learned, layers_of
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
@@ -78,8 +78,24 @@ def check_layers(recipe: Recipe, num_layers: int) -> list[int]:
     Raises:
         UsageError: the model has no such layer.
     """
+    return _named(recipe.memory_layers, num_layers)
+
+
+def gated_layers(recipe: Recipe, num_layers: int) -> list[int] | None:
+    """The layers that have gates; None: all.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+    chosen = recipe.mask.layers
+    if chosen == "all":
+        return None
+    return _named(lambda count: layers_of(chosen, count, "mask.layers"), num_layers)
+
+
+def _named(layers: Callable[[int], list[int]], num_layers: int) -> list[int]:
     try:
-        return recipe.memory_layers(num_layers)
+        return layers(num_layers)
     except ValueError as error:
         raise UsageError(
             f"{error}; use layers 0 to {num_layers - 1}, {{upper: N}} with N <= {num_layers}, or all."
@@ -95,7 +111,14 @@ def budget_of(recipe: Recipe, spec: ModelSpec) -> Budget:
     mask = recipe.mask
     check_structures(spec, mask.structure_names)
     check_repair(spec, mask.structure_names, mask.repair)
-    return plan_budget(spec, mask.structure_names, mask.global_sparsity, mask.multiple_of, mask.layout)
+    return plan_budget(
+        spec,
+        mask.structure_names,
+        mask.global_sparsity,
+        mask.multiple_of,
+        mask.layout,
+        gated_layers(recipe, spec.num_layers),
+    )
 
 
 def num_memory_layers(recipe: Recipe, spec: ModelSpec) -> int:
@@ -143,7 +166,9 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
     layers = check_layers(recipe, spec.num_layers)
     full = memory_parameters(recipe, spec, len(layers), {})
     carrying = num_memory_layers(recipe, spec)
-    sliced = memory_parameters(recipe, spec, carrying, budget.keep)
+    cut = min(carrying, sum(budget.has_gates(layer) for layer in layers))
+    sliced = memory_parameters(recipe, spec, cut, budget.keep)
+    sliced += memory_parameters(recipe, spec, carrying - cut, {})
     stored = BYTES.get(
         str(spec.config.get("dtype") or spec.config.get("torch_dtype")), BYTES[recipe.base.dtype]
     )
@@ -158,7 +183,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         budget=budget,
         kept_per_layer=dict(budget.keep),
         removed_units={
-            name: (budget.total_units[name] - kept) * spec.num_layers for name, kept in budget.keep.items()
+            name: (budget.total_units[name] - kept) * len(budget.layers or range(spec.num_layers))
+            for name, kept in budget.keep.items()
         },
         base_bytes=budget.base_params * stored,
         backbone_params=backbone,
@@ -218,6 +244,7 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
     shape = spec.shape
     gates = sum(count * shape.num_layers for count in budget.total_units.values())
     batches = [stage.options.batch_size for stage in recipe.stages if isinstance(stage.options, Training)]
+    batches.append(recipe.distill.retention_batch_size or 1)
     tokens = max(batches, default=1) * recipe.sequence_length
     width = 4 if recipe.train.precision == "no" and recipe.base.dtype == "float32" else 2
     # What one layer keeps for the backward pass: about 10 vectors of the hidden and 5 of the intermediate

@@ -29,10 +29,37 @@ class Anneal(StrictModel):
     end: float = Field(gt=0, le=100, description="Temperature of the last step.")
 
 
+class Upper(StrictModel):
+    upper: Positive = Field(description="The last N layers.")
+
+
+Layers = list[Annotated[int, Field(ge=0, le=10**4)]]
+
+
+def layers_of(choice: Literal["all"] | Upper | list[int], num_layers: int, where: str) -> list[int]:
+    """The layers that a field names, ascending.
+
+    Args:
+        choice: the field's value. num_layers: of the model. where: the field.
+
+    Raises:
+        ValueError: a layer that the model does not have.
+    """
+    if choice == "all":
+        return list(range(num_layers))
+    wanted = range(num_layers - choice.upper, num_layers) if isinstance(choice, Upper) else sorted({*choice})
+    if any(not 0 <= int(index) < num_layers for index in wanted):
+        raise ValueError(f"{where}: {choice!r} does not fit a model of {num_layers} layers")
+    return [int(index) for index in wanted]
+
+
 class Mask(StrictModel):
-    structures: Literal["paper"] | list[StructureName] = Field(
+    structures: Literal["paper", "paper_mlp", "paper_qkv"] | list[StructureName] = Field(
         description="Kinds of unit that may go; paper: independent gates on the outputs of k, v, gate, up "
-        "and down."
+        "and down; paper_mlp: of gate, up and down; paper_qkv: of q, k and v."
+    )
+    layers: Literal["all"] | Upper | Layers = Field(
+        "all", description="Layers that have gates: all, {upper: N} or a list; the others stay whole."
     )
     global_sparsity: float = Field(
         gt=0, lt=1, description="Fraction of all base parameters gone after slicing."
@@ -56,23 +83,38 @@ class Mask(StrictModel):
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
     init_std: float = Field(1.0, gt=0, le=100, description="Standard deviation of log_alpha in a warm start.")
     init_open: float = Field(
-        0.95, gt=0, lt=1, description="P(gate active) at the start; in a warm start, of the median gate."
+        0.95,
+        gt=0,
+        lt=1,
+        description="Mean of a gate at the start, E[gate]; in a warm start, of the median gate.",
     )
     temperature: float | Anneal = Field(
         2 / 3, description="Temperature of the Hard Concrete distribution, or {start, end}."
     )
-    controller: Literal["hinge", "progressive", "lagrangian"] = Field(
+    local_sparsity: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Steer every kind of gate to this share of its gates shut, as the paper does, instead "
+        "of all to global_sparsity together. The final masks meet global_sparsity either way: the units with "
+        "the lowest scores go, whatever their kind.",
+    )
+    controller: Literal["hinge", "progressive", "progressive_two_sided", "lagrangian"] = Field(
         "hinge", description="How the sparsity is brought to its target."
     )
-    lambda_init: float = Field(
-        1.0, gt=0, le=1e6, description="Weight of the sparsity hinge at the start; it grows while needed."
+    lambda_init: float = Field(1.0, gt=0, le=1e6, description="Weight of the sparsity hinge at the start.")
+    lambda_scaling: Literal["paced", "auto", "fixed"] = Field(
+        "paced",
+        description="How the weight of the hinge follows. paced: one for each target, held to a straight way "
+        "there until reach_by, then from both sides; auto: one for all, growing while any is missed; fixed.",
     )
     lambda_rate: float = Field(1.0, gt=0, le=1e6, description="Step size of the Lagrangian's multipliers.")
     reach_by: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="Share of the steps in which lambda may grow a thousandfold, or a moving target ends.",
+        description="Share of the steps in which the target is to be reached: the way of paced and moving "
+        "targets end there, and with auto lambda may grow a thousandfold until then.",
     )
 
     repair: Literal["none", "bias", "least_squares"] = Field(
@@ -99,15 +141,20 @@ class Mask(StrictModel):
     def _consistent(self) -> Mask:
         if isinstance(self.structures, list) and not self.structures:
             raise ValueError("structures is empty; name at least one kind of unit")
-        if len(set(self.structures)) != len(self.structures) and self.structures != "paper":
+        if isinstance(self.structures, list) and len(set(self.structures)) != len(self.structures):
             raise ValueError(f"structures lists one kind twice: {self.structures}")
+        if self.layout == "uniform" and self.layers != "all":
+            raise ValueError(
+                "layout uniform keeps as many units in every layer, but layers leaves some whole; use "
+                "layout: ragged, or layers: all"
+            )
         if isinstance(self.temperature, float) and not 0 < self.temperature <= 100:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0, at most 100")
         return self
 
     @model_validator(mode="after")
     def _scales_have_one_place(self) -> Mask:
-        if self.gates == "top_k" and self.structures == "paper":
+        if self.gates == "top_k" and self.placement == "paper":
             raise ValueError(
                 "gates: top_k needs one gate for each unit, and structures: paper has two; name the "
                 "structures"
@@ -121,7 +168,7 @@ class Mask(StrictModel):
     @property
     def placement(self) -> str:
         """Where gates act: at the consumer of a unit, or as in the paper."""
-        return "paper" if self.structures == "paper" else "consumer"
+        return "consumer" if isinstance(self.structures, list) else "paper"
 
     @property
     def start_temperature(self) -> float:
@@ -129,11 +176,9 @@ class Mask(StrictModel):
 
     @property
     def structure_names(self) -> list[str]:
-        return paper_structures() if self.structures == "paper" else list(self.structures)
-
-
-class Upper(StrictModel):
-    upper: Positive = Field(description="The last N layers.")
+        if isinstance(self.structures, list):
+            return list(self.structures)
+        return paper_structures(self.structures)
 
 
 class Learned(StrictModel):
@@ -199,7 +244,7 @@ class RestoredNeurons(StrictModel):
 
 
 class Memory(StrictModel):
-    layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0, le=10**4)]] = Field(
+    layers: Literal["all"] | Upper | Learned | Layers = Field(
         "all",
         description="Layers that carry memory: all, {upper: N}, a list, or {learned_bytes: B}.",
     )
@@ -227,8 +272,13 @@ class Distill(StrictModel):
         {}, description="How often each domain is drawn; a domain that is not named has weight 1."
     )
     chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
-    retention_every: Positive = Field(
-        20, description="Every so many steps one batch of retention text updates the mask only."
+    retention_every: Positive = Field(20, description="Every so many steps one batch is retention text.")
+    retention_batch_size: Positive | None = Field(
+        None, description="Sequences in a batch of retention text; by default as many as in the others."
+    )
+    retention_updates: Literal["mask", "all"] = Field(
+        "mask",
+        description="What retention text trains: the mask only, or also the memory that is attached.",
     )
 
     if TYPE_CHECKING:

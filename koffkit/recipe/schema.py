@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from ..strict import StrictModel
-from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, Upper
+from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, Upper, layers_of
 from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Source
 from .stages import KINDS, STAGES, order_error
 from .training import LearningRates, Train, Training
@@ -164,14 +164,9 @@ class Recipe(StrictModel):
         chosen = self.memory.layers
         if self.memory.lora is None and self.memory.kv is None:
             return []
-        if chosen == "all" or isinstance(chosen, Learned):  # all layers; learning chooses among them later
-            return list(range(num_layers))
-        wanted = (
-            range(num_layers - chosen.upper, num_layers) if isinstance(chosen, Upper) else sorted(set(chosen))
-        )
-        if any(not 0 <= index < num_layers for index in wanted):
-            raise ValueError(f"memory.layers: {chosen!r} does not fit a model of {num_layers} layers")
-        return list(wanted)
+        if isinstance(chosen, Learned):  # learning chooses among them later
+            chosen = "all"
+        return layers_of(chosen, num_layers, "memory.layers")
 
 
 __all__ = [

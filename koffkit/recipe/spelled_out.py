@@ -10,9 +10,12 @@ from typing import Any
 import yaml
 
 from .builtin import schema_file
+from .provenance import Origin, origins
 from .schema import Recipe
 
 DEFAULT = "  # default"
+ELSEWHERE = ("koffkit", "name", "seed", "domains", "retention", "export")
+"""Fields of which it means nothing to ask whether the paper or we chose them."""
 MODELINE = "# yaml-language-server: $schema="
 _MODELINE = re.compile(rf"{re.escape(MODELINE)}.*\n?")
 
@@ -32,10 +35,22 @@ def defaults_left(recipe: Recipe) -> Iterator[str]:
             yield f"{'.'.join(path)}: {_flow(value)}"
 
 
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """The value of every field that is no mapping, by dotted place."""
+    return {".".join(path): value for path, value, _ in _leaves(*_trees(recipe))}
+
+
+def papers_values(recipe: Recipe) -> Iterator[str]:
+    """`field: value  (where it comes from)` for every field that the paper has something to say about."""
+    for place, origin in origins(recipe, values_of(recipe)).items():
+        yield f"{place}: {_flow(origin.value)}  ({origin})"
+
+
 def spelled_out(recipe: Recipe) -> str:
-    """The whole recipe as YAML, every field that it leaves at its default marked."""
+    """The whole recipe as YAML: whether a value is the paper's or ours, and every field marked that the
+    recipe leaves at its default."""
     whole, given = _trees(recipe)
-    return "\n".join(_lines(whole, given, "")) + "\n"
+    return "\n".join(_lines(whole, given, "", "", origins(recipe, values_of(recipe)))) + "\n"
 
 
 def _trees(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,19 +76,32 @@ def _leaves(
             yield (*path, key), value, known
 
 
-def _lines(whole: Mapping[str, Any], given: Any, indent: str) -> Iterator[str]:
+def _lines(
+    whole: Mapping[str, Any], given: Any, indent: str, above: str, known_of: Mapping[str, Origin]
+) -> Iterator[str]:
+    """The lines of one mapping.
+
+    Args:
+        indent: of its lines. above: its place, with a dot at the end. known_of: origins by place.
+    """
     for key, value in whole.items():
-        known = isinstance(given, Mapping) and key in given
+        known, place = isinstance(given, Mapping) and key in given, f"{above}{key}"
         inner = given[key] if known else None
         if not isinstance(value, dict) or not value:
-            yield f"{indent}{_flow(key)}: {_flow(value)}{'' if known else DEFAULT}"
+            yield f"{indent}{_flow(key)}: {_flow(value)}{_origin(place, known_of)}{'' if known else DEFAULT}"
             continue
         yield f"{indent}{_flow(key)}:"
         if key == "stages" and not indent:
             for name, options in value.items():
-                yield from _item(_lines({name: options}, inner, "    "))
+                yield from _item(_lines({name: options}, inner, "    ", "stages.", known_of))
         else:
-            yield from _lines(value, inner, f"{indent}  ")
+            yield from _lines(value, inner, f"{indent}  ", f"{place}.", known_of)
+
+
+def _origin(place: str, known_of: Mapping[str, Origin]) -> str:
+    if place.partition(".")[0] in ELSEWHERE or place == "base.model":
+        return ""
+    return f"  # {known_of.get(place, 'ours')}"
 
 
 def _item(lines: Iterator[str]) -> Iterator[str]:

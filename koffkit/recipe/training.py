@@ -37,7 +37,11 @@ class LearningRates(StrictModel):
     lora: Rate = Field(1e-5, description="Learning rate of the LoRA matrices.")
     kv: Rate = Field(1e-2, description="Learning rate of the KV memory.")
     neurons: Rate = Field(1e-4, description="Learning rate of restored neurons that are tuned.")
-    gates: Rate = Field(1e-2, description="Learning rate of the gates; it stays constant.")
+    gates: Rate | None = Field(
+        None,
+        description="Learning rate of the gates, constant. By default 16 / max_steps, at least 0.01, up to "
+        "mask.reach_by of the steps; from there it falls to a tenth.",
+    )
     scales: Rate = Field(
         1e-3, description="Learning rate of the scales of mask.gates: top_k; it stays constant."
     )

@@ -32,8 +32,10 @@ class RunBudget(RecordPart):
     """The budget; see `koffkit.method.budget.Budget`."""
 
     layout: str = Field(description="`uniform` or `ragged`.")
+    layers: list[Count] | None = Field(None, description="Layers that have gates; null: all.")
     keep: dict[str, Count] = Field(
-        description="Units kept in every layer, by structure; of `ragged` what an even share would keep."
+        description="Units kept in every layer that has gates, by structure; of `ragged` what an even share "
+        "would keep."
     )
     total_units: dict[str, Count] = Field(description="Units of a layer before, by structure.")
     step_units: dict[str, Count] = Field(description="Units of a layer that go together, by structure.")

@@ -56,8 +56,9 @@ class LearnMasks(StageKind):
 
 
 def _record_sparsity(context: Context, stage: str) -> None:
-    """Put into the results how far from their target the gates ended. From the metrics, because a stage that
-    is resumed after its last step computes nothing anew."""
+    """Put into the results how far from their target the gates ended, and warn of it. From the metrics,
+    because a stage that is resumed after its last step computes nothing anew."""
+    from ..report.verdict import gates_warning
     from ..run.live import last_step
 
     figures = last_step(context.run, stage)
@@ -66,3 +67,11 @@ def _record_sparsity(context: Context, stage: str) -> None:
             "expected_sparsity": figures["expected_sparsity"],
             "target": figures["sparsity"],
         }
+        if "local_sparsity" in figures:
+            context.results["gates"] |= {
+                "local_sparsity": figures["local_sparsity"],
+                "local_target": context.loaded.recipe.mask.local_sparsity,
+            }
+        warning = gates_warning(context.results["gates"])
+        if warning is not None:
+            context.progress.warn(warning)

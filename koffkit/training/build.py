@@ -11,7 +11,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.convert import as_gates
 from ..masks.file import load_masks
-from ..planning.plan import budget_of, check_layers
+from ..planning.plan import budget_of, check_layers, gated_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
@@ -124,7 +124,8 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
         if mask.gates == "top_k":
             gates = TopKGates(spec, points, budget_of(recipe, spec))
         else:
-            gates = Gates(spec, points, start, mask.start_temperature)
+            gated_in = gated_layers(recipe, spec.num_layers)
+            gates = Gates(spec, points, start, mask.start_temperature, gated_in)
     layers = check_layers(recipe, spec.num_layers)
     memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if recipe.train.gradient_checkpointing:

@@ -1,8 +1,8 @@
 """The distillation loop that `learn_masks` and `recover` share.
 
 A domain step takes a batch of one domain with its memory attached; every `retention_every` steps a batch of
-retention text with a random memory updates the mask only (method, section 4). What happens at a step is a
-pure function of (seed, step).
+retention text with a random memory updates the mask, and that memory only if asked to (method, section 4).
+What happens at a step is a pure function of (seed, step).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .parity import check_first_masks
 from .profile import peak_memory, span
 from .saliency import warm_start
 from .schedule import Schedule
-from .sparsity import active_and_target, expected_sparsity
+from .sparsity import active_and_target, sparsity_figures
 
 LOW_MASS = 0.9
 """Teacher's probability mass on its top tokens, below which the loss hardly constrains the rest."""
@@ -73,6 +73,7 @@ class DistillationLoop:
             lambda_init=mask.lambda_init,
             lambda_rate=mask.lambda_rate,
             rise_steps=int(mask.reach_by * options.max_steps),
+            scaling=mask.lambda_scaling,
         )
         self.objective = Objective.named(self.recipe.distill.loss, self.recipe.distill)
         retention = train_gates and context.corpus.retention is not None
@@ -133,7 +134,8 @@ class DistillationLoop:
         figures |= gradient_figures(self.groups)
         with span("update"):
             self._update(step, retention)
-        figures |= self._sparsity()
+        gates = self.student.gates if self.train_gates else None
+        figures |= sparsity_figures(gates, self.context.budget, self.recipe.mask.local_sparsity)
         seconds = time.perf_counter() - begin
         self._warn_low_mass(figures)
         return figures | {
@@ -168,9 +170,10 @@ class DistillationLoop:
         stream = self.context.corpus.retention if domain is None else self.context.corpus.train[domain]
         assert stream is not None
         offset = self.names.index(self.name)
+        of_retention = self.recipe.distill.retention_batch_size if domain is None else None
         place = (
             visit,
-            self.options.batch_size,
+            of_retention or self.options.batch_size,
             self.recipe.sequence_length,
             self.recipe.seed + 1000 * offset,
         )
@@ -238,7 +241,7 @@ class DistillationLoop:
         """Expected active fractions and their targets, one entry per constraint."""
         student = self.student
         assert student.gates is not None
-        return active_and_target(student.gates, self.context.budget, student.spec.num_layers)
+        return active_and_target(student.gates, self.context.budget, self.recipe.mask.local_sparsity)
 
     def _require_finite(self, figures: Mapping[str, float], step: int) -> None:
         if not math.isfinite(figures["loss"]):
@@ -251,11 +254,12 @@ class DistillationLoop:
 
     def _update(self, step: int, retention: bool) -> None:
         assert self.optimizer is not None
-        rates = self.options.lr
-        scale = self.schedule.rate_scale(step)
+        rates, scale = self.options.lr, self.schedule.rate_scale(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = getattr(rates, group["name"]) * (1.0 if group["name"] in OF_MASK else scale)
-            if retention and group["name"] not in OF_MASK:
+            name, of_mask = group["name"], group["name"] in OF_MASK
+            rate = self.schedule.gate_rate(step) if name == "gates" else getattr(rates, name)
+            group["lr"] = rate if of_mask else rate * scale
+            if retention and not of_mask and self.recipe.distill.retention_updates == "mask":
                 for parameter in group["params"]:
                     parameter.grad = None
         if self.recipe.train.max_gradient_norm is not None:
@@ -266,15 +270,6 @@ class DistillationLoop:
         if self.train_gates and self.student.gates is not None:
             with torch.no_grad():
                 self.controller.update(*self._active_and_target())
-
-    def _sparsity(self) -> dict[str, float]:
-        """The fraction of all base parameters that the hard mask removes, and the fraction that the gates are
-        now expected to remove."""
-        gates, budget = self.student.gates, self.context.budget
-        figures = {"sparsity": budget.global_sparsity}
-        if self.train_gates and gates is not None:
-            figures["expected_sparsity"] = expected_sparsity(gates, budget)
-        return figures
 
     def _track(self, step: int, figures: Mapping[str, Any]) -> None:
         """To the trackers of accelerate, with steps numbered across all stages."""

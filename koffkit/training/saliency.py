@@ -29,9 +29,10 @@ def warm_start(context: Context, options: Training) -> None:
     saliencies = selector.saliency(calibration(context, "warm start", batches))
     with torch.no_grad():
         for name, saliency in saliencies.items():
-            score = saliency.clamp_min(1e-12).log()
+            score = saliency.clamp_min(1e-12).log()[gates.layers]
             over = (-1,) if mask.layout == "uniform" else (0, 1)
             # a single unit has no deviation: it keeps its value
             units = score.shape[-1] if over == (-1,) else score.numel()
             std = score.std(over, keepdim=True, correction=min(1, units - 1)).clamp_min(1e-6)
-            gates.log_alpha[name].add_(mask.init_std * (score - score.mean(over, keepdim=True)) / std)
+            spread = mask.init_std * (score - score.mean(over, keepdim=True)) / std
+            gates.log_alpha[name][gates.layers] += spread

@@ -12,6 +12,10 @@ from ..recipe.learning import Anneal
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
 
+GATE_RATE, GATE_WAY, SLOWEST = 1e-2, 16.0, 0.1
+"""Of the gates: the lowest rate, the way that they can go at the default rate in all steps, and the share of
+the rate that is left at the end."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -68,6 +72,20 @@ class Schedule:
         passed = (step - warmup) / max(1, total - warmup)
         decays = {"constant": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1 + math.cos(math.pi * passed))}
         return decays[self.options.decay]
+
+    def gate_rate(self, step: int) -> float:
+        """The learning rate of the gates.
+
+        Adam moves a `log_alpha` by at most about its rate a step, and a gate has a way of five or more from a
+        mean of .95 to shut: where the rate does not depend on the number of steps, the gates of a short run
+        cannot arrive. They arrive at full speed, so the rate then falls.
+        """
+        given, total = self.options.lr.gates, self.options.max_steps
+        if given is not None:
+            return given
+        turn = self.recipe.mask.reach_by * total
+        left = 1.0 if step < turn else (total - step) / (total - turn)
+        return max(GATE_RATE, GATE_WAY / total) * max(SLOWEST, left)
 
     def temperature(self, step: int) -> float:
         """The temperature of the Hard Concrete gates."""

@@ -19,6 +19,7 @@ import koffkit
 from koffkit.artefact.bundle_info import BundleInfo
 from koffkit.artefact.manifest import Manifest
 from koffkit.cli import cli
+from koffkit.recipe.provenance import ABLATIONS, PAPER, UNSTATED
 from koffkit.run.state import RunState
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,21 @@ def test_every_field_of_a_format_is_on_its_page(
 def test_every_field_has_a_meaning(site: Path, page: str) -> None:
     text = (site / page / "index.html").read_text(encoding="utf-8")
     assert re.findall(r"<tr>\s*<td>(.*)</td>\s*<td>.*</td>\s*<td>.*</td>\s*<td></td>", text) == []
+
+
+def test_the_papers_values_stand_beside_those_of_the_recipes(site: Path) -> None:
+    page = (site / "paper" / "index.html").read_text(encoding="utf-8")
+    cells = re.findall(
+        r"<td><code>([\w.]+)</code></td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", page
+    )
+    rows = {place: rest for place, *rest in cells}
+    assert set(rows) == set(PAPER)
+    for place, (paper, recipe, source) in rows.items():
+        stated = PAPER[place].value != UNSTATED
+        assert (paper == recipe, bool(source)) == (stated, stated), place
+    assert "8B 25.0" in rows["mask.lambda_init"][0]
+    named = {f"paper/{name.replace('-', '/', 1)}" for name in ABLATIONS}
+    assert {name for name in named if f"<td><code>{name}</code></td>" not in page} == set()
 
 
 def test_every_public_name_is_on_the_python_page(site: Path) -> None:

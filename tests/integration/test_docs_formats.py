@@ -56,7 +56,12 @@ def test_every_key_of_the_metrics_is_explained(shipped: Shipped) -> None:
     text = section(RUN, "metrics.jsonl")
     explained = keys_in(text) | set(re.findall(r"`(\w+)`", text.rpartition("Steps of")[2]))
     assert set().union(*rows) - explained == set()
-    assert explained - set().union(*rows) == {"ce", "heldout_kl", "learn_masks"}  # not in this run
+    assert explained - set().union(*rows) == {
+        "ce",
+        "heldout_kl",
+        "learn_masks",
+        "local_sparsity",
+    }  # not in this run
 
 
 def test_every_key_of_a_token_index_is_explained(shipped: Shipped) -> None:

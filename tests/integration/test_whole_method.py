@@ -37,6 +37,20 @@ ALL_AT_ONCE = {
     "distill": {"loss": "blended", "blend": 0.3, "retention_every": 3, "domain_weights": {"south": 2}},
 }
 
+PAPERS = {
+    "mask": {
+        "structures": "paper",
+        "global_sparsity": 0.2,
+        "layout": "ragged",
+        "layers": {"upper": 2},
+        "local_sparsity": 0.3,
+        "lambda_init": 60,
+        "lambda_scaling": "fixed",
+        "temperature": 2.0,
+    },
+    "distill": {"retention_every": 3, "retention_batch_size": 1, "retention_updates": "all"},
+}
+
 
 class StopAt(Silent):
     """Ctrl-C after a step of a stage."""
@@ -85,7 +99,11 @@ def test_choosing_layers_can_be_interrupted(llama: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "changes",
-    [ALL_AT_ONCE, {"mask": {"structures": ["mlp_neuron"], "layout": "ragged", "global_sparsity": 0.3}}],
+    [
+        ALL_AT_ONCE,
+        PAPERS,
+        {"mask": {"structures": ["mlp_neuron"], "layout": "ragged", "global_sparsity": 0.3}},
+    ],
 )
 def test_a_ragged_export_is_used_like_any_other(
     changes: dict[str, Any], llama: Path, tmp_path: Path, koffkit: Koffkit

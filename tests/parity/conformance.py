@@ -54,8 +54,16 @@ STRUCTURES: dict[str, str | list[str]] = {
     "mlp_output": ["mlp_neuron", "mlp_output"],
     "neurons+groups": ["mlp_neuron", "kv_group"],
     "paper": "paper",
+    "paper_qkv": "paper_qkv",
 }
-SPARSITY = {"kv_group": 0.06, "qk_pair": 0.05, "v_channel": 0.05, "neurons+groups": 0.35, "paper": 0.42}
+SPARSITY = {
+    "kv_group": 0.06,
+    "qk_pair": 0.05,
+    "v_channel": 0.05,
+    "neurons+groups": 0.35,
+    "paper": 0.42,
+    "paper_qkv": 0.13,
+}
 READER = {"mlp_neuron": "mlp.down_proj", "kv_group": "self_attn.o_proj"}
 """The module that reads the units of a structure, which a repair changes."""
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
@@ -98,10 +106,8 @@ class Case:
 
     @property
     def refused(self) -> bool:
-        structures = STRUCTURES[self.structure]
-        return "qk_pair" in architecture(self.family).refuses and (
-            "qk_pair" in structures or structures == "paper"
-        )
+        refuses = architecture(self.family).refuses
+        return "qk_pair" in refuses and self.structure in ("qk_pair", "paper", "paper_qkv")
 
 
 def repaired() -> Iterator[Case]:

@@ -65,3 +65,15 @@ def test_no_layer_loses_its_last_step() -> None:
     scores[0] -= 100.0
     mask = project({"mlp_neuron": scores}, budget, {"mlp_neuron": 1})["mlp_neuron"]
     assert mask.sum(-1)[0] == 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_without_gates_keep_everything_however_low_their_scores(seed: int) -> None:
+    budget = plan_budget(SPEC, EVERYTHING, 0.05, 1, "ragged", layers=[1])
+    scores, heads = scores_of(EVERYTHING, seed)
+    for table in scores.values():
+        table[[0, 2]] -= 100
+    masks = project(scores, budget, heads)
+    assert all(bool(mask[[0, 2]].all()) for mask in masks.values())
+    removed = budget.removed_by({name: mask.sum(-1).tolist() for name, mask in masks.items()})
+    assert budget.target_params <= removed < budget.target_params + budget.step_params

@@ -160,6 +160,19 @@ def test_a_closed_gate_of_the_paper_equals_a_closed_gate_at_the_consumer(llama: 
     )  # before the nonlinearity a soft gate is another function; up is linear
 
 
+@pytest.mark.parametrize("gate", ["q_k_pair@q_proj", "q_k_pair@k_proj"])
+def test_a_closed_gate_at_queries_or_keys_closes_the_pair(llama: Path, gate: str) -> None:
+    """Of the text; the keys of a KV memory are gated by the queries alone."""
+    student = build(llama, ["q_k_pair"])
+    points = gate_points(student.spec.arch, ["q_k_pair"], "paper")
+    assert points == {"q_k_pair": ["q_k_pair@q_proj", "q_k_pair@k_proj"]}
+    values = torch.ones(3, 8)
+    values[1, ::3] = 0
+    closed = student(IDS, {"qk_pair": values})
+    torch.testing.assert_close(student(IDS, {gate: values}), closed, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(student(IDS), closed, atol=1e-3)
+
+
 def test_layers_that_do_not_keep_memory_are_off_and_not_saved(llama: Path) -> None:
     student = build(llama, ["mlp_neuron"])
     none, full = student(IDS), student(IDS, None, "a")

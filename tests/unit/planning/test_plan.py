@@ -18,43 +18,8 @@ from koffkit.recipe.schema import Recipe
 
 from ...common import recipe_dict
 from ...conftest import Shipped
+from ...true_shapes import LLAMA_3B, LLAMA_8B, TRUE_SHAPES
 
-LLAMA_3B = {
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
-
-LLAMA_8B = LLAMA_3B | {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "tie_word_embeddings": False,
-}
-QWEN_3B = {
-    "model_type": "qwen2",
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
-TRUE_SHAPES = {
-    "meta-llama/Llama-3.2-3B": LLAMA_3B,
-    "meta-llama/Llama-3.1-8B": LLAMA_8B,
-    "Qwen/Qwen2.5-3B": QWEN_3B,
-}
 EMBEDDED = ModelSpec.open(embedded_path("base")).config
 LARGE = [name for name in shipped() if name != "quickstart"]
 
@@ -90,8 +55,7 @@ def test_parameters_are_those_of_the_model_on_the_meta_device(model: str, config
 
     with torch.device("meta"):
         count = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).num_parameters()
-    short = model.rpartition("/")[2].lower()
-    assert plan_for(f"paper/{short}-topics", config).budget.base_params == count
+    assert plan_for("paper/1b/hinge-15", config).budget.base_params == count
 
 
 @pytest.mark.parametrize(("model", "millions"), [("llama-3.2-3b", 180), ("llama-3.1-8b", 277)])

@@ -34,7 +34,7 @@ def test_all_fields_are_the_same_recipe_with_its_defaults_marked(koffkit: Koffki
     assert recipe_from_tree(tree, (), Path.cwd()).recipe == load_recipe(name).recipe
     assert f"{tree['name']}\n" in text
     marked = [line for line in text.splitlines() if line.endswith("# default")]
-    assert "holdout: 0.1  # default" in marked or "holdout: 0.05  # default" in marked
+    assert "  reach_by: 0.5  # ours  # default" in marked
     assert not any(line.startswith("name:") for line in marked)
 
 

@@ -107,6 +107,28 @@ def test_gates_that_missed_their_target(expected: float, warned: bool) -> None:
     assert [f"{expected:.1%} of the parameters, not 12.0%" in w for w in verdict.warnings] == [True] * warned
 
 
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        ({"local_sparsity": 0.10, "expected_sparsity": 0.12}, "10.0% of the gates were expected to be shut"),
+        (
+            {"local_sparsity": 0.15, "expected_sparsity": 0.18},
+            "remove 18.0% of the parameters, the masks remove",
+        ),
+        ({"local_sparsity": 0.15, "expected_sparsity": 0.12}, None),
+    ],
+)
+def test_gates_with_local_targets(gates: dict[str, float], said: str | None) -> None:
+    warnings = verdict_of({"gates": gates | {"local_target": 0.15, "target": 0.12}}).warnings
+    assert len(warnings) == (said is not None)
+    assert all(str(said) in warning for warning in warnings)
+
+
+def test_gates_past_their_target_are_not_told_to_go_on() -> None:
+    (warning,) = verdict_of({"gates": {"expected_sparsity": 0.3, "target": 0.12}}).warnings
+    assert "a lower lr.gates" in warning
+
+
 def test_gates_without_a_target_miss_none() -> None:
     assert verdict_of({"gates": {"expected_sparsity": 0.1, "target": 0.0}}).warnings == []
 
