@@ -29,6 +29,8 @@ COMMANDS = {
     "report": "One HTML file about a run or an export.",
     "verify": "Check digests, shapes and golden logits of an export.",
     "memory": "Add, list, replace, remove and compact the memories of an export.",
+    "ablate": "Run a recipe and its baselines, and print one table.",
+    "sweep": "Run a recipe over values of its fields, and print one table.",
     "restore": "Make the unpruned base again from an export that kept what was removed.",
     "recipe": "List, show and validate recipes.",
     "doctor": "Say what this machine has that koffkit needs.",

@@ -30,7 +30,7 @@ class TopKGates(Gates):
     """
 
     def __init__(self, spec: ModelSpec, points: Mapping[str, list[str]], budget: Budget) -> None:
-        super().__init__(spec, points, 0.0, 1.0)
+        super().__init__(spec, points, 0.0, 1.0, budget.layers)
         self.budget = budget
         self.scale = nn.ParameterDict(
             {name: torch.ones_like(alpha) for name, alpha in self.log_alpha.items()}
@@ -40,14 +40,14 @@ class TopKGates(Gates):
         """Scale times mask, differentiable in scores and scales; nothing is drawn."""
         masks = self.hard(self.budget)
         return {
-            name: (masks[name] + (alpha - alpha.detach())) * self.scale[name]
+            name: self._opened((masks[name] + (alpha - alpha.detach())) * self.scale[name])
             for name, alpha in self.log_alpha.items()
         }
 
-    def active_fraction(self) -> dict[str, Tensor]:
-        """The active fraction of every layer, [L] by structure: exact."""
-        return {name: mask.mean(-1) for name, mask in self.hard(self.budget).items()}
+    def active_gates(self) -> dict[str, Tensor]:
+        """Which gates are open: exact."""
+        return self.hard(self.budget)
 
     def fixed(self, budget: Budget) -> dict[str, Tensor]:
         masks = self.hard(budget)
-        return {name: mask * self.scale[name].detach() for name, mask in masks.items()}
+        return {name: self._opened(mask * self.scale[name].detach()) for name, mask in masks.items()}

@@ -158,7 +158,7 @@ class Mask(StrictModel):
 
     @model_validator(mode="after")
     def _scales_have_one_place(self) -> Mask:
-        if self.gates == "top_k" and self.structures == "paper":
+        if self.gates == "top_k" and self.placement == "paper":
             raise ValueError(
                 "gates: top_k needs one gate for each unit, and structures: paper has two; name the "
                 "structures"

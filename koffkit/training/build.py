@@ -140,8 +140,8 @@ def make_student(recipe: Recipe, spec: ModelSpec, model: Any, *, gated: bool) ->
         if mask.gates == "top_k":
             gates = TopKGates(spec, points, budget_of(recipe, spec))
         else:
-            layers = gated_layers(recipe, spec.num_layers)
-            gates = Gates(spec, points, start, mask.start_temperature, layers)
+            gated_in = gated_layers(recipe, spec.num_layers)
+            gates = Gates(spec, points, start, mask.start_temperature, gated_in)
     layers = check_layers(recipe, spec.num_layers)
     memories = Memories(model, spec.widths, recipe.domain_names, layers, memory.lora, memory.kv, recipe.seed)
     if recipe.train.gradient_checkpointing:

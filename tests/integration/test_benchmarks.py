@@ -75,25 +75,6 @@ def test_flops_are_those_of_three_passes_through_the_weights() -> None:
     assert module.model_flops(module.LLAMA, loop) == pytest.approx(6 * 3.21e9, rel=0.12)
 
 
-def test_the_ablations_are_recipes_that_load(tmp_path: Path) -> None:
-    from koffkit.recipe.load import load_recipe
-
-    module = load("ablation")
-    recipes = [
-        load_recipe("quickstart", module.settings(sets, 10)).recipe for sets in module.VARIANTS.values()
-    ]
-    assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes)
-    figures = {"recall": 0.9, "kl": 0.1, "perplexity": 2.0}
-    row = {
-        "mean": {"unpruned": figures, "backbone": figures, "matched": figures},
-        "sparsity": 0.3,
-        "layers": [0],
-    }
-    module.show({"one": [row, row], "two": [row]}, [0, 1])
-    module.draw({"one": [row, row], "two": [row]}, tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 1000
-
-
 def test_documents_apart(llama: Path, tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         lines = ["\n".join(sentences(seed * 500 + number, 3)) for number in range(200)]

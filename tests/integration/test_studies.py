@@ -1,0 +1,109 @@
+"""`koffkit ablate` and `koffkit sweep` on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from ..common import recipe_dict, write_recipe
+from ..conftest import Koffkit
+
+ROWS = "koff,one_shot_activation_bare,unpruned_lora"
+
+
+@pytest.fixture
+def recipe(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    found = recipe_dict(llama, tmp_path / "data")
+    rates = {"lora": 1e-3, "kv": 1e-3, "gates": 0.1}
+    found["stages"] = [
+        {"learn_masks": {"max_steps": 2, "lr": rates}},
+        {"recover": {"max_steps": 1, "lr": rates}},
+        {"evaluate": {"batch_size": 4, "max_tokens": 64}},
+    ]
+    return write_recipe(tmp_path / "recipe.yaml", found)
+
+
+def test_an_ablation_is_run_averaged_kept_and_continued(
+    recipe: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from koffkit.stages import engine
+
+    arguments = ("ablate", recipe, "--rows", ROWS, "--seeds", "0,1", "--csv", "found.csv", "--json")
+    first = koffkit(*arguments)
+    assert first.code == 0, first.err
+    rows = first.json["rows"]
+    assert list(rows) == ROWS.split(",")
+    koff, bare, lora = rows.values()
+    assert koff["seeds"] == [0, 1]
+    assert koff["served"]["kl"]["values"][0] != koff["served"]["kl"]["values"][1]
+    assert bare["parameters"] < koff["parameters"] < lora["parameters"]
+    assert bare["served"] == bare["backbone"]
+    assert lora["sparsity"] == 0
+    assert lora["backbone"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
+    lines = list(csv.DictReader(Path("found.csv").read_text().splitlines()))
+    assert {(line["row"], line["seed"]) for line in lines} == {(row, s) for row in rows for s in "01"}
+    output = Path("runs/tiny-ablation")
+    assert json.loads((output / "summary.json").read_text()) == rows
+    assert (output / "figure.png").stat().st_size > 1000
+    monkeypatch.setattr(engine, "run_recipe", lambda *_, **__: pytest.fail("ran a finished run again"))
+    again = koffkit(*arguments)
+    assert again.json == first.json
+    other = koffkit("ablate", recipe, "--rows", "koff", "--set", "sequence_length=12")
+    assert other.code == 2
+    assert "a run of another recipe" in other.err
+
+
+def test_a_sweep_has_a_point_for_every_value(recipe: Path, koffkit: Koffkit) -> None:
+    found = koffkit(
+        "sweep", recipe, "--set", "mask.global_sparsity=0.1,0.2", "--set", "memory.kv=null", "--json"
+    )
+    assert found.code == 0, found.err
+    low, high = found.json["rows"].values()
+    assert list(found.json["rows"]) == ["global_sparsity=0.1", "global_sparsity=0.2"]
+    assert low["sparsity"] < high["sparsity"]
+    assert low["parameters"] > high["parameters"]
+    table = koffkit("sweep", recipe, "--set", "mask.global_sparsity=0.1,0.2", "--set", "memory.kv=null")
+    assert "global_sparsity=0.2" in table.out
+
+
+def test_rows_are_listed_and_mistakes_named(recipe: Path, koffkit: Koffkit) -> None:
+    listed = koffkit("ablate", recipe, "--list")
+    assert "prune_less" in listed.out
+    for arguments, message in (
+        (("--rows", "koof"), "no row 'koof'"),
+        (("--seeds", "0,0"), "--seeds: '0,0'"),
+        (("--seeds", "a"), "--seeds: 'a'"),
+    ):
+        refused = koffkit("ablate", recipe, *arguments)
+        assert refused.code == 2
+        assert message in refused.err
+    refused = koffkit("sweep", recipe, "--set", "mask.global_sparsity=0.1,2")
+    assert refused.code == 2
+    assert "mask.global_sparsity" in refused.err
+
+
+def test_an_interrupted_study_goes_on(
+    recipe: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from koffkit.errors import Interrupted
+    from koffkit.stages import engine
+
+    real, calls = engine.run_recipe, []
+
+    def second_is_interrupted(*arguments: object, **options: object) -> object:
+        calls.append(options["resume"])
+        if len(calls) == 2:
+            raise Interrupted("interrupted in recover")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(engine, "run_recipe", second_is_interrupted)
+    arguments = ("sweep", recipe, "--set", "mask.global_sparsity=0.1,0.2", "--json")
+    stopped = koffkit(*arguments)
+    assert stopped.code == 130
+    assert "interrupted in global_sparsity=0.2, seed 0; the same command goes on from there" in stopped.err
+    assert len(koffkit(*arguments).json["rows"]) == 2
+    assert len(calls) == 3

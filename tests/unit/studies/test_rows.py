@@ -1,0 +1,126 @@
+"""Every row of an ablation is a valid recipe, and is what its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from koffkit import plugins
+from koffkit.checkpoint.spec import ModelSpec
+from koffkit.errors import UsageError
+from koffkit.planning.plan import budget_of, make_plan, memory_parameters
+from koffkit.progress import Silent
+from koffkit.recipe.load import LoadedRecipe, load_recipe
+from koffkit.recipe.schema import Recipe
+from koffkit.studies.rows import ROWS, find_row
+from koffkit.studies.study import Entry, ablation
+
+from ...common import make_checkpoint, recipe_dict, write_recipe
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("base"))
+
+
+def loaded_of(base: Path, root: Path, **changes: Any) -> LoadedRecipe:
+    return load_recipe(write_recipe(root / "recipe.yaml", recipe_dict(base, root / "data", **changes)))
+
+
+def entries(base: Path, root: Path, rows: list[str], **changes: Any) -> dict[str, Entry]:
+    found = ablation(loaded_of(base, root, **changes), rows, [0], root / "runs", Silent())
+    return {entry.row: entry for entry in found}
+
+
+def recipe_of(base: Path, root: Path, row: str, **changes: Any) -> Recipe:
+    return entries(base, root, [row], **changes)[row].loaded.recipe
+
+
+def stages(recipe: Recipe) -> list[str]:
+    return [stage.name for stage in recipe.stages]
+
+
+def test_all_rows_are_recipes_that_differ(base: Path, tmp_path: Path) -> None:
+    rows = [name for name in ROWS if name not in ("neurons_only", "uniform", "cold_gates")]
+    found = entries(base, tmp_path, rows)
+    texts = {entry.loaded.recipe.model_dump_json() for entry in found.values()}
+    assert len(texts) == len(rows)
+    assert {f"one_shot_{name}" for name in plugins.names(plugins.SELECTORS)} < set(ROWS)
+
+
+def test_rows_without_memory(base: Path, tmp_path: Path) -> None:
+    for row in ("pruning_only", "one_shot_taylor_bare", "prune_less"):
+        recipe = recipe_of(base, tmp_path, row)
+        memory = recipe.memory
+        assert (memory.lora, memory.kv, memory.neurons) == (None, None, None)
+        assert stages(recipe)[1:] == ["evaluate"]
+
+
+def test_rows_with_a_part_of_the_memory(base: Path, tmp_path: Path) -> None:
+    lora, kv = (recipe_of(base, tmp_path, row).memory for row in ("lora_only", "kv_only"))
+    assert lora.kv is None and lora.lora is not None
+    assert kv.lora is None and kv.kv is not None
+    with pytest.raises(UsageError, match=r"row kv_only: the recipe has no memory\.kv"):
+        recipe_of(base, tmp_path, "kv_only", memory={"lora": None, "kv": None})
+
+
+def test_one_shot_rows_recover_as_the_recipe_does(base: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(base, tmp_path, "one_shot_fisher")
+    assert stages(recipe) == ["select_masks", "recover", "route", "evaluate"]
+    assert recipe.stages[0].options.selector == "fisher"
+    assert recipe.stages[1].options.max_steps == 4
+    assert recipe_of(base, tmp_path, "one_shot_flap").mask.repair == "bias"
+    assert recipe_of(base, tmp_path, "one_shot_depth").mask.layout == "ragged"
+
+
+def test_flap_goes_without_biases_where_the_family_has_none(tmp_path: Path) -> None:
+    qwen = make_checkpoint(tmp_path / "qwen", "qwen2")
+    assert recipe_of(qwen, tmp_path, "one_shot_flap").mask.repair == "none"
+
+
+def test_prune_less_loads_as_many_parameters_as_backbone_and_one_memory(base: Path, tmp_path: Path) -> None:
+    memory = {"layers": "all", "lora": {"rank": 1, "alpha": 1, "targets": ["up_proj"]}, "kv": None}
+    mask = {"structures": ["mlp_neuron"], "global_sparsity": 0.2, "multiple_of": 1}
+    spec = ModelSpec.open(base)
+    plan = make_plan(loaded_of(base, tmp_path, memory=memory, mask=mask).recipe, spec)
+    less = recipe_of(base, tmp_path, "prune_less", memory=memory, mask=mask)
+    loaded = budget_of(less, spec).base_params - budget_of(less, spec).removed_params
+    wanted = plan.backbone_params + plan.memory_params
+    assert wanted - budget_of(less, spec).step_params < loaded <= wanted
+    big = {"layers": "all", "lora": {"rank": 64, "alpha": 1, "targets": ["up_proj"]}, "kv": None}
+    with pytest.raises(UsageError, match=r"row prune_less: one memory \([\d,]+ parameters\) is as large"):
+        recipe_of(base, tmp_path, "prune_less", memory=big, mask=mask)
+
+
+def test_a_lora_on_the_unpruned_base_has_the_bytes_of_a_memory(base: Path, tmp_path: Path) -> None:
+    spec = ModelSpec.open(base)
+    memory = {
+        "layers": {"upper": 2},
+        "lora": {"rank": 8, "alpha": 8, "targets": ["up_proj"]},
+        "kv": {"tokens": 9},
+    }
+    plan = make_plan(loaded_of(base, tmp_path, memory=memory).recipe, spec)
+    entry = entries(base, tmp_path, ["unpruned_lora"], memory=memory)["unpruned_lora"]
+    recipe = entry.loaded.recipe
+    found = memory_parameters(recipe, spec, 2, {}) * 4
+    assert entry.unpruned
+    assert 0.85 * plan.memory_bytes < found <= plan.memory_bytes
+    assert (recipe.memory.kv, recipe.distill.loss) == (None, "cross_entropy")
+    assert stages(recipe) == ["recover", "evaluate"]
+    assert recipe.stages[0].options.max_steps == 10
+
+
+def test_a_random_memory_is_not_trained(base: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(base, tmp_path, "random_memory")
+    assert recipe.memory.kv.init == "random"
+    assert recipe.stages[0].options.joint is False
+    assert "recover" not in stages(recipe)
+
+
+def test_unknown_rows_and_recipes_without_figures_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no row 'pruning-only'.*pruning_only"):
+        find_row("pruning-only")
+    with pytest.raises(UsageError, match=r"a study needs the figures of stage evaluate"):
+        entries(base, tmp_path, ["koff"], stages=[{"learn_masks": {"max_steps": 1}}])
