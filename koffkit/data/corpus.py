@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..recipe.load import LoadedRecipe
-from ..recipe.schema import Source
+from ..recipe.schema import Recipe, Source
 from ..storage.files import make_folder, write_json
 from .chat import Conversation, conversation_ids, render, require_template
 from .packing import MASK_SUFFIX, PackedTokens
@@ -27,6 +27,8 @@ from .vocabulary import beginning_of_text, end_of_document, require_known
 
 DOCUMENTS_AT_ONCE = 256
 FORMAT = 2  # of token files
+RETENTION = "_retention"
+"""Name of the token files of retention text."""
 Progress = Callable[[str], None]
 Stream = list[np.ndarray[Any, Any]]  # of one document: token ids and, if the loss is masked, its mask
 
@@ -75,10 +77,32 @@ def prepare(
         _require_sequence(train[domain], recipe.sequence_length, f"domains.{domain}")
     retention = None
     if recipe.retention is not None:
-        job = _Job(loaded, "retention", recipe.retention, "_retention", tokenizer, folder, vocab_size, warned)
+        job = _Job(loaded, "retention", recipe.retention, RETENTION, tokenizer, folder, vocab_size, warned)
         retention, _ = job.run(0.0, said, begun)
         _require_sequence(retention, recipe.sequence_length, "retention")
     return Corpus(train=train, heldout=heldout, retention=retention)
+
+
+def prepared(recipe: Recipe, tokenizer: Any, folder: Path) -> Corpus:
+    """The token files that a run has, as they are; the text they were made from need not be there.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    begin = beginning_of_text(tokenizer) if recipe.begin_sequences else None
+
+    def opened(name: str, source: Source, part: str) -> PackedTokens:
+        path = folder / f"{name}.{part}.bin"
+        if not path.is_file():
+            raise DataError(f"{path}: missing; the run's tokens are needed. Copy the run as a whole.")
+        return PackedTokens(path, masked=source.loss_on == "assistant", begin=begin)
+
+    sources, general = recipe.sources, recipe.retention
+    return Corpus(
+        train={name: opened(name, source, "train") for name, source in sources.items()},
+        heldout={name: opened(name, source, "heldout") for name, source in sources.items()},
+        retention=None if general is None else opened(RETENTION, general, "train"),
+    )
 
 
 def _require_sequence(tokens: PackedTokens, length: int, where: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.corpus import Corpus
 from ..errors import Interrupted
 from ..masks.convert import as_masks
-from ..masks.file import save_masks
+from ..masks.file import save_masks, save_scores
 from ..masks.masks import Masks, kept_counts
 from ..method.budget import Budget
 from ..model.student import Student
@@ -65,12 +65,13 @@ class Context:
         return tensors
 
     def set_masks(self) -> Masks:
-        """Project the learned scores onto the budget, write `masks.safetensors`, and use the masks from now
+        """Project the learned scores onto the budget, write both into the run, and use the masks from now
         on."""
         gates = self.student.gates
         assert gates is not None
         self.masks = gates.hard(self.budget)
         masks = as_masks(self.masks)
+        save_scores(gates.scores(), self.run.scores_file)
         save_masks(masks, self.run.masks_file)
         self.learned["budget"] = self.budget.realised(kept_counts(masks)).to_json()
         return masks
