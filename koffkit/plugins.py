@@ -19,6 +19,7 @@ STRUCTURES = "koffkit.structures"
 LOSSES = "koffkit.losses"
 STAGES = "koffkit.stages"
 ROUTERS = "koffkit.routers"
+SELECTORS = "koffkit.selectors"
 EXPORTERS = "koffkit.exporters"
 
 

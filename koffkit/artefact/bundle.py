@@ -16,6 +16,7 @@ from .names import (
     KV_MEMORY_PACKED,
     MEMORIES,
     MEMORY_FILE,
+    NEURONS,
     ROUTER_COLUMN,
 )
 
@@ -40,6 +41,11 @@ class MemoryFolder:
     def kv_file(self) -> Path | None:
         """The KV half."""
         return self._first(KV_MEMORY, KV_MEMORY_PACKED)
+
+    @property
+    def neurons_file(self) -> Path | None:
+        """The restored neurons."""
+        return self._first(NEURONS)
 
     @property
     def column_file(self) -> Path | None:

@@ -26,6 +26,15 @@ class KVHalf(RecordPart):
     init_std: float = Field(0.02, description="As in the recipe: what learning began with.")
 
 
+class NeuronHalf(RecordPart):
+    """Neurons of the base that the memory gives back to the backbone."""
+
+    count: int = Field(ge=1, description="How many, over all layers.")
+    layout: str = Field(description="uniform: as many in every layer; ragged: not.")
+    tuned: bool = Field(False, description="Their weights were trained; false: gate and up are the base's.")
+    fitted: bool = Field(False, description="Their down columns were fitted by least squares.")
+
+
 class CompactedFrom(RecordPart):
     """The memory before it was compacted."""
 
@@ -86,8 +95,9 @@ class BundleInfo(Record):
     layers: list[Count] = Field(min_length=1, description="Layers that carry memory.")
     lora: LoraHalf | None = Field(description="null: this half is off.")
     kv: KVHalf | None = Field(description="null: this half is off.")
-    parameters: Count = Field(description="Of both halves.")
-    parameters_by_half: dict[str, Count] = Field(description="Under `lora` and `kv`.")
+    neurons: NeuronHalf | None = Field(None, description="null: there are none.")
+    parameters: Count = Field(description="Of all halves.")
+    parameters_by_half: dict[str, Count] = Field(description="Under `lora`, `kv` and `neurons`.")
     figures: dict[str, Any] = Field(description="Of this domain, by condition, from `evaluate`.")
     dtype: str = Field("float32", description="Type of the weights; int8 and int6 are packed.")
     compacted: Compacted | None = Field(None, description="Present after `memory compact`.")

@@ -27,6 +27,7 @@ from .names import (
     MANIFEST,
     MEMORIES,
     MEMORY_FILE,
+    NEURONS,
     ROUTER,
 )
 from .parts import FileEntry
@@ -149,6 +150,7 @@ def _half_problems(bundle: Bundle) -> Iterator[str]:
     halves = (
         ("lora", info.lora is not None, {ADAPTER_WEIGHTS, ADAPTER_PACKED}),
         ("kv", info.kv is not None, {KV_MEMORY, KV_MEMORY_PACKED}),
+        ("neurons", info.neurons is not None, {NEURONS}),
     )
     for half, there, names in halves:
         if there != bool(files & names):

@@ -14,6 +14,7 @@ ROUTER = "router"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 KV_MEMORY = "kv_memory.safetensors"
+NEURONS = "neurons.safetensors"
 # Names that PEFT does not look for, because it would take the integers for weights.
 ADAPTER_PACKED = "adapter_packed.safetensors"
 KV_MEMORY_PACKED = "kv_memory_packed.safetensors"

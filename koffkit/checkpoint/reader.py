@@ -213,6 +213,14 @@ def as_tensor(rows: NDArray[Any], dtype: str) -> Tensor:
     )
 
 
+def torch_dtype(name: str) -> dtype:
+    """The dtype of a floating-point tensor by its name in safetensors files."""
+    import torch
+
+    value: dtype = getattr(torch, _TORCH[name])
+    return value
+
+
 def fsync_file(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artefact.bundle import Bundle, open_bundle
-from ..artefact.bundle_info import BundleInfo, KVHalf, LoraHalf
+from ..artefact.bundle_info import BundleInfo, KVHalf, LoraHalf, NeuronHalf
 from ..artefact.card import front_matter
 from ..artefact.digests import file_entry
 from ..artefact.manifest import Manifest
@@ -22,6 +23,7 @@ from ..artefact.names import (
     FORMAT,
     KV_MEMORY,
     MEMORY_FILE,
+    NEURONS,
     ROUTER_COLUMN,
 )
 from ..artefact.parts import Golden
@@ -30,9 +32,15 @@ from ..report.verdict import verdict_of
 from ..run.state import RunState
 from ..storage.files import write_atomically, write_json
 from ..storage.read_json import read_json
-from ..storage.tensors_file import read_arrays
+from ..storage.tensors_file import read_arrays, read_header
 
-PARTS = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, KV_MEMORY, ROUTER_COLUMN)  # files of a bundle, in the order listed
+PARTS = (
+    ADAPTER_WEIGHTS,
+    ADAPTER_CONFIG,
+    KV_MEMORY,
+    NEURONS,
+    ROUTER_COLUMN,
+)  # files of a bundle, in the order listed
 
 
 def write_bundle(
@@ -62,18 +70,22 @@ def write_bundle(
         IntegrityError: a file of the run is missing or damaged.
     """
     memory = state.recipe["memory"]
-    parameters: dict[str, int] = {}
+    parameters, neurons, layers = {}, None, state.memory_layers
     if memory["lora"] is not None:
         parameters["lora"] = _write_adapter(source, target, cuts)
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
+    if memory.get("neurons") is not None:
+        neurons, parameters["neurons"], places = _copy_neurons(source, target, memory["neurons"])
+        layers = layers or places
     info = BundleInfo(
         koffkit=FORMAT,
         domain=domain,
         backbone_digest=backbone,
-        layers=state.memory_layers,
+        layers=layers,
         lora=_half(LoraHalf, memory["lora"]),
         kv=_half(KVHalf, memory["kv"]),
+        neurons=neurons,
         parameters=sum(parameters.values()),
         parameters_by_half=parameters,
         figures=dict(figures),
@@ -88,6 +100,22 @@ def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None) -> int:
     config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
     write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
     return _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
+
+
+def _copy_neurons(
+    source: Path, target: Path, settings: Mapping[str, Any]
+) -> tuple[NeuronHalf, int, list[int]]:
+    """Copy the restored neurons, which no mask cuts; also returns how many weights they have, and in which
+    layers."""
+    path = source / NEURONS
+    header, _ = read_header(path, remedy="resume the run to write it again")
+    write_atomically(target / NEURONS, path.read_bytes())
+    counts = {
+        int(name.split(".")[1]): info.shape[0] for name, info in header.items() if name.endswith(".neurons")
+    }
+    weights = sum(prod(info.shape) for name, info in header.items() if not name.endswith(".neurons"))
+    half = NeuronHalf(count=sum(counts.values()), layout=settings["layout"], tuned=settings["tuned"])
+    return half, weights, sorted(counts)
 
 
 Half = TypeVar("Half", LoraHalf, KVHalf)

@@ -6,19 +6,21 @@ Legend: B batch, K KV heads, P memory tokens, H head dim.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch.widths import LayerWidths
 from ..artefact.bundle import MemoryFolder
 from ..artefact.quantise import unpack
 from ..errors import IntegrityError
 from ..storage.tensors_file import read_tensors
-from .kv_attention import KVMemory
+from .kv_attention import KVMemory, kv_of_call
+from .neuron_memory import NeuronMemory, Neurons, neurons_of_call
 
 KVTensors = Mapping[int, KVMemory]
 
@@ -69,6 +71,48 @@ def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KV
     return memory
 
 
+def load_neurons(bundle: MemoryFolder, num_layers: int, hidden: int) -> dict[int, Neurons]:
+    """The restored neurons of a memory by layer; empty if it has none.
+
+    Args:
+        num_layers: of the backbone.
+        hidden: the backbone's hidden size D.
+
+    Raises:
+        IntegrityError: a tensor is missing, or does not fit the backbone.
+    """
+    path = bundle.neurons_file
+    if path is None:
+        return {}
+    layers: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_tensors(path).items():
+        prefix, _, rest = name.partition(".")
+        index, _, own = rest.partition(".")
+        if prefix != "layers" or not index.isdigit() or int(index) >= num_layers:
+            raise IntegrityError(f"{path}: {name}: the backbone has {num_layers} layers.")
+        layers.setdefault(int(index), {})[own] = value
+    for layer, tensors in layers.items():
+        _require_neurons(f"{path}: layers.{layer}", tensors, hidden)
+    return {layer: Neurons.of(tensors) for layer, tensors in sorted(layers.items())}
+
+
+def _require_neurons(where: str, tensors: Mapping[str, Tensor], hidden: int) -> None:
+    count = len(tensors.get("neurons", ()))
+    wanted: dict[str, tuple[int, ...]] = {
+        "neurons": (count,),
+        "gate_proj.weight": (count, hidden),
+        "up_proj.weight": (count, hidden),
+        "down_proj.weight": (hidden, count),
+    }
+    if tensors.keys() & {"gate_proj.bias", "up_proj.bias"}:
+        wanted |= {"gate_proj.bias": (count,), "up_proj.bias": (count,)}
+    for name in sorted(tensors.keys() | wanted.keys()):
+        shape = list(tensors[name].shape) if name in tensors else None
+        needed = list(wanted[name]) if name in wanted else "no such tensor"
+        if shape != needed:
+            raise IntegrityError(f"{where}.{name}: shape {shape}; this backbone needs {needed}.")
+
+
 def adapter_config(bundle: MemoryFolder) -> LoraConfig:
     """PEFT's configuration of a bundle with LoRA, for any copy of its backbone."""
     config = LoraConfig.from_pretrained(str(bundle.path))
@@ -92,25 +136,57 @@ class MemoryTensors:
         lora: the adapter's configuration; None: there is no adapter.
         adapter: the adapter's tensors by PEFT's names.
         kv: the KV memory by layer.
+        neurons: the restored neurons by layer.
     """
 
     domain: str
     lora: LoraConfig | None
     adapter: Mapping[str, Tensor]
     kv: KVTensors
+    neurons: NeuronMemory = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> MemoryTensors:
+        """The same memory with KV and neurons on a device; adapters are peft's to move."""
+        kv = {layer: own.to(device) for layer, own in self.kv.items()}
+        neurons = {layer: own.to(device) for layer, own in self.neurons.items()}
+        return MemoryTensors(self.domain, self.lora, self.adapter, kv, neurons)
 
 
-def load_memory(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> MemoryTensors:
-    """Load both halves of a bundle.
+def load_memory(
+    bundle: MemoryFolder, layers: Sequence[LayerWidths], hidden: int, *, adapter: bool = True
+) -> MemoryTensors:
+    """Load all parts of a bundle.
 
     Args:
         layers: the widths of the backbone's layers.
+        hidden: the backbone's hidden size D.
+        adapter: load the adapter's tensors, too.
 
     Raises:
         IntegrityError: a file is damaged, or does not fit the backbone.
     """
     lora = None if bundle.adapter_file is None else adapter_config(bundle)
-    return MemoryTensors(bundle.domain, lora, load_adapter(bundle), load_kv(bundle, layers))
+    return MemoryTensors(
+        bundle.domain,
+        lora,
+        load_adapter(bundle) if adapter else {},
+        load_kv(bundle, layers),
+        load_neurons(bundle, len(layers), hidden),
+    )
+
+
+def state_of_call(
+    model: nn.Module, memories: Mapping[str, MemoryTensors], rows: Sequence[str | None]
+) -> dict[nn.Module, Any]:
+    """The KV memories and restored neurons of a batch, as the state of a call (`for_this_call`).
+
+    Args:
+        memories: by domain.
+        rows: a domain, or None, for each of the B rows.
+    """
+    kv = mixed_kv({domain: memory.kv for domain, memory in memories.items()}, rows)
+    neurons = {domain: memory.neurons for domain, memory in memories.items()}
+    return {**kv_of_call(model, kv), **neurons_of_call(model, neurons, rows)}
 
 
 def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> dict[int, KVMemory] | None:

@@ -39,6 +39,11 @@ class KVMemory:
     value: Tensor
     visible: Tensor | None = None
 
+    def to(self, device: torch.device) -> KVMemory:
+        """The same memory on a device."""
+        visible = None if self.visible is None else self.visible.to(device)
+        return KVMemory(self.key.to(device), self.value.to(device), visible)
+
 
 def koffkit_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
@@ -113,7 +118,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 def use_koffkit_attention(model: nn.Module) -> None:
     """Switch a model (plain or wrapped by peft) to attention with KV memories."""
-    _transformer(model).set_attn_implementation(NAME)
+    transformer(model).set_attn_implementation(NAME)
 
 
 def set_kv_memory(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> None:
@@ -136,10 +141,10 @@ def kv_of_call(model: nn.Module, memory: Mapping[int, KVMemory] | None) -> dict[
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
     """`(layer index, attention module)` of every decoder layer."""
-    for index, layer in enumerate(_transformer(model).model.layers):
+    for index, layer in enumerate(transformer(model).model.layers):
         yield index, layer.self_attn
 
 
-def _transformer(model: Any) -> Any:
+def transformer(model: Any) -> Any:
     """The transformers model under an optional peft wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

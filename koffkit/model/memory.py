@@ -1,6 +1,7 @@
 """The memories of all domains, resident beside one frozen model; one is attached at a time.
 
-LoRA uses peft (one named adapter per domain), the KV memory uses `kv_attention`.
+LoRA uses peft (one named adapter per domain), the KV memory uses `kv_attention`, restored neurons use
+`neuron_memory`.
 
 Legend: K KV heads, H head dim, P memory tokens.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from ..arch.widths import LayerWidths
 from ..recipe.schema import KV, Lora
 from .kv_attention import KVMemory, set_kv_memory
+from .neuron_memory import NeuronMemory, Neurons, set_neuron_memory, use_neuron_memory
 
 
 def lora_config(lora: Lora, layers: list[int]) -> LoraConfig:
@@ -87,6 +89,7 @@ class Memories(nn.Module):
             _layer(name) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
         ]
         self.layers = list(layers)
+        self.neurons: dict[str, NeuronMemory] = {}  # by slot; empty until stage `restore` has chosen them
         self._attached: str | None = None
         self._changed = False  # whether the model must be updated to the attached memory
         self._enable(False)
@@ -97,7 +100,7 @@ class Memories(nn.Module):
 
     @property
     def exist(self) -> bool:
-        return bool(self._tuners or len(self.kv))
+        return bool(self._tuners or len(self.kv) or self.neurons)
 
     def attach(self, domain: str | None) -> None:
         """Attach the memory of `domain`, or none. Only the LoRA of the attached memory receives gradients."""
@@ -109,6 +112,8 @@ class Memories(nn.Module):
                 tuner.set_adapter(self.slot(domain))
         self._enable(domain is not None)
         set_kv_memory(self._model[0], None if domain is None else self._kv_memory(domain))
+        if self.neurons:
+            set_neuron_memory(self._model[0], None if domain is None else self.neurons.get(self.slot(domain)))
         self._attached = domain
 
     def _kv_memory(self, domain: str) -> dict[int, KVMemory] | None:
@@ -136,6 +141,36 @@ class Memories(nn.Module):
     def kv_parameters(self) -> Iterator[nn.Parameter]:
         yield from self.kv.parameters()
 
+    def set_neurons(self, domain: str, memory: NeuronMemory, *, tuned: bool) -> None:
+        """Give the memory of `domain` its restored neurons.
+
+        Args:
+            memory: neurons by layer.
+            tuned: their weights are trained from now on, in float32.
+        """
+        use_neuron_memory(self._model[0])
+        self.neurons[self.slot(domain)] = (
+            {layer: _trainable(neurons) for layer, neurons in memory.items()} if tuned else dict(memory)
+        )
+        self._changed = True
+
+    def read_neurons(self, tensors: Mapping[str, Tensor], device: torch.device, *, tuned: bool) -> None:
+        """Take restored neurons from the tensors of a checkpoint, if it has any."""
+        memories: dict[str, dict[int, dict[str, Tensor]]] = {}
+        for name, value in tensors.items():
+            kind, slot, layer, *rest = (*name.split(".", 3), "", "")
+            if kind == "neurons":
+                memories.setdefault(slot, {}).setdefault(int(layer), {})[rest[0]] = value.to(device)
+        for place, domain in enumerate(self.domains):
+            if f"m{place}" in memories:
+                memory = {layer: Neurons.of(values) for layer, values in memories[f"m{place}"].items()}
+                self.set_neurons(domain, memory, tuned=tuned)
+
+    def neuron_parameters(self) -> Iterator[nn.Parameter]:
+        for memory in self.neurons.values():
+            for neurons in memory.values():
+                yield from (value for value in neurons.tensors().values() if isinstance(value, nn.Parameter))
+
     @property
     def num_kv_tokens(self) -> int:
         """Memory tokens of each layer; 0 without KV memories."""
@@ -159,9 +194,15 @@ class Memories(nn.Module):
                 yield name, parameter
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every trainable tensor by a stable name, for checkpoints."""
+        """Every tensor of the memories by a stable name, for checkpoints."""
         lora: dict[str, Tensor] = {f"lora.{name}": parameter for name, parameter in self._named_lora()}
-        return lora | {f"kv.{name}": parameter for name, parameter in self.kv.named_parameters()}
+        neurons = {
+            f"neurons.{slot}.{layer}.{name}": value
+            for slot, memory in self.neurons.items()
+            for layer, own in memory.items()
+            for name, value in own.tensors().items()
+        }
+        return lora | {f"kv.{name}": parameter for name, parameter in self.kv.named_parameters()} | neurons
 
     def adapter(self, domain: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """The PEFT config (a JSON object) and the tensors of one domain's adapter, named as peft names them
@@ -189,6 +230,35 @@ class Memories(nn.Module):
             if int(i) in self.layers
             for name, tensor in zip(names, pair, strict=True)
         }
+
+    @torch.no_grad()
+    def neuron_tensors(self, domain: str, dtype: torch.dtype) -> dict[str, Tensor] | None:
+        """`layers.{i}.neurons`, `layers.{i}.gate_proj.weight`, ... of one domain's restored neurons.
+
+        Args:
+            dtype: of the files. The neurons in memory are rounded to it too: what is measured is what ships.
+        """
+        memory = self.neurons.get(self.slot(domain))
+        if memory is None:
+            return None
+        tensors = {}
+        for layer, own in memory.items():
+            for name, value in own.tensors().items():
+                if name != "neurons":
+                    value.copy_(value.to(dtype))
+                stored = value if name == "neurons" else value.to(dtype)
+                tensors[f"layers.{layer}.{name}"] = stored.detach().cpu().contiguous()
+        return tensors
+
+
+def _trainable(neurons: Neurons) -> Neurons:
+    """The same neurons as parameters in float32; their places stay what they are."""
+    return Neurons.of(
+        {
+            name: value if name == "neurons" else nn.Parameter(value.detach().float().clone())
+            for name, value in neurons.tensors().items()
+        }
+    )
 
 
 def _sizes(widths: LayerWidths, kv: KV) -> list[tuple[int, int, int]]:

@@ -32,6 +32,7 @@ from ..model.bundles import MemoryTensors, load_memory, mixed_kv
 from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
 from ..model.loaded import LoadedWeights
+from ..model.neuron_memory import set_neuron_rows, use_neuron_memory
 
 ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
@@ -71,8 +72,11 @@ class Probe:
             model, *self._vocabulary = _empty_model(_config(folder, None if view is None else view[0]), dtype)
         spec = ModelSpec(config=model.config.to_dict(), path=folder)
         use_koffkit_attention(model)
+        use_neuron_memory(model)
         attached = [
-            memory if isinstance(memory, MemoryTensors) else load_memory(memory, spec.widths)
+            memory
+            if isinstance(memory, MemoryTensors)
+            else load_memory(memory, spec.widths, spec.shape.hidden)
             for memory in memories
         ]
         self._slots = {memory.domain: f"m{index}" for index, memory in enumerate(attached)}
@@ -81,6 +85,7 @@ class Probe:
             values = as_gates(masks)
             register_gates(model, spec, lambda: values)
         self._kv = {memory.domain: memory.kv for memory in attached}
+        self._neurons = {memory.domain: memory.neurons for memory in attached}
         adapters = {slot: memory.adapter for slot, memory in zip(self._slots.values(), attached, strict=True)}
         self._weights = _Weights(self.reader, adapters, dtype)
         _read_on_demand(self._model, self._weights)
@@ -98,6 +103,7 @@ class Probe:
         """Last hidden states [B, T, D]; row b has the memory of domain `rows[b]`, or none."""
         embedded = self.reader.gather_rows(self._vocabulary[0], list(tokens), self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
+        set_neuron_rows(self._plain, self._neurons, rows)
         names = (
             {}
             if self._model is self._plain

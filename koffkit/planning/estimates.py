@@ -99,7 +99,7 @@ def _evaluate_seconds(recipe: Recipe, options: Any, base_params: int) -> dict[st
     if tokens is None:
         return None
     domains = len(recipe.domain_names)
-    memories = recipe.memory.lora is not None or recipe.memory.kv is not None
+    memories = recipe.memory.is_on
     with_memory = 0 if not memories else domains if getattr(options, "swap", False) else 1
     return seconds_for(2.0 * base_params * tokens * domains * (2 + with_memory))
 

@@ -22,6 +22,7 @@ from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
 from .estimates import Net, Range, net_of, seconds_for, stage_seconds, training_tokens
+from .neurons import INDEX_BYTES, check_neurons, parameters_of_neuron, restored_neurons
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -145,6 +146,11 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
     )
     tokens = training_tokens(recipe)
     backbone = budget.base_params - budget.removed_params
+    neurons = 0
+    if recipe.memory.neurons is not None:
+        check_neurons(recipe, spec, budget, stored)
+        neurons = restored_neurons(recipe.memory.neurons, spec, stored)
+    memory_bytes = sliced * 4 + neurons * (parameters_of_neuron(spec) * stored + INDEX_BYTES)
     return Plan(
         budget=budget,
         kept_per_layer=dict(budget.keep),
@@ -156,8 +162,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         backbone_bytes=backbone * stored,
         memory_layers=layers,
         num_memory_layers=carrying,
-        memory_params=sliced,
-        memory_bytes=sliced * 4,
+        memory_params=sliced + neurons * parameters_of_neuron(spec),
+        memory_bytes=memory_bytes,
         memory_params_training=full,
         domains=recipe.domain_names,
         training_tokens=tokens,
@@ -167,8 +173,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         net=net_of(
             budget.base_params * stored,
             backbone * stored,
-            sliced * 4,
-            len(recipe.domain_names) if sliced else 0,
+            memory_bytes,
+            len(recipe.domain_names) if memory_bytes else 0,
         ),
         warnings=_warnings(recipe, budget, spec),
     )

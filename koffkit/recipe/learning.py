@@ -15,9 +15,11 @@ Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 if TYPE_CHECKING:
     StructureName = str
     LossName = str
+    InitName = str
 else:  # whatever is installed
     StructureName = Literal[tuple(plugins.names(plugins.STRUCTURES))]
     LossName = Literal[tuple(plugins.names(plugins.LOSSES))]
+    InitName = Literal[tuple(["cold"] + plugins.names(plugins.SELECTORS))]  # noqa: RUF005
 
 
 class Anneal(StrictModel):
@@ -41,9 +43,9 @@ class Mask(StrictModel):
         "koffkit's model class.",
     )
     multiple_of: Positive = Field(1, description="Kept neurons of a layer are a multiple of this.")
-    init: Literal["cold", "taylor", "activation"] = Field(
+    init: InitName = Field(
         "activation",
-        description="Gates start ranked by a saliency, activation norm or first-order Taylor, or (cold) "
+        description="Gates start ranked by the saliency of a selector, such as activation norm, or (cold) "
         "equal.",
     )
     init_batches: Positive = Field(8, description="Batches per domain that the saliency is measured on.")
@@ -137,6 +139,32 @@ class KV(StrictModel):
         return self.init == "text" if self.freeze_first is None else self.freeze_first
 
 
+class RestoredNeurons(StrictModel):
+    """Neurons that the mask removed and a domain's memory gives back; stage `restore` chooses them."""
+
+    count: Positive | None = Field(
+        None, description="Neurons of a layer; with layout ragged, of a layer on average."
+    )
+    bytes: Annotated[int, Field(ge=1, le=2**50)] | None = Field(
+        None, description="Instead of count: most bytes that the neurons of one memory may take."
+    )
+    layout: Literal["uniform", "ragged"] = Field(
+        "uniform",
+        description="Equally many in every layer, so that a merged backbone is an ordinary dense model. "
+        "ragged: free counts.",
+    )
+    tuned: bool = Field(
+        False,
+        description="Stage recover trains their weights; false: they stay what stage restore made them.",
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> RestoredNeurons:
+        if (self.count is None) == (self.bytes is None):
+            raise ValueError("neurons needs either count or bytes")
+        return self
+
+
 class Memory(StrictModel):
     layers: Literal["all"] | Upper | Learned | list[Annotated[int, Field(ge=0, le=10**4)]] = Field(
         "all",
@@ -144,6 +172,14 @@ class Memory(StrictModel):
     )
     lora: Lora | None = Field(description="Low-rank matrices beside the linear modules; null: none.")
     kv: KV | None = Field(description="Keys and values that attention always sees; null: none.")
+    neurons: RestoredNeurons | None = Field(
+        None, description="Removed neurons that come back with the memory; null: none."
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a memory consists of anything."""
+        return not (self.lora is None and self.kv is None and self.neurons is None)
 
 
 @plugin_options.with_options_of(plugins.LOSSES, "distill.loss")

@@ -126,6 +126,12 @@ class Recipe(StrictModel):
             KINDS[stage.name].check_recipe(stage.options, self)
         return self
 
+    @model_validator(mode="after")
+    def _neurons_are_chosen(self) -> Recipe:
+        if self.memory.neurons is not None and "restore" not in [stage.name for stage in self.stages]:
+            raise ValueError("memory.neurons: stage restore chooses them; put `- restore: {}` into stages")
+        return self
+
     @property
     def domain_names(self) -> list[str]:
         """The names of the domains; placeholders before automatic domains are resolved."""

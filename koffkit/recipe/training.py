@@ -30,6 +30,7 @@ class Train(StrictModel):
 class LearningRates(StrictModel):
     lora: Rate = Field(1e-5, description="Learning rate of the LoRA matrices.")
     kv: Rate = Field(1e-2, description="Learning rate of the KV memory.")
+    neurons: Rate = Field(1e-4, description="Learning rate of restored neurons that are tuned.")
     gates: Rate = Field(1e-2, description="Learning rate of the gates; it stays constant.")
 
 

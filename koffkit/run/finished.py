@@ -136,6 +136,6 @@ def _require_unchanged(folder: RunFolder, state: RunState) -> None:
 
 def _memories(folder: RunFolder, state: RunState) -> dict[str, Path]:
     memory = state.recipe["memory"]
-    if memory["lora"] is None and memory["kv"] is None:
+    if memory["lora"] is None and memory["kv"] is None and memory.get("neurons") is None:
         return {}
     return {domain: folder.memory_dir(domain) for domain in state.recipe["domains"]}

@@ -16,9 +16,10 @@ from ..artefact.bundle import Bundle, open_bundle
 from ..artefact.check import require_sound_bundle
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError, did_you_mean
-from ..model.bundles import KVTensors, load_kv, mixed_kv
-from ..model.kv_attention import KVMemory, kv_of_call, use_koffkit_attention
+from ..model.bundles import MemoryTensors, load_memory, state_of_call
+from ..model.kv_attention import use_koffkit_attention
 from ..model.lora_rows import RowAdapters
+from ..model.neuron_memory import use_neuron_memory
 from ..model.per_call import for_this_call
 from ..model.pooling import pooled_features
 from ..router import Features, Router, load_router
@@ -31,7 +32,7 @@ Memory = str | Sequence[str | None] | None
 
 
 class KoffModel:
-    """A backbone with memories. Make one with `from_pretrained`.
+    """A backbone with memories; make one with `from_pretrained`.
 
     Several threads may call it at once, each with its own memories. Load all memories before you share it.
 
@@ -43,12 +44,13 @@ class KoffModel:
 
     def __init__(self, model: Any, tokenizer: Any, digest: str, path: Path) -> None:
         use_koffkit_attention(model)
+        use_neuron_memory(model)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self._plain, self._digest, self._path = model, digest, path
         self._widths = ModelSpec(config=model.config.to_dict(), path=path).widths
         self._slots: dict[str, str | None] = {}
-        self._kv: dict[str, KVTensors] = {}
+        self._memories: dict[str, MemoryTensors] = {}
         self._adapters = RowAdapters()
         self._texts = RLock()  # a fast tokenizer stores the padding and truncation of a call in itself
         self._attached: str | None = None
@@ -106,7 +108,7 @@ class KoffModel:
 
     def _features(self, layer: int, max_tokens: int) -> Features:
         hidden = partial(self._hidden, layer=layer)
-        return pooled_features(hidden, self.tokenizer, max_tokens, PROBE_BATCH_SIZE, self._plain.device)
+        return pooled_features(hidden, self.tokenizer, max_tokens, PROBE_BATCH_SIZE, self.device)
 
     def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
         """Hidden states [B, T, D] of the bare backbone after `layer` layers."""
@@ -128,13 +130,10 @@ class KoffModel:
         return device
 
     def load_memory(self, bundle: Bundle | str | Path) -> str:
-        """Load one more memory.
+        """Load one more memory; returns its domain.
 
         Args:
             bundle: a bundle, or its folder.
-
-        Returns:
-            The memory's domain.
 
         Raises:
             IntegrityError: it belongs to another backbone, or does not fit this one.
@@ -149,10 +148,10 @@ class KoffModel:
         bundle.require_backbone(self._digest, self._path)
         if bundle.domain in self._slots:
             raise UsageError(f"{bundle.path}: a memory {bundle.domain!r} is loaded already.")
-        device = self._plain.device
-        kv = load_kv(bundle, self._widths)
-        self._kv[bundle.domain] = {i: KVMemory(m.key.to(device), m.value.to(device)) for i, m in kv.items()}
-        slot = f"m{len(self._slots)}" if bundle.adapter_file is not None else None
+        hidden = self._plain.config.hidden_size
+        memory = load_memory(bundle, self._widths, hidden, adapter=False)
+        self._memories[bundle.domain] = memory.to(self.device)
+        slot = None if bundle.adapter_file is None else f"m{len(self._slots)}"
         if slot is not None:
             self.model = attach_adapter(self.model, bundle, slot)
             self._adapters.take(self._plain)
@@ -170,7 +169,7 @@ class KoffModel:
         self._attached = self._known(domain)
 
     def detach(self) -> None:
-        """Return to the bare backbone for calls that do not name a memory."""
+        """Return to the bare backbone."""
         self._attached = None
 
     @property
@@ -235,7 +234,7 @@ class KoffModel:
         adapters = self._adapters.state(
             [None if name is None else self._slots[name] for name in rows], self._plain.device
         )
-        with for_this_call({**adapters, **kv_of_call(self._plain, mixed_kv(self._kv, rows))}):
+        with for_this_call({**adapters, **state_of_call(self._plain, self._memories, rows)}):
             yield
 
     @torch.no_grad()

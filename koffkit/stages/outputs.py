@@ -8,9 +8,10 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE
+from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FORMAT, KV_MEMORY, MEMORY_FILE, NEURONS
 from ..storage.files import make_folder, write_atomically, write_json
 from ..training.context import Context
+from ..training.restoring import stored_dtype
 
 
 def save_memories(context: Context) -> None:
@@ -28,6 +29,9 @@ def save_memories(context: Context) -> None:
             _write_tensors(folder / ADAPTER_WEIGHTS, tensors)
         if kv is not None:
             _write_tensors(folder / KV_MEMORY, kv)
+        if memories.neurons:
+            neurons = memories.neuron_tensors(domain, stored_dtype(context.student.spec))
+            _write_tensors(folder / NEURONS, neurons or {})
         write_json(folder / MEMORY_FILE, {"koffkit": FORMAT, "domain": domain, "layers": memories.layers})
 
 

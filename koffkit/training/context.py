@@ -64,6 +64,17 @@ class Context:
             tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
         return tensors
 
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Copy the values of a checkpoint into the memories and the gates.
+
+        Raises:
+            IntegrityError: the checkpoint belongs to another recipe.
+        """
+        memories, wanted = self.student.memories, self.loaded.recipe.memory.neurons
+        if memories is not None and wanted is not None:
+            memories.read_neurons(checkpoint.tensors, self.accelerator.device, tuned=wanted.tuned)
+        restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
+
     def set_masks(self) -> Masks:
         """Project the learned scores onto the budget, write both into the run, and use the masks from now
         on."""
@@ -92,7 +103,7 @@ class Context:
         Raises:
             IntegrityError: the checkpoint belongs to another recipe.
         """
-        restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
+        self.load(checkpoint)
         if self.student.gates is not None:
             self.set_masks()
             self.keep_layers(layers)

@@ -15,12 +15,13 @@ GATE_BETAS = (0.9, 0.98)
 
 
 def parameter_groups(student: Student, *, gates: bool, memories: bool) -> dict[str, dict[str, Any]]:
-    """AdamW's groups by name: `lora` and `kv` with `memories`, `gates` with `gates`; without empty
+    """AdamW's groups by name: `lora`, `kv` and `neurons` with `memories`, `gates` with `gates`; without empty
     groups."""
     groups: dict[str, list[nn.Parameter]] = {}
     if student.memories is not None and memories:
         groups["lora"] = list(student.memories.lora_parameters())
         groups["kv"] = list(student.memories.kv_parameters())
+        groups["neurons"] = list(student.memories.neuron_parameters())
     if student.gates is not None and gates:
         groups["gates"] = list(student.gates.parameters())
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_compact_bundles_load_everywhere(
         ).exists()  # PEFT finds nothing that it could take for weights
         return
     stock = PeftModel.from_pretrained(backbone, "small/north").eval()
-    model._kv["south"] = {}  # PEFT knows the LoRA half only
+    model._memories["south"] = replace(model._memories["south"], kv={})  # PEFT knows the LoRA half only
     torch.testing.assert_close(stock(IDS).logits.detach(), model.logits(IDS, "south"), atol=1e-4, rtol=1e-4)
 
 

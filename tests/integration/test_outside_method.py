@@ -1,4 +1,4 @@
-"""An architecture, a structure, a loss and a router kind from another package, one file each."""
+"""An architecture, a structure, a loss, a selector and a router kind from another package, one file each."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ for structure, layout in (("neurons+groups", "uniform"), ("qk_pair", "ragged"), 
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that was made with the other package, and `seen.json`."""
     root = tmp_path_factory.mktemp("outside")
-    install(root / "site", "architecture", "structure", "loss", "router")
+    install(root / "site", "architecture", "structure", "loss", "selector", "router")
     base = make_checkpoint(root / "base", "seed_oss", attention_bias=True, head_dim=8)
     recipe = recipe_dict(base, root / "data")
     recipe["mask"] = {"structures": ["neuron_pair", "kv_group"], "global_sparsity": 0.2, "multiple_of": 4}
+    recipe["mask"]["init"] = "spread"
     recipe["distill"] = {"loss": "brier", "sharpness": 2.0, "retention_every": 3}
     recipe["stages"][0]["learn_masks"]["max_steps"] = 3
     recipe["stages"][1]["recover"]["max_steps"] = 2

@@ -98,7 +98,7 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
         (
             "  - evaluate: {}\n",
             "  - recover: {max_steps: 1}\n  - recover: {max_steps: 1}\n",
-            "stages must be learn_masks, then any of",
+            "stages must be learn_masks or select_masks, then any of",
         ),
         ("name: demo", "name: demo\nname: again", "r.yaml:3: name: given twice (first on line 2)"),
         ("{model: some/where}", "{model: some/where", "not valid YAML"),

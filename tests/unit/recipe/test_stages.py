@@ -17,7 +17,7 @@ def stage(
 
 
 def test_our_stages_are_in_the_order_they_declare() -> None:
-    assert list(KINDS) == ["learn_masks", "recover", "route", "evaluate"]
+    assert list(KINDS) == ["learn_masks", "select_masks", "restore", "recover", "route", "evaluate"]
 
 
 def test_a_stage_of_another_package_goes_where_it_says() -> None:
@@ -25,6 +25,8 @@ def test_a_stage_of_another_package_goes_where_it_says() -> None:
     early = stage("z_early_one", before=("recover",))
     assert in_order(KINDS | {"a_late_one": late, "z_early_one": early}) == [
         "learn_masks",
+        "select_masks",
+        "restore",
         "z_early_one",
         "recover",
         "route",
@@ -54,6 +56,8 @@ def test_declarations_that_contradict_each_other_are_refused() -> None:
         (["learn_masks", "recover", "evaluate"], True),
         (["learn_masks", "evaluate", "recover"], False),
         (["recover", "learn_masks"], False),
+        (["select_masks", "recover"], True),
+        (["learn_masks", "select_masks"], False),
         (["recover"], False),
         (["learn_masks", "learn_masks"], False),
         (["learn_masks", "recover", "recover"], False),

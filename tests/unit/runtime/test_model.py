@@ -127,7 +127,7 @@ def test_threads_do_not_see_each_others_memories(four: KoffModel) -> None:
 def test_a_batch_is_what_peft_computes(four: KoffModel) -> None:
     """Of one memory and of several, without the hooks that PEFT puts on the model."""
     ids = torch.arange(40).reshape(4, 10) + 4
-    four._kv = {domain: {} for domain in four.domains}
+    four._memories = {}
     for row, domain in enumerate(four.domains):
         four.model.set_adapter(f"m{row}")
         expected = four.model(ids, use_cache=False).logits

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from koffkit.exporters import export
+from safetensors.torch import load_file
+
+from koffkit import KoffModel
+from koffkit.checkpoint.spec import ModelSpec
+from koffkit.errors import Interrupted, UsageError
+from koffkit.masks.convert import as_gates
+from koffkit.masks.file import load_masks
+from koffkit.model.student import Student, load_frozen
+from koffkit.progress import Silent
+from koffkit.recipe.load import LoadedRecipe, load_recipe
+from koffkit.stages.engine import run_recipe
+
+from ...common import digests, recipe_dict, write_recipe
+
+IDS = torch.arange(20).reshape(2, 10) + 4
+
+
+def recipe(base: Path, root: Path, *, tuned: bool, lora: bool = False) -> LoadedRecipe:
+    root.mkdir(parents=True, exist_ok=True)
+    tree = recipe_dict(base, root / "data")
+    tree["memory"] |= {"kv": None, "neurons": {"count": 3, "tuned": tuned}}
+    tree["memory"]["lora"] = tree["memory"]["lora"] if lora else None
+    tree["mask"]["global_sparsity"] = 0.2
+    rates = {"lora": 2e-2, "neurons": 1e-2}
+    tree["stages"] = [
+        {"learn_masks": {"max_steps": 3, "batch_size": 2, "lr": {"gates": 0.3}}},
+        {"restore": {"batches": 2, "batch_size": 2}},
+        {"recover": {"max_steps": 6, "batch_size": 2, "lr": rates}},
+        {"evaluate": {"batch_size": 4, "max_tokens": 64}},
+    ]
+    return load_recipe(write_recipe(root / "recipe.yaml", tree))
+
+
+def test_backbone_and_memory_compute_what_the_wider_mask_does(llama: Path, tmp_path: Path) -> None:
+    run_recipe(recipe(llama, tmp_path, tuned=False), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    spec = ModelSpec.open(llama)
+    gates = as_gates(load_masks(tmp_path / "run" / "masks.safetensors", spec))
+    restored = load_file(tmp_path / "out" / "memories" / "north" / "neurons.safetensors")
+    for layer in range(spec.num_layers):
+        places = restored[f"layers.{layer}.neurons"]
+        assert len(places) == 3
+        assert not bool(gates["mlp_neuron"][layer, places].any())
+        gates["mlp_neuron"][layer, places] = 1
+    student = Student(load_frozen(str(llama), "float32"), spec, None, None)
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(student(IDS, gates), student.head)
+    model = KoffModel.from_pretrained(tmp_path / "out")
+    assert torch.allclose(model.logits(IDS, "north"), expected, atol=1e-5)
+    assert (model.logits(IDS, None) - expected).abs().max() > 1e-3
+
+
+def test_tuned_neurons_move_and_fixed_ones_do_not(llama: Path, tmp_path: Path) -> None:
+    runs = {}
+    for tuned in (False, True):
+        run_recipe(recipe(llama, tmp_path / str(tuned), tuned=tuned), tmp_path / str(tuned) / "run")
+        runs[tuned] = load_file(tmp_path / str(tuned) / "run" / "memories" / "north" / "neurons.safetensors")
+    fixed, tuned_ones = runs[False], runs[True]
+    base = load_file(llama / "model.safetensors")
+    for name, value in fixed.items():
+        _, layer, own = name.split(".", 2)
+        if own == "neurons":
+            assert value.equal(tuned_ones[name])
+            continue
+        places, weight = fixed[f"layers.{layer}.neurons"], base[f"model.layers.{layer}.mlp.{own}"]
+        assert value.equal(weight[:, places] if "down" in own else weight[places])
+        assert not value.equal(tuned_ones[name])
+
+
+class StopAt(Silent):
+    """Interrupts a run when a stage reaches a step."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.place = (stage, step)
+
+    def advance(self, name: str, done: int, figures: Any) -> None:
+        if (name, done) == self.place:
+            raise Interrupted("stopped by the test")
+
+
+@pytest.mark.parametrize("place", [("restore", 3), ("recover", 2), ("recover", 5), ("evaluate", 1)])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    place: tuple[str, int], llama: Path, tmp_path: Path
+) -> None:
+    loaded = recipe(llama, tmp_path, tuned=True, lora=True)
+    run_recipe(loaded, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run_recipe(loaded, tmp_path / "cut", progress=StopAt(*place))
+    run_recipe(loaded, tmp_path / "cut", resume=True)
+    memories = [digests(tmp_path / name / "memories") for name in ("whole", "cut")]
+    assert memories[0] == memories[1]
+    assert len(memories[0]) == 8
+
+
+def test_neurons_and_their_stage_go_together(llama: Path, tmp_path: Path) -> None:
+    tree = recipe_dict(llama, tmp_path / "data")
+    tree["stages"].insert(1, {"restore": {}})
+    with pytest.raises(UsageError, match=r"stage restore has nothing to do without memory\.neurons"):
+        load_recipe(write_recipe(tmp_path / "without.yaml", tree))
+    tree["memory"]["neurons"] = {"count": 1}
+    del tree["stages"][1]
+    with pytest.raises(UsageError, match=r"memory\.neurons: stage restore chooses them; put"):
+        load_recipe(write_recipe(tmp_path / "with.yaml", tree))
