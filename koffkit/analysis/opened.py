@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, KV_MEMORY, MEMORY_FILE
+from ..artefact.bundle import MemoryFolder
+from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, KV_MEMORY, MEMORY_FILE, NEURONS
 from ..checkpoint.files import load_tokenizer
 from ..data.corpus import Corpus, prepared
 from ..devices import find_device
 from ..errors import UsageError
 from ..masks.convert import as_gates
+from ..masks.slicing import ADAPTER_PREFIX
+from ..model.bundles import load_kv, load_neurons, load_tensors
 from ..model.memory import Memories
 from ..model.student import Student, load_frozen
 from ..progress import Progress
 from ..recipe.schema import Recipe
 from ..run.finished import FinishedRun
-from ..storage.tensors_file import read_tensors
 from ..training.build import make_student
 
-READ = {MEMORY_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, KV_MEMORY}
+READ = {MEMORY_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, KV_MEMORY, NEURONS}
 """Files of a memory that `load_memories` reads."""
 
 
@@ -91,28 +92,31 @@ def load_memories(opened: OpenedRun) -> Memories | None:
 
     Raises:
         UsageError: a memory has a part that this does not read.
+        IntegrityError: a memory does not fit the base.
     """
     memories = opened.student.memories
-    if memories is None or not memories.exist:
+    if memories is None or not opened.run.memories:
         return None
-    for domain, folder in opened.run.memories.items():
-        unknown = sorted(path.name for path in folder.iterdir() if path.name not in READ)
+    for domain, path in opened.run.memories.items():
+        unknown = sorted(file.name for file in path.iterdir() if file.name not in READ)
         if unknown:
-            raise UsageError(f"{folder}: {unknown[0]}: completions with such memories are not supported.")
-        _load_memory(opened.student.model, memories, domain, folder)
+            raise UsageError(f"{path / unknown[0]}: a memory with such a part cannot be tried here.")
+        _load_memory(opened, memories, MemoryFolder(path, domain))
     return memories
 
 
-def _load_memory(model: Any, memories: Memories, domain: str, folder: Path) -> None:
+def _load_memory(opened: OpenedRun, memories: Memories, folder: MemoryFolder) -> None:
     from peft import set_peft_model_state_dict
 
-    if (folder / ADAPTER_WEIGHTS).is_file():
-        tensors = read_tensors(folder / ADAPTER_WEIGHTS)
-        state = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
-        set_peft_model_state_dict(model, state, adapter_name=memories.slot(domain))
-    if (folder / KV_MEMORY).is_file():
-        tensors = read_tensors(folder / KV_MEMORY)
-        layers = sorted({int(name.split(".")[1]) for name in tensors})
-        memories.set_kv(
-            domain, {i: (tensors[f"layers.{i}.key"], tensors[f"layers.{i}.value"]) for i in layers}
-        )
+    spec, model = opened.run.spec, opened.student.model
+    if folder.adapter_file is not None:
+        tensors = load_tensors(folder.adapter_file)
+        state = {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in tensors.items()}
+        set_peft_model_state_dict(model, state, adapter_name=memories.slot(folder.domain))
+    kv = load_kv(folder, spec.widths)
+    if kv:
+        memories.set_kv(folder.domain, {layer: (pair.key, pair.value) for layer, pair in kv.items()})
+    neurons = load_neurons(folder, spec.num_layers, spec.shape.hidden)
+    if neurons:
+        placed = {layer: part.to(opened.device) for layer, part in neurons.items()}
+        memories.set_neurons(folder.domain, placed, tuned=False)
