@@ -48,7 +48,7 @@ def centroid_cosine(first: Tensor, second: Tensor, labels: Tensor) -> float:
         labels: the domain of every text, [N].
     """
     cosines = []
-    for label in labels.unique():
-        centres = [part[labels == label].double().mean(0) for part in (first, second)]
-        cosines.append(torch.nn.functional.cosine_similarity(*centres, dim=0))
+    for label in sorted(set(labels.tolist())):
+        one, other = (part[labels == label].double().mean(0) for part in (first, second))
+        cosines.append(torch.nn.functional.cosine_similarity(one, other, dim=0))
     return float(torch.stack(cosines).mean())

@@ -35,11 +35,18 @@ Stream = list[np.ndarray[Any, Any]]  # of one document: token ids and, if the lo
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token streams of a recipe."""
+    """Token streams of a recipe.
+
+    Args:
+        train, heldout: by domain.
+        retention, retention_heldout: of retention text; None without it. With a single document nothing of it
+            is held out.
+    """
 
     train: dict[str, PackedTokens]
     heldout: dict[str, PackedTokens]
     retention: PackedTokens | None
+    retention_heldout: PackedTokens | None = None
 
     @property
     def domains(self) -> list[str]:
@@ -75,12 +82,12 @@ def prepare(
         job = _Job(loaded, f"domains.{domain}", source, domain, tokenizer, folder, vocab_size, warned)
         train[domain], heldout[domain] = job.run(recipe.holdout, said, begun)
         _require_sequence(train[domain], recipe.sequence_length, f"domains.{domain}")
-    retention = None
+    retention = kept = None
     if recipe.retention is not None:
         job = _Job(loaded, "retention", recipe.retention, RETENTION, tokenizer, folder, vocab_size, warned)
-        retention, _ = job.run(0.0, said, begun)
+        retention, kept = job.run(recipe.holdout, said, begun)
         _require_sequence(retention, recipe.sequence_length, "retention")
-    return Corpus(train=train, heldout=heldout, retention=retention)
+    return Corpus(train=train, heldout=heldout, retention=retention, retention_heldout=kept)
 
 
 def prepared(recipe: Recipe, tokenizer: Any, folder: Path) -> Corpus:
@@ -102,6 +109,7 @@ def prepared(recipe: Recipe, tokenizer: Any, folder: Path) -> Corpus:
         train={name: opened(name, source, "train") for name, source in sources.items()},
         heldout={name: opened(name, source, "heldout") for name, source in sources.items()},
         retention=None if general is None else opened(RETENTION, general, "train"),
+        retention_heldout=None if general is None else opened(RETENTION, general, "heldout"),
     )
 
 
@@ -214,7 +222,7 @@ class _Job:
             raise DataError(
                 f"{self.where}: the source holds no documents; give it text, or remove the domain."
             )
-        if holdout and counts["documents"] < 2:
+        if holdout and counts["documents"] < 2 and self.name != RETENTION:
             raise DataError(
                 f"{self.where}: 1 document; at least 2 are needed, one of them held out. In a text file a "
                 "blank line separates documents."
