@@ -45,7 +45,7 @@ def measure(
         scratch.mkdir(parents=True)
         small = write_compact(bundle, export, Options(**settings), scratch)
         heldout = PackedTokens(run / "data" / f"{bundle.domain}.heldout.bin")
-        batches = (ids for ids, _ in heldout.sequences(length, 16, tokens))
+        batches = heldout.sequences(length, 16, tokens)
         loss = kl_before_and_after(export, bundle, small, base, batches)
         rows[bundle.domain] = {"bytes_before": bundle.bytes, "bytes": small.bytes, **loss}
     shutil.rmtree(scratch)

@@ -102,7 +102,7 @@ def main(
     buckets: int,
     seed: int,
 ) -> None:
-    from koffkit.data.corpus import held_out as is_held_out
+    from koffkit.data.holdout import held_out as is_held_out
     from koffkit.data.sources import documents as read
     from koffkit.recipe.schema import Source
     from koffkit.router.assess import assess

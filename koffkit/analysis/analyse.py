@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..masks.file import load_scores
+from ..model.batch import Batch
 from ..progress import Progress
 from ..run.finished import FinishedRun
 from .lape import lape, pruned_by_specificity, rank_correlation
@@ -73,9 +74,9 @@ def _firing(opened: OpenedRun, domain: str) -> Tensor:
     hooks = [gate.register_forward_hook(partial(_count, counts[i])) for i, gate in enumerate(gates)]
     tokens = 0
     try:
-        for ids in _batches(opened, domain, "train", FIRING_TOKENS):
-            opened.student(ids)
-            tokens += ids.numel()
+        for batch in _batches(opened, domain, "train", FIRING_TOKENS):
+            opened.student(batch.ids, positions=batch.positions)
+            tokens += batch.ids.numel()
     finally:
         for hook in hooks:
             hook.remove()
@@ -86,10 +87,10 @@ def _count(counts: Tensor, module: nn.Module, inputs: tuple[Any, ...], output: T
     counts += (output > 0).flatten(0, -2).sum(0)
 
 
-def _batches(opened: OpenedRun, domain: str, part: str, tokens: int) -> Iterator[Tensor]:
+def _batches(opened: OpenedRun, domain: str, part: str, tokens: int) -> Iterator[Batch]:
     stream = getattr(opened.corpus, part)[domain]
-    for ids, _ in stream.sequences(opened.recipe.sequence_length, BATCH, tokens):
-        yield ids.to(opened.device)
+    for batch in stream.sequences(opened.recipe.sequence_length, BATCH, tokens):
+        yield batch.to(opened.device)
 
 
 def _representation(opened: OpenedRun, progress: Progress) -> dict[str, Any]:
@@ -100,10 +101,10 @@ def _representation(opened: OpenedRun, progress: Progress) -> dict[str, Any]:
     progress.start("representations", len(domains), 0)
     for done, domain in enumerate(domains, 1):
         if len(opened.corpus.heldout[domain].tokens):
-            for ids in _batches(opened, domain, "heldout", TEXTS * length):
-                labels += [done] * len(ids)
+            for batch in _batches(opened, domain, "heldout", TEXTS * length):
+                labels += [done] * len(batch.ids)
                 for pruned in states:
-                    states[pruned].append(_mean_states(opened, ids, opened.gates if pruned else None))
+                    states[pruned].append(_mean_states(opened, batch.ids, opened.gates if pruned else None))
         progress.advance("representations", done, {})
     if len(labels) < 3:
         return {}

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..artefact.bundle import MemoryFolder
 from ..artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, KV_MEMORY, MEMORY_FILE, NEURONS
 from ..checkpoint.files import load_tokenizer
-from ..data.corpus import Corpus, prepared
+from ..data.corpus import Corpus
+from ..data.prepared import prepared
 from ..devices import find_device
 from ..errors import UsageError
 from ..masks.convert import as_gates

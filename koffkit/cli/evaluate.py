@@ -38,6 +38,11 @@ PERPLEXITY = "perplexity"
 @click.option("--data", help="Text or jsonl file, or a glob. A run needs none: it has its held-out text.")
 @click.option("--field", default="text", show_default=True, help="Field of a jsonl file that holds the text.")
 @click.option("--sequence-length", default=512, show_default=True, type=click.IntRange(min=2))
+@click.option(
+    "--attend-across-documents/--documents-apart",
+    default=None,
+    help="Do tokens attend to earlier documents of their sequence? By default as in the export's recipe.",
+)
 @device_option
 @dtype_option("float32")
 @batch_size_option(4, "Sequences")
@@ -52,6 +57,7 @@ def command(
     data: str | None,
     field: str,
     sequence_length: int,
+    attend_across_documents: bool | None,
     device: str | None,
     dtype: str,
     batch_size: int,
@@ -95,6 +101,7 @@ def command(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            attend_across_documents=attend_across_documents,
             progress=progress,
         )
     result = {"path": str(path), "task": task, "memory": memory, **figures}

@@ -12,25 +12,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ..checkpoint.vocabulary import require_known
 from ..errors import DataError
 from ..recipe.load import LoadedRecipe
-from ..recipe.schema import Recipe, Source
+from ..recipe.schema import Source
 from ..storage.files import make_folder, write_json
 from .chat import Conversation, conversation_ids, render, require_template
-from .packing import MASK_SUFFIX, PackedTokens
+from .holdout import with_sides
+from .packing import PackedTokens
 from .places import source_files
-from .sources import conversations, documents
-from .tokens import TokenFile, are_whole, read_index, same_sources, source_facts
-from .vocabulary import beginning_of_text, end_of_document, require_known
+from .sources import conversations, documents, too_few_documents
+from .tokens import StreamFiles, are_whole, read_index, same_sources, source_facts
+from .vocabulary import beginning_of_text, end_of_document
 
 DOCUMENTS_AT_ONCE = 256
-FORMAT = 2  # of token files
+FORMAT = 3  # of token files
 RETENTION = "_retention"
 """Name of the token files of retention text."""
 Progress = Callable[[str], None]
-Stream = list[np.ndarray[Any, Any]]  # of one document: token ids and, if the loss is masked, its mask
+Document = tuple[list[int], list[bool] | None]  # token ids, and which of them the assistant said
 
 
 @dataclass(frozen=True)
@@ -90,29 +90,6 @@ def prepare(
     return Corpus(train=train, heldout=heldout, retention=retention, retention_heldout=kept)
 
 
-def prepared(recipe: Recipe, tokenizer: Any, folder: Path) -> Corpus:
-    """The token files that a run has, as they are; the text they were made from need not be there.
-
-    Raises:
-        DataError: a file is missing.
-    """
-    begin = beginning_of_text(tokenizer) if recipe.begin_sequences else None
-
-    def opened(name: str, source: Source, part: str) -> PackedTokens:
-        path = folder / f"{name}.{part}.bin"
-        if not path.is_file():
-            raise DataError(f"{path}: missing; the run's tokens are needed. Copy the run as a whole.")
-        return PackedTokens(path, masked=source.loss_on == "assistant", begin=begin)
-
-    sources, general = recipe.sources, recipe.retention
-    return Corpus(
-        train={name: opened(name, source, "train") for name, source in sources.items()},
-        heldout={name: opened(name, source, "heldout") for name, source in sources.items()},
-        retention=None if general is None else opened(RETENTION, general, "train"),
-        retention_heldout=None if general is None else opened(RETENTION, general, "heldout"),
-    )
-
-
 def _require_sequence(tokens: PackedTokens, length: int, where: str) -> None:
     if len(tokens) < length:
         raise DataError(
@@ -141,23 +118,23 @@ class _Job:
         path = self.folder / f"{self.name}.json"
         index, settings = read_index(path), self._settings(holdout)
         places = [] if self.source.hub else source_files(self.source, self.loaded.root, self.where)
-        same = index.get("settings") == settings
-        if same and not same_sources(places, index.get("sources")):
-            same = False
-            if begun:
-                raise DataError(
-                    f"{self.where}: its text is not what this run began with "
-                    f"({_changed(index, places)}); restore it, or start anew with another --output."
-                )
+        same_text = same_sources(places, index.get("sources"))
+        if begun and "sources" in index and not same_text:
+            raise DataError(
+                f"{self.where}: its text is not what this run began with "
+                f"({_changed(index, places)}); restore it, or start anew with another --output."
+            )
+        same = same_text and index.get("settings") == settings
         if not (same and are_whole(self.folder, index.get("files"))):
             progress(f"tokenising {self.where}")
             path.unlink(missing_ok=True)
             sources = source_facts(places)
             counts = self._write(paths[0], paths[1], holdout)
             write_json(path, {"settings": settings, "sources": sources, **counts})
-        masked = len(self._suffixes) > 1
-        begin = beginning_of_text(self.tokenizer) if self.loaded.recipe.begin_sequences else None
-        train, heldout = (PackedTokens(path, masked=masked, begin=begin) for path in paths)
+        recipe = self.loaded.recipe
+        begin = beginning_of_text(self.tokenizer) if recipe.begin_sequences else None
+        apart = not recipe.attend_across_documents
+        train, heldout = (PackedTokens(path, masked=self._masked, begin=begin, apart=apart) for path in paths)
         return train, heldout
 
     def _settings(self, holdout: float) -> str:
@@ -189,47 +166,38 @@ class _Job:
         return end
 
     def _write(self, train: Path, heldout: Path, holdout: float) -> dict[str, Any]:
-        """Split by a hash of the document's number; when that holds out nothing, the last document is held
-        out."""
-        files: list[TokenFile] = []
-        counts = {"documents": 0, "heldout_documents": 0}
+        """Split by a hash of the document's number (`holdout.with_sides`)."""
+        sides: list[StreamFiles] = []
         try:
-            for path in (train, heldout):
-                files += [TokenFile(path.with_suffix(suffix)) for suffix in self._suffixes]
-            first, second = files[: len(self._suffixes)], files[len(self._suffixes) :]
-            last: Stream = []
-            for number, data in enumerate(self._tokenised()):
-                counts["documents"] += 1
-                if held_out(self.loaded.recipe.seed, number, holdout):
-                    counts["heldout_documents"] += 1
-                    _append(second, data)
-                else:
-                    _append(first, last)
-                    last = data
-            if holdout and not counts["heldout_documents"] and counts["documents"] > 1:
-                counts["heldout_documents"] = 1
-                _append(second, last)
-            else:
-                _append(first, last)
-            self._check(counts, holdout, files)
-            return counts | {"files": {file.final.name: file.publish() for file in files}}
+            sides += (StreamFiles(path, masked=self._masked) for path in (train, heldout))
+            for held, (ids, mask) in with_sides(self._tokenised(), self.loaded.recipe.seed, holdout):
+                sides[held].append(ids, mask)
+            self._check(sides[0], sides[1], holdout)
+            counts = {
+                "documents": sides[0].documents + sides[1].documents,
+                "heldout_documents": sides[1].documents,
+            }
+            return counts | {"files": sides[0].publish() | sides[1].publish()}
         finally:
-            for file in files:
-                file.discard()
+            for side in sides:
+                side.discard()
 
-    def _check(self, counts: dict[str, int], holdout: float, files: list[TokenFile]) -> None:
-        if counts["documents"] == 0:
+    def _check(self, train: StreamFiles, heldout: StreamFiles, holdout: float) -> None:
+        documents = train.documents + heldout.documents
+        if documents == 0:
             raise DataError(
                 f"{self.where}: the source holds no documents; give it text, or remove the domain."
             )
-        if holdout and counts["documents"] < 2 and self.name != RETENTION:
-            raise DataError(
-                f"{self.where}: 1 document; at least 2 are needed, one of them held out. In a text file a "
-                "blank line separates documents."
+        if holdout and documents < 2 and self.name != RETENTION:
+            raise DataError(too_few_documents(self.where, self.source))
+        if holdout * documents < 1 and holdout and documents > 1:
+            kind = "files" if self.source.documents == "file" else "documents"
+            self.warn(
+                f"{self.where}: {documents} {kind}, of which holdout: {holdout:g} is less than one; "
+                f"{heldout.documents} held out."
             )
-        for file in files:
-            if file.final.suffix == MASK_SUFFIX and file.size and not file.total:
-                part = "held-out" if file is files[-1] else "training"
+        for part, side in (("training", train), ("held-out", heldout)):
+            if side.learns_nothing:
                 raise DataError(
                     f"{self.where}: loss_on: assistant, but no token of the {part} text is the assistant's "
                     f"(roles: {self._roles()}); name the role assistant, or use loss_on: all."
@@ -242,24 +210,22 @@ class _Job:
         return ", ".join(role[:40] for role, _ in roles.most_common(6))
 
     @property
-    def _suffixes(self) -> list[str]:
-        """Suffixes of the files of one stream: tokens and, for conversations, which are the assistant's."""
-        return [".bin", MASK_SUFFIX] if self.source.loss_on == "assistant" else [".bin"]
+    def _masked(self) -> bool:
+        """Whether the loss counts the assistant's tokens only."""
+        return self.source.loss_on == "assistant"
 
-    def _tokenised(self) -> Iterator[Stream]:
-        """The tokens, and the mask if there is one, of every document."""
+    def _tokenised(self) -> Iterator[Document]:
         if self.source.messages is None:
-            yield from ([np.asarray(ids, dtype=np.int32)] for ids in self._texts())
+            yield from ((ids, None) for ids in self._texts())
             return
         told = False
         for conversation in conversations(self.source, self.loaded.root, self.where):
             if conversation.tools and not told:
                 told = True
                 self._require_tools_in_template(conversation)
-            ids, assistant = conversation_ids(self.tokenizer, conversation, mask=len(self._suffixes) > 1)
+            ids, assistant = conversation_ids(self.tokenizer, conversation, mask=self._masked)
             require_known(ids, self.vocab_size, self.tokenizer, conversation.spot)
-            data: Stream = [np.asarray(ids, dtype=np.int32), np.asarray(assistant, dtype=np.uint8)]
-            yield data[: len(self._suffixes)]
+            yield ids, assistant
 
     def _require_tools_in_template(self, conversation: Conversation) -> None:
         if render(self.tokenizer, conversation) == render(self.tokenizer, conversation, tools=False):
@@ -284,43 +250,6 @@ def _changed(index: dict[str, Any], places: list[Any]) -> str:
         return f"{len(places)} files"
     pairs = zip(places, recorded, strict=True)
     return next((str(place) for place, before in pairs if not same_sources([place], [before])), "its order")
-
-
-def _append(files: list[TokenFile], data: Stream) -> None:
-    for file, part in zip(files, data, strict=False):  # nothing yet: an empty list
-        file.append(part)
-
-
-def held_out(seed: int, number: int, holdout: float) -> bool:
-    """Whether the `number`-th document of a source is held out."""
-    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < holdout * 2**64
-
-
-def split_documents(texts: Iterable[str], seed: int, share: float, where: str) -> tuple[list[str], list[str]]:
-    """Split documents into those to learn from and held-out ones, the same that perplexity is measured on; at
-    least one on either side.
-
-    Args:
-        texts: documents.
-        seed: the recipe's seed.
-        share: share to hold out, in (0, 1).
-        where: the source's field, for errors.
-
-    Raises:
-        DataError: there are fewer than two.
-    """
-    sides: tuple[list[str], list[str]] = ([], [])
-    for number, text in enumerate(texts):
-        sides[held_out(seed, number, share)].append(text)
-    for short, long in (sides, sides[::-1]):
-        if not short:
-            if len(long) < 2:
-                raise DataError(
-                    f"{where}: the router needs at least 2 documents, found {len(long)}; add text."
-                )
-            short.append(long.pop())
-    return sides
 
 
 def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -20,6 +20,7 @@ import numpy as np
 from ..arch.weights import vocab_size
 from ..checkpoint.files import load_tokenizer
 from ..checkpoint.spec import ModelSpec
+from ..checkpoint.vocabulary import require_known
 from ..errors import DataError, UsageError
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -29,7 +30,6 @@ from ..storage.files import fsync_folder, make_folder, replacing_file, write_jso
 from ..storage.read_json import read_json
 from .clusters import Array, Words, fit_clusters, name_clusters
 from .sources import documents
-from .vocabulary import require_known
 
 AT_ONCE = 64
 WHERE = "domains.auto"

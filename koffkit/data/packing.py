@@ -1,5 +1,4 @@
-"""A stream of tokens on disk, cut into sequences. Batches are pure functions of (visit, seed): nothing to
-save or restore.
+"""Documents back to back, cut into sequences of one length.
 
 Legend: B batch, T sequence length.
 """
@@ -8,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from ..model.batch import Batch
 
 MASK_SUFFIX = ".mask"
+STARTS_SUFFIX = ".starts"
+Ids = NDArray[np.int64]
 
 
 class PackedTokens:
@@ -27,43 +26,45 @@ class PackedTokens:
         masked: there is a second file with one byte per token: whether the loss counts it.
         begin: the token that every sequence begins with, for tokenizers that add one to every text: a model
             that never saw a text without it is a poor teacher there. None: sequences begin anywhere.
+        apart: batches say where documents begin, from a file with the index of each one's first token.
     """
 
-    def __init__(self, path: Path, *, masked: bool = False, begin: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, masked: bool = False, begin: int | None = None, apart: bool = False
+    ) -> None:
         self.path, self.begin = path, begin
         self.mask: NDArray[np.uint8] | None = (
             _mapped(path.with_suffix(MASK_SUFFIX), np.uint8) if masked else None
         )
+        self.starts: Ids | None = _mapped(path.with_suffix(STARTS_SUFFIX), np.int64) if apart else None
         self.tokens: NDArray[np.int32] = _mapped(path, np.int32)
-        self._order: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
+        self._order: tuple[tuple[int, ...], Ids] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor:
-        """The batch [B, T] with the number `visit` in an endless run through the tokens.
+    def batch(self, visit: int, batch_size: int, length: int, seed: int) -> Batch:
+        """The batch with the number `visit` in an endless run through the tokens.
 
         Every epoch shifts the cuts and shuffles anew, so that no document always starts a sequence.
         """
-        import torch
-
-        rows = self._rows(visit, batch_size, length, seed)
-        return torch.from_numpy(np.stack([self._tokens(*row) for row in rows]))
-
-    def loss_mask(self, visit: int, batch_size: int, length: int, seed: int) -> Tensor | None:
-        """Which tokens of the same `batch` the loss counts, boolean [B, T]; None: all."""
-        import torch
-
-        if self.mask is None:
-            return None
-        rows = self._rows(visit, batch_size, length, seed)
-        return torch.from_numpy(np.stack([self._mask_of(self.mask, *row) for row in rows]))
-
-    def _rows(self, visit: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
-        """Where the rows of a batch start, and their length."""
         width = self._width(length)
         numbers = range(visit * batch_size, (visit + 1) * batch_size)
-        return [(self._start(number, width, seed), length) for number in numbers]
+        return self._batch([self._start(number, width, seed) for number in numbers], length)
+
+    def _batch(self, starts: list[int], length: int) -> Batch:
+        """The sequences that start at these tokens of the stream."""
+        import torch
+
+        ids = torch.from_numpy(np.stack([self._tokens(start, length) for start in starts]))
+        loss_mask = positions = None
+        if self.mask is not None:
+            counted = [self._mask_of(self.mask, start, length) for start in starts]
+            loss_mask = torch.from_numpy(np.stack(counted))
+        if self.starts is not None:
+            rows = [self._positions(self.starts, start, length) for start in starts]
+            positions = torch.from_numpy(np.stack(rows))
+        return Batch(ids, loss_mask, positions)
 
     def _width(self, length: int) -> int:
         """How many tokens of the stream a sequence uses up."""
@@ -74,7 +75,7 @@ class PackedTokens:
         whole = start + length <= len(self.tokens)
         return self.begin is not None and not (whole and int(self.tokens[start]) == self.begin)
 
-    def _tokens(self, start: int, length: int) -> NDArray[np.int64]:
+    def _tokens(self, start: int, length: int) -> Ids:
         if not self._adds(start, length):
             return np.asarray(self.tokens[start : start + length], dtype=np.int64)
         rest = np.asarray(self.tokens[start : start + length - 1], dtype=np.int64)
@@ -87,6 +88,13 @@ class PackedTokens:
             [np.zeros(1, dtype=bool), np.asarray(mask[start : start + length - 1], dtype=bool)]
         )
 
+    def _positions(self, starts: Ids, start: int, length: int) -> Ids:
+        if not self._adds(start, length):
+            return document_positions(starts, start, length)
+        rest = document_positions(starts, start, length - 1)
+        first = rest == np.arange(length - 1)  # the document that the added token begins
+        return np.concatenate([np.zeros(1, dtype=np.int64), np.where(first, rest + 1, rest)])
+
     def _start(self, number: int, length: int, seed: int) -> int:
         per_epoch = max(1, (len(self.tokens) - length) // length)
         epoch, position = divmod(number, per_epoch)
@@ -98,26 +106,27 @@ class PackedTokens:
             self._order = (key, generator.permutation(per_epoch) * length + offset)
         return int(self._order[1][position])
 
-    def sequences(
-        self, length: int, batch_size: int, max_tokens: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Batches [B, T] in order for evaluation, each with the tokens that count (None: all). The incomplete
-        last sequence is dropped unless it is the only one."""
-        import torch
-
+    def sequences(self, length: int, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
+        """Batches in order for evaluation. The incomplete last sequence is dropped unless it is the only
+        one."""
         total = min(len(self.tokens), max_tokens or len(self.tokens))
         length = min(length, total)
         width = self._width(length)
         starts = [place * width for place in range(total // width)]
         for first in range(0, len(starts), batch_size):
-            part = starts[first : first + batch_size]
-            ids = np.stack([self._tokens(start, length) for start in part])
-            loss_mask = (
-                None
-                if self.mask is None
-                else np.stack([self._mask_of(self.mask, start, length) for start in part])
-            )
-            yield torch.from_numpy(ids), None if loss_mask is None else torch.from_numpy(loss_mask)
+            yield self._batch(starts[first : first + batch_size], length)
+
+
+def document_positions(starts: Ids, first: int, length: int) -> Ids:
+    """Positions [T] within their documents of the tokens `first` to `first + length` of a stream; those of a
+    document that began before `first` are counted from there.
+
+    Args:
+        starts: index of the first token of every document, ascending.
+    """
+    indices = np.arange(first, first + length)
+    begun = starts[np.maximum(np.searchsorted(starts, indices, side="right") - 1, 0)]
+    return np.asarray(indices - np.clip(begun, first, indices), dtype=np.int64)
 
 
 def _mapped(path: Path, dtype: type[Any]) -> NDArray[Any]:

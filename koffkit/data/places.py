@@ -44,7 +44,8 @@ def source_files(source: Source, root: Path, where: str) -> list[Place]:
 
 def kind_of(place: Place) -> str:
     """The suffix that says how a file is read, without that of its compression: `.csv` of a.csv.gz."""
-    suffixes = Path(str(place).partition("?")[0]).suffixes
+    name = str(place)
+    suffixes = Path(name.partition("?")[0] if is_remote(name) else name).suffixes
     return next((suffix.lower() for suffix in reversed(suffixes) if suffix.lower() not in PACKED), "")
 
 
@@ -57,6 +58,11 @@ def is_remote(pattern: str) -> bool:
     """Whether this is an address. For text, koffkit uses the network only if a recipe or an option names
     one."""
     return "://" in pattern
+
+
+def is_http(address: str) -> bool:
+    """Whether a web server answers, which may neither list files nor read parts of them."""
+    return address.lower().startswith(("http://", "https://"))
 
 
 def _matches(pattern: str, root: Path, where: str, kinds: Sequence[str]) -> Sequence[Place]:
@@ -120,10 +126,8 @@ def _near(pattern: str, root: Path) -> str:
 
 
 def _remote(pattern: str, where: str) -> list[str]:
-    scheme = pattern.partition("://")[0].lower()
-    if scheme not in REMOTE:
-        raise DataError(f"{where}: {pattern!r}: addresses begin with one of {', '.join(REMOTE)}.")
-    if scheme in ("http", "https") or not glob.has_magic(pattern):
+    require_file_system(pattern, where)
+    if is_http(pattern) or not glob.has_magic(pattern):
         return [pattern]
     from fsspec.core import url_to_fs
 
@@ -131,11 +135,37 @@ def _remote(pattern: str, where: str) -> list[str]:
         system, path = url_to_fs(pattern)
         matches = [str(system.unstrip_protocol(match)) for match in sorted(system.glob(path))]
     except Exception as error:  # every file system has exceptions of its own
-        raise DataError(f"{where}: {pattern!r} cannot be listed ({_reason(error)}).") from None
+        raise DataError(f"{where}: {pattern!r} cannot be listed ({reason_of(error)}).") from None
     if not matches:
         raise DataError(f"{where}: nothing matches {pattern!r}; correct the address.")
     return matches
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def require_file_system(address: str, where: str) -> None:
+    """Refuse an address that no installed package reads. Nothing is asked of the network.
+
+    Args:
+        address: an address.
+        where: the recipe field of the source, for errors.
+
+    Raises:
+        DataError: its scheme is not one of ours, or a package is missing.
+    """
+    scheme = address.partition("://")[0].lower()
+    if scheme not in REMOTE:
+        raise DataError(f"{where}: {address!r}: addresses begin with one of {', '.join(REMOTE)}.")
+    from fsspec import get_filesystem_class
+
+    try:
+        get_filesystem_class(scheme)
+    except ImportError as error:
+        remedy = "pip install 'koffkit[data]'" if is_http(address) else "pip install it"
+        raise DataError(f"{where}: {address!r} needs a package ({reason_of(error)}): {remedy}.") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what a file system says; the cause, where it hides one behind a missing file."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import AutoDomains, Source
 from .chat import check_conversation
-from .places import Place, is_remote, kind_of, source_files
+from .places import Place, is_remote, kind_of, require_file_system, source_files
 from .reading import lines_of
 from .records import checked, file_records, text_field
 
@@ -42,8 +42,11 @@ def _check(source: Source, root: Path, where: str) -> None:
     if source.hub:
         _require("datasets", f"{where}: hub data sets need")
         return
-    patterns = source.text or source.jsonl or []
-    local = [name for name in ([patterns] if isinstance(patterns, str) else patterns) if not is_remote(name)]
+    given = source.text or source.jsonl or []
+    patterns = [given] if isinstance(given, str) else given
+    for address in filter(is_remote, patterns):
+        require_file_system(address, where)
+    local = [name for name in patterns if not is_remote(name)]
     if not local:
         return
     kept = {"text": local} if source.text else {"jsonl": local}
@@ -54,10 +57,8 @@ def _check(source: Source, root: Path, where: str) -> None:
         if str(place).endswith(".zst"):
             _require("zstandard", f"{place} ({where}): reading .zst needs")
         if source.jsonl and kind_of(place) == ".parquet":
-            _require("datasets", f"{place} ({where}): reading parquet needs")
-    if len(local) == len([patterns] if isinstance(patterns, str) else patterns) and not any(
-        Path(place).stat().st_size for place in places
-    ):
+            _require("pyarrow", f"{place} ({where}): reading parquet needs")
+    if len(local) == len(patterns) and not any(Path(place).stat().st_size for place in places):
         raise DataError(f"{where}: the source holds no documents: its files are empty.")
     for place in places[:: max(1, len(places) // FILES)][:FILES]:
         _look_into(source, place, where)

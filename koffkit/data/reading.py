@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import DataError
-from .places import Place, is_remote
+from .places import Place, is_http, is_remote, reason_of
 
 MAX_CHARACTERS = 16 * 2**20  # of one line or document
 PIECE = 1024  # compressed bytes at a time: few enough that their content fits into memory
 # Content above this size that was compressed by more than this factor is not text.
 BOMB_BYTES, BOMB_FACTOR = 4 * 2**20, 200
+DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
+"""What damaged files raise; file systems of addresses have exceptions of their own."""
 WINDOW = 128 * 2**20  # memory that decompression may take
 
 
@@ -65,7 +67,11 @@ def _pieces(place: Place, where: str, read: Callable[[IO[str]], str]) -> Iterato
         raise DataError(
             f"{place} ({where}): not UTF-8 text ({error.reason}, after line {number}); convert it to UTF-8."
         ) from None
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+    except DataError:
+        raise
+    except Exception as error:
+        if not isinstance(error, DAMAGE) and not is_remote(str(place)):
+            raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(
             f"{place} ({where}): cannot be read: {reason}, after line {number}; is the file complete?"
@@ -88,12 +94,11 @@ def _open_remote(address: str) -> Any:
     import fsspec
 
     try:
+        if is_http(address):  # from beginning to end, which every server can do
+            return io.BufferedReader(fsspec.open(address, "rb", block_size=0).open(), 1 << 20)
         return fsspec.open(address, "rb").open()
-    except ImportError as error:
-        raise DataError(f"{address}: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:  # every file system has exceptions of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{address}: cannot be opened ({type(error).__name__}: {reason}).") from None
+        raise DataError(f"{address}: cannot be opened ({reason_of(error)}).") from None
 
 
 def _unpacker(place: Place) -> Callable[[], Any] | None:

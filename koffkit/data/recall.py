@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..checkpoint.vocabulary import require_known
 from ..errors import DataError
 from ..recipe.schema import Source
 from .records import records, text_field
@@ -30,7 +31,13 @@ class Fact:
 
 
 def load_facts(
-    source: Source, root: Path, where: str, tokenizer: Any, limit: int | None = None
+    source: Source,
+    root: Path,
+    where: str,
+    tokenizer: Any,
+    limit: int | None = None,
+    *,
+    vocab_size: int | None = None,
 ) -> list[Fact]:
     """Load the facts of a source with `prompt_field` and `answer_field`; with `limit`, an evenly spread
     subset.
@@ -41,22 +48,26 @@ def load_facts(
         where: the recipe field of the source, for errors.
         tokenizer: the base's.
         limit: the most facts; None: all.
+        vocab_size: rows of the model's embedding, which no token may exceed.
 
     Raises:
-        DataError: a record lacks a field, or no answer begins at a token boundary.
+        DataError: a record lacks a field, no answer begins at a token boundary, or the model does not know a
+            token.
     """
     fields = (source.prompt_field or "", source.answer_field or "")
-    pairs = []
+    pairs: list[tuple[str, str, str]] = []
     for number, (spot, record) in enumerate(records(source, root, where), 1):
         missing = [name for name in fields if name not in record]
         if missing:
             raise DataError(
                 f"{where}: record {number} has no field {missing[0]!r}; found: {', '.join(record)} ({spot})."
             )
-        pairs.append((text_field(record, fields[0], spot), text_field(record, fields[1], spot)))
+        pairs.append((text_field(record, fields[0], spot), text_field(record, fields[1], spot), spot))
     pairs = subsample(pairs, limit)
-    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-    whole = tokenizer([prompt + answer for prompt, answer in pairs])["input_ids"]
+    prompts = tokenizer([prompt for prompt, _, _ in pairs])["input_ids"]
+    whole = tokenizer([prompt + answer for prompt, answer, _ in pairs])["input_ids"]
+    for ids, (_, _, spot) in zip(whole, pairs, strict=True):
+        require_known(ids, vocab_size, tokenizer, spot)
     facts = [
         Fact(tuple(ids), len(prompt))
         for prompt, ids in zip(prompts, whole, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 
 from ..errors import DataError
 from ..recipe.schema import Source
-from .places import Place, is_remote, kind_of, source_files
+from .parquet import parquet_records
+from .places import Place, kind_of, source_files
 from .reading import chunks_of, lines_of
 
 Record = tuple[str, dict[str, Any]]  # its place, `file:line`, and its fields
@@ -43,7 +45,7 @@ def file_records(place: Place, field: str, where: str) -> Iterator[Record]:
     if kind in (".csv", ".tsv"):
         rows = _table(place, where, "\t" if kind == ".tsv" else ",")
     elif kind == ".parquet":
-        rows = _parquet(place, where)
+        rows = parquet_records(place, where, MAX_RECORD)
     elif kind == ".json":
         rows = _json(place, where)
     else:
@@ -206,8 +208,13 @@ class _Array:
 
 def _table(place: Place, where: str, delimiter: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(MAX_RECORD)
-    reader = csv.DictReader((line for _, line in lines_of(place, where, MAX_RECORD)), delimiter=delimiter)
+    lines = (line for _, line in lines_of(place, where, MAX_RECORD))
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
+        names = reader.fieldnames or []
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{place}:1 ({where}): two columns are named {twice!r}; rename one.")
         for record in reader:
             spot = f"{place}:{reader.line_num}"
             if None in record:
@@ -215,18 +222,6 @@ def _table(place: Place, where: str, delimiter: str) -> Iterator[tuple[str, Any]
             yield spot, record
     except csv.Error as error:
         raise DataError(f"{place}:{reader.line_num} ({where}): not valid csv ({error}).") from None
-
-
-def _parquet(place: Place, where: str) -> Iterator[tuple[str, Any]]:
-    name = str(place) if is_remote(str(place)) else _without_pattern(str(Path(place).resolve()))
-    spot = f"{place} ({where})"
-    for number, record in enumerate(_dataset(spot, "parquet", data_files=name, split="train"), 1):
-        yield f"{place} record {number}", record
-
-
-def _without_pattern(name: str) -> str:
-    """A file's name, escaped so that `datasets` does not read it as a pattern."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
 def _hub(source: Source, where: str) -> Iterator[Record]:
@@ -252,3 +247,5 @@ def _dataset(spot: str, *names: Any, **options: Any) -> Iterator[Any]:
     except Exception as error:  # its own, pyarrow's and those of every file system
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{spot}: cannot be read: {reason}") from None
+    finally:
+        gc.collect()  # else readers that were not read to their end abort the process when it ends

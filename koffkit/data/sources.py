@@ -46,6 +46,19 @@ def conversations(source: Source, root: Path, where: str) -> Iterator[Conversati
         yield check_conversation(record[source.messages], record.get(source.tools), spot)
 
 
+def too_few_documents(where: str, source: Source) -> str:
+    """What to say of a domain with one document, so that none can be held out."""
+    if source.documents == "file":
+        return (
+            f"{where}: 1 file, and documents: file holds out whole files; give it another file, or say "
+            "documents: blank_line, which holds out parts of a file."
+        )
+    return (
+        f"{where}: 1 document; at least 2 are needed, one of them held out. In a text file a blank line "
+        "separates documents."
+    )
+
+
 def _texts(source: Source, root: Path, where: str) -> Iterator[str]:
     for place in source_files(source, root, where):
         if source.documents == "line":
@@ -75,4 +88,4 @@ def _paragraphs(place: Place, where: str, *, whole: bool) -> Iterator[str]:
         yield text
 
 
-__all__ = ["conversations", "documents", "file_source", "records", "source_files"]
+__all__ = ["conversations", "documents", "file_source", "records", "source_files", "too_few_documents"]

@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import DataError
 from ..storage.files import fsync_folder
 from ..storage.partial import partial_of
-from .places import Place, is_remote
+from .packing import MASK_SUFFIX, STARTS_SUFFIX
+from .places import Place, is_remote, reason_of
 
 CHUNK = 1 << 22
 
@@ -48,6 +49,50 @@ class TokenFile:
     def discard(self) -> None:
         self._file.close()
         self.partial.unlink(missing_ok=True)
+
+
+class StreamFiles:
+    """The files of one stream of documents: its tokens, the index of each document's first token and, if the
+    loss is masked, one byte per token.
+
+    Args:
+        tokens: the file of the tokens; the others are named after it.
+    """
+
+    def __init__(self, tokens: Path, *, masked: bool) -> None:
+        self._files: list[TokenFile] = []
+        try:
+            self._ids, self._starts = self._open(tokens), self._open(tokens.with_suffix(STARTS_SUFFIX))
+            self._mask = self._open(tokens.with_suffix(MASK_SUFFIX)) if masked else None
+        except OSError:
+            self.discard()
+            raise
+        self.documents = self._size = 0
+
+    def _open(self, path: Path) -> TokenFile:
+        self._files.append(TokenFile(path))
+        return self._files[-1]
+
+    @property
+    def learns_nothing(self) -> bool:
+        """Whether there are tokens, and the mask lets the loss count none of them."""
+        return self._mask is not None and self._size > 0 and not self._mask.total
+
+    def append(self, ids: Sequence[int], mask: Sequence[bool] | None) -> None:
+        self.documents += 1
+        self._starts.append(np.array([self._size], dtype=np.int64))
+        self._size += len(ids)
+        self._ids.append(np.asarray(ids, dtype=np.int32))
+        if self._mask is not None:
+            self._mask.append(np.asarray(mask, dtype=np.uint8))
+
+    def publish(self) -> dict[str, dict[str, Any]]:
+        """Give the files their names; returns `{"size", "sha256"}` of each."""
+        return {file.final.name: file.publish() for file in self._files}
+
+    def discard(self) -> None:
+        for file in self._files:
+            file.discard()
 
 
 def are_whole(folder: Path, entries: Any) -> bool:
@@ -123,8 +168,7 @@ def _remote_facts(address: str) -> dict[str, Any]:
         system, path = url_to_fs(address)
         info = system.info(path)
     except Exception as error:  # every file system has exceptions of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{address}: cannot be opened ({reason}).") from None
+        raise DataError(f"{address}: cannot be opened ({reason_of(error)}).") from None
     kept = ("size", "ETag", "etag", "LastModified", "mtime", "sha256")
     return {"path": address} | {key: str(info[key]) for key in kept if info.get(key) is not None}
 

@@ -1,9 +1,8 @@
-"""Tokens between documents, and tokens that the model does not know."""
+"""Tokens between documents, and before a text."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError
@@ -71,26 +70,3 @@ def _ends_turns(tokenizer: Any) -> bool:
     except DataError:
         return False
     return tokenizer.eos_token in text.rpartition(said)[2]
-
-
-def require_known(ids: Sequence[int], vocab_size: int | None, tokenizer: Any, spot: str) -> None:
-    """Refuse tokens that the model has no embedding for.
-
-    Args:
-        ids: token ids.
-        vocab_size: rows of the model's embedding; None: not known, nothing is checked.
-        tokenizer: the base's.
-        spot: the text's file and line, for the error.
-
-    Raises:
-        DataError: there is one.
-    """
-    if vocab_size is None or not ids:
-        return
-    largest = max(ids)
-    if largest >= vocab_size:
-        raise DataError(
-            f"{spot}: token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) is beyond the model's "
-            f"embedding (vocab_size {vocab_size}); resize the base's embedding to its tokenizer, or take the "
-            "token out of the text."
-        )

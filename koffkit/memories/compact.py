@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..artefact.bundle import Bundle, is_bundle, open_bundle
 from ..artefact.check import require_sound
@@ -17,9 +16,10 @@ from ..artefact.names import MEMORIES
 from ..checkpoint.files import load_tokenizer
 from ..devices import find_device
 from ..errors import DataError, UsageError
+from ..model.batch import Batch
 from ..parity.probe import probe_tokens
 from ..progress import Progress, Silent
-from ..runtime.perplexity import token_ids
+from ..runtime.perplexity import Text, attends_across, packed_text, sequences
 from ..storage.publish import replacing, staged
 from .compact_bundle import Options, is_compacted, record_loss, write_compact
 from .measure import kl_before_and_after
@@ -88,20 +88,22 @@ class HeldOutText:
     field: str
     batch_size: int | None
 
-    def batches(self, export: Export, name: str) -> Iterator[Tensor]:
-        """Token ids [B, T] of the text of the memory `name`, or of the probe if there is no text."""
+    def batches(self, export: Export, name: str) -> Iterator[Batch]:
+        """Sequences of the text of the memory `name`, or of the probe if there is no text."""
         tokenizer = load_tokenizer(export.backbone)
         if not self.patterns:
-            yield torch.tensor([probe_tokens(len(tokenizer))])
+            yield Batch(torch.tensor([probe_tokens(len(tokenizer))]))
             return
-        ids: list[int] = []
+        text = Text([], [])
         for pattern in self.patterns:
-            ids += token_ids(tokenizer, pattern.replace("{name}", name), self.field, MAX_TOKENS)
-        ids = ids[:MAX_TOKENS]
+            more = packed_text(tokenizer, pattern.replace("{name}", name), self.field, MAX_TOKENS)
+            text.starts.extend(len(text.ids) + start for start in more.starts)
+            text.ids.extend(more.ids)
+        ids = text.ids[:MAX_TOKENS]
         length = min(len(ids), int(export.manifest.recipe["sequence_length"]))
-        rows = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+        whole = Text(ids[: len(ids) // length * length], text.starts)
         batch_size = self.batch_size or max(1, TOKENS_AT_ONCE // length)
-        yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+        yield from sequences(whole, length, batch_size, apart=not attends_across(export.path))
 
 
 class _Compactor:
@@ -118,7 +120,7 @@ class _Compactor:
     ) -> None:
         self._export, self._options, self._teacher = export, options, teacher
         self._text, self._device, self._progress = text, device, progress
-        self._batches: dict[str, list[Tensor]] = {}
+        self._batches: dict[str, list[Batch]] = {}
         self._rows: dict[str, Any] = {}
         self._done = 0  # bundles written and batches measured
 

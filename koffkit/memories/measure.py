@@ -16,10 +16,11 @@ from torch import Tensor
 from ..artefact.bundle import Bundle
 from ..artefact.export import Export
 from ..method.likelihood import TokenSums, add_tokens, given
+from ..model.batch import Batch
 from ..runtime.model import KoffModel
 
-Logits = Callable[[Tensor], Tensor]
-"""[B, T] -> [B, T, V] in float32."""
+Logits = Callable[[Batch], Tensor]
+"""Sequences [B, T] -> [B, T, V] in float32."""
 BEFORE, AFTER = "before", "after"
 
 
@@ -28,7 +29,7 @@ def kl_before_and_after(
     before: Bundle,
     after: Bundle,
     base: Path | None,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     device: torch.device | None = None,
     measured: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def kl_before_and_after(
 
     Args:
         base: the unpruned model, which is the reference; None: the memory before is.
-        batches: token ids [B, T].
+        batches: sequences.
         device: where the models run; None: the CPU.
         measured: called after every batch.
     """
@@ -49,11 +50,11 @@ def kl_before_and_after(
     reference = _memory(model, BEFORE) if base is None else _base(base, model.device)
     sums = {BEFORE: TokenSums(), AFTER: TokenSums()}
     for batch in batches:
-        ids = batch.to(model.device)
-        expected = given(reference(ids).flatten(0, 1))
+        batch = batch.to(model.device)
+        expected = given(reference(batch).flatten(0, 1))
         for alias, total in sums.items():
-            logits = given(model.logits(ids, alias).flatten(0, 1))
-            add_tokens(total, ids.numel(), logits, reference=expected)
+            logits = given(model.logits(batch.ids, alias, position_ids=batch.positions).flatten(0, 1))
+            add_tokens(total, batch.ids.numel(), logits, reference=expected)
         measured()
     named = "memory before compaction" if base is None else "unpruned model"
     means = {alias: total.mean_kl for alias, total in sums.items()}
@@ -61,19 +62,19 @@ def kl_before_and_after(
 
 
 def _memory(model: KoffModel, alias: str) -> Logits:
-    return lambda ids: model.logits(ids, alias)
+    return lambda batch: model.logits(batch.ids, alias, position_ids=batch.positions)
 
 
 def _base(folder: Path, device: torch.device) -> Logits:
-    """[B, T] -> [B, T, V] in float32."""
+    """The logits of a model."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     model.to(device).eval()
 
-    def of(ids: Tensor) -> Tensor:
+    def of(batch: Batch) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = model(input_ids=ids, use_cache=False).logits
+            logits: Tensor = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).logits
         return logits
 
     return of

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..artefact.bundle_info import Routing
 from ..artefact.export import Export
-from ..data.corpus import split_documents
+from ..data.holdout import split_documents
 from ..data.sources import documents, file_source
 from ..errors import DataError
 from ..progress import Progress

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checkpoint.vocabulary import require_known
+
 
 def mean_over_tokens(states: Tensor, lengths: Sequence[int]) -> Tensor:
     """Mean hidden states [N, D] in float32 from [N, T, D]; row n has `lengths[n]` tokens, then padding."""
@@ -30,7 +32,13 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def pooled_features(
-    hidden: Callable[[Tensor], Tensor], tokenizer: Any, max_tokens: int, batch_size: int, device: Any
+    hidden: Callable[[Tensor], Tensor],
+    tokenizer: Any,
+    max_tokens: int,
+    batch_size: int,
+    device: Any,
+    *,
+    vocab_size: int,
 ) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """A function from texts to mean hidden states [N, D].
 
@@ -40,11 +48,14 @@ def pooled_features(
         max_tokens: tokens of a text that are read.
         batch_size: texts at a time.
         device: where token ids must be.
+        vocab_size: rows of the model's embedding; a text with a token beyond is a `DataError`.
     """
 
     @torch.no_grad()
     def features(texts: Sequence[str]) -> NDArray[np.float32]:
         rows = [ids[:max_tokens] or [0] for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+        for text, row in zip(texts, rows, strict=True):
+            require_known(row, vocab_size, tokenizer, f"the router's text {text[:40]!r}")
         means = []
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]

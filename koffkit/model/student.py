@@ -60,7 +60,11 @@ class Student(nn.Module):
         return self
 
     def forward(
-        self, input_ids: Tensor, gate_values: GateValues | None = None, memory: str | None = None
+        self,
+        input_ids: Tensor,
+        gate_values: GateValues | None = None,
+        memory: str | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states [B, T, D], after the final norm; `head` projects them to logits.
 
@@ -68,11 +72,15 @@ class Student(nn.Module):
             input_ids: [B, T], packed, no padding.
             gate_values: [L, U] by gate; None switches all gates off.
             memory: the domain whose memory is attached, or None.
+            positions: [B, T]; where they restart, another document begins, whose tokens see the KV memory but
+                no earlier document (`model.batch.Batch`). None: every row is one text.
         """
         if self.memories is not None:
             self.memories.attach(memory)
         self._values = gate_values
-        hidden: Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden: Tensor = self.model.model(
+            input_ids=input_ids, position_ids=positions, use_cache=False
+        ).last_hidden_state
         return hidden if self._divisor == 1.0 else hidden / self._divisor
 
     def hidden_states(self, input_ids: Tensor, layer: int, gate_values: GateValues | None = None) -> Tensor:

@@ -80,6 +80,11 @@ class Recipe(StrictModel):
         description="Every sequence begins with the token that the tokenizer puts before a text, if it puts "
         "one; false: sequences begin wherever they are cut.",
     )
+    attend_across_documents: bool = Field(
+        True,
+        description="Tokens attend to earlier documents of their sequence; false: to their own document and "
+        "the KV memory only, with positions that begin anew in each document.",
+    )
     holdout: float = Field(
         0.05, gt=0, lt=1, description="Fraction of each domain's documents that is held out of training."
     )

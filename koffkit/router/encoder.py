@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ..checkpoint.files import CHECKPOINT_PATTERNS, checkpoint_files
+from ..checkpoint.vocabulary import require_known
 from ..errors import DataError, KoffkitError
 from ..hub import download
 from ..storage.files import write_json
@@ -67,6 +68,9 @@ class EncoderRouter(Router):
         batch = self.tokenizer(
             list(texts), return_tensors="pt", padding=True, truncation=True, max_length=self.max_tokens
         )
+        size = self.model.get_input_embeddings().num_embeddings
+        for text, ids in zip(texts, batch["input_ids"].tolist(), strict=True):
+            require_known(ids, size, self.tokenizer, f"the router's text {text[:40]!r} (its encoder)")
         return self.model(**batch.to(self.model.device)).logits
 
     def save(self, folder: Path) -> None:

@@ -121,6 +121,23 @@ def decode_completions(tokenizer: Any, ids: Tensor, prompt_length: int) -> list[
     return texts
 
 
+def one_for_each(memory: str | Sequence[str | None] | None, count: int) -> list[str | None]:
+    """The name of the memory of each of `count` prompts, from one for all of them or a list.
+
+    Raises:
+        UsageError: there are more or fewer names than prompts, or the name is "auto".
+    """
+    if memory == "auto":
+        raise UsageError('memory "auto": the router needs the prompts; call `route`, or `generate`.')
+    if memory is None or isinstance(memory, str):
+        return [memory] * count
+    if len(memory) != count:
+        raise UsageError(
+            f"memory: {len(memory)} names for {count} prompts; give one name for each, or a single one."
+        )
+    return list(memory)
+
+
 def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
     """Positions [B, T] of token ids [B, T] with an attention mask; None without one.
 

@@ -24,7 +24,7 @@ from ..model.per_call import for_this_call
 from ..model.pooling import pooled_features
 from ..router import Features, Router, load_router
 from ..router.column import with_column
-from .generation import decode_completions, encode_prompts, positions_of
+from .generation import decode_completions, encode_prompts, one_for_each, positions_of
 from .loading import attach_adapter, load_backbone
 
 PROBE_BATCH_SIZE = 16  # prompts whose hidden states a probe router reads at once
@@ -108,7 +108,8 @@ class KoffModel:
 
     def _features(self, layer: int, max_tokens: int) -> Features:
         hidden = partial(self._hidden, layer=layer)
-        return pooled_features(hidden, self.tokenizer, max_tokens, PROBE_BATCH_SIZE, self.device)
+        size, device = int(self._plain.config.vocab_size), self.device
+        return pooled_features(hidden, self.tokenizer, max_tokens, PROBE_BATCH_SIZE, device, vocab_size=size)
 
     def _hidden(self, input_ids: Tensor, layer: int) -> Tensor:
         """Hidden states [B, T, D] of the bare backbone after `layer` layers."""
@@ -208,17 +209,8 @@ class KoffModel:
         Raises:
             UsageError: a memory is not loaded, or there are more or fewer names than prompts.
         """
-        if memory == "attached":
-            return [self._attached] * count
-        if memory is None or isinstance(memory, str):
-            if memory == "auto":
-                raise UsageError('memory "auto": the router needs the prompts; call `route`, or `generate`.')
-            return [None if memory is None else self._known(memory)] * count
-        if len(memory) != count:
-            raise UsageError(
-                f"memory: {len(memory)} names for {count} prompts; give one name for each, or a single one."
-            )
-        return [None if name is None else self._known(name) for name in memory]
+        names = one_for_each(self._attached if memory == "attached" else memory, count)
+        return [None if name is None else self._known(name) for name in names]
 
     def _known(self, domain: str) -> str:
         if domain not in self._slots:
@@ -239,7 +231,11 @@ class KoffModel:
 
     @torch.no_grad()
     def logits(
-        self, input_ids: Tensor, memory: Memory = "attached", attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        memory: Memory = "attached",
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
     ) -> Tensor:
         """Compute logits.
 
@@ -247,6 +243,8 @@ class KoffModel:
             input_ids: [B, T], on `device`.
             memory: see `rows`.
             attention_mask: [B, T], 0 = padding, on either side; None = no padding.
+            position_ids: [B, T], of texts that are packed into rows without padding: where they restart at 0,
+                another text begins, which sees its memory and nothing before it. None = one text a row.
 
         Returns:
             [B, T, V].
@@ -254,7 +252,7 @@ class KoffModel:
         Raises:
             UsageError: the shape of the mask is not that of the ids, or a memory is not loaded.
         """
-        positions = positions_of(attention_mask, input_ids)
+        positions = positions_of(attention_mask, input_ids) if position_ids is None else position_ids
         with self._with(self.rows(memory, input_ids.shape[0])):
             output: Tensor = self._plain(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from ..checkpoint.vocabulary import require_known
 from ..errors import DataError
 from ..progress import Progress, Silent
 
 if TYPE_CHECKING:
     import torch
 
+    from ..model.batch import Batch
     from .model import KoffModel
 
 
@@ -26,6 +30,7 @@ def perplexity(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     batch_size: int = 1,
+    attend_across_documents: bool | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure perplexity on documents packed back to back and cut into sequences.
@@ -38,13 +43,14 @@ def perplexity(
         sequence_length: tokens of a sequence.
         dtype: dtype of the weights; likelihoods are always computed in float32.
         batch_size: sequences at a time.
+        attend_across_documents: as in a recipe; None: as in the recipe of the export, else True.
         progress: told of every batch; by default nobody is.
 
     Returns:
         `{"perplexity", "tokens"}`; the perplexity is None beyond the range of a float.
 
     Raises:
-        DataError: the data hold fewer than two tokens.
+        DataError: the data hold fewer than two tokens, or one that the model does not know.
         UsageError: there is no such kind of device, or no such dtype.
         ResourceError: the device is not available.
     """
@@ -53,29 +59,54 @@ def perplexity(
     from .model import KoffModel
 
     model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype)
-    ids = token_ids(model.tokenizer, data, field)
+    text = packed_text(model.tokenizer, data, field, vocab_size=int(model.model.config.vocab_size))
     sums, progress = TokenSums(), progress or Silent()
-    batches = list(_sequences(ids, sequence_length, batch_size))
+    across = attends_across(path) if attend_across_documents is None else attend_across_documents
+    batches = list(sequences(text, sequence_length, batch_size, apart=not across))
     progress.start("evaluate", len(batches), 0)
     for done, batch in enumerate(batches, 1):
         rows = batch.to(model.device)
-        logits = model.logits(rows, _memories(model, batch, memory))[:, :-1].flatten(0, 1)
-        targets = rows[:, 1:].flatten()
+        names = _memories(model, batch.ids, memory)
+        logits = model.logits(rows.ids, names, position_ids=rows.positions)[:, :-1].flatten(0, 1)
+        targets = rows.ids[:, 1:].flatten()
         add_tokens(sums, len(targets), given(logits), targets=targets)
         progress.advance("evaluate", done, {})
     value = sums.perplexity
     return {"perplexity": value if math.isfinite(value) else None, "tokens": sums.tokens}
 
 
-def _sequences(ids: list[int], length: int, batch_size: int) -> Iterator[torch.Tensor]:
-    """Token ids [B, T]; the rest at the end is a batch of its own, unless it is a single token."""
+def attends_across(path: Path) -> bool:
+    """Whether tokens attend across documents, in the recipe of the export at `path`; True of any other
+    model."""
+    from ..artefact.export import is_export, open_export
+
+    return not is_export(path) or open_export(path).manifest.recipe.get("attend_across_documents", True)
+
+
+def sequences(text: Text, length: int, batch_size: int, *, apart: bool) -> Iterator[Batch]:
+    """Sequences [B, T]; the rest at the end is a batch of its own, unless it is a single token.
+
+    Args:
+        apart: tokens do not attend across documents.
+    """
     import torch
 
-    whole = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
-    yield from (whole[first : first + batch_size] for first in range(0, len(whole), batch_size))
-    rest = ids[whole.numel() :]
-    if len(rest) > 1:
-        yield torch.tensor([rest])
+    from ..data.packing import document_positions
+    from ..model.batch import Batch
+
+    ids, count = torch.tensor(text.ids), len(text.ids)
+    starts = np.asarray(text.starts)
+    whole = count // length * length
+    groups = [
+        range(start, min(start + length * batch_size, whole), length)
+        for start in range(0, whole, length * batch_size)
+    ]
+    for rows in [*groups, *([range(whole, count, length)] if count - whole > 1 else [])]:
+        width = min(length, count - rows[0])
+        positions = None
+        if apart:
+            positions = torch.from_numpy(np.stack([document_positions(starts, row, width) for row in rows]))
+        yield Batch(torch.stack([ids[row : row + width] for row in rows]), None, positions)
 
 
 def _memories(model: KoffModel, batch: torch.Tensor, memory: str | None) -> list[str | None]:
@@ -85,25 +116,44 @@ def _memories(model: KoffModel, batch: torch.Tensor, memory: str | None) -> list
     return [name for name, _ in model.route([str(model.tokenizer.decode(row)) for row in batch])]
 
 
-def token_ids(tokenizer: Any, data: str, field: str = "text", limit: int | None = None) -> list[int]:
-    """The token ids of documents back to back, each with its end token; at most `limit` tokens.
+class Text(NamedTuple):
+    """Documents back to back.
+
+    Args:
+        ids: their token ids, each document's with its end token.
+        starts: index of the first token of every document.
+    """
+
+    ids: list[int]
+    starts: list[int]
+
+
+def packed_text(
+    tokenizer: Any, data: str, field: str = "text", limit: int | None = None, *, vocab_size: int | None = None
+) -> Text:
+    """The token ids of documents back to back; at most `limit` tokens.
 
     Args:
         tokenizer: the model's.
         data: a text or jsonl file, or a glob. field: of a jsonl file, holds the text.
         limit: the most tokens; None: no limit.
+        vocab_size: rows of the model's embedding, which no token may exceed.
 
     Raises:
-        DataError: the data hold fewer than two tokens.
+        DataError: the data hold fewer than two tokens, or one that the model does not know.
     """
     from ..data.sources import documents, file_source
+    from ..data.vocabulary import end_of_document
 
-    end = tokenizer.eos_token_id
-    ids: list[int] = []
-    for text in documents(file_source(data, field), Path.cwd(), "--data"):
-        ids += [*tokenizer(text)["input_ids"], *([end] if end is not None else [])]
-        if limit is not None and len(ids) >= limit:
+    end, _ = end_of_document(tokenizer, None, "--data")
+    text = Text([], [])
+    for number, document in enumerate(documents(file_source(data, field), Path.cwd(), "--data"), 1):
+        ids = tokenizer(document, verbose=False)["input_ids"]
+        require_known(ids, vocab_size, tokenizer, f"--data {data}: document {number}")
+        text.starts.append(len(text.ids))
+        text.ids.extend([*ids, *([end] if end is not None else [])])
+        if limit is not None and len(text.ids) >= limit:
             break
-    if len(ids) < 2:
-        raise DataError(f"--data {data}: {len(ids)} tokens; at least 2 are needed.")
-    return ids[:limit]
+    if len(text.ids) < 2:
+        raise DataError(f"--data {data}: {len(text.ids)} tokens; at least 2 are needed.")
+    return Text(text.ids[:limit], text.starts)

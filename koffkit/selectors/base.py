@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..arch import Cut
 from ..method.budget import Budget
+from ..model.batch import Batch
 from ..model.linear import plain_linear
 from ..model.student import Student
 from ..recipe.learning import Mask
@@ -32,7 +33,7 @@ class Calibration:
 
     Args:
         student: with all gates off it is the unpruned model.
-        batches: token ids [B, T], as often as it is called.
+        batches: sequences, as often as it is called.
         autocast: the precision of forward passes.
         seed: of whatever a selector draws.
         chunk_tokens: tokens whose logits may exist at one time.
@@ -40,7 +41,7 @@ class Calibration:
     """
 
     student: Student
-    batches: Callable[[], Iterable[Tensor]]
+    batches: Callable[[], Iterable[Batch]]
     autocast: Callable[[], AbstractContextManager[Any]]
     seed: int
     chunk_tokens: int
@@ -202,6 +203,6 @@ def show_text(text: Calibration, receive: Callable[[GatePlace, Tensor], None]) -
         receive(place, values.flatten(0, -2))
 
     with watching(gate_places(text.student, text.sizes), flattened):
-        for ids in text.batches():
+        for batch in text.batches():
             with text.autocast():
-                text.student(ids)
+                text.student(batch.ids, positions=batch.positions)

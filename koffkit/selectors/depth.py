@@ -71,10 +71,10 @@ def block_influence(text: Calibration) -> Tensor:
         block = text.student.model.get_submodule(spec.arch.layer(layer).rstrip("."))
         handles.append(block.register_forward_hook(hook))
     try:
-        for ids in text.batches():
+        for batch in text.batches():
             with text.autocast():
-                text.student(ids)
-            tokens += ids.numel()
+                text.student(batch.ids, positions=batch.positions)
+            tokens += batch.ids.numel()
     finally:
         for handle in handles:
             handle.remove()

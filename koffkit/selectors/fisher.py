@@ -38,15 +38,15 @@ class Fisher(Selector):
                 values.register_hook(hook)  # type: ignore[no-untyped-call]
 
         with watching(gate_places(student, total), receive):
-            for ids in text.batches():
+            for batch in text.batches():
                 with text.autocast():
-                    hidden = student(ids, ones).flatten(0, 1)
+                    hidden = student(batch.ids, ones, positions=batch.positions).flatten(0, 1)
                     labels = _drawn(hidden.detach(), student.head, text.chunk_tokens, generator)
                     loss, _, _ = training_loss(
                         hidden, None, labels, student.head, objective, text.chunk_tokens
                     )
-                torch.autograd.grad(loss * ids.numel(), list(ones.values()))
-                tokens += ids.numel()
+                torch.autograd.grad(loss * batch.ids.numel(), list(ones.values()))
+                tokens += batch.ids.numel()
         return {name: sums / max(1, tokens) for name, sums in total.items()}
 
 

@@ -19,11 +19,11 @@ class Taylor(Selector):
         student, total = text.student, text.zeros()
         values = {name: torch.ones_like(table, requires_grad=True) for name, table in total.items()}
         objective = Objective.named("cross_entropy")
-        for ids in text.batches():
+        for batch in text.batches():
             with text.autocast():
-                hidden = student(ids, values)[:, :-1].flatten(0, 1)
+                hidden = student(batch.ids, values, positions=batch.positions)[:, :-1].flatten(0, 1)
                 loss, _, _ = training_loss(
-                    hidden, None, ids[:, 1:].flatten(), student.head, objective, text.chunk_tokens
+                    hidden, None, batch.ids[:, 1:].flatten(), student.head, objective, text.chunk_tokens
                 )
             for name, gradient in zip(values, torch.autograd.grad(loss, list(values.values())), strict=True):
                 total[name] += gradient.abs()

@@ -86,13 +86,19 @@ def _evaluate_domain(context: Context, options: EvaluateOptions, domain: str) ->
 
 
 def _figures(context: Context, options: EvaluateOptions, domain: str) -> dict[str, Any]:
+    from ..arch.weights import vocab_size
     from ..data.recall import load_facts, subsample
 
     source = context.loaded.recipe.sources[domain]
     facts = None
     if source.prompt_field is not None:
         facts = load_facts(
-            source, context.loaded.root, f"domains.{domain}", context.tokenizer, options.recall_limit
+            source,
+            context.loaded.root,
+            f"domains.{domain}",
+            context.tokenizer,
+            options.recall_limit,
+            vocab_size=vocab_size(context.student.spec.config),
         )
     conditions = dict(_conditions(context, options, domain))
     heldout = context.corpus.heldout[domain]
@@ -119,11 +125,12 @@ def _recall(context: Context, hidden: Hidden, facts: list[Fact]) -> float:
     from torch.nn import functional as F
 
     from ..data.recall import recall
+    from ..model.batch import Batch
 
     head = context.student.head
 
     def predict(ids: Tensor) -> Tensor:
-        states = hidden(ids.to(context.accelerator.device))
+        states = hidden(Batch(ids.to(context.accelerator.device)))
         return F.linear(states.to(head.dtype), head).argmax(-1)
 
     return fmean(recall(predict, facts))
@@ -159,8 +166,10 @@ class Evaluate(StageKind):
         """Refuse facts whose recall cannot be measured.
 
         Raises:
-            DataError: a record lacks a field, or no answer begins at a token boundary.
+            DataError: a record lacks a field, no answer begins at a token boundary, or the model does not
+                know a token.
         """
+        from ..arch.weights import vocab_size
         from ..checkpoint.files import load_tokenizer
         from ..data.recall import load_facts
 
@@ -172,7 +181,14 @@ class Evaluate(StageKind):
         trusted = loaded.recipe.base.trust_remote_code
         tokenizer = load_tokenizer(base.folder, trust_remote_code=trusted)
         for domain, source in facts.items():
-            load_facts(source, loaded.root, f"domains.{domain}", tokenizer, options.recall_limit)
+            load_facts(
+                source,
+                loaded.root,
+                f"domains.{domain}",
+                tokenizer,
+                options.recall_limit,
+                vocab_size=vocab_size(base.config),
+            )
 
     def run(self, context: Context, options: EvaluateOptions, resume: Checkpoint | None) -> None:
         import torch

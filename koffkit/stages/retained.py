@@ -14,6 +14,7 @@ from .scoring import UNPRUNED, Hidden, figures_of, likelihood, pruned, unpruned,
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..model.batch import Batch
     from ..router import Features, Router
     from ..training.context import Context
 
@@ -72,16 +73,21 @@ def _routed(context: Context, router: Router) -> Hidden:
     """The backbone with the memory that the router picks for each sequence."""
     import torch
 
-    def hidden(ids: Tensor) -> Tensor:
+    def hidden(batch: Batch) -> Tensor:
+        ids = batch.ids
         texts = [str(text) for text in context.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         chosen = [name for name, _ in router.route(texts, allowed=_memory_names(context))]
         states: Tensor | None = None
         for name in dict.fromkeys(chosen):
             rows = torch.tensor([row for row, other in enumerate(chosen) if other == name], device=ids.device)
-            part = pruned(context, name)(ids[rows])
+            part = pruned(context, name)(_rows(batch, rows))
             states = part.new_empty((len(ids), *part.shape[1:])) if states is None else states
             states[rows] = part
         assert states is not None  # a batch has at least one row
         return states
 
     return hidden
+
+
+def _rows(batch: Batch, rows: Tensor) -> Batch:
+    return type(batch)(*(None if part is None else part[rows] for part in batch))  # type: ignore[arg-type]

@@ -100,6 +100,7 @@ def _no_features(layer: int, max_tokens: int, batch_size: int) -> Features:
 
 
 def _fit(context: Context, options: RouteOptions, texts: dict[str, list[str]]) -> Router:
+    from ..arch.weights import vocab_size
     from ..model.pooling import pooled_features
     from ..router import Setting
 
@@ -109,7 +110,14 @@ def _fit(context: Context, options: RouteOptions, texts: dict[str, list[str]]) -
 
     def features(layer: int, max_tokens: int, batch_size: int) -> Features:
         hidden = partial(context.student.hidden_states, layer=layer, gate_values=context.masks)
-        return pooled_features(hidden, context.tokenizer, max_tokens, batch_size, setting.device)
+        return pooled_features(
+            hidden,
+            context.tokenizer,
+            max_tokens,
+            batch_size,
+            setting.device,
+            vocab_size=vocab_size(context.student.spec.config),
+        )
 
     setting = Setting(
         root=context.loaded.root,
@@ -123,7 +131,7 @@ def _fit(context: Context, options: RouteOptions, texts: dict[str, list[str]]) -
 
 
 def _split(context: Context, label: str, source: Source, limit: int) -> tuple[list[str], list[str]]:
-    from ..data.corpus import split_documents
+    from ..data.holdout import split_documents
     from ..data.sources import documents
     from ..router.base import NONE
 

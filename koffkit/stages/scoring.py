@@ -14,19 +14,20 @@ if TYPE_CHECKING:
 
     from ..data.packing import PackedTokens
     from ..method.likelihood import TokenSums
+    from ..model.batch import Batch
     from ..training.context import Context
 
-Hidden = Callable[["Tensor"], "Tensor"]
-"""A condition: from token ids [B, T] to last hidden states [B, T, D]."""
+Hidden = Callable[["Batch"], "Tensor"]
+"""A condition: from a batch to last hidden states [B, T, D]."""
 UNPRUNED = "unpruned"
 
 
 def unpruned(context: Context) -> Hidden:
     """The unpruned model."""
 
-    def hidden(ids: Tensor) -> Tensor:
+    def hidden(batch: Batch) -> Tensor:
         with context.accelerator.autocast():
-            return context.unpruned(ids)
+            return context.unpruned(batch.ids, batch.positions)
 
     return hidden
 
@@ -34,9 +35,9 @@ def unpruned(context: Context) -> Hidden:
 def pruned(context: Context, memory: str | None) -> Hidden:
     """The backbone with a memory, or with none."""
 
-    def hidden(ids: Tensor) -> Tensor:
+    def hidden(batch: Batch) -> Tensor:
         with context.accelerator.autocast():
-            states: Tensor = context.student(ids, context.masks, memory)
+            states: Tensor = context.student(batch.ids, context.masks, memory, batch.positions)
         return states
 
     return hidden
@@ -63,17 +64,14 @@ def likelihood(
 
     sums = {name: TokenSums() for name in conditions}
     recipe, head = context.loaded.recipe, context.student.head
-    for batch, loss_mask in stream.sequences(recipe.sequence_length, batch_size, max_tokens):
-        ids = batch.to(context.accelerator.device)
-        scored = (
-            torch.ones_like(ids[:, 1:], dtype=torch.bool)
-            if loss_mask is None
-            else loss_mask[:, 1:].to(ids.device)
-        )
-        targets = ids[:, 1:][scored]
-        reference = projected(conditions[UNPRUNED](ids)[:, :-1][scored], head)
+    for batch in stream.sequences(recipe.sequence_length, batch_size, max_tokens):
+        batch = batch.to(context.accelerator.device)
+        counted = torch.ones_like(batch.ids, dtype=torch.bool) if batch.loss_mask is None else batch.loss_mask
+        scored = counted[:, 1:]
+        targets = batch.ids[:, 1:][scored]
+        reference = projected(conditions[UNPRUNED](batch)[:, :-1][scored], head)
         for name, hidden in conditions.items():
-            model = projected(hidden(ids)[:, :-1][scored], head)
+            model = projected(hidden(batch)[:, :-1][scored], head)
             chunk = recipe.distill.chunk_tokens
             add_tokens(
                 sums[name], len(targets), model, targets=targets, reference=reference, chunk_tokens=chunk

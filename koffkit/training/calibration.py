@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor
-
+from ..model.batch import Batch
 from ..selectors import Calibration
 from .context import Context, watched
 
 
-def calibration(context: Context, label: str, batches: Sequence[Tensor]) -> Calibration:
+def calibration(context: Context, label: str, batches: Sequence[Batch]) -> Calibration:
     """What a selector is given.
 
     Args:
         context: see `Context`.
         label: the work's name, for progress.
-        batches: token ids [B, T].
+        batches: sequences.
     """
     device = context.accelerator.device
 
-    def shown() -> Iterator[Tensor]:
-        for ids in watched(label, batches, context):
-            yield ids.to(device)
+    def shown() -> Iterator[Batch]:
+        for batch in watched(label, batches, context):
+            yield batch.to(device)
 
     recipe = context.loaded.recipe
     return Calibration(
@@ -37,7 +36,7 @@ def calibration(context: Context, label: str, batches: Sequence[Tensor]) -> Cali
 
 def calibration_batches(
     context: Context, count: int, batch_size: int, sources: Sequence[str | None]
-) -> list[Tensor]:
+) -> list[Batch]:
     """`count` batches of training text of every source, in turn.
 
     Args:

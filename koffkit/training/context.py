@@ -49,10 +49,10 @@ class Context:
     learned: dict[str, Any] = field(default_factory=dict)
     teacher: Student | None = None
 
-    def unpruned(self, input_ids: Tensor) -> Tensor:
+    def unpruned(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [B, T, D] of the unpruned model; no structure prunes the head, so the student's
         `head` fits."""
-        hidden: Tensor = (self.teacher or self.student)(input_ids)
+        hidden: Tensor = (self.teacher or self.student)(input_ids, positions=positions)
         return hidden
 
     def tensors(self) -> dict[str, Tensor]:

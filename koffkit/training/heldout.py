@@ -44,13 +44,14 @@ def _domain_kl(
     recipe, sums = context.loaded.recipe, TokenSums()
     batches = context.corpus.heldout[domain].sequences(recipe.sequence_length, batch_size, MAX_TOKENS)
     head = context.student.head
-    for batch, _ in batches:
-        ids = batch.to(context.accelerator.device)
+    for batch in batches:
+        batch = batch.to(context.accelerator.device)
         with context.accelerator.autocast():
-            teacher, student = context.unpruned(ids), context.student(ids, values, memory)
+            teacher = context.unpruned(batch.ids, batch.positions)
+            student = context.student(batch.ids, values, memory, batch.positions)
         add_tokens(
             sums,
-            ids.numel(),
+            batch.ids.numel(),
             projected(student.flatten(0, 1), head),
             reference=projected(teacher.flatten(0, 1), head),
             chunk_tokens=recipe.distill.chunk_tokens,

@@ -19,6 +19,7 @@ from ..errors import IntegrityError, Interrupted
 from ..method.controller import make_controller
 from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
+from ..model.batch import Batch
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
@@ -121,9 +122,9 @@ class DistillationLoop:
         domain, retention = self.schedule.step(step)
         self._set_temperature(self.schedule.temperature(step))
         for part in range(accumulation):
-            batch, loss_mask = self._batch(step, part, domain, retention)
-            tokens += batch.numel()
-            loss, terms = self._loss(batch, loss_mask, step * accumulation + part, domain)
+            batch = self._batch(step, part, domain, retention)
+            tokens += batch.ids.numel()
+            loss, terms = self._loss(batch, step * accumulation + part, domain)
             for key, value in terms.items():
                 figures[key] = figures.get(key, 0.0) + value / accumulation
             self._require_finite(figures, step)
@@ -158,12 +159,11 @@ class DistillationLoop:
         if self.student.gates is not None and self.train_gates:
             self.student.gates.temperature = temperature
 
-    def _batch(self, step: int, part: int, domain: str, retention: bool) -> tuple[Tensor, Tensor | None]:
-        """Token ids [B, T], and which of them the loss counts (None: all)."""
+    def _batch(self, step: int, part: int, domain: str, retention: bool) -> Batch:
         visit = self.schedule.visit(step, retention) * self.recipe.train.gradient_accumulation + part
         return self.batch_of(None if retention else domain, visit)
 
-    def batch_of(self, domain: str | None, visit: int) -> tuple[Tensor, Tensor | None]:
+    def batch_of(self, domain: str | None, visit: int) -> Batch:
         """The batch with the number `visit` of a domain, or of retention text for None."""
         stream = self.context.corpus.retention if domain is None else self.context.corpus.train[domain]
         assert stream is not None
@@ -174,15 +174,12 @@ class DistillationLoop:
             self.recipe.sequence_length,
             self.recipe.seed + 1000 * offset,
         )
-        device, loss_mask = self.context.accelerator.device, stream.loss_mask(*place)
-        return stream.batch(*place).to(device), None if loss_mask is None else loss_mask.to(device)
+        return stream.batch(*place).to(self.context.accelerator.device)
 
-    def _loss(
-        self, batch: Tensor, loss_mask: Tensor | None, sample: int, domain: str
-    ) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, batch: Batch, sample: int, domain: str) -> tuple[Tensor, dict[str, float]]:
         """The loss to minimise, and its terms as numbers."""
         loss, figures = self.distillation(
-            batch, loss_mask, domain if self.with_memory else None, self._gate_values(sample)
+            batch, domain if self.with_memory else None, self._gate_values(sample)
         )
         if self.train_gates and self.student.gates is not None:
             penalty = self.controller.penalty(*self._active_and_target())
@@ -191,13 +188,12 @@ class DistillationLoop:
         return loss, figures
 
     def distillation(
-        self, batch: Tensor, loss_mask: Tensor | None, memory: str | None, values: Mapping[str, Tensor] | None
+        self, batch: Batch, memory: str | None, values: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of the student with these gate values and this memory, without the sparsity penalty.
 
         Args:
-            batch: token ids [B, T].
-            loss_mask: which of them the loss counts, boolean [B, T]; None: all.
+            batch: sequences.
             memory: the domain whose memory is attached, or None.
             values: gates [L, U] by name; None: all off.
 
@@ -209,22 +205,21 @@ class DistillationLoop:
             teacher = None
             if objective.loss.needs_teacher:
                 with span("teacher"), torch.no_grad():
-                    teacher = self.context.unpruned(batch)
+                    teacher = self.context.unpruned(batch.ids, batch.positions)
             with span("student"):
-                hidden = student(batch, values, memory)
-            positions = torch.ones_like(batch, dtype=torch.bool)
+                hidden = student(batch.ids, values, memory, batch.positions)
+            scored = torch.ones_like(batch.ids, dtype=torch.bool)
             if (
-                objective.loss.needs_labels or loss_mask is not None
+                objective.loss.needs_labels or batch.loss_mask is not None
             ):  # each position predicts the token that follows it
-                positions = torch.nn.functional.pad(
-                    positions[:, 1:] if loss_mask is None else loss_mask[:, 1:], (0, 1), value=False
-                )
-            labels = batch.roll(-1, 1)[positions] if objective.loss.needs_labels else None
-            rows = None if teacher is None else teacher[positions]
+                counted = scored if batch.loss_mask is None else batch.loss_mask
+                scored = torch.nn.functional.pad(counted[:, 1:], (0, 1), value=False)
+            labels = batch.ids.roll(-1, 1)[scored] if objective.loss.needs_labels else None
+            rows = None if teacher is None else teacher[scored]
             chunk = self.recipe.distill.chunk_tokens
             with span("loss"):
                 loss, covered, terms = training_loss(
-                    hidden[positions], rows, labels, student.head, objective, chunk
+                    hidden[scored], rows, labels, student.head, objective, chunk
                 )
         return loss, {"loss": loss.item(), "covered_mass": covered.item()} | {
             name: value.item() for name, value in terms.items()

@@ -93,10 +93,11 @@ def _read(context: Context, label: str, sums: _Sums, batches: int, batch_size: i
         for index, visit in watched(label, jobs, context):
             place[:] = index, int(batches > 1 and visit % CHECKED == CHECKED - 1)
             stream = context.corpus.train[sums.domains[index]]
-            ids = stream.batch(visit, batch_size, recipe.sequence_length, recipe.seed)
+            batch = stream.batch(visit, batch_size, recipe.sequence_length, recipe.seed)
+            batch = batch.to(context.accelerator.device)
             with context.accelerator.autocast():
-                unpruned(ids.to(context.accelerator.device))
-            sums.tokens[place[0], place[1]] += ids.numel()
+                unpruned(batch.ids, positions=batch.positions)
+            sums.tokens[place[0], place[1]] += batch.ids.numel()
     finally:
         for handle in handles:
             handle.remove()

@@ -54,7 +54,7 @@ def losses_without(loop: DistillationLoop, kept: list[int]) -> dict[int, float]:
     losses = dict.fromkeys(kept, 0.0)
     for domain in context.corpus.domains:
         for visit in range(BATCHES):
-            batch, loss_mask = loop.batch_of(domain, visit)
+            batch = loop.batch_of(domain, visit)
             for layer in kept:
                 if context.stop():
                     raise Interrupted(
@@ -62,5 +62,5 @@ def losses_without(loop: DistillationLoop, kept: list[int]) -> dict[int, float]:
                         "and --resume."
                     )
                 memories.keep_layers([other for other in kept if other != layer])
-                losses[layer] += loop.distillation(batch, loss_mask, domain, context.masks)[1]["loss"]
+                losses[layer] += loop.distillation(batch, domain, context.masks)[1]["loss"]
     return losses

@@ -77,14 +77,14 @@ def _sums_by_domain(context: Context, batches: int, batch_size: int) -> dict[str
     }
     jobs = [(domain, visit) for domain in corpus.domains for visit in range(batches)]
     for place, (domain, visit) in enumerate(watched("restore", jobs, context)):
-        ids = corpus.train[domain].batch(visit, batch_size, recipe.sequence_length, recipe.seed).to(device)
+        batch = corpus.train[domain].batch(visit, batch_size, recipe.sequence_length, recipe.seed).to(device)
         generator = torch.Generator().manual_seed((recipe.seed + SEED) * 1_000_003 + place)
         with _reading(student.model, sums[domain]), context.accelerator.autocast():
-            hidden = student(ids)
+            hidden = student(batch.ids, positions=batch.positions)
             hidden.backward(
                 _likelihood_slope(hidden.detach(), student.head, generator, recipe.distill.chunk_tokens)
             )
-        sums[domain].tokens += ids.numel()
+        sums[domain].tokens += batch.ids.numel()
     return sums
 
 

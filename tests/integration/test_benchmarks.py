@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from ..common import sentences
 from ..conftest import Shipped
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -90,3 +91,16 @@ def test_the_ablations_are_recipes_that_load(tmp_path: Path) -> None:
     module.show({"one": [row, row], "two": [row]}, [0, 1])
     module.draw({"one": [row, row], "two": [row]}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_documents_apart(llama: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        lines = ["\n".join(sentences(seed * 500 + number, 3)) for number in range(200)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    benchmark = load("real/documents_apart")
+    texts = benchmark.texts_of(tmp_path, 800)
+    assert len(texts) == 3
+    for text in texts.values():
+        found = benchmark.measure(llama, text, 64)
+        assert found["tokens"] > 100
+        assert found["across"] != found["apart"]

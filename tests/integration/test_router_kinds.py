@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from koffkit import KoffModel
 from koffkit.artefact.digests import file_entry
-from koffkit.errors import IntegrityError, Interrupted
+from koffkit.errors import DataError, IntegrityError, Interrupted
 from koffkit.progress import Silent
 from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
+from koffkit.router.encoder import EncoderRouter, open_encoder
 from koffkit.router.probe import ProbeRouter
 from koffkit.stages.engine import run_recipe
 
@@ -214,6 +215,16 @@ def without_a_layer(bert: Path) -> None:
 def shorter_tokenizer(bert: Path) -> None:
     config = json.loads((bert / "tokenizer_config.json").read_text())
     (bert / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 32}))
+
+
+def test_text_that_an_encoder_has_no_embedding_for_is_named(bert: Path) -> None:
+    model, tokenizer = open_encoder(bert, 2, 24)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<|new|>"], special_tokens=True)
+    router = EncoderRouter(("north", "south"), model, tokenizer, 24)
+    assert router.probabilities(["river stone"]).shape == (1, 2)
+    with pytest.raises(DataError, match=rf"token {size} \('<\|new\|>'\) is beyond the model's embedding"):
+        router.probabilities(["river stone", "river <|new|>"])
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,10 @@ def test_all_problems_at_once(llama: Path, tmp_path: Path) -> None:
     assert len(str(error.value).splitlines()) == 6
 
 
-def test_what_is_far_away_is_not_asked_for(llama: Path, tmp_path: Path) -> None:
+def test_what_is_far_away_is_not_asked_for(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fsspec.get_filesystem_class", lambda scheme: None)  # installed
     source = {"text": ["https://example.invalid/a.txt", "s3://nowhere/*.txt"]}
     assert data_problems(loaded(llama, tmp_path, retention=source)) == []
 

@@ -87,22 +87,24 @@ def test_token_files_of_conversations(llama: Path, tmp_path: Path, loss_on: str)
     train = corpus.train["north"]
     assert train.tokens[: len(ids)].tolist() == ids
     if loss_on == "all":
-        assert train.mask is None and train.loss_mask(0, 2, 16, 0) is None
+        assert train.mask is None and train.batch(0, 2, 16, 0).loss_mask is None
     else:
         assert train.mask is not None and len(train.mask) == len(train.tokens)
         assert train.mask[: len(ids)].astype(bool).tolist() == assistant
-        batch, loss_mask = train.batch(1, 2, 16, 0).numpy(), train.loss_mask(1, 2, 16, 0).numpy()
+        ids, loss_mask, _ = train.batch(1, 2, 16, 0)
         for row in range(2):  # the same cut of both files
             starts = [
                 i
                 for i in range(len(train.tokens) - 15)
-                if train.tokens[i : i + 16].tolist() == batch[row].tolist()
+                if train.tokens[i : i + 16].tolist() == ids[row].tolist()
             ]
             assert any(np.array_equal(train.mask[i : i + 16].astype(bool), loss_mask[row]) for i in starts)
         evaluated = list(corpus.heldout["north"].sequences(16, 4))
         assert all(
-            mask is not None and mask.shape == part.shape and 0 < mask.float().mean() < 1
-            for part, mask in evaluated
+            part.loss_mask is not None
+            and part.loss_mask.shape == part.ids.shape
+            and 0 < part.loss_mask.float().mean() < 1
+            for part in evaluated
         )
 
 

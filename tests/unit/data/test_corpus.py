@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from koffkit.data.corpus import Corpus, held_out, prepare, split_documents
+from koffkit.data.corpus import Corpus, prepare
+from koffkit.data.holdout import held_out
 from koffkit.data.vocabulary import end_of_document
 from koffkit.errors import DataError
 from koffkit.recipe.load import LoadedRecipe
@@ -61,6 +63,73 @@ def test_token_files_are_reused_until_something_changes(tmp_path: Path) -> None:
     assert said[3:] == ["tokenising domains.south"]
 
 
+def test_the_tokens_cache_knows_where_documents_begin(tmp_path: Path) -> None:
+    end = make_tokenizer().eos_token_id
+    for part in make(tmp_path, attend_across_documents=False).train.values():
+        assert part.starts is not None
+        assert part.starts[1:].tolist() == (np.flatnonzero(part.tokens == end)[:-1] + 1).tolist()
+        for batch in part.sequences(16, 4):
+            begins = batch.ids.roll(1, 1) == end
+            begins[:, 0] = True
+            assert (batch.positions == 0).tolist() == begins.tolist()
+    said: list[str] = []
+    again = prepare(loaded(tmp_path), make_tokenizer(), tmp_path / "tokens", said.append)
+    assert said == []  # the setting does not change the files
+    assert again.train["north"].batch(0, 2, 16, 0).positions is None
+
+
+def write_files(root: Path, count: int) -> list[str]:
+    folder = root / "data" / "books"
+    folder.mkdir(parents=True)
+    texts = ["\n\n".join(sentences(number, 8)) for number in range(count)]
+    for number, text in enumerate(texts):
+        (folder / f"{number}.txt").write_text(text)
+    return texts
+
+
+def test_whole_files_are_held_out_where_documents_are_files(tmp_path: Path) -> None:
+    job, tokenizer = loaded(tmp_path), make_tokenizer()
+    texts = write_files(tmp_path, 10)
+    domains = {"books": {"text": str(tmp_path / "data" / "books"), "documents": "file"}}
+    job = loaded(tmp_path, domains=domains, holdout=0.3)
+    corpus = prepare(job, tokenizer, tmp_path / "tokens")
+    expected = [(*tokenizer(text)["input_ids"], tokenizer.eos_token_id) for text in texts]
+    held = [held_out(0, number, 0.3) for number in range(10)]
+    for part, side in ((corpus.train, False), (corpus.heldout, True)):
+        files = [ids for ids, mine in zip(expected, held, strict=True) if mine is side]
+        assert documents(part["books"].tokens, tokenizer.eos_token_id) == files
+        assert 1 <= len(files) <= 9
+
+
+def test_few_files_are_said_and_one_file_is_refused(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    domains = {"books": {"text": str(tmp_path / "data" / "books"), "documents": "file"}}
+    write_files(tmp_path, 3)
+    job = loaded(tmp_path, domains=domains, retention=None)
+    prepare(job, make_tokenizer(), tmp_path / "tokens", warn=warnings.append)
+    assert warnings == ["domains.books: 3 files, of which holdout: 0.05 is less than one; 1 held out."]
+    for name in "01":
+        (tmp_path / "data" / "books" / f"{name}.txt").unlink()
+    message = (
+        r"domains\.books: 1 file, and documents: file holds out whole files; give it another file, or say"
+    )
+    with pytest.raises(DataError, match=message):
+        prepare(job, make_tokenizer(), tmp_path / "tokens")
+
+
+def test_a_token_cache_of_an_earlier_version_is_made_again_from_the_same_text_only(tmp_path: Path) -> None:
+    job, tokenizer, folder = loaded(tmp_path), make_tokenizer(), tmp_path / "tokens"
+    before = prepare(job, tokenizer, folder).train["north"].tokens.tolist()
+    index = json.loads((folder / "north.json").read_text()) | {"settings": "of another format"}
+    (folder / "north.json").write_text(json.dumps(index))
+    (folder / "north.train.starts").unlink()
+    assert prepare(job, tokenizer, folder, begun=True).train["north"].tokens.tolist() == before
+    (folder / "north.json").write_text(json.dumps(index))
+    (tmp_path / "data" / "north.txt").write_text("something else")
+    with pytest.raises(DataError, match="its text is not what this run began with"):
+        prepare(job, tokenizer, folder, begun=True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -76,19 +145,6 @@ def test_too_little_text_is_an_error_that_says_so(tmp_path: Path, text: str, mes
     with pytest.raises(DataError, match=message):
         prepare(job, make_tokenizer(), tmp_path / "tokens")
     assert not list((tmp_path / "tokens").glob("*partial*"))
-
-
-def test_documents_are_split_as_for_perplexity_with_one_on_either_side() -> None:
-    texts = [f"text {i}" for i in range(200)]
-    learned, held = split_documents(texts, 3, 0.25, "x")
-    assert [text for number, text in enumerate(texts) if held_out(3, number, 0.25)] == held and sorted(
-        learned + held
-    ) == sorted(texts)
-    for share in (1e-9, 1 - 1e-9):
-        sides = split_documents(texts[:5], 0, share, "x")
-        assert sorted(map(len, sides)) == [1, 4]
-    with pytest.raises(DataError, match="x: the router needs at least 2 documents, found 1"):
-        split_documents(texts[:1], 0, 0.5, "x")
 
 
 def test_token_files_that_were_damaged_are_made_again(tmp_path: Path) -> None:
@@ -160,4 +216,4 @@ def test_sequences_begin_as_the_tokenizer_begins_a_text(
 ) -> None:
     monkeypatch.setattr("koffkit.data.corpus.beginning_of_text", lambda tokenizer: 3)
     batch = make(tmp_path, begin_sequences=begin_sequences).train["north"].batch(0, 4, 16, seed=0)
-    assert bool((batch[:, 0] == 3).all()) is begin_sequences
+    assert bool((batch.ids[:, 0] == 3).all()) is begin_sequences

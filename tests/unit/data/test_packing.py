@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from koffkit.data.packing import PackedTokens
+from koffkit.data.packing import PackedTokens, document_positions
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def packed(tmp_path: Path) -> PackedTokens:
 def test_a_batch_is_a_pure_function_of_visit_and_seed(packed: PackedTokens) -> None:
     in_order = [packed.batch(visit, 3, 16, seed=7) for visit in range(50)]
     alone = PackedTokens(packed.path).batch(33, 3, 16, seed=7)
-    assert alone.tolist() == in_order[33].tolist()
-    assert alone.tolist() != packed.batch(33, 3, 16, seed=8).tolist()
+    assert alone.ids.tolist() == in_order[33].ids.tolist()
+    assert alone.ids.tolist() != packed.batch(33, 3, 16, seed=8).ids.tolist()
 
 
 def test_sequences_are_consecutive_and_an_epoch_repeats_none(packed: PackedTokens) -> None:
-    rows = [packed.batch(visit, 1, 16, seed=0)[0].tolist() for visit in range((1000 - 16) // 16)]
+    rows = [packed.batch(visit, 1, 16, seed=0).ids[0].tolist() for visit in range((1000 - 16) // 16)]
     assert all(row == list(range(row[0], row[0] + 16)) for row in rows)
     tokens = [token for row in rows for token in row]
     assert len(set(tokens)) == len(tokens) > 950
@@ -32,21 +32,21 @@ def test_sequences_are_consecutive_and_an_epoch_repeats_none(packed: PackedToken
 def test_epochs_cut_at_different_places(packed: PackedTokens) -> None:
     per_epoch = (1000 - 16) // 16
     first, second = (
-        {packed.batch(e * per_epoch + i, 1, 16, seed=0)[0, 0].item() % 16 for i in range(per_epoch)}
+        {packed.batch(e * per_epoch + i, 1, 16, seed=0).ids[0, 0].item() % 16 for i in range(per_epoch)}
         for e in (0, 1)
     )
     assert len(first) == len(second) == 1 and first != second
 
 
 def test_evaluation_reads_in_order_up_to_a_limit(packed: PackedTokens) -> None:
-    batches = [ids for ids, _ in packed.sequences(16, 4, max_tokens=200)]
+    batches = [batch.ids for batch in packed.sequences(16, 4, max_tokens=200)]
     flat = [token for batch in batches for row in batch.tolist() for token in row]
     assert flat == list(range(192))
     assert [len(batch) for batch in batches] == [4, 4, 4]
 
 
 def test_text_shorter_than_a_sequence_is_still_evaluated(packed: PackedTokens) -> None:
-    assert [ids.tolist() for ids, _ in packed.sequences(5000, 4)] == [[list(range(1000))]]
+    assert [batch.ids.tolist() for batch in packed.sequences(5000, 4)] == [[list(range(1000))]]
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def begun(tmp_path: Path) -> PackedTokens:
 
 def test_every_sequence_begins_as_the_tokenizer_begins_a_text(begun: PackedTokens) -> None:
     for visit in range(200):
-        batch, loss_mask = begun.batch(visit, 3, 16, seed=1).numpy(), begun.loss_mask(visit, 3, 16, seed=1)
+        ids, loss_mask, _ = begun.batch(visit, 3, 16, seed=1)
+        batch = ids.numpy()
         assert batch.shape == (3, 16)
         assert (batch[:, 0] == 7).all()
         assert loss_mask is not None
@@ -72,7 +73,7 @@ def test_every_sequence_begins_as_the_tokenizer_begins_a_text(begun: PackedToken
 
 def test_evaluation_sees_every_token_after_a_beginning(begun: PackedTokens) -> None:
     parts = list(begun.sequences(16, 4))
-    rows = np.concatenate([ids.numpy() for ids, _ in parts])
+    rows = np.concatenate([part.ids.numpy() for part in parts])
     assert (rows[:, 0] == 7).all()
     assert len(rows) == len(begun) // 15
     stream = begun.tokens[: len(rows) * 15].tolist()
@@ -83,5 +84,30 @@ def test_evaluation_sees_every_token_after_a_beginning(begun: PackedTokens) -> N
 def test_a_text_shorter_than_a_sequence_is_one(tmp_path: Path) -> None:
     path = tmp_path / "short.bin"
     np.arange(100, 105, dtype=np.int32).tofile(path)
-    ((ids, _),) = PackedTokens(path, begin=7).sequences(16, 4)
-    assert ids.tolist() == [[7, 100, 101, 102, 103]]
+    (batch,) = PackedTokens(path, begin=7).sequences(16, 4)
+    assert batch.ids.tolist() == [[7, 100, 101, 102, 103]]
+
+
+def test_positions_begin_anew_with_every_document() -> None:
+    starts = np.array([0, 3, 4, 4, 9])  # one document of one token, one without any
+    assert document_positions(starts, 0, 11).tolist() == [0, 1, 2, 0, 0, 1, 2, 3, 4, 0, 1]
+    assert document_positions(starts, 2, 4).tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("begin", [7, None])
+def test_a_batch_says_where_documents_begin(tmp_path: Path, begin: int | None) -> None:
+    """Documents of 1 to 9 tokens after the token 7, which a sequence cut elsewhere begins with, too."""
+    path = tmp_path / "apart.bin"
+    lengths = np.random.default_rng(0).integers(1, 10, 200)
+    np.concatenate([[7, *range(100, 100 + n)] for n in lengths]).astype(np.int32).tofile(path)
+    np.concatenate([[0], (lengths + 1).cumsum()[:-1]]).tofile(path.with_suffix(".starts"))
+    packed = PackedTokens(path, begin=begin, apart=True)
+    batches = [packed.batch(visit, 3, 16, seed=1) for visit in range(50)] + list(packed.sequences(16, 4))
+    for batch in batches:
+        assert batch.positions is not None
+        for ids, positions in zip(batch.ids.tolist(), batch.positions.tolist(), strict=True):
+            expected: list[int] = []
+            for place, token in enumerate(ids):
+                expected.append(0 if place == 0 or token == 7 else expected[-1] + 1)
+            assert positions == expected
+    assert PackedTokens(path, begin=begin).batch(0, 3, 16, seed=1).positions is None

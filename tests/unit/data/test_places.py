@@ -75,7 +75,5 @@ def test_patterns_that_lead_nowhere(tmp_path: Path, pattern: str, message: str) 
 
 
 def test_the_kind_of_a_packed_file() -> None:
-    kinds = [
-        kind_of(name) for name in ("a.csv.gz", "b.JSONL", "v1.2", "https://x/y.parquet?z=1.txt", "c.zst")
-    ]
-    assert kinds == [".csv", ".jsonl", ".2", ".parquet", ""]
+    names = ("a.csv.gz", "b.JSONL", "v1.2", "https://x/y.parquet?z=1.txt", "c.zst", "what?.csv")
+    assert [kind_of(name) for name in names] == [".csv", ".jsonl", ".2", ".parquet", "", ".csv"]

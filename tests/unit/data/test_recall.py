@@ -61,6 +61,17 @@ def test_answers_that_begin_inside_a_token_are_refused(base, tmp_path: Path) -> 
         load_facts(source, tmp_path, "domains.x", base[1])
 
 
+def test_a_token_that_the_model_does_not_know_is_named(base, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    facts = [{"text": "", "prompt": "The river", "answer": f" {number}"} for number in (1, 2)]
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+    source = Source(jsonl="f.jsonl", prompt_field="prompt", answer_field="answer")
+    tokenizer = base[1]
+    (ids,) = tokenizer(["The river 2"])["input_ids"]
+    load_facts(source, tmp_path, "domains.x", tokenizer, vocab_size=max(ids) + 1)
+    with pytest.raises(DataError, match=rf"f\.jsonl:[12]: token {max(ids)} .* beyond the model's embedding"):
+        load_facts(source, tmp_path, "domains.x", tokenizer, vocab_size=max(ids))
+
+
 def test_spread_takes_evenly() -> None:
     assert subsample(list(range(10)), 5) == [0, 2, 4, 6, 8]
     assert subsample([1, 2], 5) == subsample([1, 2], None) == [1, 2]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -69,6 +66,8 @@ def test_tables(tmp_path: Path) -> None:
     for text, message in (
         ("n,text\n1\n", r"a\.csv:2: field 'text' is null"),
         ("n,text\n1,a,b\n", "more fields"),
+        ("text,n,text\na,1,b\n", r"a\.csv:1 \(domains\.x\): two columns are named 'text'"),
+        ('n,text\n1,"never closed\n2,b\n', r"a\.csv:\d+ \(domains\.x\): not valid csv"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -92,31 +91,6 @@ def test_a_record_that_is_no_text_is_named(tmp_path: Path, line: bytes, message:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "fine"}\n\n' + line + b"\n")
     with pytest.raises(DataError, match=rf"a\.jsonl:3( \(domains\.x\))?: .*{message}|a\.jsonl:3.*{message}"):
-        read(path)
-
-
-def test_parquet_is_read_by_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def load_dataset(*names: str, **options: Any) -> list[dict[str, str]]:
-        asked.append((names, options))
-        return [{"text": "one"}, {"text": "two"}]
-
-    path = tmp_path / "a[1].parquet"
-    path.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"a\[1\]\.parquet.*needs the extra"):
-        monkeypatch.setitem(sys.modules, "datasets", None)
-        read(path)
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    assert read(path) == ["one", "two"]
-    name = str(tmp_path.resolve() / "a[[]1].parquet")
-    assert asked == [(("parquet",), {"data_files": name, "split": "train", "streaming": True})]
-
-    def broken(*names: str, **options: Any) -> Any:
-        raise RuntimeError("bad magic\nmore")
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=broken))
-    with pytest.raises(DataError, match=r"cannot be read: bad magic$"):
         read(path)
 
 

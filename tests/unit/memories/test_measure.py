@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from koffkit import KoffModel
 from koffkit.artefact.export import open_export
 from koffkit.memories.measure import kl_before_and_after
+from koffkit.model.batch import Batch
 
 from ...conftest import Shipped
 
@@ -34,13 +35,13 @@ def test_kl_is_that_of_whole_models(shipped: Shipped, llama: Path) -> None:
 
     calls: list[int] = []
     found = kl_before_and_after(
-        export, north, south, llama, [IDS[:1], IDS[1:]], measured=lambda: calls.append(1)
+        export, north, south, llama, [Batch(IDS[:1]), Batch(IDS[1:])], measured=lambda: calls.append(1)
     )
     assert len(calls) == 2
     assert found["tokens"] == 24 and found["reference"] == "unpruned model"
     assert (found["before"], found["after"]) == pytest.approx(
         (kl("north", base), kl("south", base)), rel=1e-4
     )
-    found = kl_before_and_after(export, north, south, None, [IDS])
+    found = kl_before_and_after(export, north, south, None, [Batch(IDS)])
     assert found["reference"] == "memory before compaction" and found["before"] == pytest.approx(0, abs=1e-6)
     assert found["after"] == pytest.approx(kl("south", logs["north"]), rel=1e-4)

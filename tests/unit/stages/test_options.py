@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from koffkit.method.controller import HingeController, LagrangianController, ProgressiveController
+from koffkit.model.batch import Batch
 from koffkit.recipe.load import load_recipe
 from koffkit.run.state import RunState
 from koffkit.stages.engine import run_recipe
@@ -125,13 +126,13 @@ def test_loss(llama: Path, tmp_path: Path, distill: dict[str, Any], terms: set[s
 
 def test_cross_entropy_is_that_of_the_next_token(llama: Path, tmp_path: Path) -> None:
     loop = loop_for(llama, tmp_path, distill={"loss": "cross_entropy"})
-    batch, loss_mask = loop._batch(0, 0, "north", False)
-    assert loss_mask is None
-    _, figures = loop._loss(batch, None, 0, "north")
+    batch = loop._batch(0, 0, "north", False)
+    assert batch.loss_mask is None
+    _, figures = loop._loss(batch, 0, "north")
     with torch.no_grad():
         values = loop._gate_values(0)
-        logits = loop.student(batch, values, "north") @ loop.student.head.T
-    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+        logits = loop.student(batch.ids, values, "north") @ loop.student.head.T
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten())
     assert figures["ce"] == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -204,24 +205,25 @@ def test_the_loss_counts_the_assistants_tokens_only(llama: Path, tmp_path: Path,
     loop = loop_for(
         base, tmp_path, domains=chat_domains(tmp_path, "assistant"), distill={"loss": loss, "top_k": 50}
     )
-    batch, loss_mask = loop._batch(0, 0, "talk", False)
+    batch = loop._batch(0, 0, "talk", False)
+    ids, loss_mask = batch.ids, batch.loss_mask
     assert loss_mask is not None and 0 < loss_mask.float().mean() < 1
-    found = loop._loss(batch, loss_mask, 0, "talk")[1]["loss"]
-    assert found != pytest.approx(loop._loss(batch, None, 0, "talk")[1]["loss"], rel=1e-5)
-    later = batch.clone()  # what stands last is not the assistant's: whatever it is, the loss stays
+    found = loop._loss(batch, 0, "talk")[1]["loss"]
+    assert found != pytest.approx(loop._loss(Batch(ids), 0, "talk")[1]["loss"], rel=1e-5)
+    later = ids.clone()  # what stands last is not the assistant's: whatever it is, the loss stays
     row = int((~loss_mask[:, -1]).nonzero()[0]) if bool((~loss_mask[:, -1]).any()) else None
     if row is not None:
         later[row, -1] = (later[row, -1] + 7) % 280
-        assert loop._loss(later, loss_mask, 0, "talk")[1]["loss"] == pytest.approx(found, rel=1e-5)
+        assert loop._loss(Batch(later, loss_mask), 0, "talk")[1]["loss"] == pytest.approx(found, rel=1e-5)
     one = torch.zeros_like(loss_mask)
     one[0, 5] = True
     with torch.no_grad():
         values = loop._gate_values(0)
-        logits = loop.student(batch, values, "talk") @ loop.student.head.T
+        logits = loop.student(ids, values, "talk") @ loop.student.head.T
     if loss == "cross_entropy":
-        expected = torch.nn.functional.cross_entropy(logits[0, 4:5], batch[0, 5:6])
-        assert loop._loss(batch, one, 0, "talk")[1]["ce"] == pytest.approx(expected.item(), rel=1e-5)
-    nothing, figures = loop._loss(batch, torch.zeros_like(loss_mask), 0, "talk")
+        expected = torch.nn.functional.cross_entropy(logits[0, 4:5], ids[0, 5:6])
+        assert loop._loss(Batch(ids, one), 0, "talk")[1]["ce"] == pytest.approx(expected.item(), rel=1e-5)
+    nothing, figures = loop._loss(Batch(ids, torch.zeros_like(loss_mask)), 0, "talk")
     nothing.backward()
     assert figures["loss"] == 0.0 and figures["covered_mass"] == 1.0
 

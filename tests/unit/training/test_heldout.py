@@ -22,7 +22,7 @@ def test_it_is_the_kl_to_the_unpruned_model_on_held_out_text(llama: Path, tmp_pa
     with torch.no_grad():
         for domain in context.corpus.domains:
             batches = context.corpus.heldout[domain].sequences(16, 2, 2048)
-            ids = torch.cat([batch for batch, _ in batches])
+            ids = torch.cat([batch.ids for batch in batches])
             teacher = F.linear(context.unpruned(ids), loop.student.head).log_softmax(-1)
             student = F.linear(loop.student(ids, masks, domain), loop.student.head).log_softmax(-1)
             kl = F.kl_div(student, teacher, reduction="sum", log_target=True) / ids.numel()

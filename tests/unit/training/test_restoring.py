@@ -35,7 +35,7 @@ def test_sums_are_those_of_autograd_with_the_labels_that_were_drawn(context: Con
     """One batch, computed again from the definition: gates of one at every neuron and every token."""
     student, recipe = context.student, context.loaded.recipe
     sums = _sums_by_domain(context, batches=1, batch_size=2)["north"]
-    ids = context.corpus.train["north"].batch(0, 2, recipe.sequence_length, recipe.seed)
+    ids = context.corpus.train["north"].batch(0, 2, recipe.sequence_length, recipe.seed).ids
     activations: list[torch.Tensor] = []
     for layer in student.model.model.layers:
         layer.mlp.down_proj.register_forward_pre_hook(lambda _, inputs: activations.append(inputs[0]))

@@ -69,8 +69,7 @@ def test_gradient_checkpointing_changes_memory_and_not_the_gradients(
         layer = next(m for m in loop.student.model.modules() if isinstance(m, GradientCheckpointingLayer))
         times: list[int] = []
         layer.self_attn.register_forward_hook(lambda *_, times=times: times.append(1))
-        batch, counted = loop.batch_of("north", 0)
-        loss, _ = loop.distillation(batch, counted, "north", loop._gate_values(0))
+        loss, _ = loop.distillation(loop.batch_of("north", 0), "north", loop._gate_values(0))
         loss.backward()
         runs.append(len(times))
         gradients.append({name: value.grad for name, value in loop.context.tensors().items()})

@@ -1,0 +1,31 @@
+"""What a model reads at one time.
+
+Legend: B batch, T sequence length.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Sequences of packed documents.
+
+    Args:
+        ids: token ids [B, T].
+        loss_mask: which of them the loss counts, boolean [B, T]; None: all.
+        positions: position ids [B, T] that begin at 0 with every document. transformers takes a restart for
+            the beginning of another text, which attends to nothing before it. None: they run through, and
+            tokens attend across documents.
+    """
+
+    ids: Tensor
+    loss_mask: Tensor | None = None
+    positions: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
