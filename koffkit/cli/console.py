@@ -45,11 +45,13 @@ def emit(result: Mapping[str, Any], *, indent: int | None = None) -> None:
 
 def print_results(results: Mapping[str, Any]) -> None:
     """Print the results of the stages `evaluate` and `route` of a run."""
-    from ..report.table import results_table, router_summary, router_table
+    from ..report.table import results_table, retention_table, router_summary, router_table
 
     console = stdout()
     if "domains" in results:
         console.print(results_table(results))
+    if "retention" in results:
+        console.print(retention_table(results["retention"]))
     if "router" in results:
         console.print(router_table(results["router"]))
         console.print(router_summary(results["router"]))

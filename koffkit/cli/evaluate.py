@@ -12,10 +12,26 @@ from ..report.verdict import verdict_of
 from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, say
 from .place import batch_size_option, device_option, dtype_option, verify_option
 
+PERPLEXITY = "perplexity"
+
 
 @click.command("evaluate")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--task", type=click.Choice(["perplexity"]), default="perplexity", show_default=True)
+@click.option(
+    "--task",
+    default=PERPLEXITY,
+    show_default=True,
+    help="perplexity, or tasks of lm-eval, comma-separated: arc_easy,piqa (extra `eval`).",
+)
+@click.option(
+    "--tasks-folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="YAML files of tasks of your own; only these are known then, and nothing is fetched.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Questions of each task.  [default: all]")
+@click.option(
+    "--few-shot", type=click.IntRange(min=0), help="Solved examples before a question.  [default: the task's]"
+)
 @click.option(
     "--memory", default="none", show_default=True, help="auto (the router decides), none, or a domain."
 )
@@ -35,6 +51,9 @@ from .place import batch_size_option, device_option, dtype_option, verify_option
 def command(
     path: Path,
     task: str,
+    tasks_folder: Path | None,
+    limit: int | None,
+    few_shot: int | None,
     memory: str,
     data: str | None,
     field: str,
@@ -46,7 +65,8 @@ def command(
     verify: bool,
     as_json: bool,
 ) -> None:
-    """Figures of a run, or the perplexity of an export or a plain model on --data."""
+    """Figures of a run (from its evaluate stage); of an export or a plain model the perplexity on --data, or
+    tasks of lm-eval."""
     from ..run.folder import RunFolder
 
     if not path.is_dir():
@@ -54,9 +74,15 @@ def command(
     run = RunFolder(path)
     if run.exists:
         results = run.require_finished().results
+        if task != PERPLEXITY:
+            raise UsageError(f"{path}: --task needs an export or a model; export the run first.")
         if "domains" not in results:
             raise UsageError(f"{path}: this run has no evaluate stage; export it and give --data.")
         _show(path, results, as_json)
+        return
+    if task != PERPLEXITY:
+        result = _tasks(path, task, memory, tasks_folder, limit, few_shot, device, dtype, batch_size)
+        emit(result) if as_json else _print_tasks(result)
         return
     if data is None:
         raise UsageError(f"{path}: give --data FILE, the text to measure the perplexity on.")
@@ -85,6 +111,52 @@ def command(
     emit(result) if as_json else say(f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})")
 
 
+def _tasks(
+    path: Path,
+    task: str,
+    memory: str,
+    folder: Path | None,
+    limit: int | None,
+    few_shot: int | None,
+    device: str | None,
+    dtype: str,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Run tasks of lm-eval."""
+    from .generate import require_memory
+
+    _require_model(path)
+    require_memory(path, memory)
+    quiet_libraries()
+    from ..runtime.tasks import run_tasks
+
+    progress = RichProgress()
+    names = [name.strip() for name in task.split(",") if name.strip()]
+    with progress.live():
+        found = run_tasks(
+            path,
+            names,
+            memory,
+            folder=folder,
+            limit=limit,
+            few_shot=few_shot,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    return {"path": str(path), "task": task, "memory": memory, **found}
+
+
+def _print_tasks(result: dict[str, Any]) -> None:
+    for name, figures in result["results"].items():
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in figures.items() if isinstance(value, float))
+        count = f" ({figures['questions']:,} questions)" if "questions" in figures else ""
+        say(f"{name}: {shown}{count}")
+    if result["picked"]:
+        say("the router picked " + ", ".join(f"{name} {count}" for name, count in result["picked"].items()))
+
+
 def _show(path: Path, results: dict[str, Any], as_json: bool) -> None:
     """The figures of a run, and what they mean."""
     verdict = verdict_of(results).to_json()
@@ -102,11 +174,16 @@ def _require(path: Path, data: str, field: str, memory: str) -> None:
         DataError: no file is there.
         UsageError: there is neither an export nor a model, or it has no such memory.
     """
-    from ..artefact.export import is_export
     from ..data.places import file_source, source_files
     from .generate import require_memory
 
-    if not is_export(path) and not (path / "config.json").is_file():
-        raise UsageError(f"{path}: neither a run, an export nor a model; give one of them.")
+    _require_model(path)
     require_memory(path, memory)
     source_files(file_source(data, field), Path.cwd(), "--data")
+
+
+def _require_model(path: Path) -> None:
+    from ..artefact.export import is_export
+
+    if not is_export(path) and not (path / "config.json").is_file():
+        raise UsageError(f"{path}: neither a run, an export nor a model; give one of them.")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
-from .console import emit, json_option, say
+from .console import RichProgress, emit, json_option, quiet_libraries, say
+from .place import device_option
 
 if TYPE_CHECKING:
     from ..report.page.facts import PageFacts
@@ -22,8 +23,34 @@ if TYPE_CHECKING:
     metavar="FILE.html",
     help="Where to write it.  [default: report.html in a run; NAME-report.html beside an export]",
 )
+@click.option(
+    "--analyses",
+    is_flag=True,
+    help="Of a run: compute the analyses, which needs the base; they stay in the run.",
+)
+@click.option(
+    "--completions",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of a run: let the models complete N held-out texts of each domain, which needs the base; the texts "
+    "stay in the run.",
+)
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    help="The unpruned model.  [default: where the run found it]",
+)
+@device_option
 @json_option
-def command(path: Path, output: Path | None, as_json: bool) -> None:
+def command(
+    path: Path,
+    output: Path | None,
+    analyses: bool,
+    completions: int | None,
+    base: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Write one HTML file about PATH, a run or an export: what was won, what it cost, how to load it.
 
     The file needs nothing else: no network, no other file.
@@ -31,12 +58,43 @@ def command(path: Path, output: Path | None, as_json: bool) -> None:
     from ..report.page.render import chart_library, render
     from ..storage.files import write_atomically
 
+    library = chart_library()
+    if analyses or completions is not None:
+        _compute(path, analyses, completions, base, device)
     facts = _facts(path)
-    page = render(facts, chart_library())
+    page = render(facts, library)
     target = output or _default(path, facts)
     write_atomically(target, page)
     result = {"path": str(path), "output": str(target), "bytes": target.stat().st_size}
     emit(result) if as_json else say(f"{target}: {result['bytes']:,} bytes; open it in a browser.")
+
+
+def _compute(
+    path: Path, analyses: bool, completions: int | None, base: Path | None, device: str | None
+) -> None:
+    """Ask the models of a run, and keep what they say in it.
+
+    Raises:
+        UsageError: this is not a finished run.
+        DataError: its base is not there.
+    """
+    from ..run.finished import FinishedRun
+    from ..storage.files import write_json
+    from ..storage.lock import writing_in
+
+    quiet_libraries()
+    progress = RichProgress()
+    run = FinishedRun.open(path, base)
+    with writing_in(path), progress.live():
+        if analyses:
+            from ..analysis.analyse import analyse
+
+            write_json(run.folder.analyses_file, analyse(run, progress, device=device))
+        if completions is not None:
+            from ..analysis.completions import complete
+
+            found = complete(run, completions, progress, device=device)
+            write_json(run.folder.completions_file, found)
 
 
 def _facts(path: Path) -> PageFacts:

@@ -27,17 +27,26 @@ from .vocabulary import beginning_of_text, end_of_document
 
 DOCUMENTS_AT_ONCE = 256
 FORMAT = 3  # of token files
+RETENTION = "_retention"
+"""Name of the token files of retention text."""
 Progress = Callable[[str], None]
 Document = tuple[list[int], list[bool] | None]  # token ids, and which of them the assistant said
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token streams of a recipe."""
+    """Token streams of a recipe.
+
+    Args:
+        train, heldout: by domain.
+        retention, retention_heldout: of retention text; None without it. With a single document nothing of it
+            is held out.
+    """
 
     train: dict[str, PackedTokens]
     heldout: dict[str, PackedTokens]
     retention: PackedTokens | None
+    retention_heldout: PackedTokens | None = None
 
     @property
     def domains(self) -> list[str]:
@@ -73,12 +82,12 @@ def prepare(
         job = _Job(loaded, f"domains.{domain}", source, domain, tokenizer, folder, vocab_size, warned)
         train[domain], heldout[domain] = job.run(recipe.holdout, said, begun)
         _require_sequence(train[domain], recipe.sequence_length, f"domains.{domain}")
-    retention = None
+    retention = kept = None
     if recipe.retention is not None:
-        job = _Job(loaded, "retention", recipe.retention, "_retention", tokenizer, folder, vocab_size, warned)
-        retention, _ = job.run(0.0, said, begun)
+        job = _Job(loaded, "retention", recipe.retention, RETENTION, tokenizer, folder, vocab_size, warned)
+        retention, kept = job.run(recipe.holdout, said, begun)
         _require_sequence(retention, recipe.sequence_length, "retention")
-    return Corpus(train=train, heldout=heldout, retention=retention)
+    return Corpus(train=train, heldout=heldout, retention=retention, retention_heldout=kept)
 
 
 def _require_sequence(tokens: PackedTokens, length: int, where: str) -> None:
@@ -179,9 +188,9 @@ class _Job:
             raise DataError(
                 f"{self.where}: the source holds no documents; give it text, or remove the domain."
             )
-        if holdout and documents < 2:
+        if holdout and documents < 2 and self.name != RETENTION:
             raise DataError(too_few_documents(self.where, self.source))
-        if holdout * documents < 1 and holdout:
+        if holdout * documents < 1 and holdout and documents > 1:
             kind = "files" if self.source.documents == "file" else "documents"
             self.warn(
                 f"{self.where}: {documents} {kind}, of which holdout: {holdout:g} is less than one; "

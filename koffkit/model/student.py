@@ -101,12 +101,18 @@ class Student(nn.Module):
             layer: how many layers to go through.
             gate_values: [L, U] by gate; None: the unpruned model.
         """
+        return self.every_hidden_state(input_ids, gate_values)[layer]
+
+    def every_hidden_state(
+        self, input_ids: Tensor, gate_values: GateValues | None = None
+    ) -> tuple[Tensor, ...]:
+        """Hidden states [B, T, D] of the embeddings and after every layer, without memory."""
         if self.memories is not None:
             self.memories.attach(None)
         self._values = gate_values
-        states: Tensor = self.model.model(
+        states: tuple[Tensor, ...] = self.model.model(
             input_ids=input_ids, use_cache=False, output_hidden_states=True
-        ).hidden_states[layer]
+        ).hidden_states
         return states
 
     @property

@@ -49,6 +49,19 @@ def results_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def retention_table(retention: Mapping[str, Any]) -> Table:
+    """What is kept of general text, under the bare backbone, the routed memory and every one."""
+    rows = {name: retention[name] for name in ("unpruned", "backbone", "auto") if name in retention}
+    rows |= {f"memory {name}": figures for name, figures in retention.get("memories", {}).items()}
+    table = Table(title="retention text, held out")
+    for name in ("condition", "KL", "perplexity"):
+        table.add_column(name, justify="left" if name == "condition" else "right", overflow="fold")
+    for name, figures in rows.items():
+        kl = "inf" if figures["kl"] is None else f"{figures['kl']:.4f}"
+        table.add_row(name, kl, format_figure("perplexity", figures["perplexity"]))
+    return table
+
+
 def router_table(figures: Mapping[str, Any]) -> Table:
     """The confusion matrix of a router, from stage `route`: one row per domain, one column per choice."""
     confusion = figures["confusion"]

@@ -109,7 +109,7 @@ def verdict_of(results: Mapping[str, Any], routing: Mapping[str, Any] | None = N
         gates_warning(results.get("gates")),
     ]
     return Verdict(
-        lines=_lines(losses, matched, compared),
+        lines=[*_lines(losses, matched, compared), *_kept(results.get("retention", {}))],
         warnings=[warning for warning in warnings if warning],
         recovered={name: _share([part]) for name, part in matched.items()},
         recovered_mean=_share(list(matched.values())),
@@ -174,6 +174,19 @@ def _lines(
             rank = f"the matched one is {'better than' if best else 'not the best of'} all"
         lines.append(f"With a wrong memory the mean KL is {wrong}; {rank}.")
     return lines
+
+
+def _kept(retention: Mapping[str, Any]) -> list[str]:
+    """What is left of general text; empty where it was not measured."""
+    backbone = _kl(retention.get("backbone"))
+    if backbone is None:
+        return []
+    said = f"On held-out retention text the bare backbone's KL to the unpruned model is {_number(backbone)}"
+    memories = [kl for figures in retention.get("memories", {}).values() if (kl := _kl(figures)) is not None]
+    if memories:
+        said += f", with a memory {_number(fmean(memories))} in the mean"
+    routed = _kl(retention.get("auto"))
+    return [said + (f", with the routed one {_number(routed)}." if routed is not None else ".")]
 
 
 def _won(parts: Sequence[_Losses]) -> str:

@@ -33,6 +33,11 @@ class RunFolder:
         return self.path / "repair.safetensors"
 
     @property
+    def scores_file(self) -> Path:
+        """What the masks were projected from."""
+        return self.path / "scores.safetensors"
+
+    @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -79,7 +84,8 @@ class RunFolder:
 
     def list_files(self) -> dict[str, FileEntry]:
         """Digests of what a run learned and read, by path below the folder; not of `run.json`."""
-        places = [self.masks_file, self.repair_file, self.metrics_file, self.domains_file.parent]
+        places = [self.masks_file, self.scores_file, self.repair_file, self.metrics_file]
+        places += [self.domains_file.parent]
         places += [self.data_dir, self.memories_dir, self.router_dir]
         files = [path for place in places for path in (place, *sorted(place.rglob("*"))) if path.is_file()]
         return {

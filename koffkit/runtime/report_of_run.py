@@ -230,7 +230,8 @@ def _sizes(plan: Plan) -> Sizes:
 def _loading(state: RunState) -> list[tuple[str, str]]:
     name = str(state.recipe["name"])
     memory = state.recipe["memory"]
-    domain = next((name for name in state.recipe["domains"] if memory["lora"] or memory["kv"]), None)
+    learned = any(memory.get(part) for part in ("lora", "kv", "neurons"))
+    domain = next(iter(state.recipe["domains"]), None) if learned else None
     return [
         ("Make an export of this run", f"koffkit export RUN --format hf --output {name}"),
         ("Try it", f'koffkit generate {name} --prompt "..."' + (f" --memory {domain}" if domain else "")),

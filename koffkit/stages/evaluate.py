@@ -6,7 +6,6 @@ Legend: B batch, T tokens, D hidden.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from ..errors import DataError, Interrupted
 from ..progress import StepCounter
 from ..recipe.sources import AutoDomains
 from ..strict import Positive, StrictModel
+from .scoring import UNPRUNED, Hidden, figures_of, likelihood, pruned, unpruned, without_infinities
 from .stage import StageKind
 
 if TYPE_CHECKING:
@@ -24,13 +24,9 @@ if TYPE_CHECKING:
 
     from ..checkpoint.spec import ModelSpec
     from ..data.recall import Fact
-    from ..method.likelihood import TokenSums
-    from ..model.batch import Batch
     from ..recipe.load import LoadedRecipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
-
-Condition = tuple[str, bool, "str | None"]  # name, pruned, memory
 
 
 class EvaluateOptions(StrictModel):
@@ -72,21 +68,21 @@ def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, An
         step()
 
     results = {domain: _evaluate_domain(context, options, domain, step_done) for domain in domains}
-    finite: dict[str, Any] = _without_infinities({"domains": results, "mean": _mean(results)})
+    finite: dict[str, Any] = without_infinities({"domains": results, "mean": _mean(results)})
     return finite
 
 
-def _conditions(context: Context, options: EvaluateOptions, domain: str) -> Iterator[Condition]:
-    yield "unpruned", False, None
-    yield "backbone", True, None
+def _conditions(context: Context, options: EvaluateOptions, domain: str) -> Iterator[tuple[str, Hidden]]:
+    yield UNPRUNED, unpruned(context)
+    yield "backbone", pruned(context, None)
     memories = context.student.memories
     if memories is None or not memories.exist:
         return
-    yield "matched", True, domain
+    yield "matched", pruned(context, domain)
     if options.swap:
         for other in context.corpus.domains:
             if other != domain:
-                yield f"swap.{other}", True, other
+                yield f"swap.{other}", pruned(context, other)
 
 
 def _num_steps(context: Context, options: EvaluateOptions, domain: str) -> int:
@@ -124,15 +120,20 @@ def _figures(
             options.recall_limit,
             vocab_size=vocab_size(context.student.spec.config),
         )
-    conditions = list(_conditions(context, options, domain))
-    sums = _likelihood(context, options, domain, conditions, step_done)
-    figures = {name: {"perplexity": part.perplexity, "kl": part.mean_kl} for name, part in sums.items()}
-    result: dict[str, Any] = {"tokens": sums["unpruned"].tokens, "swap": {}}
-    for condition in conditions:
-        name = condition[0]
+    conditions = dict(_conditions(context, options, domain))
+    heldout = context.corpus.heldout[domain]
+    sums = likelihood(context, heldout, conditions, options.batch_size, options.max_tokens, step_done)
+    if not sums[UNPRUNED].tokens:
+        raise DataError(
+            f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use "
+            "loss_on: all."
+        )
+    figures = {name: figures_of(part) for name, part in sums.items()}
+    result: dict[str, Any] = {"tokens": sums[UNPRUNED].tokens, "swap": {}}
+    for name, hidden in conditions.items():
         if facts is not None:
             limit = options.swap_recall_limit if name.startswith("swap.") else None
-            figures[name]["recall"] = _recall(context, condition, subsample(facts, limit))
+            figures[name]["recall"] = _recall(context, hidden, subsample(facts, limit))
             step_done()
         if name.startswith("swap."):
             result["swap"][name.removeprefix("swap.")] = figures[name]
@@ -141,57 +142,7 @@ def _figures(
     return result
 
 
-def _hidden(context: Context, batch: Batch, condition: Condition) -> Tensor:
-    _, pruned, memory = condition
-    with context.accelerator.autocast():
-        if not pruned:
-            return context.unpruned(batch.ids, batch.positions)
-        hidden: Tensor = context.student(batch.ids, context.masks, memory, batch.positions)
-    return hidden
-
-
-def _likelihood(
-    context: Context,
-    options: EvaluateOptions,
-    domain: str,
-    conditions: list[Condition],
-    step_done: Callable[[], None],
-) -> dict[str, TokenSums]:
-    """Likelihood and KL of every condition on the held-out tokens; the teacher runs once per batch."""
-    import torch
-
-    from ..method.likelihood import TokenSums, add_tokens, projected
-
-    sums = {name: TokenSums() for name, _, _ in conditions}
-    length, chunk = context.loaded.recipe.sequence_length, context.loaded.recipe.distill.chunk_tokens
-    head = context.student.head
-    heldout = context.corpus.heldout[domain]
-    for batch in heldout.sequences(length, options.batch_size, options.max_tokens):
-        batch = batch.to(context.accelerator.device)
-        counted = torch.ones_like(batch.ids, dtype=torch.bool) if batch.loss_mask is None else batch.loss_mask
-        scored = counted[:, 1:]
-        targets = batch.ids[:, 1:][scored]
-        teacher = projected(_hidden(context, batch, conditions[0])[:, :-1][scored], head)
-        for condition in conditions:
-            student = projected(_hidden(context, batch, condition)[:, :-1][scored], head)
-            add_tokens(
-                sums[condition[0]],
-                len(targets),
-                student,
-                targets=targets,
-                reference=teacher,
-                chunk_tokens=chunk,
-            )
-            step_done()
-    if not sums["unpruned"].tokens:
-        raise DataError(
-            f"domains.{domain}: no held-out token is the assistant's; hold out more (holdout), or use "
-            "loss_on: all."
-        )
-    return sums
-
-
-def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
+def _recall(context: Context, hidden: Hidden, facts: list[Fact]) -> float:
     from torch.nn import functional as F
 
     from ..data.recall import recall
@@ -200,8 +151,8 @@ def _recall(context: Context, condition: Condition, facts: list[Fact]) -> float:
     head = context.student.head
 
     def predict(ids: Tensor) -> Tensor:
-        hidden = _hidden(context, Batch(ids.to(context.accelerator.device)), condition)
-        return F.linear(hidden.to(head.dtype), head).argmax(-1)
+        states = hidden(Batch(ids.to(context.accelerator.device)))
+        return F.linear(states.to(head.dtype), head).argmax(-1)
 
     return fmean(recall(predict, facts))
 
@@ -224,15 +175,9 @@ def _average(key: str, rows: list[dict[str, float]]) -> float:
     return geometric_mean(values) if key == "perplexity" else fmean(values)
 
 
-def _without_infinities(value: Any) -> Any:
-    """A value with None for infinities, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: _without_infinities(part) for key, part in value.items()}
-    return value if not isinstance(value, float) or math.isfinite(value) else None
-
-
 class Evaluate(StageKind):
-    """Perplexity, KL and recall per domain: unpruned, backbone alone, matched memory, every other memory."""
+    """Perplexity, KL and recall per domain: unpruned, backbone alone, matched memory, every other memory; and
+    what is kept of general text."""
 
     name = "evaluate"
     options = EvaluateOptions
@@ -267,4 +212,12 @@ class Evaluate(StageKind):
             )
 
     def run(self, context: Context, options: EvaluateOptions, resume: Checkpoint | None) -> None:
+        import torch
+
+        from .retained import evaluate_retention
+
         context.results |= evaluate_domains(context, options)
+        with torch.no_grad():
+            kept = evaluate_retention(context, options.batch_size, options.max_tokens)
+        if kept:
+            context.results["retention"] = kept

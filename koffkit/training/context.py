@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.corpus import Corpus
 from ..errors import Interrupted
 from ..masks.convert import as_masks
-from ..masks.file import save_masks
+from ..masks.file import save_masks, save_scores
 from ..masks.masks import Masks, kept_counts
 from ..masks.repair import Repair
 from ..method.budget import Budget
@@ -87,8 +87,8 @@ class Context:
         restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
 
     def set_masks(self) -> Masks:
-        """Project the learned scores onto the budget, write `masks.safetensors`, repair what the recipe wants
-        repaired, and use both from now on."""
+        """Project the learned scores onto the budget, write both into the run, repair what the recipe wants
+        repaired, and use it all from now on."""
         from .repair import make_repair
 
         masks = self._project()
@@ -113,6 +113,7 @@ class Context:
         assert gates is not None
         self.masks = gates.hard(self.budget)
         masks = as_masks(self.masks)
+        save_scores(gates.scores(), self.run.scores_file)
         save_masks(masks, self.run.masks_file)
         self.learned["budget"] = self.budget.realised(kept_counts(masks)).to_json()
         return masks

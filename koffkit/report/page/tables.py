@@ -11,7 +11,12 @@ from typing import Any
 from ..table import format_figure
 
 FIGURES = {"kl": "KL", "perplexity": "perplexity", "recall": "recall"}
-NAMES = {"backbone": "backbone alone", "matched": "matched memory", "wrong": "wrong memory (mean)"}
+NAMES = {
+    "backbone": "backbone alone",
+    "matched": "matched memory",
+    "wrong": "wrong memory (mean)",
+    "text": "what the document says",
+}
 ORDER = ("unpruned", "backbone", "wrong", "matched")
 Figures = Mapping[str, Any]
 

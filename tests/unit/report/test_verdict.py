@@ -190,3 +190,14 @@ def test_a_card_shows_warnings_apart() -> None:
     shown = verdict_of(results(router=ROUTER | {"accuracy": 0.5})).markdown()
     assert shown.startswith("The memories recover")
     assert "\n\n> **Warning:** the router errs often" in shown
+
+
+def test_what_is_kept_of_general_text_is_said() -> None:
+    retention = {
+        "backbone": {"kl": 0.2},
+        "memories": {"a": {"kl": 0.3}, "b": {"kl": 0.5}},
+        "auto": {"kl": 0.25},
+    }
+    (line,) = verdict_of({"retention": retention}).lines
+    assert "KL to the unpruned model is 0.2, with a memory 0.4 in the mean, with the routed one 0.25." in line
+    assert verdict_of({"retention": {}}).lines == []

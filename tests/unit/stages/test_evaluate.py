@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
-from koffkit.stages.evaluate import _mean, _without_infinities
+from koffkit.stages.evaluate import _mean
+from koffkit.stages.scoring import without_infinities
 
 from ...conftest import Shipped
 
@@ -64,7 +65,7 @@ def test_what_is_beyond_a_float_is_null_in_the_results_and_readable_in_the_table
         "a": {"unpruned": low, "backbone": high, "matched": low, "swap": {"b": high}},
         "b": {"unpruned": low, "backbone": low, "matched": low, "swap": {"a": high}},
     }
-    results = _without_infinities({"domains": rows, "mean": _mean(rows)})
+    results = without_infinities({"domains": rows, "mean": _mean(rows)})
     assert "Infinity" not in json.dumps(results)
     assert results["domains"]["a"]["backbone"] == {"perplexity": None, "kl": 0.5}
     assert results["mean"]["backbone"] == {"perplexity": None, "kl": 0.5}
