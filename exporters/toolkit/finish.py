@@ -47,8 +47,7 @@ def finish(
         merged: the memory that the backbone's weights contain; None: there is none.
         kept_removed: what was written of what the backbone lacks; None: nothing.
 
-    Returns:
-        what `koffkit export --json` prints: the manifest without files and golden logits.
+    Returns: what `koffkit export --json` prints: the manifest without files and golden logits.
 
     Raises:
         IntegrityError: the number of removed parameters is not the planned one.

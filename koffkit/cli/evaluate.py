@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from ..errors import UsageError
 from ..report.verdict import verdict_of
 from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, say
 from .place import batch_size_option, device_option, dtype_option, verify_option
+
+if TYPE_CHECKING:
+    from ..run.folder import RunFolder
 
 PERPLEXITY = "perplexity"
 
@@ -73,12 +76,7 @@ def command(
         raise UsageError(f"{path}: no such folder.")
     run = RunFolder(path)
     if run.exists:
-        results = run.require_finished().results
-        if task != PERPLEXITY:
-            raise UsageError(f"{path}: --task needs an export or a model; export the run first.")
-        if "domains" not in results:
-            raise UsageError(f"{path}: this run has no evaluate stage; export it and give --data.")
-        _show(path, results, as_json)
+        _show(path, _results(run, task), as_json)
         return
     if task != PERPLEXITY:
         result = _tasks(path, task, memory, tasks_folder, limit, few_shot, device, dtype, batch_size)
@@ -109,6 +107,20 @@ def command(
     result = {"path": str(path), "task": task, "memory": memory, **figures}
     shown = "inf" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}"
     emit(result) if as_json else say(f"perplexity {shown} on {figures['tokens']:,} tokens (memory {memory})")
+
+
+def _results(run: RunFolder, task: str) -> dict[str, Any]:
+    """The figures of a run.
+
+    Raises:
+        UsageError: it has none, or a task is asked for, which needs an export.
+    """
+    results = run.require_finished().results
+    if task != PERPLEXITY:
+        raise UsageError(f"{run.path}: --task needs an export or a model; export the run first.")
+    if "domains" not in results:
+        raise UsageError(f"{run.path}: this run has no evaluate stage; export it and give --data.")
+    return results
 
 
 def _tasks(

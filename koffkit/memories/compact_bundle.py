@@ -107,6 +107,11 @@ def write_compact(bundle: Bundle, export: Export, options: Options, target: Path
     if shipped is not None:
         changes["replaces"] = shipped
     _without_golden(info).evolve(**changes).write(target / MEMORY_FILE)
+    return _finished(target, export)
+
+
+def _finished(target: Path, export: Export) -> Bundle:
+    """Add golden logits and a card."""
     record_golden(target, export.backbone)
     write_bundle_card(target, export.manifest)
     return open_bundle(target)

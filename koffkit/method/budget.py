@@ -134,8 +134,7 @@ def plan_budget(
     Args:
         structures: names of the structures to prune.
         global_sparsity: share of the base's parameters to remove, in (0, 1).
-        multiple_of: kept channels are a multiple of this.
-        layers: the layers that have gates; None: all.
+        multiple_of: kept channels are a multiple of this. layers: those with gates; None: all.
 
     Raises:
         UsageError: the structures do not go together, or a number cannot be met.

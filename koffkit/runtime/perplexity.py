@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from ..progress import Progress, Silent
 if TYPE_CHECKING:
     import torch
 
+    from ..method.likelihood import TokenSums
     from ..model.batch import Batch
     from .model import KoffModel
 
@@ -56,14 +57,23 @@ def perplexity(
         UsageError, ResourceError: there is no such kind of device or dtype; it is not available here.
     """
     from ..devices import find_device
-    from ..method.likelihood import TokenSums, add_tokens, given
     from .model import KoffModel
 
     model = KoffModel.from_pretrained(path, device=find_device(device), dtype=dtype, verify=verify)
     text = packed_text(model.tokenizer, data, field, vocab_size=int(model.model.config.vocab_size))
-    sums, progress = TokenSums(), progress or Silent()
     across = attends_across(path) if attend_across_documents is None else attend_across_documents
     batches = list(sequences(text, sequence_length, batch_size, apart=not across))
+    sums = _likelihood(model, batches, memory, progress or Silent())
+    value = sums.perplexity
+    return {"perplexity": value if math.isfinite(value) else None, "tokens": sums.tokens}
+
+
+def _likelihood(
+    model: KoffModel, batches: Sequence[Batch], memory: str | None, progress: Progress
+) -> TokenSums:
+    from ..method.likelihood import TokenSums, add_tokens, given
+
+    sums = TokenSums()
     progress.start("evaluate", len(batches), 0)
     for done, batch in enumerate(batches, 1):
         rows = batch.to(model.device)
@@ -72,8 +82,7 @@ def perplexity(
         targets = rows.ids[:, 1:].flatten()
         add_tokens(sums, len(targets), given(logits), targets=targets)
         progress.advance("evaluate", done, {})
-    value = sums.perplexity
-    return {"perplexity": value if math.isfinite(value) else None, "tokens": sums.tokens}
+    return sums
 
 
 def attends_across(path: Path) -> bool:

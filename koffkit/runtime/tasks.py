@@ -45,20 +45,12 @@ def run_tasks(
         UsageError: lm-eval is not installed, or there is no such task, memory or router.
         DataError: a task's data cannot be read.
     """
-    if folder is not None:
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-            os.environ.setdefault(name, "1")
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise UsageError("--task: lm-eval is not installed; pip install 'koffkit[eval]'.") from None
-    from datasets.utils.logging import disable_progress_bar
+    _require_harness(offline=folder is not None)
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
     from .harness import HarnessModel
 
-    disable_progress_bar()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     known = TaskManager(include_path=None if folder is None else str(folder), include_defaults=folder is None)
     _require_tasks(tasks, known, folder)
     model = HarnessModel(path, memory, device, dtype, batch_size, _telling(progress or Silent()))
@@ -75,6 +67,24 @@ def run_tasks(
     except (OSError, ValueError) as error:
         raise DataError(f"--task {','.join(tasks)}: {str(error).splitlines()[0]}") from None
     return {"results": {name: _figures(found, name) for name in found["results"]}, "picked": model.picked}
+
+
+def _require_harness(*, offline: bool) -> None:
+    """Refuse to go on without lm-eval, and keep it quiet.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if offline:
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+            os.environ.setdefault(name, "1")
+    try:
+        import lm_eval  # noqa: F401
+        from datasets.utils.logging import disable_progress_bar
+    except ImportError:
+        raise UsageError("--task: lm-eval is not installed; pip install 'koffkit[eval]'.") from None
+    disable_progress_bar()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def _telling(progress: Progress) -> Callable[[int, int], None]:

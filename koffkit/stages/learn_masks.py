@@ -58,7 +58,7 @@ class LearnMasks(StageKind):
 def _record_sparsity(context: Context, stage: str) -> None:
     """Put into the results how far from their target the gates ended, and warn of it. From the metrics,
     because a stage that is resumed after its last step computes nothing anew."""
-    from ..report.verdict import gates_warning
+    from ..report.gates import gates_warning
     from ..run.live import last_step
 
     figures = last_step(context.run, stage)

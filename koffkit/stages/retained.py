@@ -57,12 +57,20 @@ def _memory_names(context: Context) -> list[str]:
 
 def _router(context: Context) -> Router:
     """The run's router, which may read the backbone."""
+    from ..arch.weights import vocab_size
     from ..model.pooling import pooled_features
     from ..router import load_router
 
     def features(layer: int, max_tokens: int) -> Features:
         hidden = partial(context.student.hidden_states, layer=layer, gate_values=context.masks)
-        return pooled_features(hidden, context.tokenizer, max_tokens, 16, context.accelerator.device)
+        return pooled_features(
+            hidden,
+            context.tokenizer,
+            max_tokens,
+            16,
+            context.accelerator.device,
+            vocab_size=vocab_size(context.student.spec.config),
+        )
 
     router = load_router(context.run.router_dir)
     router.read_backbone(features)

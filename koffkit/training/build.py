@@ -54,20 +54,11 @@ def build_context(
         UsageError: a tracker is not installed.
         IntegrityError: what transformers loads is not what koffkit reads.
     """
-    from ..data.corpus import prepare
     from ..model.student import Student
 
     recipe = loaded.recipe
     tokenizer = load_tokenizer(base.folder, trust_remote_code=recipe.base.trust_remote_code)
-    corpus = prepare(
-        loaded,
-        tokenizer,
-        run.data_dir,
-        progress.message,
-        warn=progress.warn,
-        vocab_size=vocab_size(base.config),
-        begun=run.metrics_file.is_file(),
-    )
+    corpus = _corpus(loaded, run, base, tokenizer, progress)
     accelerator = make_accelerator(recipe, run, device)
     progress.message(f"loading {recipe.base.model}")
     model = _load(base, recipe, progress)
@@ -80,17 +71,23 @@ def build_context(
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
     sliced_by = None if masks is None else as_gates(load_masks(masks, base))
-    return Context(
+    parts = (loaded, run, corpus, tokenizer, accelerator, student, budget, progress)
+    return Context(*parts, teacher=teacher, backbone_masks=sliced_by)
+
+
+def _corpus(
+    loaded: LoadedRecipe, run: RunFolder, base: ModelSpec, tokenizer: Any, progress: Progress
+) -> Corpus:
+    from ..data.corpus import prepare
+
+    return prepare(
         loaded,
-        run,
-        corpus,
         tokenizer,
-        accelerator,
-        student,
-        budget,
-        progress,
-        teacher=teacher,
-        backbone_masks=sliced_by,
+        run.data_dir,
+        progress.message,
+        warn=progress.warn,
+        vocab_size=vocab_size(base.config),
+        begun=run.metrics_file.is_file(),
     )
 
 
