@@ -90,19 +90,12 @@ def command(
 
     progress = RichProgress()
     progress.message(f"measuring the perplexity on {data}")
+    settings: dict[str, Any] = {"sequence_length": sequence_length, "field": field, "batch_size": batch_size}
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "verify": verify, "progress": progress}
+    chosen = None if memory == "none" else memory
     with progress.live():
         figures = perplexity(
-            path,
-            data,
-            None if memory == "none" else memory,
-            sequence_length=sequence_length,
-            field=field,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            attend_across_documents=attend_across_documents,
-            verify=verify,
-            progress=progress,
+            path, data, chosen, attend_across_documents=attend_across_documents, **settings, **where
         )
     result = {"path": str(path), "task": task, "memory": memory, **figures}
     shown = "inf" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}"

@@ -54,16 +54,14 @@ def run_tasks(
     known = TaskManager(include_path=None if folder is None else str(folder), include_defaults=folder is None)
     _require_tasks(tasks, known, folder)
     model = HarnessModel(path, memory, device, dtype, batch_size, _telling(progress or Silent()))
+    settings: dict[str, Any] = {
+        "num_fewshot": few_shot,
+        "limit": limit,
+        "log_samples": False,
+        "bootstrap_iters": 0,
+    }
     try:
-        found = simple_evaluate(
-            model,
-            tasks=list(tasks),
-            num_fewshot=few_shot,
-            limit=limit,
-            task_manager=known,
-            log_samples=False,
-            bootstrap_iters=0,
-        )
+        found = simple_evaluate(model, tasks=list(tasks), task_manager=known, **settings)
     except (OSError, ValueError) as error:
         raise DataError(f"--task {','.join(tasks)}: {str(error).splitlines()[0]}") from None
     return {"results": {name: _figures(found, name) for name in found["results"]}, "picked": model.picked}

@@ -5,6 +5,7 @@ Legend: B batch, T tokens, N = B * T, C channels that a gate multiplies, U units
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -25,37 +26,63 @@ class Fisher(Selector):
     per parameter."""
 
     def saliency(self, text: Calibration) -> Saliencies:
-        student, total = text.student, text.zeros()
-        ones = {name: torch.ones_like(table, requires_grad=True) for name, table in total.items()}
-        generator = torch.Generator(student.head.device).manual_seed(text.seed)
-        objective = Objective.named("cross_entropy")
-        tokens = 0
+        total = text.zeros()
 
-        def receive(place: GatePlace, values: Tensor) -> None:
-            if values.requires_grad:
-                row = total[place.gate][place.layer]
-                hook = partial(_add_squares, row, place, values.detach())
-                values.register_hook(hook)  # type: ignore[no-untyped-call]
+        def add(place: GatePlace, values: Tensor, slopes: Tensor) -> None:
+            total[place.gate][place.layer].add_(squared_products(place, values, slopes))
 
-        with watching(gate_places(student, total), receive):
-            for batch in text.batches():
-                with text.autocast():
-                    hidden = student(batch.ids, ones, positions=batch.positions).flatten(0, 1)
-                    labels = _drawn(hidden.detach(), student.head, text.chunk_tokens, generator)
-                    loss, _, _ = training_loss(
-                        hidden, None, labels, student.head, objective, text.chunk_tokens
-                    )
-                torch.autograd.grad(loss * batch.ids.numel(), list(ones.values()))
-                tokens += batch.ids.numel()
+        tokens = watch_slopes(text, add)
         return {name: sums / max(1, tokens) for name, sums in total.items()}
 
 
-def _add_squares(row: Tensor, place: GatePlace, values: Tensor, gradient: Tensor) -> None:
-    """Add (activation * gradient)^2 of every token [B, T, C] to the units [U] of a layer."""
-    products = (values.float() * gradient.float()).flatten(0, -2)
-    if len(place.units) != len(row):  # several channels of a unit
-        products = products.new_zeros(len(products), len(row)).index_add_(1, place.units, products)
-    row += products.square().sum(0)
+def watch_slopes(text: Calibration, add: Callable[[GatePlace, Tensor, Tensor], None]) -> int:
+    """Show the unpruned model its text, with labels drawn from itself; returns the number of tokens.
+
+    Args:
+        text: what is shown.
+        add: called for every gate, layer and batch with what the gate multiplies, [N, C], and the derivative
+            of log p(labels) by it, [N, C].
+    """
+    student, sizes = text.student, text.sizes
+    device = student.head.device
+    ones = {name: torch.ones(size, device=device, requires_grad=True) for name, size in sizes.items()}
+    generator = torch.Generator(device).manual_seed(text.seed)
+    objective = Objective.named("cross_entropy")
+    tokens = 0
+
+    def receive(place: GatePlace, values: Tensor) -> None:
+        if values.requires_grad:
+            hook = partial(_with_slope, place, values.detach(), add)
+            values.register_hook(hook)  # type: ignore[no-untyped-call]
+
+    with watching(gate_places(student, sizes), receive):
+        for batch in text.batches():
+            with text.autocast():
+                hidden = student(batch.ids, ones, positions=batch.positions).flatten(0, 1)
+                labels = _drawn(hidden.detach(), student.head, text.chunk_tokens, generator)
+                loss, _, _ = training_loss(hidden, None, labels, student.head, objective, text.chunk_tokens)
+            torch.autograd.grad(loss * batch.ids.numel(), list(ones.values()))
+            tokens += batch.ids.numel()
+    return tokens
+
+
+def _with_slope(
+    place: GatePlace, values: Tensor, add: Callable[[GatePlace, Tensor, Tensor], None], slopes: Tensor
+) -> None:
+    add(place, values.float().flatten(0, -2), slopes.float().flatten(0, -2))
+
+
+def squared_products(place: GatePlace, values: Tensor, slopes: Tensor) -> Tensor:
+    """(activation * slope)^2, the product summed over a unit's channels, summed over tokens: [U].
+
+    Args:
+        values, slopes: [N, C].
+    """
+    products = values * slopes
+    units = int(place.units.max()) + 1
+    if len(place.units) != units:  # several channels of a unit
+        products = products.new_zeros(len(products), units).index_add_(1, place.units, products)
+    return products.square().sum(0)
 
 
 @torch.no_grad()

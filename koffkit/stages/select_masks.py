@@ -30,7 +30,7 @@ class SelectMasksOptions(StrictModel):
     selector: SelectorName = Field(
         "activation",
         description="magnitude (weights), activation (Wanda), taylor (LLM-Pruner), flap, depth (ShortGPT) or "
-        "fisher (the KL to the unpruned model, to second order).",
+        "fisher (the KL to the unpruned model, to second order), or sensitivity (the same, steadier).",
     )
     batches: Positive = Field(8, description="Batches of each domain, and of retention text, to look at.")
     batch_size: Positive = Field(2, description="Sequences in a batch.")

@@ -77,7 +77,7 @@ def test_every_option_at_once_resumes_bit_identically(llama: Path, tmp_path: Pat
         del figures["router"]["milliseconds"]
     assert parts.results == whole.results and len(whole.memory_layers) == 2
     files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors")]
-    assert len(files) == 1 + 2 * 2 + 1
+    assert len(files) == 2 + 2 * 2 + 1  # masks and scores, two halves of two memories, the router
     for name in files:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
 

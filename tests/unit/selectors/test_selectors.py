@@ -25,7 +25,7 @@ from koffkit.training.context import Context
 
 from ...common import recipe_dict, write_recipe
 
-NAMES = ["activation", "depth", "fisher", "flap", "magnitude", "taylor"]
+NAMES = ["activation", "depth", "fisher", "flap", "magnitude", "sensitivity", "taylor"]
 MASK = {
     "structures": ["mlp_neuron", "kv_group"],
     "global_sparsity": 0.2,
