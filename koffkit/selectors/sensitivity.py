@@ -13,10 +13,13 @@ from .fisher import squared_products, watch_slopes
 
 
 class Sensitivity(Selector):
-    """The geometric mean of two estimates of what removing a unit costs. E[(a d)^2], where a is what the gate
-    multiplies and d the slope of log p(labels) by it, is right but noisy on little text; E[a^2] E[d^2] is what
-    it would be if the two were independent (as in K-FAC, Martens and Grosse 2015, arXiv 1503.05671), and less
-    noisy. Channels of one unit count as independent there. Stage `restore` ranks neurons in the same way."""
+    """The geometric mean of two estimates of what removing a unit costs.
+
+    E[(a d)^2], where a is what the gate multiplies and d the slope of log p(labels) by it, is right but noisy
+    on little text. E[a^2] E[d^2] is what it would be if the two were independent (as in K-FAC, Martens and
+    Grosse 2015, arXiv 1503.05671), and less noisy; channels of one unit count as independent there. Stage
+    `restore` ranks neurons in the same way.
+    """
 
     def saliency(self, text: Calibration) -> Saliencies:
         products = text.zeros()

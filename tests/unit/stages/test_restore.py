@@ -115,7 +115,7 @@ def test_backbone_and_memories_are_repaired_together(llama: Path, tmp_path: Path
     assert state["repair"]["error_after"] < state["repair"]["error_before"]
     export(tmp_path / "least_squares" / "run", tmp_path / "out")  # refuses what is not the same
     bundle = json.loads((tmp_path / "out" / "memories" / "north" / "memory.json").read_text())
-    assert bundle["neurons"] == {"count": 6, "layout": "uniform", "tuned": False, "fitted": True}
+    assert bundle["neurons"] == {"count": 9, "layout": "uniform", "tuned": False, "fitted": True}
 
 
 def test_neurons_and_their_stage_go_together(llama: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_every_pass_over_packed_text(llama: Path, tmp_path: Path, across: bool, 
         "warm start": lambda: warm_start(loop.context, loop.options),
         "step": lambda: loop._step(0),
         "held-out": lambda: loop._heldout(1),
-        "moments": lambda: list(layer_moments(loop.context, "moments", 2, 2)),
+        "moments": lambda: list(layer_moments(loop.context)),
         "restore": lambda: _sums_by_domain(loop.context, 1, 2),
         "evaluate": lambda: evaluate_domains(loop.context, EvaluateOptions(max_tokens=256)),
     }
