@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint types docs bench conformance torture writers bombs fuzz flips clean
+.PHONY: real quickstart test lint types docs bench conformance torture writers bombs fuzz flips clean
 INPUTS ?= 20000
 FLIPS ?= 2000
 ROUNDS ?= 50
@@ -53,6 +53,10 @@ fuzz: $(STAMP)  # make fuzz INPUTS=100000
 
 flips: $(STAMP)  # make flips FLIPS=10000
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.flips --flips $(FLIPS)
+
+real: $(STAMP)  # make real CORPUS=folder: history.txt and science.txt
+	$(BIN)/python benchmarks/real/prepare.py
+	$(BIN)/python benchmarks/real/smoke.py --corpus $(CORPUS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/export_speed.py

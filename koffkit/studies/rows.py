@@ -172,6 +172,18 @@ def _prune_less(tree: Tree, setting: Setting) -> None:
     tree["mask"]["global_sparsity"] = removed / plan.budget.base_params
 
 
+def _restored_neurons(tree: Tree, setting: Setting) -> None:
+    """Instead of the recipe's memory as many bytes of removed neurons, as they were and untrained."""
+    neurons = {"bytes": setting.plan.memory_bytes, "layout": setting.recipe.mask.layout}
+    tree["memory"] |= {"lora": None, "kv": None, "neurons": neurons}
+    options = _stage(tree, "learn_masks")
+    if options is not None:
+        options["joint"] = False
+    known = _stage(tree, "restore") or {}
+    _without(tree, "restore", "recover")
+    tree["stages"].insert(1, {"restore": known})
+
+
 def _unpruned_lora(tree: Tree, setting: Setting) -> None:
     """One LoRA for each domain on the unpruned base, of the bytes of one memory, trained on the text as teams
     do today."""
@@ -232,6 +244,9 @@ ROWS: dict[str, Row] = {
     "prune_then_recover": Row(meaning="masks first, then memories", change=_prune_then_recover),
     "prune_less": Row(
         meaning="no memory, less pruned: loaded parameters of backbone + one memory", change=_prune_less
+    ),
+    "restored_neurons": Row(
+        meaning="removed neurons of the memory's bytes, untrained", change=_restored_neurons
     ),
     "unpruned_lora": Row(
         meaning="a LoRA for each domain on the unpruned base, of one memory's bytes",

@@ -124,3 +124,16 @@ def test_unknown_rows_and_recipes_without_figures_are_refused(base: Path, tmp_pa
         find_row("pruning-only")
     with pytest.raises(UsageError, match=r"a study needs the figures of stage evaluate"):
         entries(base, tmp_path, ["koff"], stages=[{"learn_masks": {"max_steps": 1}}])
+
+
+def test_restored_neurons_take_the_bytes_of_the_memory(base: Path, tmp_path: Path) -> None:
+    mask = {"structures": ["mlp_neuron"], "global_sparsity": 0.2, "multiple_of": 4}
+    memory = {"layers": "all", "lora": {"rank": 2, "alpha": 2, "targets": ["up_proj"]}, "kv": {"tokens": 3}}
+    plain = recipe_of(base, tmp_path, "koff", memory=memory, mask=mask)
+    restored = recipe_of(base, tmp_path, "restored_neurons", memory=memory, mask=mask)
+    assert [stage.name for stage in restored.stages][:2] == ["learn_masks", "restore"]
+    assert restored.memory.lora is None
+    assert restored.memory.neurons is not None
+    wanted = make_plan(plain, ModelSpec.open(base)).memory_bytes
+    assert restored.memory.neurons.bytes == wanted
+    assert 0 < make_plan(restored, ModelSpec.open(base)).memory_bytes <= wanted
