@@ -22,9 +22,11 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
         box=None,
         padding=(0, 1, 0, 0),
     )
+    neurons = any(row["neurons"] for row in memories.values())  # the column is shown where it says something
     table.add_column("memory", overflow="fold")
     for name in COLUMNS:
-        table.add_column(name, justify="right", overflow="fold")
+        if neurons or name != "neurons":
+            table.add_column(name, justify="right", overflow="fold")
     for name, row in memories.items():
         origin = row["origin"] + ("*" if row["compacted"] else "")
         cells = [
@@ -33,7 +35,7 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
             layer_range(row["layers"]),
             _or_none(row["rank"]),
             _or_none(row["kv_tokens"]),
-            _or_none(row["neurons"]),
+            *([_or_none(row["neurons"])] if neurons else []),
         ]
         table.add_row(
             name, *cells, row["dtype"], "yes" if row["in_router"] else "no", origin, *_figures(row["figures"])

@@ -123,8 +123,8 @@ def _bundle(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "domain", facts["domain"]
     yield "backbone", f"{facts['backbone_digest'][:12]}, and no other"
     halves = ", ".join(f"{name} {count:,}" for name, count in facts["parameters_by_half"].items())
-    yield "parameters", f"{facts['parameters']:,} ({halves}), {facts.get('dtype', 'float32')}"
-    yield "bytes", readable_bytes(sum(entry["size"] for entry in facts["files"].values()))
+    size = readable_bytes(sum(entry["size"] for entry in facts["files"].values()))
+    yield "parameters", f"{facts['parameters']:,} ({halves}), {facts.get('dtype', 'float32')}, {size}"
     lora, kv = facts["lora"], facts["kv"]
     yield "LoRA", "none" if lora is None else f"rank {lora['rank']} on {', '.join(lora['targets'])}"
     yield "KV", "none" if kv is None else f"{kv['tokens']} memory tokens a layer"

@@ -13,7 +13,7 @@ from ..conftest import Shipped
 
 LEARNED = [
     "memory.kv={tokens: 3, init: random}",  # better than text for so small a model
-    "stages.recover.max_steps=60",
+    "stages.recover.max_steps=200",
     "stages.recover.batch_size=4",
     "stages.recover.lr={lora: 5.0e-3, kv: 1.0e-2}",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from koffkit.checkpoint.fingerprint import SAMPLE_BYTES, SAMPLES
+from koffkit.cli.text import visible
 
 from ..common import sentences
 from ..conftest import Koffkit, Shipped
@@ -18,7 +19,7 @@ NORTH = sentences(1, 1)[0][:20]
 def test_it_streams_and_says_which_memory_it_used(shipped: Shipped, koffkit: Koffkit) -> None:
     arguments = ["generate", shipped.export, "--prompt", NORTH, "--max-new-tokens", 5]
     shown, told = koffkit(*arguments), koffkit(*arguments, "--json").json["completions"][0]
-    assert shown.out == f"{NORTH}{told['completion']}\n"
+    assert shown.out == visible(f"{NORTH}{told['completion']}") + "\n"
     assert f"memory {told['memory']} (the router is {told['probability']:.1%} sure)" in shown.err
 
 

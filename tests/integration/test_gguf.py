@@ -44,7 +44,7 @@ def test_every_command_works_with_a_gguf_file(recipe: Path, koffkit: Koffkit) ->
         result = koffkit(*command)
         assert result.code == 0, result.err
     shown = koffkit("inspect", "out", "--json")
-    assert shown.json["base"]["model"] == "models/tiny.gguf"
+    assert shown.json["base"]["model"] == "./models/tiny.gguf"
     assert shown.json["base"]["license"] == {"license": "apache-2.0"}
 
 

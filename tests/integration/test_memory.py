@@ -127,7 +127,10 @@ def test_facts_report_recall_and_a_field_is_followed(out: Path, koffkit: Koffkit
     assert missing.code == 3 and "no field 'nowhere'" in missing.err
 
 
-def test_the_base_may_have_moved(out: Path, llama: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+def test_the_base_may_have_moved(
+    out: Path, llama: Path, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOFFKIT_CACHE", str(tmp_path / "of another machine"))
     manifest = json.loads((out / "koffkit.json").read_text())
     manifest["base"]["model"] = "./gone"
     write_record(out / "koffkit.json", manifest)
@@ -185,7 +188,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no halves": (
         ("east", "--text", "east.txt", "--set", "memory.lora=null", "--set", "memory.kv=null"),
         2,
-        "both halves are off",
+        "all halves are off",
     ),
     "no such layer": (("east", "--text", "east.txt", "--set", "memory.layers=[9]"), 2, "use layers 0 to 2"),
 }

@@ -123,7 +123,10 @@ def test_compact_in_place_replaces_and_verify_accepts_it(out: Path, koffkit: Kof
     assert found.code == 4 and "adapter_packed.safetensors" in found.json["problems"][0]
 
 
-def test_compact_without_text_or_base_says_so(out: Path, llama: Path, koffkit: Koffkit) -> None:
+def test_compact_without_text_or_base_says_so(
+    out: Path, llama: Path, koffkit: Koffkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOFFKIT_CACHE", str(tmp_path / "of another machine"))
     first = koffkit("memory", "compact", out, "--json")
     assert "no --data" in first.err and set(first.json["memories"]) == {"north", "south"}
     assert (

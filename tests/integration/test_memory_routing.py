@@ -83,7 +83,10 @@ def test_a_bundle_beside_another_router_is_not_routed_to(out: Path, koffkit: Kof
     assert "east" not in {name for name, _ in KoffModel.from_pretrained(out).route(unseen(7))}
 
 
-def test_text_of_others_can_be_given(out: Path, koffkit: Koffkit) -> None:
+def test_text_of_others_can_be_given(
+    out: Path, koffkit: Koffkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOFFKIT_CACHE", str(tmp_path / "of another machine"))
     manifest = json.loads((out / "koffkit.json").read_text())
     for source in manifest["recipe"]["domains"].values():
         source["text"] = "gone.txt"
@@ -113,7 +116,10 @@ def test_text_of_others_can_be_given(out: Path, koffkit: Koffkit) -> None:
     assert found.json["routing"]["against"] == ["other.txt"]
 
 
-def test_what_is_missing_of_the_others_is_named(out: Path, koffkit: Koffkit) -> None:
+def test_what_is_missing_of_the_others_is_named(
+    out: Path, koffkit: Koffkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOFFKIT_CACHE", str(tmp_path / "of another machine"))
     manifest = json.loads((out / "koffkit.json").read_text())
     manifest["recipe"]["domains"]["south"]["text"] = "gone.txt"
     write_record(out / "koffkit.json", manifest)

@@ -133,9 +133,10 @@ def test_bf16_is_as_exact_as_the_masked_model_in_bf16(family: str, tmp_path: Pat
 def test_the_matrix_covers_what_the_recipe_offers() -> None:
     from typing import get_args
 
-    from koffkit.recipe.schema import StructureName
+    from koffkit.recipe.schema import Mask, StructureName
 
     named = {name for entry in STRUCTURES.values() if isinstance(entry, list) for name in entry}
+    named |= set(Mask(structures="paper_qkv", global_sparsity=0.1).structure_names)
     assert named == set(get_args(StructureName)) and "paper" in STRUCTURES
 
 

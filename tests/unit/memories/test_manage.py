@@ -80,6 +80,7 @@ def test_the_table_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[s
         "layers": [0, 1, 2],
         "rank": 32,
         "kv_tokens": None,
+        "neurons": None,
         "dtype": "float32",
         "in_router": False,
         "origin": "shipped",

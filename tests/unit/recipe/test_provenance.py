@@ -84,7 +84,7 @@ def test_validate_says_so_on_the_command_line(koffkit: Koffkit, project_folder: 
     model = project_folder / "Qwen/Qwen2.5-3B"
     text = f"extends: paper/qwen2.5-3b-topics\nname: mine\nbase: {{model: {model}}}\n"
     path.write_text(text)
-    assert koffkit("recipe", "validate", path).out.endswith("mine.yaml: ok\n")
+    assert "mine.yaml: ok" in koffkit("recipe", "validate", path).out
     path.write_text(text + "mask: {global_sparsity: 0.9}\n")
     refused = koffkit("recipe", "validate", path)
     assert refused.code == 2
