@@ -12,6 +12,9 @@ from ..errors import DataError, UsageError, did_you_mean
 from ..progress import Progress, Silent
 
 
+QUIETLY: dict[str, Any] = {"log_samples": False, "bootstrap_iters": 0}
+
+
 def run_tasks(
     path: Path,
     tasks: Sequence[str],
@@ -32,8 +35,7 @@ def run_tasks(
         tasks: names of lm-eval's tasks, or of those in `folder`.
         memory: a domain, `none`, or `auto`: the router reads every context and picks.
         folder: YAML files of tasks. Only these are known then, and nothing is fetched.
-        limit: the most questions of each task; None: all.
-        few_shot: solved examples before every question; None: as the task says.
+        limit: the most questions of each task; None: all. few_shot: solved examples before each.
         device, dtype, batch_size: as for `KoffModel`.
         progress: told of prompts; by default nobody is.
 
@@ -54,14 +56,9 @@ def run_tasks(
     known = TaskManager(include_path=None if folder is None else str(folder), include_defaults=folder is None)
     _require_tasks(tasks, known, folder)
     model = HarnessModel(path, memory, device, dtype, batch_size, _telling(progress or Silent()))
-    settings: dict[str, Any] = {
-        "num_fewshot": few_shot,
-        "limit": limit,
-        "log_samples": False,
-        "bootstrap_iters": 0,
-    }
+    asked: dict[str, Any] = {"num_fewshot": few_shot, "limit": limit, **QUIETLY}
     try:
-        found = simple_evaluate(model, tasks=list(tasks), task_manager=known, **settings)
+        found = simple_evaluate(model, tasks=list(tasks), task_manager=known, **asked)
     except (OSError, ValueError) as error:
         raise DataError(f"--task {','.join(tasks)}: {str(error).splitlines()[0]}") from None
     return {"results": {name: _figures(found, name) for name in found["results"]}, "picked": model.picked}
