@@ -11,7 +11,6 @@ from typing import Any
 from ..errors import DataError, UsageError, did_you_mean
 from ..progress import Progress, Silent
 
-
 QUIETLY: dict[str, Any] = {"log_samples": False, "bootstrap_iters": 0}
 
 
