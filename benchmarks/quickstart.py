@@ -1,5 +1,5 @@
 """The quickstart: compress the model that ships with koffkit, with memories and without, export both, and
-compare.
+compare; also with a mask that only removes less, so that as much is loaded as with a memory.
 
     python benchmarks/quickstart.py [--seed 0] [--sparsity 0.33] [--runs runs] [--exports exports]
 
@@ -22,6 +22,7 @@ from koffkit.run.state import RunState
 
 BEGIN = time.monotonic()
 NAME = "make-quickstart"
+TITLES = {"koff": "pruning and memories (KOFF)", "pruned": "pruning only", "less": "pruning less"}
 LEAST_LOSS = 0.05  # below this loss of recall, the share of it that a memory recovers is noise
 
 
@@ -44,18 +45,43 @@ def export(run: Path, output: Path) -> dict[str, Any]:
     return export_run(run, output, progress=RichProgress())
 
 
+def prune_less(seed: int, sparsity: float | None, overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Settings of the baseline that hurts most: no memory and no training, one mask by activation norm in
+    ragged layers, that leaves as many parameters as backbone and one memory have."""
+    from koffkit.planning.plan import plan_of
+    from koffkit.recipe.load import load_recipe
+
+    sets = [f"seed={seed}", *overrides] + ([] if sparsity is None else [f"mask.global_sparsity={sparsity}"])
+    plan = plan_of(load_recipe("quickstart", sets))
+    less = (plan.budget.removed_params - plan.memory_params) / plan.budget.base_params
+    evaluate = "{evaluate: {max_tokens: 1024, recall_limit: 200}}"
+    return (
+        *("memory.lora=null", "memory.kv=null", "mask.layout=ragged", "mask.multiple_of=1"),
+        f"mask.global_sparsity={less}",
+        f"stages=[{{select_masks: {{batch_size: 4}}}}, {evaluate}]",
+    )
+
+
 def comparison(
-    koff: dict[str, Any], pruned: dict[str, Any], exports: dict[str, dict[str, Any]], base_bytes: int
+    koff: dict[str, Any],
+    pruned: dict[str, Any],
+    less: dict[str, Any],
+    exports: dict[str, dict[str, Any]],
+    base_bytes: int,
 ) -> dict[str, Any]:
     """One row a condition: mean recall and perplexity, parameters and bytes of what must be loaded."""
     backbone, memories = exports["koff"]["backbone"], list(exports["koff"]["domains"].values())
     base = exports["koff"]["base"]["parameters"]
     one = {key: max(memory[key] for memory in memories) for key in ("parameters", "bytes")}
     with_memory = {key: backbone[key] + one[key] for key in ("parameters", "bytes")}
-    alone = {key: exports["pruned"]["backbone"][key] for key in ("parameters", "bytes")}
+    alone, wider = (
+        {key: exports[name]["backbone"][key] for key in ("parameters", "bytes")}
+        for name in ("pruned", "less")
+    )
     return {
         "unpruned": koff["unpruned"] | {"parameters": base, "bytes": base_bytes},
         "pruning only": pruned["backbone"] | alone,
+        "pruning less, untrained": less["backbone"] | wider,
         "KOFF": koff["matched"] | with_memory,
         "KOFF, wrong memory": koff["swap"] | with_memory,
         "KOFF, no memory": koff["backbone"] | {key: backbone[key] for key in ("parameters", "bytes")},
@@ -171,19 +197,18 @@ def main(seed: int, sparsity: float | None, overrides: tuple[str, ...], runs: Pa
         "pruned": ("-pruning-only", (*overrides, "memory.lora=null", "memory.kv=null")),
         "koff": ("", overrides),
     }
+    parts["less"] = ("-pruning-less", (*overrides, *prune_less(seed, sparsity, overrides)))
     states, manifests = {}, {}
     for part, (suffix, sets) in parts.items():
         run, output = runs / f"{NAME}{suffix}", exports / f"{NAME}{suffix}"
         shutil.rmtree(run, ignore_errors=True)
         shutil.rmtree(output, ignore_errors=True)
-        click.echo(
-            f"== {'pruning and memories (KOFF)' if part == 'koff' else 'pruning only'}: {run}", err=True
-        )
-        states[part] = compress(seed, sparsity, run, sets)
+        click.echo(f"== {TITLES[part]}: {run}", err=True)
+        states[part] = compress(seed, None if part == "less" else sparsity, run, sets)
         manifests[part] = export(run, output)
     koff, pruned = states["koff"].results, states["pruned"].results
     base_bytes = (Path(states["koff"].base.path) / "model.safetensors").stat().st_size
-    rows = comparison(koff["mean"], pruned["mean"], manifests, base_bytes)
+    rows = comparison(koff["mean"], pruned["mean"], states["less"].results["mean"], manifests, base_bytes)
     figures = verdict(rows, koff, manifests)
     picture = runs / f"{NAME}.png"
     draw(picture, koff, pruned, manifests["koff"]["removed"]["global_sparsity"])
@@ -192,7 +217,8 @@ def main(seed: int, sparsity: float | None, overrides: tuple[str, ...], runs: Pa
     figures |= {"seconds": time.monotonic() - BEGIN, "peak_rss_bytes": peak, "seed": seed, "rows": rows}
     (runs / f"{NAME}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     click.echo(
-        f"Both runs and exports: {figures['seconds']:.0f} s, peak RSS {peak / 1e9:.2f} GB. Picture: {picture}"
+        f"Three runs and exports: {figures['seconds']:.0f} s, peak RSS {peak / 1e9:.2f} GB. "
+        f"Picture: {picture}"
     )
     click.echo(
         f'Try: koffkit generate {exports / NAME} --prompt "Das Land mit dem Code NA heißt" --memory de'
