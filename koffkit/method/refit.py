@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .repair import ridge
+
 
 @dataclass(frozen=True)
 class Refit:
@@ -54,7 +56,7 @@ def refit(
     }
     explained = torch.stack([part.explained for part in parts.values()]).sum(0)
     spread = torch.stack([part.spread for part in parts.values()]).sum(0)
-    change = _solve(spread, explained, damping)
+    change = ridge(spread, explained, damping)
     memories = {domain: part.columns(change) for domain, part in parts.items()}
     return Refit(weight[:, keep] + change, memories)
 
@@ -82,7 +84,7 @@ class _Part:
         if not len(self.restored):
             return whole
         own = self._block(self.restored, self.restored)
-        return whole - _solve(own, self._block(rows, self.restored), self.damping) @ self._block(
+        return whole - ridge(own, self._block(rows, self.restored), self.damping) @ self._block(
             self.restored, columns
         )
 
@@ -93,15 +95,7 @@ class _Part:
             return columns
         left = self.weight[:, self.missing] @ self._block(self.missing, self.restored)
         left = left - change @ self._block(self.keep, self.restored)
-        return columns + _solve(self._block(self.restored, self.restored), left, self.damping)
-
-
-def _solve(moments: Tensor, target: Tensor, damping: float) -> Tensor:
-    """target (moments + damping * median of the diagonal)^-1."""
-    diagonal = moments.diagonal()
-    ridge = moments + torch.diag_embed((damping * diagonal.median()).clamp_min(1e-12).expand_as(diagonal))
-    solution: Tensor = torch.linalg.solve(ridge, target.T).T
-    return solution
+        return columns + ridge(self._block(self.restored, self.restored), left, self.damping)
 
 
 def reconstruction_error(

@@ -58,13 +58,24 @@ def least_squares(weight: Tensor, kept: Tensor, moments: Moments, damping: float
         [D, F] in float64; removed columns are as they were.
     """
     _, second = moments.means()
-    inner = second[kept][:, kept]
-    strength = damping * inner.diagonal().median().clamp_min(1e-30)
-    inner = inner + strength * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
     exact = weight.double()
-    found = exact.clone()
-    found[:, kept] += torch.linalg.solve(inner, second[kept][:, ~kept] @ exact[:, ~kept].T).T
-    return found
+    replaced = exact.clone()
+    replaced[:, kept] += ridge(second[kept][:, kept], exact[:, ~kept] @ second[~kept][:, kept], damping)
+    return replaced
+
+
+def ridge(moments: Tensor, target: Tensor, damping: float) -> Tensor:
+    """target (C + damping * median(diag C) * I)^-1, the solution [D, F] of a ridge regression.
+
+    Args:
+        moments: C, the second moments of what is read, [F, F].
+        target: the moments between what is wanted and what is read, [D, F].
+        damping: how strongly the regression is held back; above 0.
+    """
+    strength = damping * moments.diagonal().median().clamp_min(1e-30)
+    inner = moments + strength * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+    solution: Tensor = torch.linalg.solve(inner, target.T).T
+    return solution
 
 
 def mean_bias(weight: Tensor, kept: Tensor, moments: Moments) -> Tensor:

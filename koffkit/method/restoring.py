@@ -38,8 +38,8 @@ class NeuronSums:
 
         With labels drawn from the model, the mean of (a d)^2 is twice the KL that removing one neuron causes,
         to second order, and E[a^2] E[d^2] is the same if activation and slope are independent (as in K-FAC,
-        arXiv 1503.05671). The first is noisy on few tokens, the second biased; their geometric mean chose
-        better than either on SmolLM2.
+        arXiv 1503.05671). The first is noisy on few tokens, the second biased; their geometric mean
+        is a compromise between the two.
         """
         count = max(self.tokens, 1)
         independent = (self.squares / count) * (self.slopes / count)

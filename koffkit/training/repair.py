@@ -1,8 +1,8 @@
 """Making the repair of a run, once its masks are known: on calibration text, module by module, with a guard.
 
 A part of the text is held out: a module is repaired only if that brings its output on the held-out part
-closer to the unpruned one. Layers are repaired on the unpruned model's activations, each alone; correcting
-for the layers before as well overfits (measured on SmolLM2).
+closer to the unpruned one. Layers are repaired on the unpruned model's activations, each alone; what the
+layers before do wrong is not corrected.
 
 Legend: F inputs of a module, D outputs, B batch, T tokens.
 """
