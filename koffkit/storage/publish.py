@@ -121,8 +121,10 @@ def staged(output: Path, *, claimed: bool = False) -> Iterator[Path]:
         os.rename(partial, output)
         fsync_folder(output.parent)
 
-    with nullcontext() if claimed else claim(output), _written(partial, publish):
-        yield partial
+    with nullcontext() if claimed else claim(output):
+        require_free(output)  # another process may have made it before the claim
+        with _written(partial, publish):
+            yield partial
 
 
 @contextmanager

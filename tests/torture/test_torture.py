@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from .faults import Faults
 from .trial import Report, torture
 from .world import World, content, koffkit, litter
-from .writers import RACES, race
+from .writers import RACES, Races, _judge, race
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,23 @@ def test_of_two_writers_one_wins(world: World, name: str) -> None:
     assert report.refused + report.late == 1
 
 
-def test_writers_without_a_lock_are_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from koffkit.stages import engine
+@pytest.mark.parametrize(
+    ("ended", "finding"),
+    [
+        (((0, ""), (0, "")), "exit codes"),
+        (((0, ""), (1, "Traceback (most recent call last)")), "a traceback"),
+        (((0, ""), (2, "Error: something else")), "refused without the process"),
+    ],
+)
+def test_what_two_writers_must_not_do_is_reported(ended: tuple[tuple[int, str], ...], finding: str) -> None:
+    report = Races()
+    _judge("round", [SimpleNamespace(code=code, err=err) for code, err in ended], report)
+    assert finding in report.findings[0]
 
-    monkeypatch.setattr(engine, "writing_in", lambda folder: nullcontext())
-    assert race(world, "compress", 2, random.Random(0)).findings
+
+def test_a_writer_that_is_told_who_is_at_it_is_no_finding() -> None:
+    report = Races()
+    told = SimpleNamespace(code=2, err="Error: out: process 7 on here is writing it")
+    _judge("round", [told, SimpleNamespace(code=0, err="")], report)
+    assert report.findings == []
+    assert report.refused == 1

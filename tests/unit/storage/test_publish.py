@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,18 @@ def test_a_folder_is_not_moved_onto_another(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         move_folder(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a").is_dir()
+
+
+def test_what_another_process_made_before_the_claim_is_seen_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def late_claim(output: Path) -> Iterator[None]:
+        output.mkdir()  # whoever held the name has just published
+        yield
+
+    monkeypatch.setattr(publish, "claim", late_claim)
+    began = []
+    with pytest.raises(UsageError, match="exists already"), publish.staged(tmp_path / "out"):
+        began.append("work")
+    assert began == []
