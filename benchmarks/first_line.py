@@ -52,7 +52,7 @@ COMMANDS = {
     "doctor": "doctor",
     "report": "report run --output new.html",
     "ablate": "ablate quickstart --rows koff --output new",
-    "sweep": "sweep quickstart --set seed=1 --output new",
+    "sweep": "sweep quickstart --set sequence_length=64,96 --output new",
     "restore": "restore out --output new",
 }
 """The arguments by what they stand for; a command that is not installed is left out."""

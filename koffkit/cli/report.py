@@ -58,6 +58,7 @@ def command(
     from ..report.page.render import chart_library, render
     from ..storage.files import write_atomically
 
+    RichProgress().message(f"reading {path}")
     library = chart_library()
     if analyses or completions is not None:
         _compute(path, analyses, completions, base, device)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..artefact.bundle import Bundle
 from ..storage.tensors_file import read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PLACES = "neurons"
 
@@ -48,6 +49,8 @@ def _neurons(path: Path | None) -> Iterator[tuple[bytes, int]]:
     """Digest and bytes of every neuron of a file."""
     if path is None:
         return
+    import torch
+
     layers: dict[str, dict[str, Tensor]] = {}
     for name, value in read_tensors(path, remedy="copy the bundle again").items():
         _, layer, own = name.split(".", 2)
@@ -61,5 +64,7 @@ def _neurons(path: Path | None) -> Iterator[tuple[bytes, int]]:
 
 def _rows(name: str, value: Tensor) -> Tensor:
     """The bytes of a tensor, [n, bytes]: columns of down, rows of all others."""
+    import torch
+
     rows = value.T if name.startswith("down_proj") else value
     return rows.reshape(len(rows), -1).contiguous().view(torch.uint8)
