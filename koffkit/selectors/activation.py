@@ -14,6 +14,8 @@ class Activation(ChannelSelector):
     Euclidean norm over its channels. A gate on a module's output is rated by the activation alone. The paper
     compares within a matrix; across layers see `ChannelSelector`."""
 
+    any_sparsity = True
+
     def channels(self, text: Calibration) -> Saliencies:
         places = gate_places(text.student, text.sizes)
         widths = {place.gate: len(place.units) for place in places}

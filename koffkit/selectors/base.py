@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,13 @@ class Calibration:
 
 
 class Selector(ABC):
-    """One way to tell which units go."""
+    """One way to tell which units go.
+
+    Attributes:
+        any_sparsity: the scores are the same however much is to go, so that runs of a study share them.
+    """
+
+    any_sparsity: ClassVar[bool] = False
 
     def check(self, mask: Mask) -> None:
         """Refuse masks that the selector cannot choose; the default accepts all.

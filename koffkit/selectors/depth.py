@@ -27,6 +27,8 @@ class Depth(Selector):
     holds a layer without neurons or heads. And what goes are the recipe's structures: with `mlp_neuron`
     alone, blocks lose their MLP and keep their attention."""
 
+    any_sparsity = True
+
     def check(self, mask: Mask) -> None:
         if mask.layout == "uniform":
             raise UsageError(

@@ -25,6 +25,8 @@ class Fisher(Selector):
     activation times gradient, summed over the unit's channels. Across layers and structures it is compared
     per parameter."""
 
+    any_sparsity = True
+
     def saliency(self, text: Calibration) -> Saliencies:
         total = text.zeros()
 

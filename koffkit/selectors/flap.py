@@ -15,6 +15,8 @@ class Fluctuation(ChannelSelector):
     al. 2024, arXiv 2312.11983), standardised across layers and modules. The paper's bias compensation is the
     recipe's `mask.repair: bias`."""
 
+    any_sparsity = True
+
     def channels(self, text: Calibration) -> Saliencies:
         moments: dict[GatePlace, Tensor] = {}
         tokens = 0

@@ -13,6 +13,8 @@ class Magnitude(Selector):
     """The Euclidean norm of all weights that go with a unit (Han et al. 2015, arXiv 1506.02626, for single
     weights). Across layers and structures, the mean square of a weight: weights are compared as they are."""
 
+    any_sparsity = True
+
     def saliency(self, text: Calibration) -> Saliencies:
         return {name: squares.sqrt() for name, squares in _squares(text).items()}
 

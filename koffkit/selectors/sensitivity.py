@@ -21,6 +21,8 @@ class Sensitivity(Selector):
     `restore` ranks neurons in the same way.
     """
 
+    any_sparsity = True
+
     def saliency(self, text: Calibration) -> Saliencies:
         products = text.zeros()
         channels = {

@@ -15,6 +15,8 @@ class Taylor(Selector):
     first-order, vector-wise importance |w . d loss / d w| of LLM-Pruner (Ma et al. 2023, arXiv 2305.11627) of
     those weights. Across layers and structures it is compared per parameter."""
 
+    any_sparsity = True
+
     def saliency(self, text: Calibration) -> Saliencies:
         student, total = text.student, text.zeros()
         values = {name: torch.ones_like(table, requires_grad=True) for name, table in total.items()}

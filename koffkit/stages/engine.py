@@ -44,6 +44,7 @@ def run_recipe(
     resume: bool = False,
     device: str | None = None,
     progress: Progress | None = None,
+    shared: Path | None = None,
 ) -> RunState:
     """Run every stage of a recipe.
 
@@ -54,6 +55,7 @@ def run_recipe(
             CPU.
         device: where to train; None: the accelerator of the machine, or the CPU without one.
         progress: where to report; by default nowhere.
+        shared: a folder for what several runs of a study compute alike; None: every run does all itself.
 
     Returns:
         The final state (`run.json`).
@@ -64,7 +66,7 @@ def run_recipe(
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with writing_in(output):
-        return _carry_out(loaded, output, None, resume, device, progress or Silent())
+        return _carry_out(loaded, output, None, resume, device, progress or Silent(), shared=shared)
 
 
 def learn_memory(
@@ -100,6 +102,7 @@ def _carry_out(
     device: str | None,
     progress: Progress,
     masks: Path | None = None,
+    shared: Path | None = None,
 ) -> RunState:
     run = RunFolder(output)
     named = loaded.recipe.base
@@ -116,6 +119,7 @@ def _carry_out(
         loaded = resolve_domains(loaded, run, base, progress)
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
         context = build_context(loaded, run, base, progress, backbone, device, masks)
+        context.shared = shared
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             _clear(run, keep_tokens=not isinstance(error, DataError))

@@ -93,12 +93,19 @@ def _score(context: Context, options: SelectMasksOptions) -> None:
     import torch
 
     from ..training.calibration import calibration, calibration_batches
+    from ..training.shared import computed_once
 
     sources: list[str | None] = [] if options.text == "retention" else list(context.corpus.domains)
     if options.text != "domains" and context.corpus.retention is not None:
         sources.append(None)
     batches = calibration_batches(context, options.batches, options.batch_size, sources)
-    scores = _selector(options).scores(calibration(context, SelectMasks.name, batches), context.budget)
+    selector = _selector(options)
+    settings = options.model_dump() | ({} if selector.any_sparsity else {"budget": context.budget.to_json()})
+
+    def compute() -> dict[str, torch.Tensor]:
+        return dict(selector.scores(calibration(context, SelectMasks.name, batches), context.budget))
+
+    scores = computed_once(context, SelectMasks.name, settings, compute)
     gates = context.student.gates
     assert gates is not None
     with torch.no_grad():

@@ -16,6 +16,9 @@ from ..run.folder import RunFolder
 from ..run.state import RunState
 from .rows import Setting, Tree, find_row
 
+SHARED = "shared"
+"""The folder, beside the runs, of what they compute alike: scores of units on the same text, for one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -117,7 +120,8 @@ def _run(entry: Entry, progress: Progress) -> RunState:
 
     resume = RunFolder(entry.folder).exists
     if not entry.unpruned:
-        return run_recipe(entry.loaded, entry.folder, resume=resume, progress=progress)
+        shared = entry.folder.parent / SHARED
+        return run_recipe(entry.loaded, entry.folder, resume=resume, progress=progress, shared=shared)
     base = _base(entry.loaded, progress).folder
     return learn_memory(entry.loaded, base, entry.folder, resume=resume, progress=progress)
 

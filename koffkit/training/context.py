@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
@@ -36,6 +37,7 @@ class Context:
         teacher: the unpruned model, if the student is a sliced backbone; None: the student with all gates off
             is the teacher.
         backbone_masks: the hard gates that a student was sliced by, if it is sliced and they are known.
+        shared: the folder for what several runs of a study compute alike; None: nothing is shared.
     """
 
     loaded: LoadedRecipe
@@ -52,6 +54,7 @@ class Context:
     learned: dict[str, Any] = field(default_factory=dict)
     teacher: Student | None = None
     backbone_masks: dict[str, Tensor] | None = None
+    shared: Path | None = None
 
     @property
     def final_masks(self) -> dict[str, Tensor] | None:

@@ -19,6 +19,7 @@ from ..model.linear import plain_linear
 from ..model.neuron_memory import BIASES, WEIGHTS, Neurons, mlp_modules
 from ..planning.neurons import STRUCTURE, restored_neurons
 from .context import Context, watched
+from .shared import computed_once
 
 SEED = 7919
 """Of the labels drawn, beside the recipe's."""
@@ -44,7 +45,11 @@ def choose_by_domain(
     student = context.teacher or context.student
     spec = student.spec
     student.eval()  # no gradient checkpointing: a layer's activation and slope are read in one pass
-    sums = _sums_by_domain(context, batches, batch_size)
+    settings = {"batches": batches, "batch_size": batch_size}
+    found = computed_once(
+        context, "restore", settings, lambda: _by_name(_sums_by_domain(context, batches, batch_size))
+    )
+    sums = {domain: _of_domain(found, domain) for domain in context.corpus.domains}
     columns = torch.stack(
         [plain_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
     )
@@ -60,6 +65,21 @@ def choose_by_domain(
         domain: choose_neurons(own, removed, count, wanted.layout)
         for domain, own in mixed(scores, own_share).items()
     }
+
+
+def _by_name(sums: Mapping[str, NeuronSums]) -> dict[str, Tensor]:
+    return {
+        f"{domain}.{name}": torch.as_tensor(value)
+        for domain, own in sums.items()
+        for name, value in vars(own).items()
+    }
+
+
+def _of_domain(tensors: Mapping[str, Tensor], domain: str) -> NeuronSums:
+    squares, slopes, products, tokens = (
+        tensors[f"{domain}.{name}"] for name in ("squares", "slopes", "products", "tokens")
+    )
+    return NeuronSums(squares, slopes, products, int(tokens))
 
 
 def stored_dtype(spec: ModelSpec) -> torch.dtype:
