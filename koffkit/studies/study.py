@@ -14,7 +14,8 @@ from ..progress import Progress
 from ..recipe.load import LoadedRecipe, recipe_from_tree, validated
 from ..run.folder import RunFolder
 from ..run.state import RunState
-from .rows import Setting, Tree, find_row
+from .changes import Setting, Tree
+from .rows import find_row
 
 SHARED = "shared"
 """The folder, beside the runs, of what they compute alike: scores of units on the same text, for one."""

@@ -14,6 +14,7 @@ from koffkit.planning.plan import budget_of, make_plan, memory_parameters
 from koffkit.progress import Silent
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.recipe.schema import Recipe
+from koffkit.studies.equal_size import COMBINATIONS, SIZES
 from koffkit.studies.rows import ROWS, find_row
 from koffkit.studies.study import Entry, ablation
 
@@ -43,7 +44,8 @@ def stages(recipe: Recipe) -> list[str]:
 
 
 def test_all_rows_are_recipes_that_differ(base: Path, tmp_path: Path) -> None:
-    rows = [name for name in ROWS if name not in ("neurons_only", "uniform", "cold_gates")]
+    same = ("neurons_only", "uniform", "cold_gates", *COMBINATIONS)
+    rows = [name for name in ROWS if name not in same]
     found = entries(base, tmp_path, rows)
     texts = {entry.loaded.recipe.model_dump_json() for entry in found.values()}
     assert len(texts) == len(rows)
@@ -137,3 +139,33 @@ def test_restored_neurons_take_the_bytes_of_the_memory(base: Path, tmp_path: Pat
     wanted = make_plan(plain, ModelSpec.open(base)).memory_bytes
     assert restored.memory.neurons.bytes == wanted
     assert 0 < make_plan(restored, ModelSpec.open(base)).memory_bytes <= wanted
+
+
+def test_rows_of_equal_size_differ_in_their_parts_alone(base: Path, tmp_path: Path) -> None:
+    memory = {
+        "layers": "all",
+        "lora": {"rank": 8, "alpha": 16, "targets": ["q_proj", "o_proj"]},
+        "kv": {"tokens": 4},
+        "neurons": {"count": 2},
+    }
+    changes = {"memory": memory, "mask": {"structures": ["mlp_neuron"], "global_sparsity": 0.2}}
+    changes["stages"] = [{"select_masks": {}}, {"restore": {}}, {"recover": {"max_steps": 1}}, {"evaluate": {}}]
+    spec = ModelSpec.open(base)
+    found = entries(base, tmp_path, ["koff", *COMBINATIONS], **changes)
+    wanted = make_plan(found.pop("koff").loaded.recipe, spec).memory_params
+    for row, entry in found.items():
+        recipe = entry.loaded.recipe
+        assert {part for part in SIZES if getattr(recipe.memory, part) is not None} == set(COMBINATIONS[row])
+        size = make_plan(recipe, spec).memory_params
+        assert 0.93 * wanted < size <= wanted, row  # a rank, a token and a neuron more are the next steps
+        assert ("restore" in stages(recipe)) == ("neurons" in COMBINATIONS[row])
+        lora = recipe.memory.lora
+        assert lora is None or lora.alpha == 2 * lora.rank > 16
+    both = found["equal_neurons_kv"].loaded.recipe.memory
+    assert both.neurons is not None and both.kv is not None
+    assert both.kv.tokens / 4 == pytest.approx((both.neurons.count or 0) / 2, abs=0.5)
+
+
+def test_rows_of_equal_size_need_their_parts(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"row equal_neurons_lora: the recipe has no memory\.neurons"):
+        recipe_of(base, tmp_path, "equal_neurons_lora")

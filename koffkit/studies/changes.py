@@ -1,0 +1,201 @@
+"""Changes of a recipe that the rows of an ablation are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..checkpoint.spec import ModelSpec
+from ..errors import UsageError
+from ..masks.repair import check_repair
+from ..planning.plan import Plan, make_plan, memory_parameters
+from ..recipe.learning import Lora
+from ..recipe.schema import Recipe
+
+Tree = dict[str, Any]
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the changes may depend on.
+
+    Args:
+        recipe: the recipe that is changed.
+        spec: its base.
+    """
+
+    recipe: Recipe
+    spec: ModelSpec
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan of the unchanged recipe."""
+        return make_plan(self.recipe, self.spec)
+
+
+Change = Callable[[Tree, Setting], None]
+"""Changes a recipe, a tree of plain values, in place."""
+
+
+def fields(**values: Any) -> Change:
+    """A change that sets fields; `mask__layout` stands for `mask.layout`."""
+
+    def change(tree: Tree, setting: Setting) -> None:
+        for name, value in values.items():
+            *parents, last = name.split("__")
+            place = tree
+            for part in parents:
+                place = place.setdefault(part, {})
+            place[last] = value
+
+    return change
+
+
+def nothing(tree: Tree, setting: Setting) -> None:
+    pass
+
+
+def stage_of(tree: Tree, name: str) -> Tree | None:
+    """The options of a stage, to be changed in place."""
+    for entry in tree["stages"]:
+        if name in entry:
+            entry[name] = dict(entry[name] or {})
+            options: Tree = entry[name]
+            return options
+    return None
+
+
+def without(tree: Tree, *names: str) -> None:
+    tree["stages"] = [entry for entry in tree["stages"] if not set(entry) & set(names)]
+
+
+def no_memory(tree: Tree, setting: Setting) -> None:
+    tree["memory"] |= {"lora": None, "kv": None, "neurons": None}
+    if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
+        tree["memory"]["layers"] = "all"
+    without(tree, "recover", "restore", "route")
+
+
+def only(half: str) -> Change:
+    def change(tree: Tree, setting: Setting) -> None:
+        if getattr(setting.recipe.memory, half) is None:
+            raise UsageError(f"row {half}_only: the recipe has no memory.{half}; leave the row out.")
+        others = {name: None for name in ("lora", "kv", "neurons") if name != half}
+        tree["memory"] |= others
+        without(tree, "restore")
+
+    return change
+
+
+def one_shot(selector: str, *, recovery: bool) -> Change:
+    def change(tree: Tree, setting: Setting) -> None:
+        if not recovery:
+            no_memory(tree, setting)
+        without(tree, "learn_masks", "select_masks")
+        tree["stages"].insert(0, {"select_masks": {"selector": selector}})
+        tree["mask"]["gates"] = "hard_concrete"
+        if selector == "depth":
+            tree["mask"]["layout"] = "ragged"
+        if selector == "flap":
+            tree["mask"]["repair"] = _bias_where_possible(setting)
+
+    return change
+
+
+def _bias_where_possible(setting: Setting) -> str:
+    """FLAP has a bias; some families have no place for it."""
+    try:
+        check_repair(setting.spec, setting.recipe.mask.structure_names, "bias")
+    except UsageError:
+        return setting.recipe.mask.repair
+    return "bias"
+
+
+def prune_then_recover(tree: Tree, setting: Setting) -> None:
+    options = stage_of(tree, "learn_masks")
+    if options is None:
+        raise UsageError("row prune_then_recover: the recipe has no stage learn_masks; leave the row out.")
+    options["joint"] = False
+
+
+def random_memory(tree: Tree, setting: Setting) -> None:
+    """Masks without memories, then memories of random numbers that are not trained."""
+    if setting.recipe.memory.kv is None:
+        raise UsageError(
+            "row random_memory: the recipe has no memory.kv, and an untrained LoRA does nothing; leave the "
+            "row out."
+        )
+    tree["memory"] |= {"kv": {**tree["memory"]["kv"], "init": "random"}, "neurons": None}
+    options = stage_of(tree, "learn_masks")
+    if options is not None:
+        options["joint"] = False
+    without(tree, "recover", "restore")
+
+
+def prune_less(tree: Tree, setting: Setting) -> None:
+    """No memory, and so much less pruned that as many parameters are loaded as backbone and one memory
+    have."""
+    plan = setting.plan
+    removed = plan.budget.removed_params - plan.memory_params
+    if removed <= 0:
+        raise UsageError(
+            f"row prune_less: one memory ({plan.memory_params:,} parameters) is as large as what is pruned "
+            f"({plan.budget.removed_params:,}); leave the row out, or make the memory smaller."
+        )
+    no_memory(tree, setting)
+    tree["mask"]["global_sparsity"] = removed / plan.budget.base_params
+
+
+def restored_neurons(tree: Tree, setting: Setting) -> None:
+    """Instead of the recipe's memory as many bytes of removed neurons, as they were and untrained."""
+    neurons = {"bytes": setting.plan.memory_bytes, "layout": setting.recipe.mask.layout}
+    tree["memory"] |= {"lora": None, "kv": None, "neurons": neurons}
+    options = stage_of(tree, "learn_masks")
+    if options is not None:
+        options["joint"] = False
+    known = stage_of(tree, "restore") or {}
+    without(tree, "restore", "recover")
+    tree["stages"].insert(1, {"restore": known})
+
+
+def unpruned_lora(tree: Tree, setting: Setting) -> None:
+    """One LoRA for each domain on the unpruned base, of the bytes of one memory, trained on the text as teams
+    do today."""
+    recipe, plan = setting.recipe, setting.plan
+    targets = list(TARGETS if recipe.memory.lora is None else recipe.memory.lora.targets)
+    one = replace_memory(recipe, Lora(rank=1, alpha=1, targets=targets))
+    layers = plan.num_memory_layers or setting.spec.num_layers
+    rank = max(1, plan.memory_bytes // (memory_parameters(one, setting.spec, layers, {}) * 4))
+    lora = {"rank": rank, "alpha": rank, "targets": targets}
+    tree["memory"] |= {"lora": lora, "kv": None, "neurons": None}
+    if layers != setting.spec.num_layers and not isinstance(recipe.memory.layers, list):
+        tree["memory"]["layers"] = {"upper": layers}
+    tree.setdefault("distill", {})["loss"] = "cross_entropy"
+    tree["mask"] |= {"repair": "none", "gates": "hard_concrete"}
+    tree["stages"] = _memory_stages(tree)
+
+
+def _memory_stages(tree: Tree) -> list[Tree]:
+    """`recover` with the steps of all stages that train, and `evaluate`."""
+    joint, recover = (stage_of(tree, name) or {} for name in ("learn_masks", "recover"))
+    steps = joint.get("max_steps", 0) + recover.get("max_steps", 0)
+    known = {key: value for key, value in (recover or joint).items() if key != "joint"}
+    return [{"recover": {**known, "max_steps": steps}}, {"evaluate": stage_of(tree, "evaluate") or {}}]
+
+
+def replace_memory(recipe: Recipe, lora: Lora) -> Recipe:
+    """A recipe whose memories are a LoRA alone."""
+    memory = recipe.memory.model_copy(update={"lora": lora, "kv": None, "neurons": None})
+    return recipe.model_copy(update={"memory": memory})
+
+
+def upper_layers(tree: Tree, setting: Setting) -> None:
+    tree["memory"]["layers"] = {"upper": math.ceil(0.6 * setting.spec.num_layers)}
+
+
+def learned_layers(tree: Tree, setting: Setting) -> None:
+    tree["memory"]["layers"] = {"learned_bytes": max(1, setting.plan.memory_bytes // 2)}
