@@ -149,7 +149,12 @@ def test_rows_of_equal_size_differ_in_their_parts_alone(base: Path, tmp_path: Pa
         "neurons": {"count": 2},
     }
     changes = {"memory": memory, "mask": {"structures": ["mlp_neuron"], "global_sparsity": 0.2}}
-    changes["stages"] = [{"select_masks": {}}, {"restore": {}}, {"recover": {"max_steps": 1}}, {"evaluate": {}}]
+    changes["stages"] = [
+        {"select_masks": {}},
+        {"restore": {}},
+        {"recover": {"max_steps": 1}},
+        {"evaluate": {}},
+    ]
     spec = ModelSpec.open(base)
     found = entries(base, tmp_path, ["koff", *COMBINATIONS], **changes)
     wanted = make_plan(found.pop("koff").loaded.recipe, spec).memory_params
