@@ -1,11 +1,11 @@
 """Least squares for the columns of down: what is left makes up for what is gone (ours).
 
-A layer's MLP writes W a, where a are the activations of its U neurons. After pruning, the kept neurons K and
-those that a memory gives back, S, write for the missing ones M too, as well as a linear map can on the text
-that was read. A memory's own columns can do so for its domain only, the backbone's must do it for all. So the
-backbone is fitted to what no memory can fit: everything that the activations of S explain is taken out first.
+A layer's MLP should write y; its U neurons have the activations a. After pruning, the kept neurons K and
+those that a memory gives back, S, write as much of y as a linear map can on the text that was read. A
+memory's own columns can do so for its domain only, the backbone's must do it for all. So the backbone is
+fitted to what no memory can fit: everything that the activations of S explain is taken out first.
 
-Legend: D hidden, U neurons of a layer, K kept, S restored, M missing.
+Legend: D hidden, U neurons of a layer, K kept, S restored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .repair import ridge
+from .repair import Means, ridge
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Refit:
 def refit(
     weight: Tensor,
     kept: Tensor,
-    moments: Mapping[str, Tensor],
+    means: Mapping[str, Means],
     restored: Mapping[str, Tensor],
     damping: float,
 ) -> Refit:
@@ -44,16 +44,13 @@ def refit(
     Args:
         weight: of down, [D, U].
         kept: which neurons the backbone keeps, boolean [U].
-        moments: E[a a^T] of the unpruned model on each domain's text, [U, U].
+        means: of activations and of what should be written, by domain.
         restored: places of the neurons that each domain's memory gives back, [S]; may be empty.
         damping: of the ridge, as a share of the median activation.
     """
     weight = weight.double()
     keep = kept.nonzero().flatten()
-    parts = {
-        domain: _Part(weight, keep, kept, own.double(), restored[domain], damping)
-        for domain, own in moments.items()
-    }
+    parts = {domain: _Part(weight, keep, own, restored[domain], damping) for domain, own in means.items()}
     explained = torch.stack([part.explained for part in parts.values()]).sum(0)
     spread = torch.stack([part.spread for part in parts.values()]).sum(0)
     change = ridge(spread, explained, damping)
@@ -64,51 +61,43 @@ def refit(
 class _Part:
     """One domain's part of the fit."""
 
-    def __init__(
-        self, weight: Tensor, keep: Tensor, kept: Tensor, moments: Tensor, restored: Tensor, damping: float
-    ) -> None:
-        missing = ~kept
-        missing[restored] = False
+    def __init__(self, weight: Tensor, keep: Tensor, means: Means, restored: Tensor, damping: float) -> None:
         self.weight, self.keep, self.restored = weight, keep, restored
-        self.missing, self.moments, self.damping = missing.nonzero().flatten(), moments, damping
-        gone = weight[:, self.missing]
-        self.explained = gone @ self._between(self.missing, keep)
-        self.spread = self._between(keep, keep)
+        self.moments, self.damping = means.second, damping
+        present = torch.cat([keep, restored])
+        # E[(y - what is written) a^T]
+        self.missing = means.cross - weight[:, present] @ means.second[present]
+        own = self._within(self.missing[:, restored])
+        self.explained = self.missing[:, keep] - own @ self._block(restored, keep)
+        whole = self._block(keep, keep)
+        self.spread = whole - self._within(self._block(keep, restored)) @ self._block(restored, keep)
 
     def _block(self, rows: Tensor, columns: Tensor) -> Tensor:
         return self.moments[rows][:, columns]
 
-    def _between(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Second moments of what the restored neurons do not explain."""
-        whole = self._block(rows, columns)
+    def _within(self, target: Tensor) -> Tensor:
+        """The regression of something on the restored neurons, by its moments with them [.., S]."""
         if not len(self.restored):
-            return whole
-        own = self._block(self.restored, self.restored)
-        return whole - ridge(own, self._block(rows, self.restored), self.damping) @ self._block(
-            self.restored, columns
-        )
+            return target
+        return ridge(self._block(self.restored, self.restored), target, self.damping)
 
     def columns(self, change: Tensor) -> Tensor:
         """The restored neurons' columns, once the backbone's have changed by `change` [D, K]."""
-        columns = self.weight[:, self.restored]
-        if not len(self.restored):
-            return columns
-        left = self.weight[:, self.missing] @ self._block(self.missing, self.restored)
-        left = left - change @ self._block(self.keep, self.restored)
-        return columns + ridge(self._block(self.restored, self.restored), left, self.damping)
+        left = self.missing[:, self.restored] - change @ self._block(self.keep, self.restored)
+        return self.weight[:, self.restored] + self._within(left)
 
 
-def reconstruction_error(
-    weight: Tensor, moments: Tensor, kept: Tensor, backbone: Tensor, restored: Tensor, memory: Tensor
-) -> float:
-    """E|W a - what backbone and memory write|^2 on the text of `moments`.
+def whole_weight(shape: torch.Size, keep: Tensor, fitted: Refit, domain: str, restored: Tensor) -> Tensor:
+    """Backbone and one memory as a weight [D, U], zero elsewhere, in float64.
 
     Args:
-        weight: [D, U]. moments: [U, U]. kept: boolean [U].
-        backbone: columns of the kept neurons, [D, K]; memory: of the restored ones, [D, S].
-        restored: places of the latter, [S].
+        shape: [D, U].
+        keep: which neurons the backbone keeps, boolean [U].
+        fitted: the columns of both.
+        domain: whose memory.
+        restored: places of its neurons, [S].
     """
-    difference = weight.double().clone()
-    difference[:, kept] -= backbone.double()
-    difference[:, restored] -= memory.double()
-    return float((difference @ moments.double() * difference).sum())
+    whole = torch.zeros(shape, dtype=torch.float64, device=keep.device)
+    whole[:, keep] = fitted.backbone.double()
+    whole[:, restored] = fitted.memories[domain].double()
+    return whole

@@ -7,7 +7,7 @@ Legend: B batch, T tokens, D hidden, L layers, U units of a structure in one lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,39 @@ from torch import Tensor, nn
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
 from .gating import Gates, GateValues, register_gates
-from .kv_attention import use_koffkit_attention
+from .kv_attention import transformer, use_koffkit_attention
 from .memory import Memories
 from .repair import use_repair
+
+
+class LayerCalls:
+    """How a model calls its decoder layers on one sequence.
+
+    Attributes:
+        hidden: what enters the first layer, [B, T, D].
+        arguments: all else that each layer is given, by layer.
+    """
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        self.arguments: list[dict[str, Any]] = []
+
+    def receive(self, _: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+        """A hook before the forward pass of a layer."""
+        if not self.arguments:
+            self.hidden = inputs[0]
+        self.arguments.append(arguments)
+
+
+class _ThatIsEnough(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+
+class _FirstLayer(LayerCalls):
+    def receive(self, _: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+        super().receive(_, inputs, arguments)
+        raise _ThatIsEnough
 
 
 class Student(nn.Module):
@@ -114,6 +144,49 @@ class Student(nn.Module):
             input_ids=input_ids, use_cache=False, output_hidden_states=True
         ).hidden_states
         return states
+
+    def layer_calls(
+        self, input_ids: Tensor, positions: Tensor | None = None, known: LayerCalls | None = None
+    ) -> tuple[Tensor, LayerCalls]:
+        """What enters the first layer, [B, T, D], and how every layer is called.
+
+        Args:
+            input_ids: [B, T].
+            positions: as in `forward`.
+            known: of a sequence of the same length and positions: the model is left at its first layer.
+        """
+        calls = LayerCalls() if known is None else _FirstLayer()
+        handles = [
+            layer.register_forward_pre_hook(calls.receive, with_kwargs=True) for layer in self.decoder_layers
+        ]
+        try:
+            self(input_ids, positions=positions)
+        except _ThatIsEnough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls.hidden, calls if known is None else known
+
+    def run_layer(self, index: int, hidden: Tensor, calls: LayerCalls, values: GateValues | None) -> Tensor:
+        """Hidden states [B, T, D] after one layer; whatever memory is attached stays attached.
+
+        Args:
+            index: of the layer.
+            hidden: what enters it, [B, T, D].
+            calls: of a sequence with the same positions.
+            values: [L, U] by gate; None switches all gates off.
+        """
+        self._values = values
+        output = self.decoder_layers[index](hidden, **calls.arguments[index])
+        after: Tensor = output if isinstance(output, Tensor) else output[0]
+        return after
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """The layers of the model, in order."""
+        layers: Sequence[nn.Module] = transformer(self.model).model.layers
+        return layers
 
     @property
     def head(self) -> Tensor:

@@ -75,13 +75,13 @@ class Restore(StageKind):
             chosen = choose_by_domain(
                 context, options.score, options.own_share, options.batches, options.batch_size
             )
-            dtype = stored_dtype(context.student.spec)
-            columns = repair(context, chosen, options.own_share)
-            unpruned, masks = context.teacher or context.student, context.final_masks
-            silent = silent_outputs(unpruned.spec, masks or {})
+            spec = (context.teacher or context.student).spec
+            silent = silent_outputs(spec, context.final_masks or {})
+            model, dtype = (context.teacher or context.student).model, stored_dtype(context.student.spec)
+            exact = {domain: take_neurons(model, places, dtype, silent) for domain, places in chosen.items()}
+            columns = repair(context, exact, options.own_share)
             for domain, places in chosen.items():
-                own = columns.get(domain, {})
-                neurons = take_neurons(unpruned.model, places, dtype, silent, own)
+                neurons = take_neurons(model, places, dtype, silent, columns.get(domain, {}))
                 memories.set_neurons(domain, neurons, tuned=wanted.tuned)
             order = [stage.name for stage in context.loaded.recipe.stages].index(self.name)
             extra = {"repair": context.learned.get("repair")}

@@ -6,121 +6,117 @@ Legend: D hidden, U neurons of a layer, n restored neurons of a layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..masks.convert import as_masks
-from ..method.refit import Refit, reconstruction_error, refit
-from ..method.restoring import mixed
+from ..method.refit import Refit, refit, whole_weight
+from ..method.repair import Means, mixed_means, output_error
 from ..model.linear import plain_linear
-from ..model.neuron_memory import mlp_modules
-from ..planning.neurons import STRUCTURE
+from ..model.neuron_memory import Neurons
 from .context import Context
-from .moments import RETENTION, LayerMoments, layer_moments
-from .repair import Repaired, kept_inputs, repair_modules
+from .layerwise import RETENTION, Walk
+from .repair import Repaired, repair_modules
 
 Places = Mapping[str, Mapping[int, Tensor]]
 """Restored neurons: their places [n] by layer, by domain."""
 
 
-@dataclass
-class NeuronRepair:
-    """New columns of down.
-
-    Attributes:
-        backbone: weights [D, U] by layer; layers that least squares do not help are left out.
-        memories: columns [D, n] by domain and layer, of the same layers.
-        before, after: squared error of the outputs on text that nothing was fitted to, summed over layers and
-            domains.
-    """
-
-    backbone: dict[int, Tensor] = field(default_factory=dict)
-    memories: dict[str, dict[int, Tensor]] = field(default_factory=dict)
-    before: float = 0.0
-    after: float = 0.0
-
-
-def repair(context: Context, places: Places, own_share: float) -> dict[str, dict[int, Tensor]]:
+def repair(
+    context: Context, neurons: Mapping[str, Mapping[int, Neurons]], own_share: float
+) -> dict[str, dict[int, Tensor]]:
     """Make the repair of a run whose memories give neurons back, if the recipe asks for one, and use it.
+
+    Args:
+        context: its masks are final.
+        neurons: what the memories give back, as the base has it, by domain and layer.
+        own_share: weight of a domain's own text in the fit of its memory; the mean of all has the rest.
 
     Returns:
         The restored neurons' columns of down, [D, n] by domain and layer; what is left out stays as it was.
     """
     if not context.loaded.recipe.repairs_with_neurons or context.teacher is not None:
         return {}  # a backbone that is sliced already stays as it is
-    fitted = repair_with_neurons(context, places, own_share)
-    kept = kept_inputs(context, as_masks(context.masks or {}))
-    arch, done = context.student.spec.arch, {}
-    each = (fitted.before / context.student.spec.num_layers, fitted.after / context.student.spec.num_layers)
-    for layer in range(context.student.spec.num_layers):
-        name = f"{arch.layer(layer)}mlp.down_proj"
-        if kept.pop(name, None) is not None:
-            tensors = {"weight": fitted.backbone[layer]} if layer in fitted.backbone else {}
-            done[name] = Repaired(tensors, *each)
-    context.use_repair(repair_modules(context, kept, done))
-    return fitted.memories
+    assert context.masks is not None
+    together = Together(own_share, {domain: dict(own) for domain, own in neurons.items()})
+    context.use_repair(repair_modules(context, as_masks(context.masks), together))
+    return together.columns
 
 
-def repair_with_neurons(context: Context, places: Places, own_share: float) -> NeuronRepair:
-    """Fit the columns of every layer's down, on the training text of all domains.
+@dataclass
+class Together:
+    """The fit of down's columns in the backbone and in all memories.
 
     Args:
-        context: its masks are final.
-        places: what the memories give back.
-        own_share: weight of a domain's own text in the fit of its memory; the mean of all has the rest.
+        own_share: see `repair`.
+        neurons: of the memories, by domain and layer; their columns change as layers are fitted.
 
-    Raises:
-        Interrupted: the user asked to stop.
+    Attributes:
+        columns: what was fitted, [D, n] by domain and layer.
     """
-    assert context.masks is not None
-    keep = context.masks[STRUCTURE].bool()
-    downs = {layer: plain_linear(mlp.down_proj).weight for layer, mlp in mlp_modules(context.student.model)}
-    repair = NeuronRepair(memories={domain: {} for domain in places})
-    for moments in layer_moments(context):
-        layer = moments.layer
-        weight = downs[layer].detach().double()
-        restored = _of_layer(places, moments, weight.device)
-        _add_layer(context, repair, moments, weight, keep[layer].to(weight.device), restored, own_share)
-    return repair
 
+    own_share: float
+    neurons: dict[str, dict[int, Neurons]]
+    columns: dict[str, dict[int, Tensor]] = field(default_factory=dict)
 
-def _of_layer(places: Places, moments: LayerMoments, device: torch.device) -> dict[str, Tensor]:
-    none = torch.empty(0, dtype=torch.long, device=device)
-    return {name: places.get(name, {}).get(moments.layer, none).to(device) for name in moments.fit}
+    def fit(self, context: Context, walk: Walk, layer: int, name: str, keep: Tensor) -> Repaired:
+        """Fit a layer, and use what was found if it helps on the text that checks it.
 
-
-def _add_layer(
-    context: Context,
-    repair: NeuronRepair,
-    moments: LayerMoments,
-    weight: Tensor,
-    keep: Tensor,
-    restored: dict[str, Tensor],
-    own_share: float,
-) -> None:
-    """Take a layer's fit if it helps on the text that checks it."""
-    own = {name: value for name, value in moments.fit.items() if name != RETENTION}
-    text = {**moments.fit, **mixed(own, own_share)}
-    tried = [Refit(weight[:, keep], {name: weight[:, own] for name, own in restored.items()})]
-    tried += [refit(weight, keep, text, restored, damping) for damping in context.loaded.recipe.mask.dampings]
-    errors = [
-        sum(
-            reconstruction_error(
-                weight, check, keep, columns.backbone, restored[name], columns.memories[name]
-            )
-            for name, check in moments.check.items()
-        )
-        for columns in tried
-    ]
-    best = errors.index(min(errors))
-    repair.before += errors[0]
-    repair.after += errors[best]
-    if best:
-        fitted = tried[best]
+        Args:
+            context: see `repair`.
+            walk: before the layer in the pruned model.
+            layer: its index.
+            name: of its down projection.
+            keep: neurons that the backbone keeps, boolean [U].
+        """
+        linear = plain_linear(context.student.model.get_submodule(name))
+        weight, moments = linear.weight.detach().double(), walk.moments(layer, name)
+        fit = {stream: own.fit.means().without(linear.bias) for stream, own in moments.items()}
+        domains = {stream: own for stream, own in fit.items() if stream != RETENTION}
+        restored = self._restored(layer, list(fit), weight.device)
+        tried = [Refit(weight[:, keep], {stream: weight[:, own] for stream, own in restored.items()})]
+        text = fit | mixed_means(domains, self.own_share)
+        tried += [
+            refit(weight, keep, text, restored, damping) for damping in context.loaded.recipe.mask.dampings
+        ]
+        check = {
+            stream: own.check.means().without(linear.bias)
+            for stream, own in moments.items()
+            if own.check.tokens
+        }
+        errors = [_error(columns, check, weight.shape, keep, restored) for columns in tried]
+        best = errors.index(min(errors))
+        if not best:
+            return Repaired({}, errors[0], errors[0])
+        self._use(layer, tried[best])
         whole = weight.clone()
-        whole[:, keep] = fitted.backbone
-        repair.backbone[moments.layer] = whole
-        for domain in repair.memories:
-            repair.memories[domain][moments.layer] = fitted.memories[domain]
+        whole[:, keep] = tried[best].backbone
+        return Repaired({"weight": whole}, errors[0], errors[best])
+
+    def _restored(self, layer: int, streams: list[str], device: torch.device) -> dict[str, Tensor]:
+        none = torch.empty(0, dtype=torch.long, device=device)
+        own = {domain: neurons[layer].index for domain, neurons in self.neurons.items() if layer in neurons}
+        return {stream: own.get(stream, none).to(device) for stream in streams}
+
+    def _use(self, layer: int, fitted: Refit) -> None:
+        for domain, neurons in self.neurons.items():
+            if layer in neurons:
+                known, columns = neurons[layer], fitted.memories[domain]
+                neurons[layer] = replace(known, down=columns.to(known.down.device, known.down.dtype))
+                self.columns.setdefault(domain, {})[layer] = columns
+
+
+def _error(
+    columns: Refit,
+    check: Mapping[str, Means],
+    shape: torch.Size,
+    keep: Tensor,
+    restored: Mapping[str, Tensor],
+) -> float:
+    """The error of the layer's output, summed over the streams."""
+    return sum(
+        output_error(whole_weight(shape, keep, columns, stream, restored[stream]), means)
+        for stream, means in check.items()
+    )

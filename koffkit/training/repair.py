@@ -1,42 +1,39 @@
-"""Making the repair of a run, once its masks are known: on calibration text, module by module, with a guard.
+"""Making the repair of a run, once its masks are known: on calibration text, layer by layer, with a guard.
 
 A part of the text is held out: a module is repaired only if that brings its output on the held-out part
-closer to the unpruned one. Layers are repaired on the unpruned model's activations, each alone; what the
-layers before do wrong is not corrected.
+closer to what it should be. Every layer is repaired on what the repaired layers before it hand on; see
+`layerwise`.
 
-Legend: F inputs of a module, D outputs, B batch, T tokens.
+Legend: F inputs of a module, D outputs.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..artefact.digests import file_entry
-from ..errors import DataError, IntegrityError
+from ..errors import IntegrityError
 from ..masks.masks import Masks
 from ..masks.repair import FORMAT, Repair, new_biases, readers
 from ..masks.slicing import backbone_slices
-from ..method.repair import Moments, least_squares, mean_bias, squared_error
-from ..model.batch import Batch
+from ..method.repair import Means, least_squares, mean_bias, output_error
 from ..model.linear import plain_linear
 from ..model.top_k_gates import TopKGates
 from ..storage.files import write_atomically
 from .checkpoint import STORED
 from .context import Context, watched
+from .layerwise import MLP, walking
 from .scales import folded_scales
 
-HELD_OUT = 0.25
-"""Share of the calibration text that decides whether a repair helps."""
+if TYPE_CHECKING:
+    from .neuron_repair import Together
+
 STORED_AS = {name: dtype for dtype, name in STORED.items()}
-AT_ONCE = 1 << 31
-"""Bytes of moments that exist at one time; more modules take another pass over the text."""
 
 
 @dataclass
@@ -72,25 +69,41 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
         return _written(context, folded_scales(context.student, gates, masks))
     if kind == "none" or context.loaded.recipe.repairs_with_neurons:
         return None
-    kept = kept_inputs(context, masks)
-    return repair_modules(context, kept, {})
+    return repair_modules(context, masks)
 
 
-def repair_modules(
-    context: Context, kept: Mapping[str, Tensor], done: Mapping[str, Repaired]
-) -> Repair | None:
-    """Repair modules one by one, and write the repair of all.
+def repair_modules(context: Context, masks: Masks, together: Together | None = None) -> Repair | None:
+    """Repair all modules that read removed channels, and write the repair.
 
     Args:
         context: see `Context`.
-        kept: the modules, with the input channels that stay, boolean [F].
-        done: modules that are repaired already.
+        masks: the final masks.
+        together: fits the down projections and the memories' neurons; None: there are no neurons.
     """
-    kind, found = context.loaded.recipe.mask.repair, dict(done)
-    for group in _groups(context, list(kept)):
-        moments = _moments(context, group)
-        for name in group:
-            found[name] = _repair(context, name, kept[name], *moments.pop(name))
+    kind, kept = context.loaded.recipe.mask.repair, kept_inputs(context, masks)
+    spec, found = context.student.spec, {}
+    with walking(context, {} if together is None else together.neurons) as walk:
+        for layer in watched("repair", range(spec.num_layers), context):
+            walk.unpruned(layer)
+            for name in _in_order(kept, spec.arch.layer(layer)):
+                keep = kept[name].to(context.accelerator.device)
+                if together is not None and name.endswith("mlp.down_proj"):
+                    found[name] = together.fit(context, walk, layer, name, keep)
+                else:
+                    moments = walk.moments(layer, name, apart=False)[""]
+                    found[name] = _repair(context, name, keep, moments.fit.means(), moments.check.means())
+                tensors = {f"{name}.{part}": value for part, value in found[name].tensors.items()}
+                context.student.repair(_stored(context, tensors))
+            walk.pruned(layer)
+    return _summed_up(context, kind, found)
+
+
+def _in_order(modules: Iterable[str], layer: str) -> list[str]:
+    """The modules of a layer in the order of the forward pass."""
+    return sorted((name for name in modules if name.startswith(layer)), key=lambda name: MLP in name)
+
+
+def _summed_up(context: Context, kind: str, found: Mapping[str, Repaired]) -> Repair | None:
     helped = [name for name, part in found.items() if part.tensors]
     before = sum(part.before for part in found.values())
     after = sum(part.after for part in found.values())
@@ -101,7 +114,7 @@ def repair_modules(
     figures = {"kind": kind, "modules": len(found), "repaired": len(helped)}
     context.learned["repair"] = figures | {"error_before": before, "error_after": after}
     tensors = {
-        f"{module}.{kind}": value for module, part in found.items() for kind, value in part.tensors.items()
+        f"{module}.{part}": value for module, own in found.items() for part, value in own.tensors.items()
     }
     return _written(context, tensors) if helped else None
 
@@ -117,82 +130,20 @@ def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
     return kept
 
 
-def _groups(context: Context, names: list[str]) -> Iterator[list[str]]:
-    """Modules in parts whose moments fit into `AT_ONCE`."""
-    widest = max((context.student.spec.weight_shapes[f"{name}.weight"][1] for name in names), default=1)
-    count = max(1, AT_ONCE // (2 * 4 * widest**2))
-    for first in range(0, len(names), count):
-        yield names[first : first + count]
-
-
-class _Gathering:
-    """Moments of the inputs of some modules: on text to fit, and on held-out text."""
-
-    def __init__(self, context: Context, names: Sequence[str]) -> None:
-        self.moments: dict[str, tuple[Moments, Moments]] = {}
-        self.held_out = False
-        self.handles = []
-        device = context.student.head.device
-        for name in names:
-            module = context.student.model.get_submodule(name)
-            width = plain_linear(module).in_features
-            self.moments[name] = Moments.zeros(width, device), Moments.zeros(width, device)
-            self.handles.append(module.register_forward_pre_hook(partial(self._receive, name)))
-
-    def _receive(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.moments[name][self.held_out].add(inputs[0].flatten(0, -2).float())
-
-
-@torch.no_grad()
-def _moments(context: Context, names: Sequence[str]) -> dict[str, tuple[Moments, Moments]]:
-    """Run the calibration text through the unpruned model."""
-    gathering = _Gathering(context, names)
-    try:
-        for batch, held_out in watched("repair", _text(context), context):
-            gathering.held_out = held_out
-            with context.accelerator.autocast():
-                there = batch.to(context.accelerator.device)
-                context.unpruned(there.ids, there.positions)
-    finally:
-        for handle in gathering.handles:
-            handle.remove()
-    return gathering.moments
-
-
-def _text(context: Context) -> list[tuple[Batch, bool]]:
-    """Sequences [1, T] of the training text of all domains and of retention text, each with whether it is
-    held out; no token comes twice."""
-    recipe, corpus = context.loaded.recipe, context.corpus
-    streams = [*corpus.train.values(), *([] if corpus.retention is None else [corpus.retention])]
-    wanted = math.ceil(recipe.mask.repair_tokens / recipe.sequence_length / len(streams))
-    text = []
-    for stream in streams:
-        count = min(wanted, stream.sequences_of_epoch(recipe.sequence_length))
-        fitted = count - int(count * HELD_OUT) if count > 3 else max(1, count - 1)
-        for visit in range(count):
-            batch = stream.batch(visit, 1, recipe.sequence_length, recipe.seed)
-            text.append((batch, visit >= fitted))
-    if not any(held_out for _, held_out in text):
-        raise DataError(
-            f"mask.repair: {len(text)} sequences of calibration text are too few to hold one out; add text, "
-            "raise mask.repair_tokens, shorten sequence_length, or use repair: none."
-        )
-    return text
-
-
-def _repair(context: Context, name: str, kept: Tensor, fit: Moments, held_out: Moments) -> Repaired:
+def _repair(context: Context, name: str, kept: Tensor, fit: Means, check: Means) -> Repaired:
     """The repair of one module, if it helps on held-out text."""
     mask = context.loaded.recipe.mask
     linear = plain_linear(context.student.model.get_submodule(name))
-    kept = kept.to(linear.weight.device)
-    before = squared_error(linear.weight, kept, held_out)
+    weight = linear.weight.detach() * kept
+    fit, check = fit.without(linear.bias), check.without(linear.bias)
+    before = output_error(weight, check)
     if mask.repair == "bias":
-        bias = mean_bias(linear.weight, kept, fit)
-        after = squared_error(linear.weight, kept, held_out, bias=bias)
+        bias = mean_bias(linear.weight.detach(), kept, fit)
+        after = output_error(weight, check, bias)
         tensors = {"bias": bias if linear.bias is None else bias + linear.bias}
     else:
-        tried = [least_squares(linear.weight, kept, fit, damping) for damping in mask.dampings]
-        errors = [squared_error(linear.weight, kept, held_out, replaced=replaced) for replaced in tried]
+        tried = [least_squares(linear.weight.detach(), kept, fit, damping) for damping in mask.dampings]
+        errors = [output_error(replaced * kept, check) for replaced in tried]
         after = min(errors)
         tensors = {"weight": tried[errors.index(after)]}
     return Repaired(tensors, before, after) if after < before else Repaired({}, before, before)
@@ -205,14 +156,21 @@ def _written(context: Context, replaced: Mapping[str, Tensor]) -> Repair:
 
     spec, mask = context.student.spec, context.loaded.recipe.mask
     sizes = new_biases(spec, readers(spec, mask.structure_names)) if mask.repair == "bias" else {}
-    stored, typed = spec.reader().tensors, {}
-    for name, value in ({name: torch.zeros(size) for name, size in sizes.items()} | dict(replaced)).items():
-        dtype = STORED_AS[stored[f"{name.rpartition('.')[0]}.weight"].dtype]
-        typed[name] = value.detach().cpu().to(dtype).contiguous()
+    tensors = {name: torch.zeros(size) for name, size in sizes.items()} | dict(replaced)
+    typed = {name: value.cpu().contiguous() for name, value in _stored(context, tensors).items()}
     path = context.run.repair_file
     write_atomically(path, save(typed, metadata={"format": FORMAT}))
     context.learned["repair"]["sha256"] = file_entry(path).sha256
     return Repair.open(path, spec)
+
+
+def _stored(context: Context, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the types of the base's file; a new bias in that of its module's weight."""
+    known = context.student.spec.reader().tensors
+    return {
+        name: value.detach().to(STORED_AS[known[f"{name.rpartition('.')[0]}.weight"].dtype])
+        for name, value in tensors.items()
+    }
 
 
 def read_repair(context: Context, expected: str | None) -> Repair | None:

@@ -75,13 +75,13 @@ def _peak() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=20_000, help="in all, spread over the targets")
+    parser.add_argument("--inputs", type=int, default=20_000, help="at least so many in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", choices=TARGETS, action="append", help="by default all")
     options = parser.parse_args()
     names = options.target or list(TARGETS)
     with tempfile.TemporaryDirectory() as folder:
-        report = fuzz(names, max(1, options.inputs // len(names)), options.seed, Path(folder))
+        report = fuzz(names, -(-options.inputs // len(names)), options.seed, Path(folder))
     lines = [f"{label}:\n{text}" for label, text in report.foreign[:20]]
     lines += [
         f"{report.inputs:,} inputs of {len(names)} kinds",

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from koffkit.stages.evaluate import EvaluateOptions, evaluate_domains
+from koffkit.training.context import Context
+from koffkit.training.layerwise import walking
 from koffkit.training.loop import DistillationLoop
-from koffkit.training.moments import layer_moments
 from koffkit.training.restoring import _sums_by_domain
 from koffkit.training.saliency import warm_start
 
@@ -30,6 +31,11 @@ def watch(loop: DistillationLoop) -> list[Tensor | None]:
     return seen
 
 
+def _walk(context: Context) -> None:
+    with walking(context, {}):
+        pass
+
+
 @pytest.mark.parametrize("across", [True, False])
 @pytest.mark.parametrize("init", ["activation", "taylor", "fisher", "depth"])
 def test_every_pass_over_packed_text(llama: Path, tmp_path: Path, across: bool, init: str) -> None:
@@ -41,7 +47,7 @@ def test_every_pass_over_packed_text(llama: Path, tmp_path: Path, across: bool, 
         "warm start": lambda: warm_start(loop.context, loop.options),
         "step": lambda: loop._step(0),
         "held-out": lambda: loop._heldout(1),
-        "moments": lambda: list(layer_moments(loop.context)),
+        "repair": lambda: _walk(loop.context),
         "restore": lambda: _sums_by_domain(loop.context, 1, 2),
         "evaluate": lambda: evaluate_domains(loop.context, EvaluateOptions(max_tokens=256)),
     }

@@ -80,8 +80,13 @@ def test_a_module_whose_repair_does_not_help_on_held_out_text_stays_as_it_is(
 ) -> None:
     from koffkit.training import repair
 
-    real = repair.squared_error
-    monkeypatch.setattr(repair, "squared_error", lambda *args, **new: real(*args) + (1.0 if new else 0.0))
+    real, calls = repair.output_error, []
+
+    def worse_with_every_repair(*arguments: Any) -> float:
+        calls.append(arguments)
+        return real(*arguments) + (0.0 if len(calls) % 2 else 1e9)  # the first of two is without
+
+    monkeypatch.setattr(repair, "output_error", worse_with_every_repair)
     context = context_of(llama, tmp_path, kind)
     context.set_masks()
     figures = context.learned["repair"]
