@@ -98,7 +98,9 @@ def test_errors_of_earlier_layers_are_made_up_for(tmp_path: Path, monkeypatch: p
         stream, recipe = context.corpus.heldout["north"], context.loaded.recipe
         with torch.no_grad():
             errors[name] = sum(
-                float((context.student(batch.ids, context.masks) - context.unpruned(batch.ids)).square().sum())
+                float(
+                    (context.student(batch.ids, context.masks) - context.unpruned(batch.ids)).square().sum()
+                )
                 for batch in stream.sequences(recipe.sequence_length, 4, 512)
             )
     assert errors["with"] < errors["without"]
