@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ...arch.widths import SLICED_LAYERS
 from ...artefact.routes import Carries, Facts, has_window, kv_facts, width_facts
 from ...errors import UsageError
 from ...masks.slicing import widths_of
 from ...run.finished import FinishedRun
-from ...sliced import PREFIX
 
 
 def facts_of_run(run: FinishedRun, *, merged: bool = False) -> Facts:
@@ -17,12 +17,12 @@ def facts_of_run(run: FinishedRun, *, merged: bool = False) -> Facts:
         merged: one memory becomes part of the weights, and none ships beside them.
     """
     config, memory, layers = run.sliced_config, run.recipe["memory"], run.state.memory_layers
-    model_type = str(config["model_type"])
+    own = SLICED_LAYERS in config
     on = bool(run.memories) and not merged
     kv = kv_facts(run.spec.num_layers, [len(layers)] if on and memory["kv"] is not None else [])
     return Facts(
-        family=model_type.removeprefix(PREFIX),
-        own_class=model_type.startswith(PREFIX),
+        family=run.spec.arch.model_type if own else str(config["model_type"]),
+        own_class=own,
         sliding=has_window(config),
         ranks=frozenset([memory["lora"]["rank"]] if on and memory["lora"] is not None else []),
         kv=kv,

@@ -10,17 +10,16 @@ Legend: L layers, K KV heads, P memory tokens, H head dim.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...artefact.bundle import Bundle, open_bundle
 from ...artefact.digests import file_entry
 from ...artefact.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BACKBONE, CARTRIDGE, MEMORY_FILE
 from ...checkpoint.spec import ModelSpec
-from ...model.bundles import load_kv
 from ...storage.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TENSOR = "prompt_embeddings"
 """PEFT's name for keys and values, [P, L * 2 * K * H]: of every layer first the keys, then the values."""
@@ -65,7 +64,6 @@ def add_cartridge(bundle: Bundle, backbone: Path) -> Bundle:
     return open_bundle(bundle.path)
 
 
-@torch.no_grad()
 def prompt_embeddings(bundle: Bundle, backbone: Path) -> tuple[Tensor, int, int]:
     """Keys, rotated by the angle of P, and values of a bundle.
 
@@ -76,6 +74,10 @@ def prompt_embeddings(bundle: Bundle, backbone: Path) -> tuple[Tensor, int, int]
     Returns:
         [P, L * 2 * K * H] float32, K and H.
     """
+    import torch
+
+    from ...model.bundles import load_kv
+
     widths = ModelSpec.open(backbone).widths
     memory = load_kv(bundle, widths)
     rotary = _Rotary(backbone)
@@ -91,6 +93,7 @@ class _Rotary:
     """The rotation of keys in a checkpoint, by the module of its own class."""
 
     def __init__(self, backbone: Path) -> None:
+        import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
         from ... import sliced  # noqa: F401  # registers the sliced classes with transformers' Auto classes
@@ -102,6 +105,8 @@ class _Rotary:
 
     def __call__(self, key: Tensor, layer: int) -> Tensor:
         """Keys [K, P, H], all turned by the angle of P."""
+        import torch
+
         rotates = getattr(self.config, "no_rope_layers", None)
         if rotates is not None and not rotates[layer]:
             return key

@@ -10,7 +10,6 @@ from ...arch.widths import SLICED_LAYERS, LayerWidths
 from ...artefact.routes import Facts
 from ...checkpoint.files import CONFIG
 from ...checkpoint.spec import ModelSpec
-from ...sliced import CODE
 from ...storage.files import write_atomically, write_json
 from ..toolkit import Draft
 
@@ -53,6 +52,8 @@ def write_config(draft: Draft, facts: Facts) -> None:
     """
     if not facts.own_class:
         return
+    from ...sliced import CODE
+
     backbone = draft.backbone
     spec = ModelSpec.open(backbone)
     own = (SLICED_LAYERS, "auto_map", "architectures", "model_type", "num_key_value_heads")

@@ -83,7 +83,7 @@ def _export(path: Path) -> dict[str, Any]:
         "net": _net(export, bundles),
         "router": None if router is None else router.describe(),
         "loads_in": _loads_in(export.manifest, bundles, spec),
-        "routes": routes(spec, bundles),
+        "routes": routes(spec, export.manifest.base.architecture, bundles),
     }
 
 

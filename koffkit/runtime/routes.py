@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import plugins
+from ..arch.widths import SLICED_LAYERS
 from ..artefact.bundle import Bundle
 from ..artefact.bundle_info import BundleInfo
 from ..artefact.routes import Carries, Facts, has_window, kv_facts, width_facts
 from ..checkpoint.spec import ModelSpec
-from ..sliced import PREFIX
 
 
-def routes(spec: ModelSpec, bundles: Sequence[Bundle]) -> dict[str, str]:
+def routes(spec: ModelSpec, family: str, bundles: Sequence[Bundle]) -> dict[str, str]:
     """For every installed format what it makes of this, or why it cannot carry it.
 
     Args:
         spec: the backbone.
+        family: `model_type` of its base.
         bundles: its memories.
     """
-    facts = facts_of(spec, bundles)
+    facts = facts_of(spec, family, bundles)
     found = {}
     for name in plugins.names(plugins.EXPORTERS):
         carries: Carries | None = getattr(plugins.load(plugins.EXPORTERS, name, "--format"), "carries", None)
@@ -29,13 +30,13 @@ def routes(spec: ModelSpec, bundles: Sequence[Bundle]) -> dict[str, str]:
     return found
 
 
-def facts_of(spec: ModelSpec, bundles: Sequence[Bundle]) -> Facts:
-    """What a backbone and its memories are like."""
+def facts_of(spec: ModelSpec, family: str, bundles: Sequence[Bundle]) -> Facts:
+    """What a backbone and its memories are like; arguments are those of `routes`."""
     infos = [bundle.info for bundle in bundles]
-    model_type = str(spec.config["model_type"])
+    own = SLICED_LAYERS in spec.config
     return Facts(
-        family=model_type.removeprefix(PREFIX),
-        own_class=model_type.startswith(PREFIX),
+        family=family if own else str(spec.config["model_type"]),
+        own_class=own,
         sliding=has_window(spec.config),
         ranks=frozenset(rank for info in infos for rank in ranks_of(info)),
         kv=kv_facts(len(spec.widths), [len(info.layers) for info in infos if info.kv is not None]),
