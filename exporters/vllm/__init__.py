@@ -57,7 +57,7 @@ class VllmExporter:
     carries = Carries(
         what="vllm serve --enable-lora: backbone, LoRA, KV memory through koffkit's connector",
         families=frozenset({"llama", "mistral", "qwen2", "qwen3", "seed_oss"}),
-        ragged_neurons=frozenset({"llama", "mistral", "qwen2"}),
+        ragged_neurons=frozenset({"llama"}),
         largest_rank=VLLM_RANKS[-1],
         kv="all",
     )
