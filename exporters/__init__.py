@@ -26,6 +26,10 @@ class Exporter(Protocol):
     Attributes:
         Options: a pydantic model of the keys beside `format` under `export` in a recipe; it should forbid
             unknown fields (`koffkit.strict.StrictModel` does).
+
+    An exporter may also have a class attribute `carries` (`koffkit.artefact.routes.Carries`): what it can
+    carry. Then a recipe whose result it cannot carry is refused before anything is learned, and `koffkit
+    inspect` says for every artefact whether the format is a route for it.
     """
 
     Options: type[BaseModel]

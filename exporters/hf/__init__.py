@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ...artefact.routes import Carries
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
@@ -45,6 +46,13 @@ class HfExporter:
     """Writes a backbone that `AutoModelForCausalLM` loads, PEFT adapters with KV memories, and the router."""
 
     Options = HfOptions
+    carries = Carries(
+        what="koffkit and transformers; PEFT for the LoRA half",
+        own_class=True,
+        kv="any",
+        kv_in_ragged_heads=True,
+        neurons=True,
+    )
 
     def export(
         self, run: FinishedRun, output: Path, options: HfOptions, progress: Progress

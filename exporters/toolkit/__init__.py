@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from .backbone import write_backbone
 from .bundles import write_bundles, write_router
-from .finish import finish
+from .carried import facts_of_run, require_carried
+from .cartridge import add_cartridge, prompt_embeddings, write_cartridge
+from .finish import describe, finish
 from .merging import MergePlan, check_merged, plan_merge, tell_what_is_left_out
 from .parity import ParityFigures, check_parity
 from .publishing import Draft, publishing
@@ -21,15 +23,21 @@ __all__ = [
     "MergePlan",
     "ParityFigures",
     "Sliced",
+    "add_cartridge",
     "check_merged",
     "check_parity",
+    "describe",
+    "facts_of_run",
     "finish",
     "plan_merge",
+    "prompt_embeddings",
     "publishing",
+    "require_carried",
     "slice_checkpoint",
     "tell_what_is_left_out",
     "write_backbone",
     "write_bundles",
+    "write_cartridge",
     "write_removed",
     "write_router",
 ]

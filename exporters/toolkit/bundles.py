@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...artefact.bundle import Bundle, open_bundle
-from ...artefact.names import MEMORIES, ROUTER
+from ...artefact.names import BACKBONE_OF_BUNDLE, MEMORIES, ROUTER
 from ...masks.memory_cuts import MemoryCuts
 from ...memories.bundle import write_bundle
 from ...router import load_router
@@ -20,8 +20,13 @@ def write_router(draft: Draft) -> None:
         load_router(draft.run.router).save(draft.folder / ROUTER)
 
 
-def write_bundles(draft: Draft, backbone_digest: str) -> list[Bundle]:
+def write_bundles(draft: Draft, backbone_digest: str, base: str = BACKBONE_OF_BUNDLE) -> list[Bundle]:
     """Slice every memory of the run into a bundle for this backbone.
+
+    Args:
+        draft: the export.
+        backbone_digest: of the backbone.
+        base: where the LoRA half says that the backbone is.
 
     Raises:
         IntegrityError: a memory of the run is missing or damaged.
@@ -31,6 +36,6 @@ def write_bundles(draft: Draft, backbone_digest: str) -> list[Bundle]:
     for domain, source in run.memories.items():
         target = draft.folder / MEMORIES / domain
         target.mkdir(parents=True)
-        write_bundle(source, target, domain, cuts, backbone_digest, run.figures(domain), run.state)
+        write_bundle(source, target, domain, cuts, backbone_digest, run.figures(domain), run.state, base=base)
         bundles.append(open_bundle(target))
     return bundles

@@ -36,6 +36,7 @@ def finish(
     *,
     merged: Merged | None = None,
     kept_removed: KeptRemoved | None = None,
+    section: str = "",
 ) -> dict[str, Any]:
     """Write the masks, the cards and `koffkit.json`.
 
@@ -46,16 +47,40 @@ def finish(
         figures: of the comparison with the masked model.
         merged: the memory that the backbone's weights contain; None: there is none.
         kept_removed: what was written of what the backbone lacks; None: nothing.
+        section: of the README, beside what that of every export says.
 
     Returns: what `koffkit export --json` prints: the manifest without files and golden logits.
 
     Raises:
         IntegrityError: the number of removed parameters is not the planned one.
     """
-    base = _base_entry(draft)
     if merged is None:  # its neurons stand in another order
         save_masks(draft.run.masks, draft.folder / MASKS)
-    manifest = Manifest(
+    manifest = describe(
+        draft, format_name, sliced, bundles, figures, merged=merged, kept_removed=kept_removed
+    )
+    for bundle in bundles:
+        write_bundle_card(bundle.path, manifest)
+    return _write(draft, manifest, sliced, section)
+
+
+def describe(
+    draft: Draft,
+    format_name: str,
+    sliced: Sliced,
+    bundles: list[Bundle],
+    figures: ParityFigures,
+    *,
+    merged: Merged | None = None,
+    kept_removed: KeptRemoved | None = None,
+) -> Manifest:
+    """The manifest of an export, still without its files; arguments are those of `finish`.
+
+    Raises:
+        IntegrityError: the number of removed parameters is not the planned one.
+    """
+    base = _base_entry(draft)
+    return Manifest(
         koffkit=FORMAT,
         format=format_name,
         name=draft.run.name,
@@ -74,14 +99,11 @@ def finish(
         golden=figures.golden,
         files={},
     )
-    for bundle in bundles:
-        write_bundle_card(bundle.path, manifest)
-    return _write(draft, manifest, sliced)
 
 
-def _write(draft: Draft, manifest: Manifest, sliced: Sliced) -> dict[str, Any]:
+def _write(draft: Draft, manifest: Manifest, sliced: Sliced, section: str) -> dict[str, Any]:
     """Write the cards of the whole and the manifest, in which every file is listed."""
-    write_root_card(draft.folder, manifest)
+    write_root_card(draft.folder, manifest, section)
     write_card(draft.folder, manifest)
     manifest = manifest.evolve(files=_entries(draft, sliced))
     manifest.write(draft.folder / MANIFEST)

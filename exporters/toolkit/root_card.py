@@ -23,15 +23,22 @@ CACHE_BYTES = 2
 """Of one number in a key-value cache, in the 16-bit types that models run in."""
 
 
-def write_root_card(output: Path, manifest: Manifest) -> None:
-    """A README for the export as a whole; `output` holds its backbone and memories."""
-    parts = (_title, _parts, _loading, _needs, _origin, _operating)
+def write_root_card(output: Path, manifest: Manifest, section: str = "") -> None:
+    """A README for the export as a whole; `output` holds its backbone and memories.
+
+    Args:
+        section: of the format, after how to load it.
+    """
     header = front_matter(manifest.base, "transformers", ["koffkit", "pruned"], derived=True)
-    text = header + "\n".join(part(output, manifest) for part in parts)
+    texts = [title(manifest), _parts(output, manifest), _loading(output, manifest)]
+    texts += [section] * bool(section)
+    texts += [_needs(output, manifest), origin(manifest), _operating(output, manifest)]
+    text = header + "\n".join(texts)
     write_atomically(output / CARD, text)
 
 
-def _title(output: Path, manifest: Manifest) -> str:
+def title(manifest: Manifest) -> str:
+    """The heading of a README, with what was done to which base, and what the figures show."""
     memories, verdict = len(manifest.domains), verdict_of(manifest.results)
     if manifest.merged is not None:
         return _merged_title(manifest, manifest.merged)
@@ -137,7 +144,8 @@ cache in a 16-bit type. The base takes {readable_bytes(manifest.base.bytes)}.
 """
 
 
-def _origin(output: Path, manifest: Manifest) -> str:
+def origin(manifest: Manifest) -> str:
+    """Base, license and data of an export."""
     base = manifest.base
     revision = "" if base.revision is None else f", revision `{base.revision}`"
     data = _data(public_recipe(manifest.recipe, base.is_on_hub))

@@ -176,6 +176,16 @@ def installed_structures() -> dict[str, Structure]:
     return {name: plugins.load(group, name, "mask.structures") for name in plugins.names(group)}
 
 
+_SMALL = Shape(num_layers=1, hidden=8, intermediate=8, query_heads=2, kv_heads=2, head_dim=4)
+
+
+def divides_heads(name: str) -> bool:
+    """Whether a structure removes parts of heads, which no stock class holds."""
+    patterns = [pattern for _, pattern in installed_structures()[name].kv_memory]
+    halves = [pattern(_SMALL).reshape(_SMALL.kv_heads, -1) for pattern in patterns]
+    return any(bool((units != units[:, :1]).any()) for units in halves)
+
+
 PAPER_ABLATIONS = {"paper_qkv": ["q_k_pair", "v_channel"], "paper_mlp": ["mlp_neuron", "mlp_output"]}
 """The presets of the paper's ablations (its Tables 12 and 6)."""
 

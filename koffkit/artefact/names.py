@@ -17,6 +17,8 @@ REMOVED_WEIGHTS = "removed.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 KV_MEMORY = "kv_memory.safetensors"
+CARTRIDGE = "cartridge"
+"""In a bundle: the KV half once more, as a folder of PEFT's (`export --format peft`)."""
 NEURONS = "neurons.safetensors"
 # Names that PEFT does not look for, because it would take the integers for weights.
 ADAPTER_PACKED = "adapter_packed.safetensors"

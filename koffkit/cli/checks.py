@@ -88,8 +88,9 @@ def _check_base(loaded: LoadedRecipe) -> None:
 
 def _check_exports(loaded: LoadedRecipe) -> None:
     from .. import exporters
+    from ..planning.routes import facts_of_recipe
 
-    problems = []
+    problems, facts = [], facts_of_recipe(loaded.recipe)
     for index, spec in enumerate(loaded.recipe.export):
         where, options = f"export.{index}", spec.model_extra or {}
         names = list(exporters.available())
@@ -98,8 +99,15 @@ def _check_exports(loaded: LoadedRecipe) -> None:
             known = f"installed: {', '.join(names) or 'none'}.{did_you_mean(spec.format, names)}"
             problems.append(f"{place}: {where}.format: {spec.format!r}: no such exporter; {known}")
             continue
+        exporter = exporters.find(spec.format)
+        carries = getattr(exporter, "carries", None)
+        if carries is not None and (spec.model_extra or {}).get("merge") is None:
+            place = loaded.place("export", index, "format")
+            problems += [
+                f"{place}: {where}: format {spec.format}: {text}." for text in carries.obstacles(facts)
+            ]
         try:
-            exporters.check_options(spec.format, exporters.find(spec.format), options)
+            exporters.check_options(spec.format, exporter, options)
         except UsageError as error:
             unknown = next((name for name in options if name in str(error)), "format")
             place, text = loaded.place("export", index, unknown), str(error).removeprefix("export: ")

@@ -56,18 +56,19 @@ def write_bundle(
     state: RunState,
     *,
     extra: Mapping[str, Any] | None = None,
+    base: str = BACKBONE_OF_BUNDLE,
 ) -> None:
-    """Slice the memory in the run folder `source` into the bundle `target`.
+    """Slice the memory of a run into the bundle `target`.
 
     Args:
         source: `memories/DOMAIN` of a run.
         target: an empty folder, or one that holds the memory's router column only.
-        domain: whose memory it is.
-        cuts: the rows and columns that stay; None: it was learned at the widths of the backbone.
-        backbone: the digest of the backbone that it is for.
-        figures: this domain's figures from stage `evaluate`.
-        state: the state of the run.
-        extra: fields of `BundleInfo` beside those of every bundle.
+        domain: its name. backbone: the digest of the backbone.
+        cuts: the rows and columns that stay; None: it has the widths of the backbone.
+        figures: from stage `evaluate`.
+        state: of the run.
+        extra: fields of `BundleInfo`.
+        base: where the LoRA half says that the backbone is.
 
     Raises:
         IntegrityError: a file of the run is missing or damaged.
@@ -75,13 +76,13 @@ def write_bundle(
     memory = state.recipe["memory"]
     parameters, neurons, layers = {}, None, state.memory_layers
     if memory["lora"] is not None:
-        parameters["lora"] = _write_adapter(source, target, cuts)
+        parameters["lora"] = _write_adapter(source, target, cuts, base)
     if memory["kv"] is not None:
         parameters["kv"] = _slice_file(source / KV_MEMORY, target / KV_MEMORY, cuts.kv if cuts else _whole)
     if memory.get("neurons") is not None:
         neurons, parameters["neurons"], places = _copy_neurons(source, target, state)
         layers = layers or places
-    info = BundleInfo(
+    BundleInfo(
         koffkit=FORMAT,
         domain=domain,
         backbone_digest=backbone,
@@ -94,14 +95,13 @@ def write_bundle(
         figures=dict(figures),
         files={name: file_entry(target / name) for name in PARTS if (target / name).is_file()},
         **dict(extra or {}),
-    )
-    info.write(target / MEMORY_FILE)
+    ).write(target / MEMORY_FILE)
 
 
-def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None) -> int:
+def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None, base: str) -> int:
     """Slice the LoRA half; returns its number of parameters."""
     config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
-    write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": BACKBONE_OF_BUNDLE})
+    write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": base})
     return _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
 
 

@@ -6,10 +6,12 @@ from ..checkpoint.spec import ModelSpec
 from ..method.budget import Budget
 from ..recipe.learning import Learned
 from ..recipe.schema import Recipe
+from ..recipe.servable import VLLM_RANKS
 from ..recipe.training import Training
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 COLLAPSE = 0.2
+EVEN = 16
+"""Widths that it divides are fast, as measured on CPUs; GPUs want 64."""
 
 
 def warnings_of(recipe: Recipe, budget: Budget, spec: ModelSpec) -> list[str]:
@@ -30,8 +32,15 @@ def warnings_of(recipe: Recipe, budget: Budget, spec: ModelSpec) -> list[str]:
     lora, top = recipe.memory.lora, recipe.distill.top_k
     if lora is not None and lora.rank not in VLLM_RANKS:
         warnings.append(
-            f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; vLLM will not serve the "
-            "adapters."
+            f"memory.lora.rank: {lora.rank} is not one of vLLM's {VLLM_RANKS}; "
+            + ("format vllm pads it." if lora.rank < VLLM_RANKS[-1] else "vLLM will not serve the adapters.")
+        )
+    multiple, kept = recipe.mask.multiple_of, budget.keep.get("mlp_neuron", 0)
+    if "mlp_neuron" in budget.keep and (multiple if recipe.mask.layout == "ragged" else kept) % EVEN:
+        width = "layers of any width" if recipe.mask.layout == "ragged" else f"{kept:,.0f} neurons a layer"
+        warnings.append(
+            f"mask.multiple_of: {multiple} leaves {width}; widths that are no multiple of {EVEN} cost what "
+            "pruning gains in speed. Use 64."
         )
     if budget.global_sparsity > COLLAPSE and not recipe.base.model.startswith("embedded:"):
         warnings.append(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from ..strict import StrictModel
 from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, Upper, layers_of
+from .servable import contradictions, with_defaults
 from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Source
 from .stages import KINDS, STAGES, order_error
 from .training import LearningRates, Train, Training
@@ -88,6 +89,11 @@ class Recipe(StrictModel):
     holdout: float = Field(
         0.05, gt=0, lt=1, description="Fraction of each domain's documents that is held out of training."
     )
+    servable: bool = Field(
+        False,
+        description="Refuse what stock servers cannot load: needs uniform widths, a multiple of 64 (then the "
+        "default of mask.multiple_of), whole heads, KV memory in all layers, a LoRA rank of vLLM's.",
+    )
     mask: Mask = Field(description="What is removed from the base, and how that is learned.")
     memory: Memory = Field(description="What each domain's memory consists of.")
     stages: list[Stage] = Field(min_length=1, description="What is done, in order.")
@@ -107,6 +113,18 @@ class Recipe(StrictModel):
                 "choose another name"
             )
         return domains
+
+    @model_validator(mode="before")
+    @classmethod
+    def _servable_defaults(cls, data: Any) -> Any:
+        return with_defaults(data)
+
+    @model_validator(mode="after")
+    def _is_servable(self) -> Recipe:
+        wrong = contradictions(self) if self.servable else []
+        if wrong:
+            raise ValueError(f"servable: true, but {'; '.join(wrong)}; change that, or remove servable")
+        return self
 
     @model_validator(mode="after")
     def _domains_exist(self) -> Recipe:

@@ -8,18 +8,17 @@ from typing import Any
 
 from ..arch.widths import SLICED_LAYERS
 from ..artefact.bundle import Bundle, is_bundle, open_bundle
-from ..artefact.bundle_info import BundleInfo
 from ..artefact.check import require_sound
 from ..artefact.digests import backbone_digest, weight_bytes
 from ..artefact.export import Export, is_export, open_export, removed_memories
 from ..artefact.manifest import Manifest
 from ..checkpoint.spec import ModelSpec
 from ..errors import KoffkitError, UsageError
-from ..planning.warnings import VLLM_RANKS
 from ..router.routed import routed
 from ..run.folder import RunFolder
 from ..run.live import live_state
 from ..storage.record import Record
+from .routes import routes
 from .shared_neurons import shared_neurons
 
 OWN_CLASS = (
@@ -84,6 +83,7 @@ def _export(path: Path) -> dict[str, Any]:
         "net": _net(export, bundles),
         "router": None if router is None else router.describe(),
         "loads_in": _loads_in(export.manifest, bundles, spec),
+        "routes": routes(spec, export.manifest.base.architecture, bundles),
     }
 
 
@@ -117,16 +117,14 @@ def _folder_bytes(folder: Path) -> int:
 def _loads_in(manifest: Manifest, bundles: list[Bundle], spec: ModelSpec) -> dict[str, str]:
     packed = [bundle.domain for bundle in bundles if bundle.info.is_packed]
     plain = [bundle.info for bundle in bundles if not bundle.info.is_packed]
-    ranks = {rank for info in plain for rank in _ranks(info)}
     kv_layers = [len(info.layers) for info in plain if info.kv is not None]
     own = SLICED_LAYERS in spec.config
     loads = {
         "transformers": f"backbone: {manifest.backbone.model_class}, "
         + (OWN_CLASS if own else "no koffkit needed")
     }
-    if ranks:
+    if any(info.lora is not None for info in plain):
         loads["peft"] = "LoRA half of every memory" + (f" but {', '.join(packed)}" if packed else "")
-        loads["vllm"] = _vllm(own, ranks)
     if kv_layers:
         everywhere = all(count == int(spec.config["num_hidden_layers"]) for count in kv_layers)
         loads["kv memory"] = "koffkit" + (
@@ -137,21 +135,6 @@ def _loads_in(manifest: Manifest, bundles: list[Bundle], spec: ModelSpec) -> dic
     if packed:
         loads["koffkit"] = f"only: {', '.join(packed)} (packed weights)"
     return loads
-
-
-def _ranks(info: BundleInfo) -> list[int]:
-    if info.lora is None:
-        return []
-    compacted = None if info.compacted is None else info.compacted.ranks
-    return compacted or [info.lora.rank]
-
-
-def _vllm(own_class: bool, ranks: set[int]) -> str:
-    if own_class:
-        return "not: its layers differ, or parts of heads are gone"
-    if all(rank in VLLM_RANKS for rank in ranks):
-        return "backbone and LoRA (not run by koffkit)"
-    return f"backbone; LoRA ranks {sorted(ranks)} are not served"
 
 
 def _widths(spec: ModelSpec) -> dict[str, Any]:

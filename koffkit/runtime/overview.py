@@ -57,7 +57,13 @@ def _export(facts: Facts) -> Iterator[tuple[str, str]]:
     saved = f"{abs(net['saved']):,} {'fewer' if net['saved'] >= 0 else 'more'} than the base"
     yield "net", f"{net['total']:,} bytes without router, {saved}{even}"
     yield "parity", f"largest logit difference {max(facts['parity']['max_abs'].values()):.1e}"
-    yield "loads in", ", ".join(facts["loads_in"])
+    formats = ", ".join(_route(name, what) for name, what in facts["routes"].items())
+    yield "loads in", f"{', '.join(facts['loads_in'])}; exports as {formats}"
+
+
+def _route(name: str, what: str) -> str:
+    """An export format that the run behind an export can be exported in, or cannot."""
+    return f"not {name}" if what.startswith("not: ") else name
 
 
 def _memories(facts: Facts) -> str:

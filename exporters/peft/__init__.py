@@ -1,0 +1,73 @@
+"""Format `peft`: what `hf` writes, made ready for PEFT and plain transformers without koffkit: adapters whose
+base is found from the export's folder, KV memories as CARTRIDGE adapters, and an example that was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...artefact.names import BACKBONE
+from ...artefact.routes import Carries
+from ...progress import Progress
+from ...run.finished import FinishedRun
+from ...strict import StrictModel
+from ..toolkit import (
+    add_cartridge,
+    check_parity,
+    finish,
+    publishing,
+    require_carried,
+    write_backbone,
+    write_bundles,
+    write_router,
+)
+from .example import readme_section, write_example
+from .gate import check_consumer
+
+
+class PeftOptions(StrictModel):
+    """Options of the format: none."""
+
+
+class PeftExporter:
+    """Writes an export of format `hf` of which PEFT and transformers load everything."""
+
+    Options = PeftOptions
+    carries = Carries(
+        what="PEFT and plain transformers: backbone, LoRA, KV memory",
+        own_class=True,
+        kv="all",
+        no_kv_in=frozenset({"gemma3_text"}),  # PEFT hands it a cache of its own kind
+    )
+
+    def export(
+        self, run: FinishedRun, output: Path, options: PeftOptions, progress: Progress
+    ) -> dict[str, Any]:
+        """Slice, write, check parity, run PEFT on what was written, publish.
+
+        Args:
+            run: the run to export.
+            output: the folder to make.
+            options: none.
+            progress: where messages and the progress of slicing go.
+
+        Returns:
+            what `koffkit export --json` prints.
+
+        Raises:
+            UsageError: `output` exists, or PEFT or a stock cache cannot hold the memories.
+            IntegrityError: a file of the run or of its base is damaged, or what was written does not compute
+                what the run learned; nothing is published.
+            ResourceError: the disk is too full.
+        """
+        facts = require_carried(self.carries, run, "peft")
+        with publishing(run, output, progress) as draft:
+            write_router(draft)
+            sliced = write_backbone(draft)
+            bundles = write_bundles(draft, sliced.digest, base=f"./{BACKBONE}")
+            figures = check_parity(draft, bundles)
+            if facts.kv == "all":
+                bundles = [add_cartridge(bundle, draft.backbone) for bundle in bundles]
+            write_example(draft.folder, facts, bundles, draft.run.sliced_config)
+            check_consumer(draft, bundles, figures)
+            return finish(draft, "peft", sliced, bundles, figures, section=readme_section(facts, bundles))

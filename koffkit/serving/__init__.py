@@ -1,0 +1,1 @@
+"""What runs inside other servers: connectors that they load by name."""
