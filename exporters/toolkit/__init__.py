@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .backbone import write_backbone
 from .bundles import write_bundles, write_router
-from .finish import finish
+from .finish import finish, manifest_of, write_manifest
 from .merging import MergePlan, check_merged, plan_merge, tell_what_is_left_out
 from .parity import ParityFigures, check_parity
 from .publishing import Draft, publishing
@@ -24,12 +24,14 @@ __all__ = [
     "check_merged",
     "check_parity",
     "finish",
+    "manifest_of",
     "plan_merge",
     "publishing",
     "slice_checkpoint",
     "tell_what_is_left_out",
     "write_backbone",
     "write_bundles",
+    "write_manifest",
     "write_removed",
     "write_router",
 ]

@@ -25,13 +25,14 @@ CACHE_BYTES = 2
 
 def write_root_card(output: Path, manifest: Manifest) -> None:
     """A README for the export as a whole; `output` holds its backbone and memories."""
-    parts = (_title, _parts, _loading, _needs, _origin, _operating)
+    parts = (title, _parts, _loading, _needs, origin, _operating)
     header = front_matter(manifest.base, "transformers", ["koffkit", "pruned"], derived=True)
     text = header + "\n".join(part(output, manifest) for part in parts)
     write_atomically(output / CARD, text)
 
 
-def _title(output: Path, manifest: Manifest) -> str:
+def title(output: Path, manifest: Manifest) -> str:
+    """The heading, and a paragraph that says what the export is."""
     memories, verdict = len(manifest.domains), verdict_of(manifest.results)
     if manifest.merged is not None:
         return _merged_title(manifest, manifest.merged)
@@ -137,7 +138,8 @@ cache in a 16-bit type. The base takes {readable_bytes(manifest.base.bytes)}.
 """
 
 
-def _origin(output: Path, manifest: Manifest) -> str:
+def origin(output: Path, manifest: Manifest) -> str:
+    """Base, license and data, as a section."""
     base = manifest.base
     revision = "" if base.revision is None else f", revision `{base.revision}`"
     data = _data(public_recipe(manifest.recipe, base.is_on_hub))
