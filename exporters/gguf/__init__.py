@@ -83,9 +83,7 @@ class GgufExporter:
             return _finish(draft, _of_files(draft, manifest, serving), serving, sliced)
 
 
-def _checkpoint(
-    inner: Draft, plan: GgufPlan
-) -> tuple[Sliced, list[Bundle], ParityFigures, Merged | None]:
+def _checkpoint(inner: Draft, plan: GgufPlan) -> tuple[Sliced, list[Bundle], ParityFigures, Merged | None]:
     """The sliced checkpoint with its bundles, or with a memory merged into it, after the parity check."""
     if plan.merge is None:
         sliced = write_backbone(inner)

@@ -23,8 +23,8 @@ Array = NDArray[Any]
 
 
 def write_adapter(path: Path, bundle: MemoryFolder, target: Target) -> None:
-    """Write the adapter of a bundle in float32. llama.cpp scales B A by one alpha over the rank of each module;
-    where a module has an alpha of its own, its B makes up for it.
+    """Write the adapter of a bundle in float32. llama.cpp scales B A by one alpha over the rank of each
+    module; where a module has an alpha of its own, its B makes up for it.
 
     Args:
         path: the file.

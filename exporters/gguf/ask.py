@@ -1,6 +1,7 @@
 """Ask llama-server with one memory of this export attached. Needs Python alone.
 
-    python ask.py MEMORY "A prompt" [--chat] [--url http://127.0.0.1:8080] [--slot 0] [--tokens 64] [--flash-attention]
+    python ask.py MEMORY "A prompt" [--chat] [--url http://127.0.0.1:8080] [--slot 0] [--tokens 64]
+    [--flash-attention]
 
 MEMORY is a name of `serving.json`, or `none`. The README beside this file says how to start the server.
 """
@@ -32,8 +33,8 @@ def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
 def attach(url: str, slot: int, memory: dict[str, Any], lora: list[dict[str, Any]], flash: bool) -> list[int]:
     """Put a memory into a slot; returns the tokens that every prompt must begin with.
 
-    A slot forgets what it has read when its adapters change, so they are set first, by a request that reads one
-    token and writes none.
+    A slot forgets what it has read when its adapters change, so they are set first, by a request that reads
+    one token and writes none.
     """
     post(url, "/completion", {"prompt": [0], "n_predict": 0, "id_slot": slot, "lora": lora})
     kv = memory.get("kv")
@@ -94,7 +95,7 @@ def main() -> None:
         n_predict=given.tokens,
         temperature=0,
     )
-    print(answer["content"])
+    sys.stdout.write(answer["content"] + "\n")
 
 
 if __name__ == "__main__":

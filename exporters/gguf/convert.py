@@ -20,7 +20,9 @@ from .weights import check_written, plan_tensors, smallest_type, write_tensors
 MODEL = "model.gguf"
 
 
-def convert(plan: GgufPlan, checkpoint: Path, bundles: list[Bundle], output: Path, progress: Progress) -> Serving:
+def convert(
+    plan: GgufPlan, checkpoint: Path, bundles: list[Bundle], output: Path, progress: Progress
+) -> Serving:
     """Write the model, adapters and state files.
 
     Args:

@@ -23,7 +23,8 @@ class GgufOptions(StrictModel):
         4, description="Version of state files: 2 up to August 2026, 3 in September 2026, 4 since."
     )
     cache_type: Literal["f16", "f32"] = Field(
-        "f16", description="Type of the consumer's key-value cache, for state files; f16 is llama.cpp's default."
+        "f16",
+        description="Type of the consumer's key-value cache, for state files; f16 is llama.cpp's default.",
     )
     pre_tokenizer: str = Field(
         "auto", description="llama.cpp's name for how text is split before BPE; auto: recognise it."

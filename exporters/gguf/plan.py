@@ -75,8 +75,9 @@ def plan_gguf(run: FinishedRun, options: GgufOptions, progress: Progress) -> Ggu
 def _require_no_neurons(run: FinishedRun) -> None:
     if run.recipe["memory"].get("neurons") is not None:
         raise UsageError(
-            "--format gguf: memory.neurons: llama.cpp has no place for restored neurons beside the weights; make "
-            f"them part of the weights with --merge NAME (NAME: {', '.join(run.memories)}), or {OTHER_ROUTE}."
+            "--format gguf: memory.neurons: llama.cpp has no place for restored neurons beside the weights; "
+            f"make them part of the weights with --merge NAME (there is {', '.join(run.memories)}), or "
+            f"{OTHER_ROUTE}."
         )
 
 
@@ -84,9 +85,9 @@ def _require_every_layer(run: FinishedRun) -> None:
     layers, count = run.state.memory_layers, run.spec.num_layers
     if len(layers) != count:
         raise UsageError(
-            f"--format gguf: memory.layers: KV memories are in {len(layers)} of {count} layers; llama.cpp's cache "
-            "has the same tokens in every layer. Compress with memory.layers: all, or leave KV memories out with "
-            "-o kv=false."
+            f"--format gguf: memory.layers: KV memories are in {len(layers)} of {count} layers; llama.cpp's "
+            "cache has the same tokens in every layer. Compress with memory.layers: all, or leave KV "
+            "memories out with -o kv=false."
         )
 
 
@@ -94,8 +95,9 @@ def _warn(plan: GgufPlan, progress: Progress) -> None:
     """Tell what will be different in llama.cpp."""
     if not plan.vocabulary.recognised:
         progress.warn(
-            f"tokenizer: koffkit does not know llama.cpp's name for how it splits text, and writes {FALLBACK!r}; "
-            "text may be split differently there. Name it with -o pre_tokenizer=NAME, or send token ids."
+            "tokenizer: koffkit does not know llama.cpp's name for how it splits text, and writes "
+            f"{FALLBACK!r}; text may be split differently there. Name it with -o pre_tokenizer=NAME, or send "
+            "token ids."
         )
     window = plan.target.window
     if window is not None and window < int(plan.target.config["max_position_embeddings"]):
@@ -104,5 +106,5 @@ def _warn(plan: GgufPlan, progress: Progress) -> None:
         )
     if plan.run.recipe["memory"]["kv"] is not None and not plan.has_kv:
         progress.warn(
-            "KV memories are left out (kv=false); the run's figures of whole memories do not hold for this export."
+            "KV memories are left out (kv=false); figures of whole memories do not hold for this export."
         )

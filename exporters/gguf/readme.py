@@ -15,6 +15,7 @@ ASK = "ask.py"
 MODELFILE = "Modelfile"
 PORT = 8080
 LONGEST = 8192
+ADAPTER = '"lora": [{"id": 0, "scale": 1}]'
 
 
 def write_readme(output: Path, manifest: Manifest, serving: Serving) -> None:
@@ -56,20 +57,16 @@ def _with_kv(serving: Serving) -> dict[str, KvFiles]:
 
 
 def _files(output: Path, serving: Serving) -> str:
-    rows = [
-        "| file | what it is |",
-        "|---|---|",
-        f"| `{serving.model}` | the backbone, architecture `{serving.architecture}`, {serving.type}, "
-        f"{(output / serving.model).stat().st_size:,} bytes |",
-    ]
+    size = (output / serving.model).stat().st_size
+    what = f"the backbone, architecture `{serving.architecture}`, {serving.type}, {size:,} bytes"
+    rows = ["| file | what it is |", "|---|---|", f"| `{serving.model}` | {what} |"]
     for name, files in serving.memories.items():
         if files.lora is not None:
             rows.append(f"| `{files.lora}` | LoRA of memory {name} |")
         if files.kv is not None:
-            rows.append(
-                f"| `{MEMORIES}/{files.kv.file}`, `{MEMORIES}/{files.kv.file_flash_attention}` | KV memory of "
-                f"{name}, {files.kv.tokens} tokens: without and with flash attention |"
-            )
+            states = f"`{MEMORIES}/{files.kv.file}`, `{MEMORIES}/{files.kv.file_flash_attention}`"
+            what = f"KV memory of {name}, {files.kv.tokens} tokens: without and with flash attention"
+            rows.append(f"| {states} | {what} |")
     rows.append(f"| `{SERVING}`, `{ASK}` | the same for programs; a client of llama-server |")
     rows.append(f"| `{MODELFILE}` ... | for ollama |")
     return "\n".join([*rows, ""])
@@ -87,9 +84,14 @@ From this folder, with llama.cpp's server:
 The backbone alone, which is expected to be weaker than with a memory:
 
 ```
-curl -s http://127.0.0.1:{PORT}/completion -d '{{"prompt": "A prompt", "n_predict": 16, "temperature": 0}}'
+{_curl("completion", '{"prompt": "A prompt", "n_predict": 16, "temperature": 0}')}
 ```
 """
+
+
+def _curl(path: str, body: str) -> str:
+    """A request to the server."""
+    return f"curl -s 'http://127.0.0.1:{PORT}/{path}' \\\n  -d '{body}'"
 
 
 def _memories(serving: Serving) -> str:
@@ -103,50 +105,53 @@ python ask.py {name} "A prompt"
 ```
 """
     if files.lora is not None:
+        numbers = ", ".join(f"{index} {domain}" for index, domain in enumerate(serving.adapters))
         text += f"""
-A LoRA is chosen by each request, by its number in the order of `--lora`
-({", ".join(f"{index} {domain}" for index, domain in enumerate(serving.adapters))}):
+A LoRA is chosen by each request, by its number in the order of `--lora` ({numbers}):
 
 ```
-curl -s http://127.0.0.1:{PORT}/completion -d '{{"prompt": "A prompt", "n_predict": 16, "lora": [{{"id": 0, "scale": 1}}]}}'
+{_curl("completion", '{"prompt": "A prompt", "n_predict": 16, ' + ADAPTER + "}")}
 ```
 
-Without KV memories llama-cli runs one, too: `llama-cli -m {serving.model} --lora {files.lora} -p "A prompt"`.
+llama-cli has `--lora {files.lora}`, too (not run by koffkit's tests).
 """
-    return text + (_kv(name, files.kv, serving, files.lora is not None) if files.kv is not None else "")
+    return text + (_kv(files.kv, serving, files.lora is not None) if files.kv is not None else "")
 
 
-def _kv(name: str, kv: KvFiles, serving: Serving, with_lora: bool) -> str:
+def _kv(kv: KvFiles, serving: Serving, with_lora: bool) -> str:
     """How a KV memory gets into a slot, and what must fit."""
-    lora = ', "lora": [{"id": 0, "scale": 1}]' if with_lora else ""
-    table = "\n".join(f"| {domain} | {own.sentinel} | {own.tokens} |" for domain, own in _with_kv(serving).items())
+    more = f""""id_slot": 0{", " + ADAPTER if with_lora else ""}"""
+    ids = f"""'"$(python3 -c 'print([{kv.sentinel}] * {kv.tokens} + [0])')"'"""
+    table = "\n".join(
+        f"| {domain} | {own.sentinel} | {own.tokens} |" for domain, own in _with_kv(serving).items()
+    )
     return f"""
-A KV memory is the state of a slot that has read {kv.tokens} times the memory's sentinel token. `ask.py` does these
-three steps. The first gives the slot its adapters, since a slot forgets what it read when they change; then the
-state is restored, and the prompt begins with the sentinels:
+A KV memory is the state of a slot that has read the memory's sentinel token {kv.tokens} times. `ask.py` does
+these three steps. The first gives the slot its adapters, since a slot forgets what it read when they change;
+then the state is restored, and the prompt begins with the sentinels:
 
 ```
-curl -s http://127.0.0.1:{PORT}/completion -d '{{"prompt": [0], "n_predict": 0, "id_slot": 0{lora}}}'
-curl -s -X POST 'http://127.0.0.1:{PORT}/slots/0?action=restore' -d '{{"filename": "{kv.file}"}}'
-curl -s http://127.0.0.1:{PORT}/completion -d '{{"prompt": '"$(python3 -c 'print([{kv.sentinel}] * {kv.tokens} + [0])')"', "id_slot": 0, "n_predict": 16{lora}}}'
+{_curl("completion", f'{{"prompt": [0], "n_predict": 0, {more}}}')}
+{_curl("slots/0?action=restore", f'{{"filename": "{kv.file}"}}')}
+{_curl("completion", f'{{"prompt": {ids}, "n_predict": 16, {more}}}')}
 ```
 
-where the ids of the prompt (from `/tokenize` with `"add_special": true`) take the place of the last one. In the
-answer `timings.cache_n` must be at least {kv.tokens}: otherwise the sentinels were read as text, and the answer is not
-the memory's.
+The ids of the prompt (from `/tokenize`, with `"add_special": true`) take the place of the 0. In the answer
+`timings.cache_n` must be at least {kv.tokens}: otherwise the sentinels were read as text, and the answer is
+not the memory's.
 
 | memory | sentinel | memory tokens |
 |---|---|---|
 {table}
 
 - llama-server looks up what it has read by tokens alone, so no two memories share a sentinel.
-- The state files are of version {serving.state_version} and for a cache of type {serving.cache_type}. Builds up to
-  August 2026 read version 2, those of September 2026 version 3, later ones 4: `koffkit export -o state_version=3`.
-  For `-ctk f32 -ctv f32` export with `-o cache_type=f32`.
-- With `-fa on`, which is faster and rounds more, restore `{kv.file_flash_attention}` instead, or say `--flash-attention`
-  to `ask.py`. What does not fit is refused by the server with status 400.
-- One slot (`-np 1`), or several with a unified cache (`--kv-unified`).
-- llama-cli and ollama have no way to restore a slot: LoRA only.
+- The state files are of version {serving.state_version}, for a cache of type {serving.cache_type}. Builds up
+  to August 2026 read version 2, those of September 2026 version 3, later ones version 4: export with
+  `-o state_version=3`, and with `-o cache_type=f32` for `-ctk f32 -ctv f32`.
+- With `-fa on`, which rounds more, restore `{kv.file_flash_attention}`, or say `--flash-attention` to
+  `ask.py`. A state that does not fit is refused by the server with status 400.
+- One slot (`-np 1`), or several with one cache for all (`--kv-unified`).
+- llama-cli and ollama cannot restore a slot: LoRA only.
 """
 
 
@@ -160,7 +165,8 @@ def _check(manifest: Manifest) -> str:
     return f"""
 ## Check
 
-`koffkit verify .` compares every file with `koffkit.json`. The checkpoint that these files were made from gave the
-masked model's logits in float64 to within {max(manifest.parity.max_abs.values()):.1e} (largest logit
-{max(manifest.parity.max_logit.values()):.1f}) with every memory; every tensor was read back from the file.
+`koffkit verify .` compares every file with `koffkit.json`. The checkpoint that these files were made from
+gave the masked model's logits in float64 to within {max(manifest.parity.max_abs.values()):.1e} (largest
+logit {max(manifest.parity.max_logit.values()):.1f}) with every memory; every tensor was read back from the
+file.
 """

@@ -1,9 +1,9 @@
 """A KV memory as the saved state of one sequence of llama.cpp, which llama-server restores into a slot.
 
-To llama.cpp the P memory tokens are text that it has read: P copies of one token, the *sentinel*, at positions 0 to
-P - 1. Memory keys of koffkit are not rotated, and text begins at position 0; here it begins at position P, so every
-key is turned by the angle of P, and differences of position are the same. llama-server looks up what it has read
-by tokens alone, so each memory needs a sentinel of its own.
+To llama.cpp the P memory tokens are text that it has read: P copies of one token, the *sentinel*, at
+positions 0 to P - 1. Memory keys of koffkit are not rotated, and text begins at position 0; here it begins
+at position P, so every key is turned by the angle of P, and differences of position are the same.
+llama-server looks up what it has read by tokens alone, so each memory needs a sentinel of its own.
 
 Layout of the file, little-endian (llama.cpp's `llama_state_seq_save_file`):
 
@@ -42,7 +42,9 @@ TYPES = {"f32": (0, np.float32), "f16": (1, np.float16)}
 """ggml's number of a type, and numpy's type."""
 
 
-def read_layers(memory: MemoryFolder, cut: Callable[[str, Array], Array] | None, target: Target) -> list[Layer]:
+def read_layers(
+    memory: MemoryFolder, cut: Callable[[str, Array], Array] | None, target: Target
+) -> list[Layer]:
     """Keys and values [K, P, H] of every layer at the widths of the backbone, unrotated.
 
     Args:
@@ -129,4 +131,5 @@ def turned(key: Array, target: Target) -> Array:
 def _rows(tensor: Array) -> Array:
     """[K, P, H] as one row a token, [P, K * H]."""
     heads, tokens, size = tensor.shape
-    return tensor.transpose(1, 0, 2).reshape(tokens, heads * size)
+    rows: Array = tensor.transpose(1, 0, 2).reshape(tokens, heads * size)
+    return rows

@@ -1,7 +1,7 @@
 """Which of llama.cpp's architectures holds a sliced backbone, and what none of them can express.
 
-llama.cpp compiles one computation for each architecture; a file only names it. So what a backbone needs beyond
-that computation is refused here, before anything is written.
+llama.cpp compiles one computation for each architecture; a file only names it. So what a backbone needs
+beyond that computation is refused here, before anything is written.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Target:
 
     @property
     def context_length(self) -> int:
-        """Positions that llama.cpp computes as transformers does: no more than a sliding window, which none of
-        these architectures has."""
+        """Positions that llama.cpp computes as transformers does: no more than a sliding window, which none
+        of these architectures has."""
         positions, window = int(self.config["max_position_embeddings"]), self.window
         return positions if window is None else min(positions, window)
 
@@ -125,8 +125,8 @@ def target_of(run: FinishedRun) -> Target:
         else:
             return Target(arch, spec)
     raise UsageError(
-        f"--format gguf: no architecture of llama.cpp holds this {family} ({'; '.join(reasons)}). Compress with "
-        f"mask.layout: uniform and without mask.repair: bias, or {OTHER_ROUTE}."
+        f"--format gguf: no architecture of llama.cpp holds this {family} ({'; '.join(reasons)}). Compress "
+        f"with mask.layout: uniform and without mask.repair: bias, or {OTHER_ROUTE}."
     )
 
 
@@ -151,8 +151,8 @@ def _require_whole_heads(spec: ModelSpec) -> None:
         if (widths.key_channels, widths.value_channels) != (full, full):
             raise UsageError(
                 f"--format gguf: layer {index} keeps {widths.key_channels} channels of a key and "
-                f"{widths.value_channels} of a value, of {full}; llama.cpp knows whole heads only. Compress with "
-                f"mask.structures [mlp_neuron, kv_group], or {OTHER_ROUTE}."
+                f"{widths.value_channels} of a value, of {full}; llama.cpp knows whole heads only. Compress "
+                f"with mask.structures [mlp_neuron, kv_group], or {OTHER_ROUTE}."
             )
 
 
@@ -161,11 +161,12 @@ def _require_same_computation(spec: ModelSpec) -> None:
     act = config.get("hidden_act", "silu")
     if act != "silu":
         raise UsageError(
-            f"--format gguf: hidden_act: {act}; llama.cpp computes silu for this family. Instead {OTHER_ROUTE}."
+            f"--format gguf: hidden_act: {act}; llama.cpp computes silu for this family. Instead "
+            f"{OTHER_ROUTE}."
         )
     kind = (config.get("rope_parameters") or {}).get("rope_type", "default")
     if kind not in ROPE_TYPES:
         raise UsageError(
-            f"--format gguf: rope_type: {kind}; koffkit writes {', '.join(ROPE_TYPES)}. Instead {OTHER_ROUTE}, or "
-            "convert that export with llama.cpp's own converter."
+            f"--format gguf: rope_type: {kind}; koffkit writes {', '.join(ROPE_TYPES)}. Instead "
+            f"{OTHER_ROUTE}, or convert that export with llama.cpp's own converter."
         )

@@ -1,9 +1,9 @@
 """The tokenizer in a GGUF file.
 
-llama.cpp has tokenizers of its own: byte-level BPE, whose splitting of text is one of a fixed list of rules that
-the file names (the *pre-tokenizer*), and sentencepiece-like BPE, which merges by scores. The rule is recognised
-here by what the tokenizer does, not by a digest of its output, so that tokenizers of one's own are recognised,
-too.
+llama.cpp has tokenizers of its own: byte-level BPE, whose splitting of text is one of a fixed list of rules
+that the file names (the *pre-tokenizer*), and sentencepiece-like BPE, which merges by scores. The rule is
+recognised here by what the tokenizer does, not by a digest of its output, so that tokenizers of one's own
+are recognised, too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from ...errors import UsageError
 
 FALLBACK = "gpt-2"
 _WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPLITS = {_WORDS % r"\p{N}": "qwen2", _WORDS % r"\p{N}{1,3}": "llama-bpe"}
-"""Regular expressions of well-known pre-tokenizers, as their `tokenizer.json` has them -> llama.cpp's name."""
+"""Regular expressions of well-known pre-tokenizers, as their `tokenizer.json` has them -> llama.cpp's
+name."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,7 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 def _special(tokenizer: Any, folder: Path, rows: int) -> dict[str, int]:
     """Ids by role. Where generation ends at several tokens, the second one is the end of a turn."""
-    roles = {
-        role: getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "unk", "pad")
-    }
+    roles = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "unk", "pad")}
     ends = _ends(folder)
     others = [index for index in ends if index != roles["eos"]]
     if others:

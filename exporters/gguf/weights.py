@@ -77,8 +77,8 @@ def smallest_type(reader: CheckpointReader) -> str:
 
 
 def plan_tensors(reader: CheckpointReader, target: Target, kind: str) -> list[Planned]:
-    """What to write, in the checkpoint's order. Vectors are always f32; a matrix whose rows are no whole blocks
-    of a quantised type is f16.
+    """What to write, in the checkpoint's order. Vectors are always f32; a matrix whose rows are no whole
+    blocks of a quantised type is f16.
 
     Args:
         reader: the sliced checkpoint.
@@ -111,8 +111,8 @@ def tensor_data(item: Planned, reader: CheckpointReader, target: Target) -> Arra
 
 
 def in_order(name: str, value: Array, target: Target) -> Array:
-    """Reorder the rows of a query or key projection (or of its bias, or of its LoRA B), where rotary pairs are
-    neighbours.
+    """Reorder the rows of a query or key projection (or of its bias, or of its LoRA B), where rotary pairs
+    are neighbours.
 
     Args:
         name: the tensor's in the checkpoint, or its module's.
@@ -130,7 +130,12 @@ def in_order(name: str, value: Array, target: Target) -> Array:
 
 
 def write_tensors(
-    writer: Any, path: Path, reader: CheckpointReader, target: Target, planned: list[Planned], progress: Progress
+    writer: Any,
+    path: Path,
+    reader: CheckpointReader,
+    target: Target,
+    planned: list[Planned],
+    progress: Progress,
 ) -> dict[str, str]:
     """Write header, metadata and tensors, one tensor in memory at a time.
 
@@ -192,7 +197,9 @@ def check_written(path: Path, planned: list[Planned], digests: dict[str, str]) -
 
     found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
     for problem in _differences(planned, found, digests):
-        raise IntegrityError(f"{path.name}: {problem}; nothing was published. Check the disk, and export again.")
+        raise IntegrityError(
+            f"{path.name}: {problem}; nothing was published. Check the disk, and export again."
+        )
 
 
 def _differences(planned: list[Planned], found: dict[str, Any], digests: dict[str, str]) -> Iterator[str]:

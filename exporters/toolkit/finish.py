@@ -180,7 +180,9 @@ def _entries(draft: Draft, sliced: Sliced) -> dict[str, FileEntry]:
             sha256=entry.sha256, size=entry.size, sampled=sampled_digest(draft.backbone / name)
         )
         for name, entry in sliced.files.items()
-        if (draft.backbone / name).is_file()  # a checkpoint that only was on the way to another format is gone
+        if (
+            draft.backbone / name
+        ).is_file()  # a checkpoint that only was on the way to another format is gone
     }
     names = [path.relative_to(draft.folder).as_posix() for path in list_files(draft.folder)]
     return {name: known.get(name) or file_entry(draft.folder / name) for name in names}

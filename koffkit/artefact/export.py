@@ -29,8 +29,8 @@ class Export:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats are for other
-        software."""
+        """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats are for
+        other software."""
         return f"{BACKBONE}/{CONFIG}" in self.manifest.files
 
     @property
@@ -98,8 +98,8 @@ def open_export(path: Path | str, *, any_format: bool = False) -> Export:
     export = Export(path, Manifest.read(path / MANIFEST))
     if not any_format and not export.is_checkpoint:
         raise UsageError(
-            f"{path}: an export of format {export.manifest.format}, for other software (its README says which); "
-            "koffkit runs exports of format hf. `koffkit verify` and `koffkit inspect` take both."
+            f"{path}: an export of format {export.manifest.format}, for other software (its README says "
+            "which); koffkit runs exports of format hf. `koffkit verify` and `koffkit inspect` take both."
         )
     return export
 

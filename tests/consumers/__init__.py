@@ -7,9 +7,9 @@ environment gets), `FORMAT` and `OPTIONS` (of the export that it reads), and a p
 
     python CONSUMER.py EXPORT QUESTIONS.json ANSWERS.json
 
-Questions (made by `reference.py`): `asked`, a list of `{"memory", "lora", "kv", "prompt"}` in the order to ask (memory
-null: the backbone alone; prompt: token ids), `new_tokens`, `suppress` (ids that are never chosen) and `top` (how many
-log-probabilities of each step to tell). Answers: `versions`, and `settings`: by name of a setting, such as `flash
-attention`, a list as long as `asked` of `{"ids": [...], "top": [[[id, log-probability], ...], ...]}`; where the consumer
-cannot do what was asked `{"reason": ...}`.
+Questions (made by `reference.py`): `asked`, a list of `{"memory", "lora", "kv", "prompt"}` in the order to
+ask (memory null: the backbone alone; prompt: token ids), `new_tokens`, `suppress` (ids that are never
+chosen) and `top` (how many log-probabilities of each step to tell). Answers: `versions`, and `settings`: by
+name of a setting, such as `flash attention`, a list as long as `asked` of `{"ids": [...], "top": [[[id,
+log-probability], ...], ...]}`; where the consumer cannot do what was asked `{"reason": ...}`.
 """

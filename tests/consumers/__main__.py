@@ -82,7 +82,12 @@ def measure(name: str, python: Path, cases: dict[str, Ready], references: dict[s
                 continue
         rows.append(answers["versions"])
         for setting, condition, found in rows_of(references[case], answers):
-            figures = (f"{found.equal} of {found.tokens}", f"{found.max_abs:.1e}", f"{found.floor:.1e}", f"{found.kl:.0e}")
+            figures = (
+                f"{found.equal} of {found.tokens}",
+                f"{found.max_abs:.1e}",
+                f"{found.floor:.1e}",
+                f"{found.kl:.0e}",
+            )
             rows.append((case, setting, condition, *figures, found.reason))
     return rows
 
@@ -102,7 +107,9 @@ def main() -> None:
             folder = Path(root) / str(number)
             folder.mkdir()
             cases[name] = make(folder)
-        references = {name: Reference(ready.export, ready.asked(), NEW_TOKENS) for name, ready in cases.items()}
+        references = {
+            name: Reference(ready.export, ready.asked(), NEW_TOKENS) for name, ready in cases.items()
+        }
         for name in given.only or consumers():
             packages = importlib.import_module(f"{__package__}.{name}").PACKAGES
             print_table(name, measure(name, environment(name, packages), cases, references))

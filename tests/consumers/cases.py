@@ -38,8 +38,8 @@ class Ready:
     prompts: list[list[int]]
 
     def asked(self) -> list[dict[str, Any]]:
-        """The bare backbone, the first memory by halves, every memory in turn, and the bare backbone again: what
-        one leaves behind must not reach the next."""
+        """The bare backbone, the first memory by halves, every memory in turn, and the bare backbone again:
+        what one leaves behind must not reach the next."""
         names = sorted(open_export(self.export).manifest.domains)[:2]
         order = [(None, False, False), (names[0], True, False)] if names else [(None, False, False)]
         order += [(name, True, True) for name in names]

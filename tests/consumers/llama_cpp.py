@@ -1,7 +1,7 @@
 """llama.cpp: llama-server, as the wheel `xllamacpp` has it inside, over HTTP.
 
-The server gets the options of the command in the export's README, and what is asked goes through the export's own
-`ask.py`.
+The server gets the options of the command in the export's README, and what is asked goes through the
+export's own `ask.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 PACKAGES = ["xllamacpp"]
 FORMAT = "gguf"
-OPTIONS = {"cache_type": "f32"}
+OPTIONS = {"type": "f32", "cache_type": "f32"}
 SETTINGS = {"-fa off": False, "-fa on": True}
 FLASH = {"on": 1, "off": 0}  # llama_flash_attn_type
 TYPES = {"f32": 0, "f16": 1}  # ggml_type
@@ -33,7 +33,8 @@ def server_options(export: Path) -> list[str]:
 
 
 def params_of(export: Path, flash: bool) -> Any:
-    """xllamacpp's parameters for a command of llama-server. An option that is not known here is a KeyError."""
+    """xllamacpp's parameters for a command of llama-server. An option that is not known here is a
+    KeyError."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -87,7 +88,9 @@ def client(export: Path) -> Any:
     return module
 
 
-def answer(ask: Any, url: str, asked: dict[str, Any], questions: dict[str, Any], flash: bool) -> dict[str, Any]:
+def answer(
+    ask: Any, url: str, asked: dict[str, Any], questions: dict[str, Any], flash: bool
+) -> dict[str, Any]:
     """Greedy tokens after one prompt, and the largest log-probabilities of each step."""
     options = {
         "n_predict": questions["new_tokens"],
@@ -96,7 +99,9 @@ def answer(ask: Any, url: str, asked: dict[str, Any], questions: dict[str, Any],
         "return_tokens": True,
         "logit_bias": [[index, False] for index in questions["suppress"]],
     }
-    found = ask.complete(url, 0, asked["memory"] or "none", asked["prompt"], flash, **options, **halves(asked))
+    found = ask.complete(
+        url, 0, asked["memory"] or "none", asked["prompt"], flash, **options, **halves(asked)
+    )
     steps = found["completion_probabilities"]
     return {
         "ids": found["tokens"],

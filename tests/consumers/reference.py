@@ -18,7 +18,8 @@ from koffkit import KoffModel
 from koffkit.parity.probe import _Float64
 
 TOP = 200
-"""Log-probabilities of each step that are compared; the rest of the vocabulary is one more outcome of the KL."""
+"""Log-probabilities of each step that are compared; the rest of the vocabulary is one more outcome of the
+KL."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,11 @@ def _suppressed(model: KoffModel) -> list[int]:
     tokenizer, size = model.tokenizer, model.model.config.vocab_size
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids = added | set(tokenizer.all_special_ids)
-    ids |= {index for index, text in enumerate(tokenizer.batch_decode([[i] for i in range(size)])) if "\ufffd" in text}
+    ids |= {
+        index
+        for index, text in enumerate(tokenizer.batch_decode([[i] for i in range(size)]))
+        if "\ufffd" in text
+    }
     return sorted(index for index in ids if index < size)
 
 
