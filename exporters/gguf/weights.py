@@ -156,16 +156,18 @@ def write_tensors(
     for item in planned:
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.nbytes, raw_dtype=item.kind)
     writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    progress.start("gguf", len(planned), 0)
     digests = {}
-    for count, item in enumerate(planned, 1):
-        data = stored(tensor_data(item, reader, target), item)
-        writer.write_tensor_data(data)
-        digests[item.name] = hashlib.sha256(data.tobytes()).hexdigest()
-        progress.advance("gguf", count, {})
-    writer.close()
+    try:
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        progress.start("gguf", len(planned), 0)
+        for count, item in enumerate(planned, 1):
+            data = stored(tensor_data(item, reader, target), item)
+            writer.write_tensor_data(data)
+            digests[item.name] = hashlib.sha256(data.tobytes()).hexdigest()
+            progress.advance("gguf", count, {})
+    finally:
+        writer.close()
     return digests
 
 

@@ -47,17 +47,19 @@ SCRIPT = """
 import json, subprocess, sys
 from pathlib import Path
 import llama_cpp
+
 export = Path(sys.argv[1])
 blocks = (export / "README.md").read_text().split("```")[1::2]
 with llama_cpp.serving(export, False) as url:
     for block in blocks:
         if "ollama" in block or block.strip().startswith("llama-server"):
             continue
-        command = block.replace("python ask.py", f"{sys.executable}
-        ask.py").replace("http://127.0.0.1:8080", url) command = command.replace("ask.py north", f"ask.py
-        --url {url} north") done = subprocess.run(["bash", "-ec", command], cwd=export, capture_output=True,
-        text=True) print(json.dumps({"command": block, "code": done.returncode, "out": done.stdout, "err":
-        done.stderr}))
+        command = block.replace("http://127.0.0.1:8080", url)
+        command = command.replace("python ask.py", f"{sys.executable} ask.py --url {url}")
+        words = ["bash", "-ec", command]
+        done = subprocess.run(words, cwd=export, capture_output=True, text=True)
+        row = {"command": block, "code": done.returncode, "out": done.stdout, "err": done.stderr}
+        print(json.dumps(row))
 """
 
 
