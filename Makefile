@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: real quickstart test lint types docs bench conformance torture writers bombs fuzz flips clean
+.PHONY: consumers real quickstart test lint types docs bench conformance torture writers bombs fuzz flips clean
 INPUTS ?= 20000
 FLIPS ?= 2000
 ROUNDS ?= 50
@@ -53,6 +53,10 @@ fuzz: $(STAMP)  # make fuzz INPUTS=100000
 
 flips: $(STAMP)  # make flips FLIPS=10000
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.flips --flips $(FLIPS)
+
+# Other software that runs our exports, each in an environment of its own under build/consumers.
+consumers: $(STAMP)  # CONSUMERS="--only llama_cpp --real FOLDER"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.consumers $(CONSUMERS)
 
 real: $(STAMP)  # make real CORPUS=folder: history.txt and science.txt
 	$(BIN)/python benchmarks/real/prepare.py

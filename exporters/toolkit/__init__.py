@@ -11,7 +11,7 @@ from .backbone import write_backbone
 from .bundles import write_bundles, write_router
 from .carried import facts_of_run, require_carried
 from .cartridge import add_cartridge, prompt_embeddings, write_cartridge
-from .finish import describe, finish
+from .finish import finish, manifest_of, write_manifest
 from .merging import MergePlan, check_merged, plan_merge, tell_what_is_left_out
 from .parity import ParityFigures, check_parity
 from .publishing import Draft, publishing
@@ -26,9 +26,9 @@ __all__ = [
     "add_cartridge",
     "check_merged",
     "check_parity",
-    "describe",
     "facts_of_run",
     "finish",
+    "manifest_of",
     "plan_merge",
     "prompt_embeddings",
     "publishing",
@@ -38,6 +38,7 @@ __all__ = [
     "write_backbone",
     "write_bundles",
     "write_cartridge",
+    "write_manifest",
     "write_removed",
     "write_router",
 ]

@@ -56,15 +56,17 @@ def finish(
     """
     if merged is None:  # its neurons stand in another order
         save_masks(draft.run.masks, draft.folder / MASKS)
-    manifest = describe(
+    manifest = manifest_of(
         draft, format_name, sliced, bundles, figures, merged=merged, kept_removed=kept_removed
     )
     for bundle in bundles:
         write_bundle_card(bundle.path, manifest)
-    return _write(draft, manifest, sliced, section)
+    write_root_card(draft.folder, manifest, section)
+    write_card(draft.folder, manifest)
+    return write_manifest(draft, manifest, sliced)
 
 
-def describe(
+def manifest_of(
     draft: Draft,
     format_name: str,
     sliced: Sliced,
@@ -74,11 +76,8 @@ def describe(
     merged: Merged | None = None,
     kept_removed: KeptRemoved | None = None,
 ) -> Manifest:
-    """The manifest of an export, still without its files; arguments are those of `finish`.
-
-    Raises:
-        IntegrityError: the number of removed parameters is not the planned one.
-    """
+    """The manifest of a draft that holds a checkpoint, without its list of files; arguments and errors as of
+    `finish`."""
     base = _base_entry(draft)
     return Manifest(
         koffkit=FORMAT,
@@ -101,10 +100,15 @@ def describe(
     )
 
 
-def _write(draft: Draft, manifest: Manifest, sliced: Sliced, section: str) -> dict[str, Any]:
-    """Write the cards of the whole and the manifest, in which every file is listed."""
-    write_root_card(draft.folder, manifest, section)
-    write_card(draft.folder, manifest)
+def write_manifest(draft: Draft, manifest: Manifest, sliced: Sliced) -> dict[str, Any]:
+    """Write `koffkit.json`, in which every file of the draft is listed; returns what `koffkit export --json`
+    prints.
+
+    Args:
+        draft: the export, with all other files written.
+        manifest: what to write, without files.
+        sliced: the checkpoint that was written; its digest is the backbone's.
+    """
     manifest = manifest.evolve(files=_entries(draft, sliced))
     manifest.write(draft.folder / MANIFEST)
     remember(sliced.digest, draft.run.spec.folder, Path(draft.run.state.recipe_root), draft.run.recipe)
@@ -178,6 +182,9 @@ def _entries(draft: Draft, sliced: Sliced) -> dict[str, FileEntry]:
             sha256=entry.sha256, size=entry.size, sampled=sampled_digest(draft.backbone / name)
         )
         for name, entry in sliced.files.items()
+        if (
+            draft.backbone / name
+        ).is_file()  # a checkpoint that only was on the way to another format is gone
     }
     names = [path.relative_to(draft.folder).as_posix() for path in list_files(draft.folder)]
     return {name: known.get(name) or file_entry(draft.folder / name) for name in names}

@@ -22,7 +22,7 @@ from ..toolkit import (
     MergePlan,
     check_merged,
     check_parity,
-    describe,
+    manifest_of,
     plan_merge,
     publishing,
     require_carried,
@@ -106,7 +106,7 @@ def _write(draft: Draft, facts: Facts, plan: MergePlan | None) -> tuple[Any, dic
         tell_what_is_left_out(draft, plan)
         sliced = write_backbone(draft, plan.reader)
         figures, merged = check_merged(draft, plan, sliced)
-    manifest = describe(draft, "vllm", sliced, bundles, figures, merged=merged)
+    manifest = manifest_of(draft, "vllm", sliced, bundles, figures, merged=merged)
     names = [bundle.domain for bundle in bundles] if facts.kv == "all" else []
     sentinels = choose_sentinels(draft.backbone, names, int(draft.run.sliced_config["vocab_size"]))
     memories = {bundle.domain: _write_memory(draft, bundle, sentinels) for bundle in bundles}

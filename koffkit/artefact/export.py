@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoint.files import CONFIG
 from ..errors import KoffkitError, UsageError
 from .bundle import Bundle, is_bundle, open_bundle
 from .manifest import Manifest
@@ -25,6 +26,12 @@ class Export:
     @property
     def backbone_digest(self) -> str:
         return self.manifest.backbone.digest
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats are for
+        other software."""
+        return f"{BACKBONE}/{CONFIG}" in self.manifest.files
 
     @property
     def router(self) -> Path | None:
@@ -71,20 +78,30 @@ def is_export(path: Path) -> bool:
 
 def is_merged(path: Path) -> bool:
     """Whether a folder is an export with a memory in its weights, so that there is none to choose."""
-    return is_export(path) and open_export(path).manifest.merged is not None
+    return is_export(path) and open_export(path, any_format=True).manifest.merged is not None
 
 
-def open_export(path: Path | str) -> Export:
+def open_export(path: Path | str, *, any_format: bool = False) -> Export:
     """Read the manifest of an export.
 
+    Args:
+        path: its folder.
+        any_format: take exports that only other software runs, too.
+
     Raises:
-        UsageError: this is not an export, or it has a later format.
+        UsageError: this is not an export, it has a later format, or other software runs it.
         IntegrityError: the manifest is damaged; the text names the field.
     """
     path = Path(path)
     if not is_export(path):
         raise UsageError(f"{path}: not an export (no {MANIFEST}); make one with `koffkit export`.")
-    return Export(path, Manifest.read(path / MANIFEST))
+    export = Export(path, Manifest.read(path / MANIFEST))
+    if not any_format and not export.is_checkpoint:
+        raise UsageError(
+            f"{path}: an export of format {export.manifest.format}, for other software (its README says "
+            "which); koffkit runs exports of format hf. `koffkit verify` and `koffkit inspect` take both."
+        )
+    return export
 
 
 def removed_memories(export: Export) -> list[str]:

@@ -32,6 +32,14 @@ from .console import RichProgress, emit, json_option, quiet_libraries, stdout
     help="Keep all that the backbone lacks in EXPORT/removed, for `koffkit restore`.",
 )
 @click.option(
+    "-o",
+    "--option",
+    "more",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An option of the format, as under `export` in a recipe: `-o type=q8_0`. May be given again.",
+)
+@click.option(
     "--base", type=click.Path(path_type=Path), help="The unpruned model.  [default: where the run found it]"
 )
 @json_option
@@ -41,6 +49,7 @@ def command(
     output: Path | None,
     merge: str | None,
     keep_removed: bool,
+    more: tuple[str, ...],
     base: Path | None,
     as_json: bool,
 ) -> None:
@@ -49,7 +58,8 @@ def command(
     from ..run.folder import RunFolder, newest_finished
 
     folder = RunFolder(run) if run is not None else newest_finished()
-    given = ({} if merge is None else {"merge": merge}) | ({"keep_removed": True} if keep_removed else {})
+    given = _given(more)
+    given |= ({} if merge is None else {"merge": merge}) | ({"keep_removed": True} if keep_removed else {})
     jobs = _jobs(folder.require_finished().recipe, format_, given)
     if output is not None and len(jobs) > 1:
         raise UsageError(
@@ -83,11 +93,27 @@ def command(
         _print(result)
 
 
+def _given(more: tuple[str, ...]) -> dict[str, Any]:
+    """What `-o NAME=VALUE` says; values are YAML."""
+    from ..recipe.overrides import shown
+    from ..recipe.yaml_text import read_value
+
+    given: dict[str, Any] = {}
+    for option in more:
+        name, equals, text = option.partition("=")
+        if not equals or not name:
+            raise UsageError(f"-o {shown(option)}: write it as NAME=VALUE, for example -o type=q8_0.")
+        if name in given:
+            raise UsageError(f"-o {shown(option)}: {shown(name)} is given twice; give it once.")
+        given[name] = read_value(text, f"-o {shown(option)}")
+    return given
+
+
 def _jobs(recipe: dict[str, Any], wanted: str | None, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Options by format: all formats that the recipe lists, or the wanted one with the recipe's options.
 
     Args:
-        given: options of format hf from the command line.
+        given: options from the command line; without a wanted format they are for hf.
     """
     jobs = _listed(recipe, wanted or ("hf" if given else None))
     return {name: options | given for name, options in jobs.items()}

@@ -22,7 +22,7 @@ def command(export: Path, as_json: bool) -> None:
 
     is_run = RunFolder(export).exists and not is_export(export)
     if not is_run:
-        open_export(export)
+        open_export(export, any_format=True)
     quiet_libraries()
     from ..runtime.verify import verify_export, verify_run
 

@@ -94,7 +94,7 @@ class MergedMemory:
                     columns[place] = value
                 elif name != "neurons":
                     rows[place] = value
-        return cls(_factors(memory, cuts), rows, columns)
+        return cls(lora_factors(memory, cuts), rows, columns)
 
     def with_biases(self, tensors: Container[str]) -> MergedMemory:
         """The same memory with zeros for biases that a repair has added and the restored neurons lack."""
@@ -106,13 +106,22 @@ class MergedMemory:
         return replace(self, rows=rows)
 
 
-def _factors(memory: MemoryFolder, cuts: MemoryCuts) -> dict[str, Factor]:
+def lora_factors(memory: MemoryFolder, cuts: MemoryCuts | None = None) -> dict[str, Factor]:
+    """The LoRA half of a memory by the name of the weight that it adapts; empty: it has none.
+
+    Args:
+        memory: its folder.
+        cuts: of the backbone; None: the memory has the backbone's widths already.
+
+    Raises:
+        IntegrityError: a file is missing or damaged.
+    """
     if memory.adapter_file is None:
         return {}
     config = read_json(memory.path / ADAPTER_CONFIG, remedy=REMEDY)
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     tensors = {
-        name: torch.from_numpy(cuts.adapter(name, value.numpy())).double()
+        name: (value if cuts is None else torch.from_numpy(cuts.adapter(name, value.numpy()))).double()
         for name, value in load_adapter(memory).items()
     }
     factors = {}
@@ -205,4 +214,4 @@ class MergedReader(SlicedReader):
         return out
 
 
-__all__ = ["Factor", "MergedMemory", "MergedReader"]
+__all__ = ["Factor", "MergedMemory", "MergedReader", "lora_factors"]

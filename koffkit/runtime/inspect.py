@@ -66,8 +66,10 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _export(path: Path) -> dict[str, Any]:
-    export = open_export(path)
+    export = open_export(path, any_format=True)
     require_sound(export)
+    if not export.is_checkpoint:
+        return _other_format(export)
     spec = ModelSpec.open(export.backbone)
     bundles = export.bundles()
     router = routed(export, bundles)
@@ -80,10 +82,31 @@ def _export(path: Path) -> dict[str, Any]:
         },
         "removed_memories": removed_memories(export),
         "neurons": shared_neurons(bundles),
-        "net": _net(export, bundles),
+        "net": _net(
+            export.manifest.base.bytes,
+            weight_bytes(export.backbone),
+            [bundle.bytes for bundle in bundles],
+            0 if export.router is None else _folder_bytes(export.router),
+        ),
         "router": None if router is None else router.describe(),
         "loads_in": _loads_in(export.manifest, bundles, spec),
         "routes": routes(spec, export.manifest.base.architecture, bundles),
+    }
+
+
+def _other_format(export: Export) -> dict[str, Any]:
+    """An export that other software runs."""
+    manifest = export.manifest
+    sizes = {name: entry.bytes for name, entry in manifest.domains.items()}
+    return {
+        "kind": "export",
+        **_without(manifest, "files", "golden", "results", "recipe"),
+        "memories": {name: {"bytes": size} for name, size in sizes.items()},
+        "removed_memories": [],
+        "neurons": None,
+        "net": _net(manifest.base.bytes, manifest.backbone.bytes, list(sizes.values()), 0),
+        "router": None,
+        "loads_in": {manifest.format: f"{manifest.backbone.model_class}; README.md says how"},
     }
 
 
@@ -91,21 +114,19 @@ def _without(record: Record, *names: str) -> dict[str, Any]:
     return {key: value for key, value in record.to_json().items() if key not in names}
 
 
-def _net(export: Export, bundles: list[Bundle]) -> dict[str, Any]:
+def _net(base: int, backbone: int, sizes: list[int], router: int) -> dict[str, Any]:
     """Bytes on disk against the base: weights and what they need to load, without cards and tokenizers.
 
     `break_even`: the number of memories, of the mean size of the present ones, that the removed bytes can
     hold; with more, the export is larger than the base.
     """
-    base, backbone = export.manifest.base.bytes, weight_bytes(export.backbone)
-    memories = sum(bundle.bytes for bundle in bundles)
-    router = 0 if export.router is None else _folder_bytes(export.router)
+    memories = sum(sizes)
     net: dict[str, Any] = {"base": base, "backbone": backbone, "memories": memories, "router": router}
     for suffix, more in (("", 0), ("_with_router", router)):
         total = backbone + memories + more
         net |= {f"total{suffix}": total, f"saved{suffix}": base - total}
         net[f"break_even{suffix}"] = (
-            max(0, base - backbone - more) * len(bundles) // memories if bundles else None
+            max(0, base - backbone - more) * len(sizes) // memories if sizes else None
         )
     return net
 

@@ -84,6 +84,7 @@ FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
 }
+PLAIN: dict[str, dict[str, Any]] = {"mistral": {"sliding_window": None}, "qwen2": {"head_dim": 4}}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Case:
     tied: bool
     repair: str = "none"
     neurons: bool = False  # see `tests.parity.neurons`
+    plain: bool = False  # without the biases, windows and scales of FAMILY
 
     @property
     def name(self) -> str:
@@ -130,10 +132,11 @@ def cases() -> Iterator[Case]:
 
 
 @cache
-def base_of(family: str, tied: bool) -> Path:
+def base_of(family: str, tied: bool, plain: bool = False) -> Path:
     """A random checkpoint with four layers, made once a process."""
     folder = Path(tempfile.mkdtemp(prefix="koffkit-conformance-"))
-    config = HEADS | {"tie_word_embeddings": tied, "num_hidden_layers": 4} | FAMILY[family]
+    config = HEADS | {"tie_word_embeddings": tied, "num_hidden_layers": 4}
+    config |= PLAIN.get(family, {}) if plain else FAMILY[family]
     return make_checkpoint(folder, family, **config)
 
 
@@ -153,7 +156,7 @@ def build(case: Case, root: Path) -> Context:
         "repair": case.repair,
         "repair_damping": 1.0,
     }
-    recipe = recipe_dict(base_of(case.family, case.tied), root / "data", mask=mask, memory=memory)
+    recipe = recipe_dict(base_of(case.family, case.tied, case.plain), root / "data", mask=mask, memory=memory)
     recipe["stages"] = recipe["stages"][:1]
     if case.neurons:
         recipe["memory"]["neurons"] = {"count": 3, "layout": case.layout}
@@ -166,7 +169,7 @@ def build(case: Case, root: Path) -> Context:
 def _learned(case: Case, loaded: LoadedRecipe, root: Path) -> Context:
     """Stand in for the stages of a run, and export it."""
     run = RunFolder(root / "run")
-    base = ModelSpec.open(base_of(case.family, case.tied))
+    base = ModelSpec.open(base_of(case.family, case.tied, case.plain))
     state = _open_run(run, loaded, base, None, False)
     context = build_context(loaded, run, base, Silent())
     generator = torch.Generator().manual_seed(1)

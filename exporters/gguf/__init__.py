@@ -1,0 +1,124 @@
+"""Format `gguf`: backbone and memories as files of llama.cpp, with the commands that serve them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...artefact.bundle import Bundle
+from ...artefact.manifest import BundleEntry, Manifest, Merged
+from ...artefact.names import MEMORIES
+from ...checkpoint.license import license_files
+from ...progress import Progress
+from ...run.finished import FinishedRun
+from ...storage.publish import require_space
+from ..toolkit import (
+    ParityFigures,
+    Sliced,
+    check_merged,
+    check_parity,
+    manifest_of,
+    publishing,
+    tell_what_is_left_out,
+    write_backbone,
+    write_bundles,
+    write_manifest,
+)
+from ..toolkit.publishing import Draft
+from .options import GgufOptions
+
+if TYPE_CHECKING:
+    from .plan import GgufPlan
+    from .serving import Serving
+
+SCRATCH = ".checkpoint"
+"""The sliced checkpoint that the files are made from. It passes the parity gate, and does not ship."""
+WIDEST = 4
+"""Bytes of a number in the largest type."""
+
+
+class GgufExporter:
+    """Writes a GGUF model, a GGUF adapter and state files for each memory, and how to serve them."""
+
+    Options = GgufOptions
+
+    def export(
+        self, run: FinishedRun, output: Path, options: GgufOptions, progress: Progress
+    ) -> dict[str, Any]:
+        """Slice, check parity, convert, read back, publish.
+
+        Args:
+            run: the run to export.
+            output: the folder to make.
+            options: what to write.
+            progress: where messages and the progress go.
+
+        Returns:
+            what `koffkit export --json` prints.
+
+        Raises:
+            UsageError: `output` exists, llama.cpp cannot express what the run learned, or the extra is not
+                installed; nothing is written.
+            IntegrityError: a file is damaged, or a check fails; nothing is published.
+            ResourceError: the disk is too full.
+        """
+        from .convert import convert
+        from .plan import plan_gguf
+
+        plan = plan_gguf(run, options, progress)
+        require_space(output, WIDEST * plan.target.spec.num_parameters)
+        with publishing(plan.run, output, progress) as draft:
+            inner = Draft(plan.run, draft.folder / SCRATCH, output, progress, draft.seconds)
+            inner.folder.mkdir()
+            sliced, bundles, figures, merged = _checkpoint(inner, plan)
+            draft.backbone.mkdir()
+            (draft.folder / MEMORIES).mkdir()
+            with draft.timed("convert"):
+                serving = convert(plan, inner.backbone, bundles, draft.folder, progress)
+            for path in license_files(run.spec.folder):
+                shutil.copyfile(path, draft.backbone / path.name)
+            manifest = manifest_of(inner, "gguf", sliced, bundles, figures, merged=merged)
+            shutil.rmtree(inner.folder)
+            return _finish(draft, _of_files(draft, manifest, serving), serving, sliced)
+
+
+def _checkpoint(inner: Draft, plan: GgufPlan) -> tuple[Sliced, list[Bundle], ParityFigures, Merged | None]:
+    """The sliced checkpoint with its bundles, or with a memory merged into it, after the parity check."""
+    if plan.merge is None:
+        sliced = write_backbone(inner)
+        bundles = write_bundles(inner, sliced.digest)
+        return sliced, bundles, check_parity(inner, bundles), None
+    if not plan.has_kv:
+        tell_what_is_left_out(inner, plan.merge)
+    sliced = write_backbone(inner, plan.merge.reader)
+    figures, entry = check_merged(inner, plan.merge, sliced)
+    return sliced, [], figures, entry
+
+
+def _of_files(draft: Draft, manifest: Manifest, serving: Serving) -> Manifest:
+    """The manifest of the checkpoint, with the sizes of the files that were made from it."""
+    backbone = manifest.backbone.model_copy(
+        update={
+            "model_class": f"llama.cpp {serving.architecture}",
+            "bytes": (draft.folder / serving.model).stat().st_size,
+        }
+    )
+    domains = {}
+    for name, entry in manifest.domains.items():
+        size = sum((draft.folder / path).stat().st_size for path in serving.memories[name].paths())
+        domains[name] = BundleEntry(path=MEMORIES, parameters=entry.parameters, bytes=size)
+    return manifest.evolve(backbone=backbone, domains=domains)
+
+
+def _finish(draft: Draft, manifest: Manifest, serving: Serving, sliced: Sliced) -> dict[str, Any]:
+    from . import ask
+    from .readme import ASK, write_modelfiles, write_readme
+
+    assert ask.__file__ is not None
+    shutil.copyfile(ask.__file__, draft.folder / ASK)
+    if not any((draft.folder / MEMORIES).iterdir()):
+        (draft.folder / MEMORIES).rmdir()
+    write_readme(draft.folder, manifest, serving)
+    write_modelfiles(draft.folder, manifest, serving)
+    return write_manifest(draft, manifest, sliced)

@@ -1,0 +1,126 @@
+"""The runs that consumers are asked about, each with its export of format `hf`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from koffkit.exporters import export
+
+from koffkit.artefact.export import open_export
+from koffkit.checkpoint.files import load_tokenizer
+from koffkit.recipe.load import load_recipe
+from koffkit.stages.engine import run_recipe
+
+from ..common import write_recipe
+from ..parity import conformance
+from ..parity.conformance import Case
+
+NEW_TOKENS = 64
+PROMPT = [5, 270, 61, 118, 9, 200, 77, 133, 41, 250]
+TEXT = "The most important thing about the history of the region is"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run with its export.
+
+    Attributes:
+        run: its folder.
+        export: of format `hf`.
+        prompts: token ids.
+    """
+
+    run: Path
+    export: Path
+    prompts: list[list[int]]
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The bare backbone, the first memory by halves, every memory in turn, and the bare backbone again:
+        what one leaves behind must not reach the next."""
+        names = sorted(open_export(self.export).manifest.domains)[:2]
+        order = [(None, False, False), (names[0], True, False)] if names else [(None, False, False)]
+        order += [(name, True, True) for name in names]
+        order += [(names[0], True, True), (None, False, False)] if names else []
+        return [
+            {"memory": name, "lora": lora, "kv": kv, "prompt": prompt}
+            for prompt in self.prompts
+            for name, lora, kv in order
+        ]
+
+
+def tiny(**case: Any) -> Callable[[Path], Ready]:
+    """A random model of a family, with random gates and memories."""
+
+    def make(root: Path) -> Ready:
+        made = Case(**{"structure": "mlp_neuron", "layout": "uniform", "tied": False, "plain": True} | case)
+        conformance.build(made, root)
+        return Ready(root / "run", root / "out", [PROMPT])
+
+    return make
+
+
+def quickstart(root: Path) -> Ready:
+    """The quickstart's base and text, with a few steps of learning."""
+    rates = {"lora": 8e-3, "kv": 1.6e-2, "gates": 0.3}
+    stages = [
+        {"learn_masks": {"max_steps": 12, "batch_size": 4, "lr": rates, "decay": "constant"}},
+        {"recover": {"max_steps": 30, "batch_size": 4, "lr": rates}},
+    ]
+    return _compressed(root, {"extends": "quickstart", "name": "quick", "stages": stages, "retention": None})
+
+
+def real(base: Path) -> Callable[[Path], Ready]:
+    """A real model: neurons chosen without training, two memories with a handful of steps."""
+
+    def make(root: Path) -> Ready:
+        domains = {name: {"text": str(root / f"{name}.txt")} for name in ("history", "science")}
+        for name in domains:
+            words = f"Some words about {name}, which the memory of {name} is to remember. "
+            (root / f"{name}.txt").write_text("\n\n".join(f"{number}. {words * 8}" for number in range(80)))
+        rates = {"lora": 1e-3, "kv": 1e-3}
+        tree = {
+            "koffkit": 1,
+            "name": "real",
+            "base": {"model": str(base), "dtype": "float32"},
+            "domains": domains,
+            "sequence_length": 64,
+            "mask": {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 64},
+            "memory": {
+                "layers": "all",
+                "lora": {"rank": 8, "alpha": 16, "targets": ["k_proj", "v_proj", "gate_proj", "down_proj"]},
+                "kv": {"tokens": 16},
+            },
+            "stages": [
+                {"select_masks": {"selector": "activation", "batches": 2, "batch_size": 1}},
+                {"recover": {"max_steps": 8, "batch_size": 1, "lr": rates}},
+            ],
+        }
+        return _compressed(root, tree)
+
+    return make
+
+
+def _compressed(root: Path, tree: Mapping[str, Any]) -> Ready:
+    run_recipe(load_recipe(write_recipe(root / "recipe.yaml", dict(tree))), root / "run")
+    export(root / "run", root / "out")
+    ids = load_tokenizer(root / "out" / "backbone")(TEXT).input_ids
+    return Ready(root / "run", root / "out", [ids])
+
+
+CASES: dict[str, Callable[[Path], Ready]] = {
+    "quickstart": quickstart,
+    "llama, heads too, biases": tiny(family="llama", structure="neurons+groups", plain=False),
+    "mistral, tied": tiny(family="mistral", tied=True),
+    "qwen2": tiny(family="qwen2"),
+    "qwen2, heads too": tiny(family="qwen2", structure="neurons+groups"),
+    "qwen3, heads too": tiny(family="qwen3", structure="neurons+groups"),
+    "granite": tiny(family="granite", plain=False),
+    "llama, ragged neurons": tiny(family="llama", layout="ragged"),
+    "llama, ragged heads": tiny(family="llama", structure="neurons+groups", layout="ragged"),
+    "qwen2, ragged neurons": tiny(family="qwen2", layout="ragged"),
+    "qwen3, ragged neurons": tiny(family="qwen3", layout="ragged"),
+    "llama, value channels": tiny(family="llama", structure="v_channel", layout="ragged"),
+}

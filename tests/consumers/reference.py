@@ -1,0 +1,152 @@
+"""What koffkit's own runtime answers, and how a consumer's answers compare with it.
+
+Legend: T tokens of a prompt with its completion, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from koffkit import KoffModel
+from koffkit.parity.probe import _Float64
+
+TOP = 200
+"""Log-probabilities of each step that are compared."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One condition in one setting of a consumer.
+
+    Attributes:
+        equal: greedy tokens that are those of koffkit.
+        tokens: of how many.
+        max_abs: largest |difference| of a log-probability to float64, up to the first token that differs.
+        floor: the same for koffkit in float32.
+        kl: mean over steps, in nats.
+        reason: why there is nothing to compare.
+    """
+
+    equal: int
+    tokens: int
+    max_abs: float = float("nan")
+    floor: float = float("nan")
+    kl: float = float("nan")
+    reason: str = ""
+
+
+class Reference:
+    """The runtime's answers for one export of format `hf`.
+
+    Args:
+        export: the folder.
+        asked: what is asked, see `tests.consumers`.
+        new_tokens: of every completion.
+    """
+
+    def __init__(self, export: Path, asked: Sequence[Mapping[str, Any]], new_tokens: int) -> None:
+        model = KoffModel.from_pretrained(export, dtype=torch.float32)
+        self.asked, self.new_tokens = list(asked), new_tokens
+        self.suppress = _suppressed(model)
+        different = {str(one): one for one in self.asked}
+        self.ids = {key: _greedy(model, one, new_tokens, self.suppress) for key, one in different.items()}
+        single = {key: _steps(model, one, self.ids[key]) for key, one in different.items()}
+        del model
+        exact = KoffModel.from_pretrained(export, dtype=torch.float64)
+        with _Float64():  # norms and rotary angles, too
+            self.exact = {key: _steps(exact, one, self.ids[key]) for key, one in different.items()}
+        self.floors = {key: _difference(single[key], self.exact[key]) for key in different}
+
+    def questions(self) -> dict[str, Any]:
+        """The object for the consumer's program."""
+        top = min(TOP, next(iter(self.exact.values())).shape[-1])
+        return {"asked": self.asked, "new_tokens": self.new_tokens, "suppress": self.suppress, "top": top}
+
+    def compare(self, answers: Sequence[Mapping[str, Any]]) -> list[Compared]:
+        """A consumer's answers in one setting, one for each question."""
+        return [self._one(str(asked), given) for asked, given in zip(self.asked, answers, strict=True)]
+
+    def _one(self, key: str, given: Mapping[str, Any]) -> Compared:
+        if "reason" in given:
+            return Compared(0, self.new_tokens, reason=given["reason"])
+        pairs = list(zip(self.ids[key], given["ids"], strict=False))
+        equal = next((step for step, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        worst, divergences = 0.0, []
+        for step in range(min(equal + 1, len(given["top"]))):
+            exact = self.exact[key][step]
+            ids = torch.tensor([index for index, _ in given["top"][step]])
+            found = torch.tensor([value for _, value in given["top"][step]], dtype=torch.float64)
+            worst = max(worst, float((exact[ids] - found).abs().max()))
+            divergences.append(_kl(exact[ids], found))
+        mean = sum(divergences) / max(1, len(divergences))
+        return Compared(equal, self.new_tokens, worst, self.floors[key], mean)
+
+
+def _suppressed(model: KoffModel) -> list[int]:
+    """Tokens that end or mark something, since where a text ends is not what is compared; and parts of
+    characters, of which llama-server tells no probabilities."""
+    tokenizer, size = model.tokenizer, model.model.config.vocab_size
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = added | set(tokenizer.all_special_ids)
+    ids |= {
+        index
+        for index, text in enumerate(tokenizer.batch_decode([[i] for i in range(size)]))
+        if "\ufffd" in text
+    }
+    return sorted(index for index in ids if index < size)
+
+
+@contextmanager
+def _halves(model: KoffModel, asked: Mapping[str, Any]) -> Iterator[str | None]:
+    """Attach the halves that are asked for."""
+    name = asked["memory"]
+    if name is None or (asked["lora"] and asked["kv"]):
+        yield name
+        return
+    memory = model._memories[name]
+    assert asked["lora"] and not asked["kv"], "a KV memory alone is not asked for"
+    kept = dict(memory.kv)
+    memory.kv.clear()  # type: ignore[attr-defined]
+    yield name
+    memory.kv.update(kept)  # type: ignore[attr-defined]
+
+
+def _logits(model: KoffModel, asked: Mapping[str, Any], ids: Sequence[int]) -> Tensor:
+    with _halves(model, asked) as name:
+        return model.logits(torch.tensor([[*asked["prompt"], *ids]]), name)[0]
+
+
+def _greedy(model: KoffModel, asked: Mapping[str, Any], count: int, suppress: Sequence[int]) -> list[int]:
+    """`count` greedy tokens, without a cache: what the weights say, and nothing else."""
+    ids: list[int] = []
+    for _ in range(count):
+        last = _logits(model, asked, ids)[-1]
+        last[torch.tensor(suppress)] = -torch.inf
+        ids.append(int(last.argmax()))
+    return ids
+
+
+def _steps(model: KoffModel, asked: Mapping[str, Any], ids: Sequence[int]) -> Tensor:
+    """Log-probabilities at every step, [steps, V]."""
+    logits = _logits(model, asked, ids)[len(asked["prompt"]) - 1 : -1]
+    return logits.double().log_softmax(-1)
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """The largest over the most likely tokens, which is what consumers tell."""
+    ids = other.topk(min(TOP, other.shape[-1]), dim=-1).indices
+    return float((one - other).gather(-1, ids).abs().max())
+
+
+def _kl(exact: Tensor, found: Tensor) -> float:
+    """KL over the tokens that the consumer told. Its probabilities are rounded, so what is missing to 1 is
+    not the rest of the vocabulary."""
+    p, q = exact.log_softmax(-1), found.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum())
