@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...artefact.bundle import Bundle
 from ...artefact.manifest import BundleEntry, Manifest, Merged
 from ...artefact.names import MEMORIES
+from ...artefact.routes import Carries
 from ...checkpoint.license import license_files
 from ...progress import Progress
 from ...run.finished import FinishedRun
@@ -27,6 +28,7 @@ from ..toolkit import (
 )
 from ..toolkit.publishing import Draft
 from .options import GgufOptions
+from .target import CANDIDATES, RAGGED
 
 if TYPE_CHECKING:
     from .plan import GgufPlan
@@ -42,6 +44,14 @@ class GgufExporter:
     """Writes a GGUF model, a GGUF adapter and state files for each memory, and how to serve them."""
 
     Options = GgufOptions
+    carries = Carries(
+        what="llama.cpp: backbone, LoRA by request, KV memory as state of a slot",
+        families=frozenset(CANDIDATES),
+        ragged_neurons=RAGGED,
+        ragged_heads=RAGGED,
+        kv="all",
+        kv_in_ragged_heads=True,
+    )
 
     def export(
         self, run: FinishedRun, output: Path, options: GgufOptions, progress: Progress

@@ -55,6 +55,8 @@ CANDIDATES: Mapping[str, tuple[Arch, ...]] = {
     "granite": (GRANITE,),
 }
 """By `model_type` of the sliced backbone, the natural one first. Qwen2 computes as Llama with biases does."""
+RAGGED = frozenset(family for family, found in CANDIDATES.items() if DECI in found)
+"""Families that `deci` holds, layer by layer of another width."""
 ROPE_TYPES = ("default", "linear", "llama3")
 OTHER_ROUTE = "export with --format hf, and run it with transformers"
 

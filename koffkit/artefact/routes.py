@@ -44,6 +44,11 @@ class Facts:
     neurons: bool
 
 
+def _among(families: frozenset[str], family: str | None) -> bool:
+    """Whether a family is one of them; one that is not known yet may be."""
+    return bool(families) if family is None else family in families
+
+
 @dataclass(frozen=True, kw_only=True)
 class Carries:
     """What a format can carry.
@@ -53,6 +58,7 @@ class Carries:
         families: stock model types that it was run with; None: all that transformers has.
         own_class: it carries backbones of koffkit's class, of any width.
         ragged_neurons: families of which it carries layers with different numbers of neurons.
+        ragged_heads: the same of heads; parts of heads are another matter.
         lora: it carries LoRA.
         largest_rank: of LoRA; None: any.
         kv: which KV memories it carries: in any layers, in all layers only, or none.
@@ -65,6 +71,7 @@ class Carries:
     families: frozenset[str] | None = None
     own_class: bool = False
     ragged_neurons: frozenset[str] = frozenset()
+    ragged_heads: frozenset[str] = frozenset()
     lora: bool = True
     largest_rank: int | None = None
     kv: Literal["any", "all", "none"] = "none"
@@ -77,23 +84,23 @@ class Carries:
         return [*self._of_backbone(facts), *self._of_memories(facts)]
 
     def _of_backbone(self, facts: Facts) -> Iterator[str]:
-        if not self.own_class and (facts.heads_differ or facts.heads_divided):
+        differ = facts.heads_differ and not _among(self.ragged_heads, facts.family)
+        if not self.own_class and (differ or facts.heads_divided):
             what = (
                 "parts of heads are gone" if facts.heads_divided else "layers keep different numbers of heads"
             )
             yield f"{what}, which it cannot express; {AS_HF}, or {WHOLE}"
-        elif not self.own_class and facts.neurons_differ and not self._ragged(facts.family):
+        elif not self.own_class and facts.neurons_differ and not _among(self.ragged_neurons, facts.family):
             yield (
                 "layers keep different numbers of neurons, which it cannot express for this family; "
                 f"{AS_HF}, or learn with mask.layout: uniform"
             )
-        elif not self.own_class and facts.own_class and not facts.neurons_differ:
+        elif (
+            not self.own_class and facts.own_class and not (facts.neurons_differ or facts.heads_differ)
+        ):
             yield f"no stock class computes this backbone; {AS_HF}, or keep all heads"
         if self.families is not None and facts.family is not None and facts.family not in self.families:
             yield f"a backbone of {facts.family}, which was not run there; {AS_HF}"
-
-    def _ragged(self, family: str | None) -> bool:
-        return bool(self.ragged_neurons) if family is None else family in self.ragged_neurons
 
     def _of_memories(self, facts: Facts) -> Iterator[str]:
         ragged = facts.heads_differ or facts.heads_divided

@@ -57,8 +57,8 @@ def _export(facts: Facts) -> Iterator[tuple[str, str]]:
     saved = f"{abs(net['saved']):,} {'fewer' if net['saved'] >= 0 else 'more'} than the base"
     yield "net", f"{net['total']:,} bytes without router, {saved}{even}"
     yield "parity", f"largest logit difference {max(facts['parity']['max_abs'].values()):.1e}"
-    formats = ", ".join(_route(name, what) for name, what in facts["routes"].items())
-    yield "loads in", f"{', '.join(facts['loads_in'])}; exports as {formats}"
+    formats = ", ".join(_route(name, what) for name, what in facts.get("routes", {}).items())
+    yield "loads in", ", ".join(facts["loads_in"]) + (f"; exports as {formats}" if formats else "")
 
 
 def _route(name: str, what: str) -> str:
