@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ...artefact.bundle import Bundle, MemoryFolder
 from ...artefact.names import MEMORIES
 from ...checkpoint.reader import CheckpointReader
 from ...masks.memory_cuts import MemoryCuts
 from ...progress import Progress
 from ...storage.files import write_json
+from ..toolkit.rotation import Rotary
 from .adapter import write_adapter
 from .metadata import write_metadata
 from .plan import GgufPlan
@@ -42,10 +45,10 @@ def convert(
     reader = CheckpointReader(checkpoint)
     kind = smallest_type(reader) if plan.options.type == "auto" else plan.options.type
     _write_model(plan, reader, kind, output / "backbone" / MODEL, progress)
-    memories = {bundle.domain: _write_memory(plan, bundle, output) for bundle in bundles}
+    memories = {bundle.domain: _write_memory(plan, checkpoint, bundle, output) for bundle in bundles}
     if plan.merge is not None and plan.has_kv:
         domain = plan.merge.memory.domain
-        memories[domain] = MemoryFiles(kv=_write_kv(plan, plan.merge.memory, output))
+        memories[domain] = MemoryFiles(kv=_write_kv(plan, checkpoint, plan.merge.memory, output))
     serving = Serving(
         model=f"backbone/{MODEL}",
         architecture=plan.target.arch.name,
@@ -70,20 +73,25 @@ def _write_model(plan: GgufPlan, reader: CheckpointReader, kind: str, path: Path
     check_written(path, planned, digests)
 
 
-def _write_memory(plan: GgufPlan, bundle: Bundle, output: Path) -> MemoryFiles:
+def _write_memory(plan: GgufPlan, checkpoint: Path, bundle: Bundle, output: Path) -> MemoryFiles:
     lora = None
     if bundle.adapter_file is not None:
         lora = f"{MEMORIES}/{bundle.domain}.gguf"
         write_adapter(output / lora, bundle, plan.target)
-    return MemoryFiles(lora=lora, kv=_write_kv(plan, bundle, output) if plan.has_kv else None)
+    kv = _write_kv(plan, checkpoint, bundle, output) if plan.has_kv else None
+    return MemoryFiles(lora=lora, kv=kv)
 
 
-def _write_kv(plan: GgufPlan, memory: MemoryFolder, output: Path) -> KvFiles:
+def _write_kv(plan: GgufPlan, checkpoint: Path, memory: MemoryFolder, output: Path) -> KvFiles:
     """Both layouts of a KV memory: with flash attention and without."""
     cut = None
     if plan.merge is not None:
         cut = MemoryCuts(plan.run.spec, plan.merge.masks).kv
-    layers = read_layers(memory, cut, plan.target)
+    rotate = Rotary(checkpoint)
+    layers = [
+        (rotate(torch.from_numpy(key).double(), index).numpy(), value)
+        for index, (key, value) in enumerate(read_layers(memory, cut, plan.target))
+    ]
     place = plan.domains.index(memory.domain)
     sentinel = plan.vocabulary.sentinels(len(plan.domains))[place]
     files = KvFiles(

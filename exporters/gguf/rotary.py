@@ -1,6 +1,6 @@
-"""Rotary angles, for the keys of KV memories and for llama.cpp's table of frequency factors.
+"""Rotary pairs and frequencies as llama.cpp has them.
 
-Legend: H head dim, K KV heads, P memory tokens.
+Legend: H head dim.
 """
 
 from __future__ import annotations
@@ -26,23 +26,6 @@ def plain_frequencies(rope: Mapping[str, Any], head_dim: int) -> Array:
     return frequencies
 
 
-def frequencies(config: Mapping[str, Any], rope: Mapping[str, Any], head_dim: int) -> Array:
-    """`plain_frequencies` after scaling: what the model turns its keys by.
-
-    Args:
-        config: the `config.json` object.
-        rope: its `rope_parameters`.
-        head_dim: H.
-    """
-    plain = plain_frequencies(rope, head_dim)
-    kind = rope.get("rope_type", "default")
-    if kind == "linear":
-        return plain / float(rope["factor"])
-    if kind == "llama3":
-        return plain / llama3_factors(config, rope, head_dim)
-    return plain
-
-
 def llama3_factors(config: Mapping[str, Any], rope: Mapping[str, Any], head_dim: int) -> Array:
     """What Llama 3.1 divides every frequency by, [H / 2], by transformers' own function."""
     from transformers import LlamaConfig
@@ -58,19 +41,6 @@ def llama3_factors(config: Mapping[str, Any], rope: Mapping[str, Any], head_dim:
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](model, None)
     factors: Array = plain_frequencies(rope, head_dim) / scaled.double().numpy()
     return factors
-
-
-def rotated(keys: Array, angles: Array) -> Array:
-    """Keys [K, P, H], whose pairs are (i, i + H/2), turned by one angle for each pair.
-
-    Args:
-        keys: unrotated.
-        angles: radians, [H / 2].
-    """
-    first, second = np.split(keys.astype(np.float64), 2, axis=-1)
-    cos, sin = np.cos(angles), np.sin(angles)
-    turned: Array = np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned
 
 
 def as_neighbours(array: Array, axis: int, heads: int) -> Array:

@@ -31,7 +31,7 @@ from ...artefact.bundle import MemoryFolder
 from ...errors import IntegrityError
 from ...model.bundles import load_tensors
 from ...storage.files import write_atomically
-from .rotary import as_neighbours, frequencies, rotated
+from .rotary import as_neighbours
 from .target import Target
 
 Array = NDArray[Any]
@@ -90,7 +90,7 @@ def write_state(
 
     Args:
         path: the file.
-        layers: keys and values [K, P, H] of every layer, unrotated.
+        layers: keys, rotated by the angle of position P, and values [K, P, H] of every layer.
         target: what the backbone becomes.
         sentinel: the token that stands for each memory token.
         version: of the format, as the consumer's build has it.
@@ -108,7 +108,7 @@ def write_state(
         struct.pack("<2I", 0, 0) if version >= 4 else b"",
     ]
     for key, _ in layers:
-        rows = _rows(turned(key, target)).astype(dtype)
+        rows = _rows(as_neighbours(key, 2, 1) if target.arch.interleaved else key).astype(dtype)
         parts += [struct.pack("<iQ", number, rows.itemsize * rows.shape[1]), rows.tobytes()]
     for _, value in layers:
         rows = _rows(value).astype(dtype)
@@ -118,14 +118,6 @@ def write_state(
             head = struct.pack("<i2I", number, rows.itemsize, rows.shape[1])
             parts += [head, np.ascontiguousarray(rows.T).tobytes()]
     write_atomically(path, b"".join(parts))
-
-
-def turned(key: Array, target: Target) -> Array:
-    """Memory keys [K, P, H] as llama.cpp keeps keys: turned by the angle of position P, in its order of
-    channels."""
-    angles = frequencies(target.config, target.rope, target.spec.shape.head_dim) * key.shape[1]
-    result = rotated(key, angles)
-    return as_neighbours(result, 2, 1) if target.arch.interleaved else result
 
 
 def _rows(tensor: Array) -> Array:

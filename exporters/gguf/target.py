@@ -14,7 +14,6 @@ from ...arch.widths import LayerWidths
 from ...checkpoint.spec import ModelSpec
 from ...errors import UsageError
 from ...run.finished import FinishedRun
-from ...sliced import PREFIX
 
 QKV = frozenset(f"self_attn.{name}_proj" for name in "qkv")
 ALL_BIASES = QKV | {"self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
@@ -110,6 +109,8 @@ def target_of(run: FinishedRun) -> Target:
     Raises:
         UsageError: no architecture of llama.cpp computes it; the text names what is too much, and the remedy.
     """
+    from ...sliced import PREFIX  # with torch, which no listing of formats should wait for
+
     config = run.sliced_config
     spec = ModelSpec(config=config, path=run.spec.path, family=run.spec.arch.model_type)
     family = str(config["model_type"]).removeprefix(PREFIX)

@@ -95,9 +95,7 @@ class Carries:
                 "layers keep different numbers of neurons, which it cannot express for this family; "
                 f"{AS_HF}, or learn with mask.layout: uniform"
             )
-        elif (
-            not self.own_class and facts.own_class and not (facts.neurons_differ or facts.heads_differ)
-        ):
+        elif not self.own_class and facts.own_class and not (facts.neurons_differ or facts.heads_differ):
             yield f"no stock class computes this backbone; {AS_HF}, or keep all heads"
         if self.families is not None and facts.family is not None and facts.family not in self.families:
             yield f"a backbone of {facts.family}, which was not run there; {AS_HF}"

@@ -90,9 +90,9 @@ def test_a_damaged_cartridge_is_noticed(made: Path, tmp_path: Path, koffkit: Kof
 def test_a_wrong_rotation_is_not_published(
     shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from koffkit.exporters.toolkit import cartridge
+    from koffkit.exporters.toolkit.rotation import Rotary
 
-    monkeypatch.setattr(cartridge._Rotary, "__call__", lambda self, key, layer: key)
+    monkeypatch.setattr(Rotary, "__call__", lambda self, key, layer: key)
     with pytest.raises(IntegrityError, match=r"memory north: in PEFT its logits differ by .* nothing was"):
         export(shipped.run, tmp_path / "out", "peft")
     assert not (tmp_path / "out").exists()
