@@ -87,9 +87,9 @@ def read_header(
             text = file.read(length)
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror or reason}); {remedy}.") from None
+    _require_few(text.count(b'"data_offsets"'), path, error, remedy)  # before it is parsed
     header = parse_json_object(text, f"{path}: damaged safetensors header", error=error, remedy=remedy)
-    if len(header) > MAX_TENSORS:
-        raise error(f"{path}: {len(header):,} tensors, the limit is {MAX_TENSORS:,} a file; {remedy}.")
+    _require_few(len(header), path, error, remedy)
     try:
         metadata = _metadata(header.pop("__metadata__", {}))
         tensors = {name: _info(path, 8 + length, entry) for name, entry in header.items()}
@@ -98,6 +98,11 @@ def read_header(
             f"{path}: damaged safetensors header ({type(reason).__name__}: {reason}); {remedy}."
         ) from None
     return _in_file_order(path, tensors, 8 + length, size, error, remedy), metadata
+
+
+def _require_few(count: int, path: Path, error: type[KoffkitError], remedy: str) -> None:
+    if count > MAX_TENSORS:
+        raise error(f"{path}: {count:,} tensors, the limit is {MAX_TENSORS:,} a file; {remedy}.")
 
 
 def _metadata(value: Any) -> dict[str, str]:

@@ -215,7 +215,7 @@ def test_export_refuses_an_unknown_format_and_a_folder_that_is_no_run(
     shipped: Shipped, tmp_path: Path, koffkit: Koffkit
 ) -> None:
     found = koffkit("export", shipped.run, "--format", "floppy", "--output", tmp_path / "out")
-    assert found.code == 2 and "--format: floppy is not installed; there is hf." in found.err
+    assert found.code == 2 and "--format: floppy is not installed; there is gguf, hf," in found.err
     found = koffkit("export", tmp_path, "--output", tmp_path / "out")
     assert found.code == 2 and "not a run folder" in found.err
 
