@@ -6,7 +6,8 @@
 FOLDER holds `culture.txt`, ..., or the same with `.xz`. A memory is a sixth of what is removed: the
 backbone with all six is as large as the base. Each sparsity is a `koffkit ablate`, which keeps finished
 runs and continues interrupted ones; `summary.json` has every figure. On one core the first row takes an hour,
-others twenty to forty minutes. What follows `--` goes to `koffkit ablate`, for example `-- --rows koff,prune_less,one_shot_flap`.
+others twenty to forty minutes. What follows `--` goes to `koffkit ablate`, for example `-- --rows
+koff,prune_less,one_shot_flap`.
 """
 
 from __future__ import annotations
