@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arch.widths import LayerWidths
 from ..artefact.bundle import MemoryFolder
@@ -21,8 +20,8 @@ from ..artefact.quantise import unpack
 from ..errors import IntegrityError
 from ..storage.read_json import read_json
 from ..storage.tensors_file import read_tensors
-from .kv_attention import KVMemory, kv_of_call
-from .neuron_memory import NeuronMemory, Neurons, neurons_of_call
+from .kv_attention import KVMemory
+from .neuron_memory import NeuronMemory, Neurons
 
 KVTensors = Mapping[int, KVMemory]
 
@@ -152,22 +151,13 @@ class MemoryTensors:
     kv: KVTensors
     neurons: NeuronMemory = field(default_factory=dict)
 
-    def to(self, device: torch.device) -> MemoryTensors:
-        """The same memory with KV and neurons on a device; adapters are peft's to move."""
-        kv = {layer: own.to(device) for layer, own in self.kv.items()}
-        neurons = {layer: own.to(device) for layer, own in self.neurons.items()}
-        return MemoryTensors(self.domain, self.lora, self.adapter, kv, neurons)
 
-
-def load_memory(
-    bundle: MemoryFolder, layers: Sequence[LayerWidths], hidden: int, *, adapter: bool = True
-) -> MemoryTensors:
+def load_memory(bundle: MemoryFolder, layers: Sequence[LayerWidths], hidden: int) -> MemoryTensors:
     """Load all parts of a bundle.
 
     Args:
         layers: the widths of the backbone's layers.
         hidden: the backbone's hidden size D.
-        adapter: load the adapter's tensors, too.
 
     Raises:
         IntegrityError: a file is damaged, or does not fit the backbone.
@@ -176,24 +166,10 @@ def load_memory(
     return MemoryTensors(
         bundle.domain,
         lora,
-        load_adapter(bundle) if adapter else {},
+        load_adapter(bundle),
         load_kv(bundle, layers),
         load_neurons(bundle, len(layers), hidden),
     )
-
-
-def state_of_call(
-    model: nn.Module, memories: Mapping[str, MemoryTensors], rows: Sequence[str | None]
-) -> dict[nn.Module, Any]:
-    """The KV memories and restored neurons of a batch, as the state of a call (`for_this_call`).
-
-    Args:
-        memories: by domain.
-        rows: a domain, or None, for each of the B rows.
-    """
-    kv = mixed_kv({domain: memory.kv for domain, memory in memories.items()}, rows)
-    neurons = {domain: memory.neurons for domain, memory in memories.items()}
-    return {**kv_of_call(model, kv), **neurons_of_call(model, neurons, rows)}
 
 
 def mixed_kv(memories: Mapping[str, KVTensors], rows: Sequence[str | None]) -> dict[int, KVMemory] | None:

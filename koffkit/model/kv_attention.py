@@ -84,7 +84,8 @@ def _batched(memory: Tensor, like: Tensor) -> Tensor:
     memory = memory.to(like.dtype)
     if memory.dim() == 3:
         return memory.unsqueeze(0).expand(like.shape[0], -1, -1, -1)
-    return memory.repeat_interleave(like.shape[0] // memory.shape[0], dim=0)
+    repeats = like.shape[0] // memory.shape[0]
+    return memory if repeats == 1 else memory.repeat_interleave(repeats, dim=0)
 
 
 def _widen(mask: Tensor, num_memory: int) -> Tensor:

@@ -32,6 +32,7 @@ from ..masks.slicing import ADAPTER_PREFIX, Slices
 from ..storage.read_json import read_json
 from ..storage.tensors_file import TensorInfo
 from .bundles import load_adapter
+from .lora_memory import scaling_of
 from .neuron_memory import NeuronMemory
 
 _RAW = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -119,7 +120,6 @@ def lora_factors(memory: MemoryFolder, cuts: MemoryCuts | None = None) -> dict[s
     if memory.adapter_file is None:
         return {}
     config = read_json(memory.path / ADAPTER_CONFIG, remedy=REMEDY)
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     tensors = {
         name: (value if cuts is None else torch.from_numpy(cuts.adapter(name, value.numpy()))).double()
         for name, value in load_adapter(memory).items()
@@ -127,9 +127,8 @@ def lora_factors(memory: MemoryFolder, cuts: MemoryCuts | None = None) -> dict[s
     factors = {}
     for name in (name for name in tensors if name.endswith(".lora_A.weight")):
         module = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
-        rank, alpha = ranks.get(module, config["r"]), alphas.get(module, config["lora_alpha"])
         other = name.replace(".lora_A.", ".lora_B.")
-        factors[f"{module}.weight"] = Factor(tensors[name], tensors[other], alpha / rank)
+        factors[f"{module}.weight"] = Factor(tensors[name], tensors[other], scaling_of(config, module))
     return factors
 
 

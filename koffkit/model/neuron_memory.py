@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .groups import Groups
 from .kv_attention import transformer
 from .per_call import of_this_call
 
@@ -56,9 +57,23 @@ class Neurons:
             tensors["neurons"], **{field: tensors[file] for field, file in names.items() if file in tensors}
         )
 
-    def to(self, device: torch.device) -> Neurons:
-        """The same neurons on a device."""
-        return Neurons.of({name: value.to(device) for name, value in self.tensors().items()})
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Neurons:
+        """The same neurons on a device; None: weights stay of their type."""
+        values = {
+            name: value.to(device) if dtype is None or name == "neurons" else value.to(device, dtype)
+            for name, value in self.tensors().items()
+        }
+        return Neurons.of(values)
+
+    def add(self, mlp: Any, hidden: Tensor, output: Tensor) -> Tensor:
+        """`output` [..., D] of an MLP plus what these neurons add to it.
+
+        Args:
+            mlp: whose activation they have.
+            hidden: the MLP's input [..., D].
+            output: its output without them.
+        """
+        return output + self.output(hidden, mlp.act_fn)
 
     def output(self, hidden: Tensor, activation: Any) -> Tensor:
         """What they add to the MLP's output [..., D].
@@ -79,15 +94,56 @@ def _as(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 @dataclass(frozen=True)
 class NeuronRows:
-    """The neurons of one layer for the rows of a batch.
+    """The neurons of one layer for the rows of a batch, padded to one number n for all M memories.
 
     Args:
-        num_rows: of the batch, before generation repeats each of them for beams or several samples.
-        parts: neurons with the indices of the rows that have them; None = all.
+        gate, up: [M, D, n]. down: [M, n, D].
+        gate_bias, up_bias: [M, 1, n]; None where no memory has one.
+        groups: which rows have which memory.
     """
 
-    num_rows: int
-    parts: Sequence[tuple[Neurons, Tensor | None]]
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    gate_bias: Tensor | None
+    up_bias: Tensor | None
+    groups: Groups
+
+    @classmethod
+    def of(cls, parts: Sequence[Neurons | None], groups: Groups) -> NeuronRows:
+        """Stack memories; None: one without neurons in this layer."""
+        given = [part for part in parts if part is not None]
+        count, hidden, like = max(len(part.index) for part in given), given[0].gate.shape[1], given[0].gate
+        gate, up = (like.new_zeros(len(parts), hidden, count) for _ in range(2))
+        down = like.new_zeros(len(parts), count, hidden)
+        biases = {
+            name: None
+            if all(getattr(part, name) is None for part in given)
+            else like.new_zeros(len(parts), 1, count)
+            for name in BIASES
+        }
+        for place, part in enumerate(parts):
+            if part is None:
+                continue
+            own = slice(len(part.index))
+            gate[place, :, own], up[place, :, own], down[place, own] = part.gate.T, part.up.T, part.down.T
+            for name, bias in biases.items():
+                value = getattr(part, name)
+                if bias is not None and value is not None:
+                    bias[place, 0, own] = value
+        return cls(gate, up, down, **biases, groups=groups)
+
+    def add(self, mlp: Any, hidden: Tensor, output: Tensor) -> Tensor:
+        """`output` [B, T, D] of an MLP plus what the neurons of each row add; hidden: [B, T, D]."""
+        dtype = hidden.dtype
+        grouped = self.groups.gather(hidden)
+        gate = _plus(torch.bmm(grouped, self.gate.to(dtype)), self.gate_bias)
+        up = _plus(torch.bmm(grouped, self.up.to(dtype)), self.up_bias)
+        return self.groups.add_product(output, mlp.act_fn(gate) * up, self.down.to(dtype))
+
+
+def _plus(values: Tensor, bias: Tensor | None) -> Tensor:
+    return values if bias is None else values + bias.to(values.dtype)
 
 
 NeuronMemory = Mapping[int, Neurons]
@@ -104,27 +160,14 @@ def use_neuron_memory(model: nn.Module) -> None:
 
 
 def _add(mlp: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-    rows: NeuronRows | None = of_this_call(mlp) or getattr(mlp, _SLOT, None)
-    if rows is None:
-        return None
-    hidden: Tensor = inputs[0]
-    for neurons, chosen in rows.parts:
-        if chosen is None:
-            output = output + neurons.output(hidden, mlp.act_fn)
-            continue
-        repeats = hidden.shape[0] // rows.num_rows
-        index = (
-            chosen.to(hidden.device)[:, None] * repeats + torch.arange(repeats, device=hidden.device)
-        ).flatten()
-        output = output.index_add(0, index, neurons.output(hidden[index], mlp.act_fn))
-    return output
+    state: Neurons | NeuronRows | None = of_this_call(mlp) or getattr(mlp, _SLOT, None)
+    return None if state is None else state.add(mlp, inputs[0], output)
 
 
 def set_neuron_memory(model: nn.Module, memory: NeuronMemory | None) -> None:
     """Attach `{layer: neurons}`, or detach with None, for all threads; gradients flow to these tensors."""
     for index, mlp in mlp_modules(model):
-        neurons = None if memory is None else memory.get(index)
-        setattr(mlp, _SLOT, None if neurons is None else NeuronRows(1, [(neurons, None)]))
+        setattr(mlp, _SLOT, None if memory is None else memory.get(index))
 
 
 def set_neuron_rows(
@@ -139,7 +182,7 @@ def set_neuron_rows(
 
 def neurons_of_call(
     model: nn.Module, memories: Mapping[str, NeuronMemory], rows: Sequence[str | None]
-) -> dict[nn.Module, NeuronRows]:
+) -> dict[nn.Module, Neurons | NeuronRows]:
     """The neurons of a batch as the state of a call (`for_this_call`).
 
     Args:
@@ -149,17 +192,15 @@ def neurons_of_call(
     wanted = [name for name in dict.fromkeys(rows) if name is not None and memories.get(name)]
     if not wanted:
         return {}
-    places = {
-        name: None
-        if len(set(rows)) == 1
-        else torch.tensor([row for row, own in enumerate(rows) if own == name])
-        for name in wanted
-    }
-    return {
-        mlp: NeuronRows(len(rows), parts)
+    if len(set(rows)) == 1:
+        alone = memories[wanted[0]]
+        return {mlp: alone[index] for index, mlp in mlp_modules(model) if index in alone}
+    groups, order = Groups.of(rows, wanted)
+    parts = {
+        mlp: [None if name is None else memories[name].get(index) for name in order]
         for index, mlp in mlp_modules(model)
-        if (parts := [(memories[name][index], places[name]) for name in wanted if index in memories[name]])
     }
+    return {mlp: NeuronRows.of(own, groups) for mlp, own in parts.items() if any(own)}
 
 
 def mlp_modules(model: nn.Module) -> Iterator[tuple[int, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from ..artefact.bundle import Bundle, open_bundle
 from ..artefact.check import require_sound, require_sound_bundle
 from ..artefact.digests import backbone_digest
 from ..artefact.export import is_export, open_export
-from ..artefact.names import ADAPTER_CONFIG, BACKBONE
+from ..artefact.names import BACKBONE
 from ..checkpoint.files import load_tokenizer
 from ..devices import find_device, parse_dtype
-from ..errors import IntegrityError, UsageError
-from ..model.bundles import adapter_config, load_adapter
+from ..errors import UsageError
 from ..model.kv_attention import NAME
 
 
@@ -145,38 +143,3 @@ def _open_sound(path: str | Path) -> Bundle:
     bundle = open_bundle(path)
     require_sound_bundle(bundle)
     return bundle
-
-
-def attach_adapter(model: Any, bundle: Bundle, slot: str) -> Any:
-    """Load the LoRA half of a bundle into the adapter slot `slot`.
-
-    peft's own `load_adapter` would not do: it cannot read packed weights, and it opens pickled files too.
-
-    Args:
-        model: a transformers model, or the peft model that wraps it.
-
-    Returns:
-        The peft model.
-
-    Raises:
-        IntegrityError: the weights do not match the adapter's configuration.
-    """
-    from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-
-    config = adapter_config(bundle)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        if isinstance(model, PeftModel):
-            model.add_adapter(slot, config)
-            model.eval()  # a new adapter starts in training mode, which matters if it has dropout
-        else:
-            model = get_peft_model(model, config, adapter_name=slot).eval()
-    loaded = set_peft_model_state_dict(model, load_adapter(bundle), adapter_name=slot)
-    missing = [name for name in loaded.missing_keys if f".{slot}." in name]
-    if missing or loaded.unexpected_keys:
-        problem = f"has {loaded.unexpected_keys[0]}" if loaded.unexpected_keys else f"lacks {missing[0]}"
-        raise IntegrityError(
-            f"{bundle.adapter_file}: {problem}, which does not go with {bundle.path / ADAPTER_CONFIG}; copy "
-            "the bundle again."
-        )
-    return model

@@ -77,7 +77,8 @@ def test_compact_bundles_load_everywhere(
         ).exists()  # PEFT finds nothing that it could take for weights
         return
     stock = PeftModel.from_pretrained(backbone, "small/north").eval()
-    model._memories["south"] = replace(model._memories["south"], kv={})  # PEFT knows the LoRA half only
+    loaded = model.store._loaded
+    loaded["south"] = replace(loaded["south"], kv={})  # PEFT knows the LoRA half only
     torch.testing.assert_close(stock(IDS).logits.detach(), model.logits(IDS, "south"), atol=1e-4, rtol=1e-4)
 
 

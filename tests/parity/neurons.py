@@ -78,7 +78,7 @@ def neurons_alone(root: Path, domain: str) -> Tensor:
     """Logits of the export with the neurons of a memory and nothing else of it."""
     model = KoffModel.from_pretrained(root / "out", memories=[], dtype=torch.float32)
     bundle = KoffModel.from_pretrained(root / "out", memories=[domain])
-    set_neuron_memory(model.model, bundle._memories[domain].neurons)
+    set_neuron_memory(model.model, bundle.store._loaded[domain].neurons)
     logits: Tensor = model.model(input_ids=IDS, use_cache=False).logits
     return logits
 

@@ -24,19 +24,19 @@ def louder(neurons: Neurons) -> Neurons:
 def model(restored: Shipped) -> KoffModel:
     """A model whose memories are neurons alone, loud enough for every completion to depend on them."""
     model = KoffModel.from_pretrained(restored.export)
-    for seed, (domain, memory) in enumerate(model._memories.items()):
+    loaded = model.store._loaded
+    for seed, (domain, memory) in enumerate(loaded.items()):
         neurons = {
             layer: replace(louder(own), gate=own.gate.roll(seed, 1)) for layer, own in memory.neurons.items()
         }
-        model._memories[domain] = replace(memory, kv={}, neurons=neurons)
-        model._slots[domain] = None
+        loaded[domain] = replace(memory, lora={}, kv={}, neurons=neurons)
     return model
 
 
 def test_a_mixed_batch_generates_what_each_prompt_does_alone(model: KoffModel) -> None:
     together = model.generate(PROMPTS, memory=ROWS, max_new_tokens=6)
     alone = [
-        model.generate(prompt, memory=name, max_new_tokens=6)[0]
+        model.generate(prompt, memory=name, max_new_tokens=6)
         for prompt, name in zip(PROMPTS, ROWS, strict=True)
     ]
     assert together == alone
@@ -50,7 +50,7 @@ def test_beams_keep_the_neurons_of_their_row(model: KoffModel, sequences: int) -
     alone = [
         text
         for prompt, name in zip(PROMPTS, ROWS, strict=True)
-        for text in model.generate(prompt, memory=name, **options)
+        for text in model.generate([prompt], memory=name, **options)
     ]
     assert len(together) == sequences * len(PROMPTS)
     assert together == alone

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from koffkit.errors import UsageError
-from koffkit.runtime.generation import chat_prompts, encode_prompts
+from koffkit.runtime.prompts import chat_prompts, encode_prompts
 
 from ...common import make_tokenizer
 

@@ -1,0 +1,212 @@
+"""The memories of a `KoffModel`: known by name, loaded when a call needs them, under a limit of bytes."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Condition
+
+from ..artefact.bundle import Bundle, open_bundle
+from ..artefact.check import require_sound_bundle
+from ..artefact.names import MEMORY_FILE
+from ..errors import IntegrityError, UsageError, did_you_mean
+from ..model.resident import Resident
+
+Stamp = Mapping[Path, tuple[int, int, int]]
+"""Size, time of change and inode of files."""
+
+
+class MemoryStore:
+    """Memories by domain; several threads may use one.
+
+    Args:
+        load: reads a bundle whose files were checked.
+        evicted: told of a memory that was let go of.
+        budget: most bytes that the memories that no call is using may bring those loaded to; None: no limit.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Bundle], Resident],
+        evicted: Callable[[Resident], None],
+        budget: int | None = None,
+    ) -> None:
+        self._load, self._evicted, self.budget = load, evicted, budget
+        self._bundles: dict[str, tuple[Bundle, Stamp]] = {}
+        self._loaded: OrderedDict[str, Resident] = OrderedDict()
+        self._users: Counter[Resident] = Counter()
+        self._loading: set[str] = set()
+        self._changed = Condition()
+        self._ahead: ThreadPoolExecutor | None = None
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the memories, in the order they came."""
+        return list(self._bundles)
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of those whose tensors are loaded, the least recently used first."""
+        with self._changed:
+            return list(self._loaded)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the loaded ones take."""
+        with self._changed:
+            return sum(memory.num_bytes for memory in self._loaded.values())
+
+    def known(self, domain: str) -> str:
+        """`domain`, if there is a memory of that name.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if domain not in self._bundles:
+            raise UsageError(
+                f"memory {domain!r}: not loaded; there is {', '.join(self.domains) or 'none'}."
+                f"{did_you_mean(domain, self.domains)}"
+            )
+        return domain
+
+    def add(self, bundle: Bundle, *, replace: bool = False) -> None:
+        """Take a memory whose files were checked just now. Without a budget it is loaded at once.
+
+        Args:
+            bundle: the memory.
+            replace: take the place of the memory of that domain; calls that use it keep what they have.
+
+        Raises:
+            UsageError: there is one of that domain.
+            IntegrityError: it does not fit the backbone.
+        """
+        domain, stamp = bundle.domain, _stamp(bundle)
+        if domain in self._bundles and not replace:
+            raise UsageError(f"{bundle.path}: a memory {domain!r} is loaded already.")
+        memory = self._load(bundle) if self.budget is None else None
+        with self._changed:
+            self._let_go(domain)
+            self._bundles[domain] = bundle, stamp
+            if memory is not None:
+                self._loaded[domain] = memory
+
+    def remove(self, domain: str) -> None:
+        """Forget a memory; calls that use it keep what they have.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        with self._changed:
+            del self._bundles[self.known(domain)]
+            self._let_go(domain)
+
+    def reload(self) -> None:
+        """Let go of everything that is loaded; each is loaded again when a call needs it."""
+        with self._changed:
+            for domain in list(self._loaded):
+                self._let_go(domain)
+
+    @contextmanager
+    def use(self, rows: Sequence[str | None]) -> Iterator[list[Resident | None]]:
+        """The memory of each row, loaded, and kept until the block ends."""
+        names = list(dict.fromkeys(name for name in rows if name is not None))
+        taken: dict[str, Resident] = {}
+        try:
+            for name in names:
+                taken[name] = self._take(name, names)
+            yield [None if name is None else taken[name] for name in rows]
+        finally:
+            with self._changed:
+                self._users.subtract(taken.values())
+                self._users += Counter()  # drops those at 0
+                self._make_room(0, keep=())
+
+    def prefetch(self, domain: str) -> None:
+        """Begin to load a memory in the background; whoever needs it next waits less. Its faults show there.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        self.known(domain)
+        with self._changed:
+            if domain in self._loaded or domain in self._loading:
+                return
+            if self._ahead is None:
+                self._ahead = ThreadPoolExecutor(1, thread_name_prefix="koffkit-prefetch")
+        self._ahead.submit(self._fetch, domain)
+
+    def _fetch(self, domain: str) -> None:
+        memory = self._take(domain, [domain])
+        with self._changed:
+            self._users[memory] -= 1
+            self._users += Counter()
+
+    def _take(self, domain: str, keep: Collection[str]) -> Resident:
+        """A memory, counted as in use."""
+        with self._changed:
+            while domain in self._loading:
+                self._changed.wait()
+            if domain in self._loaded:
+                self._loaded.move_to_end(domain)
+                self._users[self._loaded[domain]] += 1
+                return self._loaded[domain]
+            bundle, stamp = self._bundles[self.known(domain)]
+            self._loading.add(domain)
+        try:
+            _require_unchanged(bundle, stamp)
+            memory = self._load(bundle)
+        except BaseException:
+            with self._changed:
+                self._loading.discard(domain)
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            self._loading.discard(domain)
+            self._make_room(memory.num_bytes, keep)
+            self._users[memory] += 1
+            if self._bundles.get(domain, (None,))[0] is bundle:  # not replaced meanwhile
+                self._loaded[domain] = memory
+            self._changed.notify_all()
+            return memory
+
+    def _make_room(self, num_bytes: int, keep: Collection[str]) -> None:
+        """Let go of the least recently used ones until `num_bytes` more fit in the budget."""
+        if self.budget is None:
+            return
+        total = num_bytes + sum(memory.num_bytes for memory in self._loaded.values())
+        for name, memory in list(self._loaded.items()):
+            if total <= self.budget:
+                return
+            if name not in keep and not self._users[memory]:
+                total -= memory.num_bytes
+                self._let_go(name)
+
+    def _let_go(self, domain: str) -> None:
+        memory = self._loaded.pop(domain, None)
+        if memory is not None:
+            self._evicted(memory)
+
+
+def _stamp(bundle: Bundle) -> Stamp:
+    places = [bundle.path / name for name in (*bundle.info.files, MEMORY_FILE)]
+    found = {place: place.stat() for place in places if place.is_file()}
+    return {place: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for place, stat in found.items()}
+
+
+def _require_unchanged(bundle: Bundle, stamp: Stamp) -> None:
+    """Check the files again if any of them was touched since.
+
+    Raises:
+        IntegrityError: one has changed.
+    """
+    if _stamp(bundle) == stamp:
+        return
+    require_sound_bundle(bundle)
+    if open_bundle(bundle.path).info != bundle.info:
+        raise IntegrityError(
+            f"{bundle.path / MEMORY_FILE}: another memory than the one that was loaded; load it with "
+            "`load_memory(..., replace=True)`."
+        )
