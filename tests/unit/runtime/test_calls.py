@@ -109,7 +109,8 @@ def test_a_merged_model_computes_what_the_memory_does(
         if memory.kv:
             with pytest.raises(UsageError, match="it has a KV memory, which is no part of any weight"):
                 model.merge("north")
-            model.store._loaded["north"] = replace(memory, kv={})
+        louder = {name: replace(pair, scaling=1.5 * pair.scaling) for name, pair in memory.lora.items()}
+        model.store._loaded["north"] = replace(memory, lora=louder, kv={})
         expected, bare = model.logits(ids, "north"), model.logits(ids, None)
         merged = model.merge("north")
         torch.testing.assert_close(merged(ids, use_cache=False).logits, expected, atol=2e-5, rtol=1e-4)
