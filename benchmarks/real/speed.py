@@ -1,7 +1,7 @@
 """How much faster a sliced real LLM is: prefill and decoding apart, against its share of the parameters.
 
     python benchmarks/real/prepare.py
-    python benchmarks/real/speed.py [--sparsity .12,.3] [--multiple 64,1] [--llama-cpp PYTHON] [--model FOLDER]
+    python benchmarks/real/speed.py [--model FOLDER] [--sparsity .12,.3] [--multiple 64,1]
 
 Each backbone has equally many neurons in every layer, a multiple of 64 or what the budget leaves
 (`--multiple 1`); which ones, the magnitude of their weights says, since speed does not depend on it. Base

@@ -107,6 +107,11 @@ class Memories(nn.Module):
     def exist(self) -> bool:
         return bool(self._tuners or len(self.kv) or self.neurons)
 
+    def lowest_layer(self, num_layers: int) -> int:
+        """The lowest layer that carries memory of any domain; `num_layers` if none does."""
+        restored = [layer for memory in self.neurons.values() for layer in memory]
+        return min([*(self.layers if self._tuners or len(self.kv) else []), *restored], default=num_layers)
+
     def attach(self, domain: str | None) -> None:
         """Attach the memory of `domain`, or none. Only the LoRA of the attached memory receives gradients."""
         if domain == self._attached and not self._changed:

@@ -17,6 +17,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
 from .gating import Gates, GateValues, register_gates
 from .kv_attention import transformer, use_koffkit_attention
+from .lower_layers import LowerLayers
 from .memory import Memories
 from .repair import use_repair
 
@@ -74,6 +75,8 @@ class Student(nn.Module):
             float(getattr(model.config, spec.arch.logit_divisor)) if spec.arch.logit_divisor else 1.0
         )
         self._values: GateValues | None = None
+        self._repaired: list[int] = []  # layers
+        self._pruned: tuple[GateValues, int] | None = None  # masks, and the lowest layer that they change
         register_gates(model, spec, lambda: self._values)
         self.train()
 
@@ -122,6 +125,29 @@ class Student(nn.Module):
             tensors: by parameter name, at the widths of the base.
         """
         use_repair(self.model, tensors, lambda: self._values is not None)
+        self._repaired = sorted({int(name.split("layers.")[1].split(".")[0]) for name in tensors})
+
+    def lower_layers(self, gate_values: GateValues | None, *, sampled: bool) -> LowerLayers:
+        """The layers below everything in which the student differs from the unpruned model.
+
+        Args:
+            gate_values: [L, U] by gate; None: all gates are off.
+            sampled: the values are drawn anew every time, in all layers that have gates.
+        """
+        changed = [len(self.decoder_layers)]
+        if gate_values is not None:
+            changed += self._repaired[:1]
+            changed.append(min(self.gates.layers) if sampled and self.gates else self._lowest(gate_values))
+        if self.memories is not None:
+            changed.append(self.memories.lowest_layer(len(self.decoder_layers)))
+        return LowerLayers(self.decoder_layers[: min(changed)])
+
+    def _lowest(self, masks: GateValues) -> int:
+        """The lowest layer in which a unit is gone."""
+        if self._pruned is None or self._pruned[0] is not masks:
+            gone = torch.stack([(values != 1).any(-1) for values in masks.values()]).any(0).tolist()
+            self._pruned = masks, gone.index(True) if True in gone else len(gone)
+        return self._pruned[1]
 
     def hidden_states(self, input_ids: Tensor, layer: int, gate_values: GateValues | None = None) -> Tensor:
         """Hidden states [B, T, D] after `layer` layers (0: the embeddings), without memory.

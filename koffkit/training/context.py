@@ -17,6 +17,8 @@ from ..masks.file import save_masks, save_scores
 from ..masks.masks import Masks, kept_counts
 from ..masks.repair import Repair
 from ..method.budget import Budget
+from ..model.gating import GateValues
+from ..model.lower_layers import LowerLayers
 from ..model.student import Student
 from ..model.top_k_gates import TopKGates
 from ..progress import Progress
@@ -66,6 +68,12 @@ class Context:
         `head` fits."""
         hidden: Tensor = (self.teacher or self.student)(input_ids, positions=positions)
         return hidden
+
+    def lower_layers(self, gate_values: GateValues | None, *, sampled: bool) -> LowerLayers:
+        """The layers in which `unpruned` and the student compute the same; see `Student.lower_layers`."""
+        if self.teacher is not None:  # the student is sliced: another model
+            return LowerLayers([])
+        return self.student.lower_layers(gate_values, sampled=sampled)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of a checkpoint: the memories, and the gates even when they no longer change, because

@@ -204,12 +204,13 @@ class DistillationLoop:
             The differentiable loss, and its terms as numbers.
         """
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
+        lower = self.context.lower_layers(values, sampled=self.train_gates)
         with accelerator.autocast():
             teacher = None
             if objective.loss.needs_teacher:
-                with span("teacher"), torch.no_grad():
+                with span("teacher"), torch.no_grad(), lower.recorded():
                     teacher = self.context.unpruned(batch.ids, batch.positions)
-            with span("student"):
+            with span("student"), lower.replayed():
                 hidden = student(batch.ids, values, memory, batch.positions)
             scored = torch.ones_like(batch.ids, dtype=torch.bool)
             if (
