@@ -1,16 +1,17 @@
-"""Locating models: embedded, in a local folder, in a GGUF file, or on the hub. No other module talks to the
-hub."""
+"""Locating models: embedded, in a local folder, in a GGUF file, or on the hub; and uploading to it. No other
+module talks to the hub."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from .checkpoint.files import CHECKPOINT_PATTERNS, CONFIG
 from .checkpoint.gguf import gguf_checkpoint, is_gguf, named_gguf
 from .embedded import PREFIX
 from .embedded import path as embedded_path
-from .errors import DataError, KoffkitError
+from .errors import DataError, KoffkitError, UsageError
 from .progress import Progress
 
 CONFIG_ONLY = [CONFIG]
@@ -170,3 +171,40 @@ def download(
         reason = str(error).splitlines()[0]
         message = f"{where}: {name!r} is no local folder and cannot be fetched from the hub: {reason}"
         raise DataError(f"{message} {remedy}".rstrip()) from None
+
+
+def upload(repo: str, files: Mapping[str, Path | bytes], *, public: bool, message: str) -> str:
+    """Put files into a repository on the hub in one commit, and make the repository if there is none.
+
+    Args:
+        repo: its id.
+        files: content by path in the repository.
+        public: a repository that is made now can be seen by everybody.
+        message: of the commit.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        UsageError: nobody is logged in.
+        DataError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if get_token() is None:
+        raise UsageError(f"{repo}: nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN.")
+    operations = [
+        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        for name, content in files.items()
+    ]
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=not public, exist_ok=True)
+        return str(api.create_commit(repo, operations, commit_message=message).commit_url)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise DataError(
+            f"{repo}: the hub did not take it ({reason[0] if reason else type(error).__name__}); nothing of "
+            "this repository was changed. Try again; what is there already is not sent again."
+        ) from None

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Slice a finished run into artefacts.",
     "evaluate": "Perplexity of a run, an export or a plain model.",
     "generate": "Complete a prompt with a memory.",
+    "chat": "Talk to an export; the memory can change in between.",
     "inspect": "Say what an artefact is and what can load it.",
     "report": "One HTML file about a run or an export.",
     "verify": "Check digests, shapes and golden logits of an export.",
@@ -32,6 +33,7 @@ COMMANDS = {
     "ablate": "Run a recipe and its baselines, and print one table.",
     "sweep": "Run a recipe over values of its fields, and print one table.",
     "restore": "Make the unpruned base again from an export that kept what was removed.",
+    "push": "Upload an export to the hub.",
     "recipe": "List, show and validate recipes.",
     "doctor": "Say what this machine has that koffkit needs.",
 }

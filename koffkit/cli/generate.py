@@ -82,7 +82,7 @@ def command(
     RichProgress().message(f"loading {export}")
     model = KoffModel.from_pretrained(export, device=find_device(device), dtype=dtype, verify=verify)
     chosen = _choose(model, texts, "none" if memory == "auto" and is_merged(export) else memory)
-    options = _sampling(temperature, top_p, seed) | {"chat": chat, "max_new_tokens": max_new_tokens}
+    options = sampling(temperature, top_p, seed) | {"chat": chat, "max_new_tokens": max_new_tokens}
     if as_json:
         completions = _complete(model, texts, chosen, batch_size, options)
         emit({"completions": list(completions)})
@@ -133,7 +133,7 @@ def _choose(model: KoffModel, texts: Sequence[str], memory: str) -> Sequence[Cho
     return [(None if memory == "none" else memory, None)] * len(texts)
 
 
-def _sampling(temperature: float | None, top_p: float | None, seed: int) -> dict[str, Any]:
+def sampling(temperature: float | None, top_p: float | None, seed: int) -> dict[str, Any]:
     """Options of transformers' `generate`; greedy unless one of the two is given."""
     import torch
 

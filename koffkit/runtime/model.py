@@ -149,6 +149,11 @@ class KoffModel(Backbone):
             assert memory is not None
             return merged_model(self.model, memory, without_kv=without_kv)
 
+    @property
+    def has_router(self) -> bool:
+        """Whether `route` can choose."""
+        return self._router.is_there
+
     def route(self, prompts: Sequence[str]) -> list[tuple[str | None, float]]:
         """Choose a memory for each prompt.
 

@@ -24,6 +24,11 @@ class MemoryRouter:
         self._extended: Router | None = None
         self._added: dict[str, Bundle] = {}
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a router."""
+        return self._trained is not None
+
     def take(
         self,
         router: Router,

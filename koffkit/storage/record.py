@@ -84,10 +84,13 @@ class Record(RecordPart):
         tree.pop(KEY, None)
         return tree
 
+    def content(self) -> str:
+        """What the file holds, sealed. A figure that is not finite becomes null: JSON has no word for it."""
+        return sealed(self.to_json())
+
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all, sealed. A figure that is not finite becomes null: JSON has no
-        word for it."""
-        write_atomically(path, sealed(self.to_json()))
+        """Write the file whole or not at all."""
+        write_atomically(path, self.content())
 
     def evolve(self, **changes: Any) -> Self:
         """A copy with other values of some fields, given by their Python names; checked like a new one."""

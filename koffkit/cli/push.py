@@ -1,0 +1,45 @@
+"""`koffkit push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .console import RichProgress, emit, json_option, say
+
+
+@click.command("push")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--dry-run", is_flag=True, help="Say what would go where, and upload nothing.")
+@click.option(
+    "--split",
+    is_flag=True,
+    help="The backbone to OWNER/NAME, each memory to OWNER/NAME-memory-DOMAIN, where PEFT finds its adapter.",
+)
+@click.option("--public", is_flag=True, help="What is made now can be seen by everybody.  [default: private]")
+@json_option
+def command(export: Path, repo: str, dry_run: bool, split: bool, public: bool, as_json: bool) -> None:
+    """Upload EXPORT to the hub, after every byte of it was checked. Each repository gets one commit."""
+    from ..runtime.push import plan_push, push
+
+    uploads = plan_push(export, repo, split=split)
+    progress = RichProgress()
+    if not dry_run:
+        with progress.live():
+            done = push(export, repo, split=split, public=public, progress=progress)
+        if as_json:
+            emit({"repositories": done})
+            return
+        for name, address in done.items():
+            say(f"{name}: {address}")
+        return
+    if as_json:
+        emit({"would_upload": {one.repo: one.sizes for one in uploads}})
+        return
+    for one in uploads:
+        sizes = one.sizes
+        say(f"{one.repo}: {len(sizes)} files, {sum(sizes.values()):,} bytes")
+        for name, size in sizes.items():
+            say(f"  {name}  {size:,}")
