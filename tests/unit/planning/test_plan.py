@@ -46,6 +46,7 @@ def test_every_recipe_for_a_large_model_fits_its_true_shape(name: str) -> None:
     assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
     halves = (recipe.memory.lora, recipe.memory.kv)
     assert (plan.memory_params > 0) == any(halves)
+    assert recipe.servable == (not name.startswith("paper/"))
 
 
 @pytest.mark.parametrize(("model", "config"), TRUE_SHAPES.items())
@@ -98,16 +99,15 @@ def test_memory_parameters_are_those_of_the_files(shipped: Shipped) -> None:
 
 
 def test_warnings_and_refusals() -> None:
-    odd = plan_for(
-        "llama-3.2-3b-topics", LLAMA_3B, "memory.lora.rank=48", "distill.top_k=3", "mask.global_sparsity=0.3"
-    )
+    changes = ("servable=false", "mask.multiple_of=64", "memory.lora.rank=48", "distill.top_k=3")
+    odd = plan_for("llama-3.2-3b-topics", LLAMA_3B, *changes, "mask.global_sparsity=0.3")
     assert [text.partition(":")[0] for text in odd.warnings] == [
         "memory.lora.rank",
         "mask.global_sparsity",
         "distill.top_k",
     ]
     with pytest.raises(UsageError, match=r"use layers 0 to 27"):
-        plan_for("llama-3.2-3b-topics", LLAMA_3B, "memory.layers=[28]")
+        plan_for("llama-3.2-3b-topics", LLAMA_3B, "servable=false", "memory.layers=[28]")
 
 
 def test_a_learned_placement_without_recover_is_warned_of() -> None:
