@@ -29,7 +29,8 @@ class Exporter(Protocol):
 
     An exporter may also have a class attribute `carries` (`koffkit.artefact.routes.Carries`): what it can
     carry. Then a recipe whose result it cannot carry is refused before anything is learned, and `koffkit
-    inspect` says for every artefact whether the format is a route for it.
+    inspect` says for every artefact whether the format is a route for it. A class attribute `quantized` says
+    which options `--quantize TYPE` stands for, by type: `{"int8": {"type": "q8_0"}}`.
     """
 
     Options: type[BaseModel]
@@ -65,6 +66,27 @@ def find(name: str) -> Exporter:
     """
     exporter: Exporter = plugins.load(plugins.EXPORTERS, name, "--format")()
     return exporter
+
+
+def quantized(name: str, exporter: Exporter, kind: str) -> dict[str, Any]:
+    """The options of a format that `--quantize` stands for.
+
+    Args:
+        name: the format's name, for the error.
+        exporter: the exporter.
+        kind: `int8` or `int4`.
+
+    Raises:
+        UsageError: the format does not write weights of that type.
+    """
+    kinds: Mapping[str, Mapping[str, Any]] = getattr(exporter, "quantized", {})
+    if kind not in kinds:
+        able = [other for other in available() if kind in getattr(find(other), "quantized", {})]
+        raise UsageError(
+            f"--quantize {kind}: format {name} writes no such weights"
+            f"; formats that do: {', '.join(able) or 'none'}."
+        )
+    return dict(kinds[kind])
 
 
 def check_options(name: str, exporter: Exporter, options: Mapping[str, Any]) -> BaseModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...artefact.bundle import Bundle
@@ -44,6 +45,7 @@ class GgufExporter:
     """Writes a GGUF model, a GGUF adapter and state files for each memory, and how to serve them."""
 
     Options = GgufOptions
+    quantized = MappingProxyType({"int8": {"type": "q8_0"}})
     carries = Carries(
         what="llama.cpp: backbone, LoRA by request, KV memory as state of a slot",
         families=frozenset(CANDIDATES),

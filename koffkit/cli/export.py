@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
 from .console import RichProgress, emit, json_option, quiet_libraries, stdout
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from ..exporters import Exporter
 
 
 @click.command("export")
@@ -32,6 +37,11 @@ from .console import RichProgress, emit, json_option, quiet_libraries, stdout
     help="Keep all that the backbone lacks in EXPORT/removed, for `koffkit restore`.",
 )
 @click.option(
+    "--quantize",
+    type=click.Choice(["int8", "int4"]),
+    help="Weights of this type, by the format's own tool. With --merge the memory goes in first.",
+)
+@click.option(
     "-o",
     "--option",
     "more",
@@ -49,6 +59,7 @@ def command(
     output: Path | None,
     merge: str | None,
     keep_removed: bool,
+    quantize: str | None,
     more: tuple[str, ...],
     base: Path | None,
     as_json: bool,
@@ -66,11 +77,9 @@ def command(
             f"--output names one folder, but the recipe asks for {', '.join(jobs)}; name one of them with "
             "--format."
         )
-    from ..exporters import check_options, find
     from ..storage.publish import require_free
 
-    exporters = {name: find(name) for name in jobs}
-    options = {name: check_options(name, exporters[name], given) for name, given in jobs.items()}
+    exporters, options = _checked(jobs, quantize)
     ending = "" if merge is None else f"-{merge}"
     stem = folder.path.resolve().name
     targets = {name: output or Path("exports") / f"{stem}-{name}{ending}" for name in jobs}
@@ -91,6 +100,25 @@ def command(
         return
     for result in results:
         _print(result)
+
+
+def _checked(
+    jobs: dict[str, dict[str, Any]], quantize: str | None
+) -> tuple[dict[str, Exporter], dict[str, BaseModel]]:
+    """The exporter of each format, and its options, those that `--quantize` stands for among them."""
+    from ..exporters import check_options, find, quantized
+
+    exporters = {name: find(name) for name in jobs}
+    for name, exporter in exporters.items():
+        more = {} if quantize is None else quantized(name, exporter, quantize)
+        twice = sorted(more.keys() & jobs[name].keys())
+        if twice:
+            raise UsageError(
+                f"--quantize {quantize}: it is {twice[0]}={more[twice[0]]} of format {name}, which is given, "
+                "too; leave one of them out."
+            )
+        jobs[name] = jobs[name] | more
+    return exporters, {name: check_options(name, exporters[name], own) for name, own in jobs.items()}
 
 
 def _given(more: tuple[str, ...]) -> dict[str, Any]:

@@ -250,6 +250,20 @@ def learned(base: Path, root: Path, **changes: Any) -> Path:
     return root / "run"
 
 
+def test_quantize_is_the_option_of_the_format(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+    command = ("export", shipped.run, "--format", "gguf", "--output", tmp_path / "out", "--quantize")
+    assert koffkit(*command, "int8").code == 0
+    by_option = export(shipped.run, tmp_path / "other", "gguf", {"type": "q8_0"})
+    assert (tmp_path / "out" / "backbone" / "model.gguf").stat().st_size == by_option["backbone"]["bytes"]
+    wrong = koffkit(*command[:-2], tmp_path / "new", "--quantize", "int4")
+    assert wrong.code == 2 and "--quantize int4: format gguf writes no such weights" in wrong.err
+    wrong = koffkit(*command[:-2], tmp_path / "new", "--quantize", "int8", "-o", "type=f32")
+    assert wrong.code == 2 and "it is type=q8_0 of format gguf, which is given, too" in wrong.err
+    wrong = koffkit("export", shipped.run, "--output", tmp_path / "new", "--quantize", "int8")
+    assert wrong.code == 2 and "format hf writes no such weights; formats that do: gguf" in wrong.err
+    assert not (tmp_path / "new").exists()
+
+
 def test_ragged_layers_are_a_deci(llama: Path, tmp_path: Path) -> None:
     mask = recipe_dict(llama, tmp_path / "data")["mask"] | {"layout": "ragged"}
     run = learned(llama, tmp_path, mask=mask)
