@@ -32,6 +32,7 @@ class Backbone:
     def __init__(self, export: Path, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # it warns of every default that a memory may replace
         graph = str(export / "backbone" / "backbone.onnx")
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]

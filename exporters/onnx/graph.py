@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ATTENDED, BATCH, NEW, PAST = "past + new tokens", "batch", "new tokens", "past tokens"
 INLINE_BYTES = 1 << 26
 """Weights of up to so many bytes stay in the file of the graph; protobuf ends at 2 GB."""
-CACHE = re.compile(r"(?:cache|past_key_values)\.layers\.(\d+)\.(key|value)s")
+CACHE = re.compile(r"(?:(?:in|out)put\.)?(?:cache|past_key_values)\.layers\.(\d+)\.(key|value)s")
 PREFIX = "memory."
 ROWS, TOKENS, CACHED = 2, 3, 5
 """Of the sample: no two alike, none 0 or 1."""
