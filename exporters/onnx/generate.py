@@ -77,7 +77,8 @@ class Backbone:
 
     def generate(self, ids: Sequence[int], count: int, ends: Sequence[int] = ()) -> list[int]:
         """At most `count` tokens, the likeliest each time, up to one of `ends`."""
-        cache, written, new = self.empty(), [], list(ids)
+        written: list[int] = []
+        cache, new = self.empty(), list(ids)
         while len(written) < count:
             logits, cache = self.step(new, cache)
             new = [int(logits[-1].argmax())]

@@ -80,17 +80,19 @@ def sample_of(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Values of the inputs to trace with."""
     import torch
 
-    return {
-        name: torch.full([SAMPLE if axis == free_axis(name) else size for axis, size in enumerate(shape)], 0.1)
-        for name, shape in shapes.items()
-    }
+    sample = {}
+    for name, shape in shapes.items():
+        sizes = list(shape)
+        sizes[free_axis(name)] = SAMPLE
+        sample[name] = torch.full(sizes, 0.1)
+    return sample
 
 
 def state_of(model: nn.Module, memory: Mapping[str, Tensor]) -> dict[nn.Module, Any]:
     """The inputs as the state of a call (`for_this_call`).
 
     Args:
-        model: of transformers, with koffkit's attention and neurons and `add_lora`.
+        model: of transformers, with koffkit's attention and neurons and `use_lora`.
         memory: values by name.
     """
     import torch

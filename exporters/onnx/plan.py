@@ -52,9 +52,9 @@ def plan_onnx(carries: Carries, run: FinishedRun, options: OnnxOptions) -> OnnxP
     facts = require_carried(carries, run, "onnx", merged=merge is not None)
     if options.layout == "genai" and (facts.heads_differ or facts.heads_divided):
         raise UsageError(
-            "--format onnx: layout: genai: onnxruntime-genai gives every layer a cache of the same shape, and "
-            "this backbone's heads differ; export with -o layout=plain, or learn with mask.layout: uniform "
-            "and whole heads."
+            "--format onnx: layout: genai: onnxruntime-genai gives every layer a cache of the same shape, "
+            "and this backbone's heads differ; export with -o layout=plain, or learn with "
+            "mask.layout: uniform and whole heads."
         )
     return OnnxPlan(run=run, options=options, merge=merge)
 

@@ -50,7 +50,9 @@ def _files(folder: Path, manifest: Manifest) -> str:
 
 def _run(manifest: Manifest) -> str:
     commands = "".join(f'python {GENERATE} {name} "A prompt"\n' for name in ("none", *manifest.domains))
-    alone = "" if manifest.merged else "`none` is the backbone alone, expected to be weaker than with a memory.\n"
+    alone = "`none` is the backbone alone, expected to be weaker than with a memory.\n" * (
+        not manifest.merged
+    )
     return f"""## Run
 
 In this folder:
@@ -145,7 +147,7 @@ an adapter. `lora_B` has alpha / rank in it, memory keys are not rotated.
 |---|---|
 | `input_ids`, `position_ids` | int64 [batch, new tokens] |
 | `attention_mask` | int64 [batch, past + new tokens], 0 is padding |
-| `past_key_values.N.key`, `.value` | float32 [batch, KV heads, past tokens, channels]; no past tokens: length 0 |
+| `past_key_values.N.key`, `.value` | float32 [batch, KV heads, past tokens, channels]; none: length 0 |
 | `logits` | float32 [batch, new tokens, vocabulary] |
 | `present.N.key`, `.value` | the next `past_key_values` |
 {memory}"""
