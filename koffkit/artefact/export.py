@@ -31,7 +31,8 @@ class Export:
     def is_checkpoint(self) -> bool:
         """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats are for
         other software."""
-        return f"{BACKBONE}/{CONFIG}" in self.manifest.files
+        files = [name for name in self.manifest.files if name.startswith(f"{BACKBONE}/")]
+        return f"{BACKBONE}/{CONFIG}" in files and any(name.endswith(".safetensors") for name in files)
 
     @property
     def router(self) -> Path | None:

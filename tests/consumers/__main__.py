@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--case", choices=list(CASES), action="append", help="a case; may be given again")
     parser.add_argument("--real", type=Path, help="the folder of a real model: one more case")
     given = parser.parse_args()
+    sys.path.append(str(HERE))  # a consumer imports another as the program does
     makers = {name: CASES[name] for name in given.case or CASES}
     if given.real is not None:
         makers["real"] = real(given.real)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 PACKAGES = ["onnxruntime", "tokenizers", "numpy"]
 FORMAT = "onnx"
@@ -33,6 +32,8 @@ def backbone_of(export: Path) -> Any:
 
 def adapter_of(export: Path, asked: dict[str, Any], place: Path) -> Path | None:
     """The file of what is asked for: all of a memory, or its LoRA."""
+    import onnxruntime
+
     if not (asked["lora"] or asked["kv"]):
         return None
     path = export / "memories" / f"{asked['memory']}.onnx_adapter"
