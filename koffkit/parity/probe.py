@@ -117,6 +117,9 @@ class Probe:
             rows: the memory's domain of each of B rows; None: no memory.
         """
         embedded = self.reader.gather_rows(self._vocabulary[0], list(tokens), self.dtype)
+        scale = getattr(self._plain.get_input_embeddings(), "embed_scale", None)
+        if scale is not None:  # Gemma's embeddings scale what they look up
+            embedded = embedded * scale.to(self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
         set_neuron_rows(self._plain, self._neurons, rows)
         names = (

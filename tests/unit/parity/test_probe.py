@@ -17,7 +17,7 @@ from ...conftest import Shipped
 
 
 @pytest.mark.parametrize("config", [{"tie_word_embeddings": True}, {"tie_word_embeddings": False}])
-@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gemma3_text"])
 def test_weights_read_one_by_one_give_the_logits_of_the_whole_model(
     tmp_path: Path, model_type: str, config: dict
 ) -> None:
