@@ -117,17 +117,12 @@ class Probe:
             rows: the memory's domain of each of B rows; None: no memory.
         """
         embedded = self.reader.gather_rows(self._vocabulary[0], list(tokens), self.dtype)
-        scale = getattr(self._plain.get_input_embeddings(), "embed_scale", None)
-        if scale is not None:  # Gemma's embeddings scale what they look up
-            embedded = embedded * scale.to(self.dtype)
         set_kv_memory(self._plain, mixed_kv(self._kv, rows))
         set_neuron_rows(self._plain, self._neurons, rows)
-        names = (
-            {}
-            if self._model is self._plain
-            else {"adapter_names": [self._slots.get(r or "", "__base__") for r in rows]}
-        )
-        batch = embedded.expand(len(rows), -1, -1).contiguous()
+        slots = [self._slots.get(row or "", "__base__") for row in rows]
+        names = {} if self._model is self._plain else {"adapter_names": slots}
+        scale = getattr(self._plain.get_input_embeddings(), "embed_scale", torch.ones(()))  # Gemma's
+        batch = (embedded * scale.to(self.dtype)).expand(len(rows), -1, -1).contiguous()
         with self._arithmetic():
             output: Tensor = self._model(inputs_embeds=batch, use_cache=False, **names).logits
         self._weights.release()
