@@ -82,7 +82,7 @@ def _compare(model: Any, exact: Probe, single: Probe, domain: str | None, longes
     from ...parity.probe import probe_tokens
 
     prompt = probe_tokens(exact.vocabulary)
-    count = min(NEW_TOKENS, longest - len(prompt))
+    count = max(1, min(NEW_TOKENS, longest - len(prompt)))
     ids, parts, cache, new = list(prompt), [], model.empty(), list(prompt)
     for _ in range(count):
         logits, cache = model.step(new, cache)

@@ -46,7 +46,8 @@ def trace(backbone: Path, shapes: Mapping[str, Sequence[int]]) -> Model:
     from ...model.neuron_memory import use_neuron_memory
     from ...model.per_call import for_this_call
 
-    model = _load(backbone)
+    with _silence():
+        model = _load(backbone)
     use_koffkit_attention(model)
     use_neuron_memory(model)
     use_lora(model, shapes)
