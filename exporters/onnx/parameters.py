@@ -98,7 +98,7 @@ def state_of(model: nn.Module, memory: Mapping[str, Tensor]) -> dict[nn.Module, 
     import torch
 
     from ...model.kv_attention import KVMemory
-    from ...model.neuron_memory import NeuronRows, Neurons
+    from ...model.neuron_memory import Neurons
 
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in memory.items():
@@ -112,7 +112,7 @@ def state_of(model: nn.Module, memory: Mapping[str, Tensor]) -> dict[nn.Module, 
             held = KVMemory(own["memory_key"], own["memory_value"])
         else:
             fields = {part.removeprefix("neurons_"): value for part, value in own.items()}
-            held = NeuronRows(1, [(Neurons(index=torch.empty(0), **fields), None)])
+            held = Neurons(index=torch.empty(0), **fields)
         state[model.get_submodule(module)] = held
     return state
 
