@@ -3,7 +3,6 @@ koffkit's."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from ...artefact.names import CARTRIDGE
 from ...artefact.parts import Golden
 from ...errors import IntegrityError
 from ..toolkit import Draft, ParityFigures
+from ..toolkit.machine import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def check_consumer(draft: Draft, bundles: Sequence[Bundle], figures: ParityFigur
     """
     if not bundles:
         return
-    needed, free = 4 * draft.run.spec.num_parameters, _free_memory()
+    needed, free = 4 * draft.run.spec.num_parameters, free_memory()
     if needed > free:
         draft.progress.warn(
             f"format peft: {needed / 1e9:.0f} GB are needed to run the backbone in PEFT, {free / 1e9:.0f} GB "
@@ -65,14 +65,6 @@ def check_consumer(draft: Draft, bundles: Sequence[Bundle], figures: ParityFigur
                     f"{limit:.3g}); nothing was published. Export with --format hf, and report this with the "
                     "versions of peft and transformers (`koffkit doctor`)."
                 )
-
-
-def _free_memory() -> int:
-    """Bytes of memory that are free, as far as the system says."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not on every system
-        return 1 << 62
 
 
 def _logits(backbone: Path, memory: Path, golden: Golden) -> Tensor:

@@ -119,6 +119,18 @@ class Parity(RecordPart):
     )
 
 
+class Consumer(RecordPart):
+    """The export, run by the software that it is for before it was published, against koffkit in float64; a
+    condition is `none` or a domain."""
+
+    versions: dict[str, str] = Field(description="Of that software.")
+    weights: str = Field(description="How it stores weights: `auto` (as the base does), `int8`, `int4`.")
+    max_abs: dict[str, float] = Field(description="Largest |difference| of a logit, on the tokens of parity.")
+    kl: dict[str, float] = Field(description="Nats per token, on the same tokens.")
+    greedy: dict[str, Count] = Field(description="Of `tokens` that it wrote, how many float64 would choose.")
+    tokens: int = Field(ge=1, description="How many tokens it wrote with each condition.")
+
+
 class Manifest(Record):
     """The object in `koffkit.json`."""
 
@@ -141,6 +153,9 @@ class Manifest(Record):
         None, description="Present where `koffkit restore` can make the base again."
     )
     parity: Parity = Field(description="The comparison of masked and sliced model.")
+    consumer: Consumer | None = Field(
+        None, description="Present where other software ran the export before it was published."
+    )
     results: dict[str, Any] = Field(description="Figures of the run's stages, as in run.json.")
     recipe: dict[str, Any] = Field(
         description="The resolved recipe; its files and folders are named as `base.model` is."

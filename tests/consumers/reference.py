@@ -85,7 +85,9 @@ class Reference:
             found = torch.tensor([value for _, value in given["top"][step]], dtype=torch.float64)
             worst = max(worst, float((exact[ids] - found).abs().max()))
             divergences.append(_kl(exact[ids], found))
-        mean = sum(divergences) / max(1, len(divergences))
+        if not divergences:  # it tells tokens only
+            return Compared(equal, self.new_tokens, floor=self.floors[key])
+        mean = sum(divergences) / len(divergences)
         return Compared(equal, self.new_tokens, worst, self.floors[key], mean)
 
 
