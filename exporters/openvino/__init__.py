@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...artefact.bundle import Bundle
@@ -46,6 +47,7 @@ class OpenvinoExporter:
     """Writes a model in OpenVINO's intermediate representation (IR), and a file for each memory."""
 
     Options = OpenvinoOptions
+    quantized = MappingProxyType({kind: {"weights": kind} for kind in ("int8", "int4")})
     carries = Carries(
         what="OpenVINO GenAI: backbone, and every memory, KV half included, as an adapter that it switches",
         families=FAMILIES,
