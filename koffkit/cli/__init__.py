@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Perplexity of a run, an export or a plain model.",
     "generate": "Complete a prompt with a memory.",
     "chat": "Talk to an export; the memory can change in between.",
+    "serve": "Serve an export to clients of OpenAI's API.",
     "inspect": "Say what an artefact is and what can load it.",
     "report": "One HTML file about a run or an export.",
     "verify": "Check digests, shapes and golden logits of an export.",

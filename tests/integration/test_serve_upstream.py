@@ -1,0 +1,185 @@
+"""`koffkit serve --upstream`: another server answers, and is asked as `vllm serve` wants it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from koffkit.checkpoint.files import load_tokenizer
+
+from ..conftest import Koffkit, Shipped
+
+for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
+    pytest.importorskip(package)
+import httpx  # noqa: E402
+
+from ..served import wait_for  # noqa: E402
+
+EVENTS = [b'data: {"choices":[{"text":"a"}]}\n\n', "data: ä\n\n".encode(), b"data: [DONE]\n\n"]
+
+
+class Other:
+    """The other server: remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.cancelled = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        self.keys.append(dict(scope["headers"]).get(b"authorization", b"").decode())
+        if scope["method"] == "POST":
+            self.asked.append(json.loads(body))
+        status = 418 if b"teapot" in body else 200
+        kind = (b"content-type", b"text/event-stream")
+        await send({"type": "http.response.start", "status": status, "headers": [kind]})
+        for event in EVENTS:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            if b"forever" in body:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                self.cancelled.set()
+                return
+        await send({"type": "http.response.body", "body": b""})
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    from koffkit.serving.http_run import address_of, bind, server_of
+
+    with bind("127.0.0.1", 0) as bound:
+        server = server_of(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        thread.start()
+        wait_for(lambda: server.started)
+        try:
+            yield address_of(bound)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def vllm(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from koffkit.exporters import export
+
+    out = tmp_path_factory.mktemp("vllm") / "out"
+    export(shipped.run, out, "vllm")
+    return out
+
+
+@pytest.fixture
+def proxy(
+    shipped: Shipped, vllm: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Other, httpx.Client]]:
+    from koffkit.artefact.export import open_export
+    from koffkit.cli.serve import find_upstream
+    from koffkit.serving.http_metrics import Metrics
+    from koffkit.serving.http_proxy import create_proxy
+
+    monkeypatch.setenv("KOFFKIT_UPSTREAM_KEY", "theirs")
+    other = Other()
+    with running(other) as there:
+        upstream = find_upstream(open_export(shipped.export), f"{there}/v1", None, vllm, 20.0)
+        app = create_proxy(upstream, Metrics(), key=None, loopback=True, max_body=10_000)
+        with running(app) as here, httpx.Client(base_url=here, timeout=20, trust_env=False) as client:
+            yield other, client
+
+
+def test_a_memory_is_a_model_with_sentinels(vllm: Path, proxy: tuple[Other, httpx.Client]) -> None:
+    other, client = proxy
+    memories = json.loads((vllm / "serving.json").read_text())["memories"]
+    kv = memories["north"]["kv"]
+    ids = load_tokenizer(vllm / "backbone")("river").input_ids
+    front = [kv["sentinel"]] * kv["tokens"]
+    answer = client.post("/v1/completions", json={"model": "north", "prompt": "river", "top_k": 3})
+    assert answer.content == b"".join(EVENTS) and answer.headers["x-koffkit-memory"] == "north"
+    assert answer.headers["content-type"] == "text/event-stream"
+    client.post("/v1/completions", json={"model": "north", "prompt": [[5, 6], [7]]})
+    client.post("/v1/completions", json={"model": "none", "prompt": "river"})
+    client.post("/v1/chat/completions", json={"model": "south", "messages": []})
+    assert other.asked == [
+        {"model": "north", "prompt": front + ids, "top_k": 3},
+        {"model": "north", "prompt": [[*front, 5, 6], [*front, 7]]},
+        {"model": "tiny", "prompt": "river"},
+        {"model": "south", "messages": [], "chat_template_kwargs": {"memory": "south"}},
+    ]
+    assert set(other.keys) == {"Bearer theirs"}
+    assert 'koffkit_requests_total{memory="north",status="200"} 2.0' in client.get("/metrics").text
+
+
+def test_the_router_picks(shipped: Shipped, proxy: tuple[Other, httpx.Client]) -> None:
+    from koffkit.artefact.export import open_export
+    from koffkit.router.routed import routed
+
+    other, client = proxy
+    router = routed(open_export(shipped.export))
+    assert router is not None
+    ((memory, odds),) = router.route(["north bright lamp"])
+    turns = [{"role": "user", "content": "north bright lamp"}]
+    text = {"prompt": "north bright lamp"}
+    for path, said in (("completions", text), ("chat/completions", {"messages": turns})):
+        answer = client.post(f"/v1/{path}", json={"model": "auto", **said})
+        assert answer.headers["x-koffkit-memory"] == (memory or "none")
+        assert float(answer.headers["x-koffkit-probability"]) == pytest.approx(odds, abs=1e-5)
+        assert other.asked[-1]["model"] == (memory or "tiny")
+    names = {one["id"] for one in client.get("/v1/models").json()["data"]}
+    assert names == {"auto", "none", "north", "south"}
+    assert client.get("/health").json()["status"] == "ok"
+
+
+def test_errors(proxy: tuple[Other, httpx.Client]) -> None:
+    other, client = proxy
+    path = "/v1/completions"
+    assert client.post(path, json={"model": "nroth", "prompt": "x"}).status_code == 404
+    assert client.post(path, json={"model": "north"}).status_code == 400
+    assert client.post(path, json={"model": "auto", "prompt": [5]}).status_code == 400
+    assert client.post(path, json=[]).status_code == 400
+    assert client.post("/v1/chat/completions", json={"model": "auto", "messages": 3}).status_code == 400
+    assert client.post(path, json={"model": "none", "prompt": "x" * 20_000}).status_code == 413
+    assert not other.asked
+    assert client.post(path, json={"model": "none", "prompt": "teapot"}).status_code == 418
+
+
+def test_who_goes_is_not_answered_any_more(proxy: tuple[Other, httpx.Client]) -> None:
+    other, client = proxy
+    with client.stream("POST", "/v1/completions", json={"model": "none", "prompt": "forever"}) as response:
+        assert next(response.iter_raw()) == EVENTS[0]
+    assert other.cancelled.wait(10)
+
+
+def test_what_cannot_be_passed_on(
+    shipped: Shipped, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from koffkit.artefact.export import open_export
+    from koffkit.cli.serve import find_upstream
+    from koffkit.router.ngrams import TextRouter
+    from koffkit.serving.http_metrics import Metrics
+    from koffkit.serving.http_proxy import create_proxy
+
+    url = ("--upstream", "http://127.0.0.1:9")
+    assert koffkit("serve", shipped.export, "--upstream", "localhost:8000").code == 2
+    assert koffkit("serve", shipped.export, *url, "--upstream-export", shipped.export).code == 2
+    (tmp_path / "serving.json").write_text('{"memories": {"north": 3}}')
+    assert koffkit("serve", shipped.export, *url, "--upstream-export", tmp_path).code == 4
+    upstream = find_upstream(open_export(shipped.export), url[1], "theirs", None, 5.0)
+    assert (upstream.backbone, upstream.sentinels) == ("theirs", {})
+    app = create_proxy(upstream, Metrics(), key=None, loopback=True, max_body=10_000)
+    with running(app) as here, httpx.Client(base_url=here, timeout=20, trust_env=False) as client:
+        assert client.post("/v1/completions", json={"model": "none", "prompt": "x"}).status_code == 502
+        assert client.get("/health").status_code == 503
+    monkeypatch.setattr(TextRouter, "read_backbone", lambda self, features: None)
+    refused = koffkit("serve", shipped.export, *url, "--port", 0)
+    assert refused.code == 2 and "reads the backbone's hidden states" in refused.err
