@@ -1,0 +1,170 @@
+"""`koffkit serve` under load: many concurrent streams on all memories of an export, for some minutes.
+
+Every answer is greedy and is compared with the one that the same request got alone before; the memory that
+the server takes is read from /proc every second (Linux).
+
+python benchmarks/serve_load.py EXPORT                           # 32 streams for a minute
+python benchmarks/serve_load.py EXPORT --streams 64 --minutes 30 --max-rss-growth 0.05
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+PROMPTS = (
+    "",
+    "The ",
+    "Once there was a river, and over it",
+    "One two three four five six seven eight nine ten",
+)
+WARM = 0.25
+"""The share of the time after which the memory of the server should grow no more."""
+
+
+@dataclass
+class Seen:
+    """What came back."""
+
+    by_memory: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
+    first: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    different: int = 0
+    rss: list[tuple[float, int]] = field(default_factory=list)
+
+
+async def stream(
+    client: httpx.AsyncClient, model: str, prompt: str, max_tokens: int
+) -> tuple[str, float, int]:
+    """The text of an answer, the seconds until its first token, and its tokens."""
+    body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    began, first, text, tokens, ended = time.perf_counter(), 0.0, "", 0, False
+    async with client.stream("POST", "/v1/completions", json=body) as response:
+        if response.status_code != 200:
+            raise RuntimeError(f"HTTP {response.status_code}: {(await response.aread()).decode()}")
+        async for line in response.aiter_lines():
+            if line == "data: [DONE]":
+                ended = True
+            elif line:
+                event = json.loads(line.removeprefix("data: "))
+                if "error" in event:
+                    raise RuntimeError(event["error"]["message"])
+                first = first or time.perf_counter() - began
+                text += "".join(choice["text"] for choice in event["choices"])
+                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+    if not ended:
+        raise RuntimeError("the stream broke off")
+    return text, first, tokens
+
+
+async def load(url: str, pid: int, streams: int, seconds: float, max_tokens: int) -> Seen:
+    """Keep `streams` streams open for some time."""
+    seen, limits = Seen(), httpx.Limits(max_connections=streams + 2)
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client:
+        names = [entry["id"] for entry in (await client.get("/v1/models")).json()["data"]]
+        jobs = [(name, prompt) for name in names if name != "auto" for prompt in PROMPTS]
+        alone = {job: (await stream(client, *job, max_tokens))[0] for job in jobs}
+        end = time.perf_counter() + seconds
+
+        async def keep_asking(place: int) -> None:
+            while time.perf_counter() < end:
+                job = jobs[place % len(jobs)]
+                place += streams + 1
+                began = time.perf_counter()
+                try:
+                    text, first, tokens = await stream(client, *job, max_tokens)
+                except (RuntimeError, httpx.HTTPError) as error:
+                    seen.failed.append(str(error) or type(error).__name__)
+                    continue
+                seen.by_memory[job[0]] += 1
+                seen.tokens += tokens
+                seen.first.append(first)
+                seen.whole.append(time.perf_counter() - began)
+                seen.different += text != alone[job]
+
+        async def watch() -> None:
+            while time.perf_counter() < end:
+                seen.rss.append((1 - (end - time.perf_counter()) / seconds, rss(pid)))
+                await asyncio.sleep(1)
+
+        await asyncio.gather(watch(), *(keep_asking(place) for place in range(streams)))
+    return seen
+
+
+def rss(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def table(seen: Seen, seconds: float, streams: int) -> Table:
+    """The figures."""
+    made = Table("", "", title=f"{streams} streams for {seconds / 60:g} minutes")
+    cuts = [statistics.quantiles(values, n=20) for values in (seen.first, seen.whole)]
+    warm = [size for share, size in seen.rss if share > WARM]
+    rows: dict[str, Any] = {
+        "answers": f"{len(seen.whole):,}",
+        "by memory": ", ".join(f"{name} {count}" for name, count in sorted(seen.by_memory.items())),
+        "lost or failed": f"{len(seen.failed)} {Counter(seen.failed).most_common(1) or ''}",
+        "not the text of the same request alone": f"{seen.different}",
+        "tokens a second": f"{seen.tokens / seconds:,.1f}",
+        "seconds to the first token (median, 95 %)": f"{cuts[0][9]:.3f}, {cuts[0][18]:.3f}",
+        "seconds to the whole answer (median, 95 %)": f"{cuts[1][9]:.3f}, {cuts[1][18]:.3f}",
+        "RSS in MB at the start, warm, at the end, at most": ", ".join(
+            f"{size / 1e6:,.1f}"
+            for size in (seen.rss[0][1], warm[0], warm[-1], max(size for _, size in seen.rss))
+        ),
+    }
+    for name, value in rows.items():
+        made.add_row(name, str(value))
+    return made
+
+
+@click.command(help=__doc__)
+@click.argument("export", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--streams", default=32, show_default=True)
+@click.option("--minutes", default=1.0, show_default=True)
+@click.option("--max-tokens", default=32, show_default=True)
+@click.option("--max-batch", default=16, show_default=True)
+@click.option("--max-rss-growth", type=float, help="Fail if RSS grows by a larger share once it is warm.")
+def main(
+    export: Path, streams: int, minutes: float, max_tokens: int, max_batch: int, max_rss_growth: float | None
+) -> None:
+    command = [sys.executable, "-m", "koffkit", "serve", str(export), "--port", "0"]
+    command += ["--max-batch", str(max_batch), "--max-queue", str(streams)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        address = next(line for line in server.stderr if " at http" in line).rpartition(" at ")[2].strip()
+        seen = asyncio.run(load(address, server.pid, streams, minutes * 60, max_tokens))
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.stderr.read()
+        code = server.wait()
+    Console(width=120).print(table(seen, minutes * 60, streams))
+    warm = [size for share, size in seen.rss if share > WARM]
+    grown = max(warm) / warm[0] - 1
+    if seen.failed or code or (max_rss_growth is not None and grown > max_rss_growth):
+        raise SystemExit(f"failed: {len(seen.failed)} answers, exit code {code}, RSS grew by {grown:.1%}")
+
+
+if __name__ == "__main__":
+    main()
