@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,13 +127,19 @@ def create_proxy(
         metrics: figures.
         key, loopback, max_body: as of `create_app`.
     """
-    app = FastAPI(title="koffkit", docs_url=None, redoc_url=None, openapi_url=None)
-    handle_errors(app, metrics)
-    add_figures_and_page(app, metrics)
     headers = {} if upstream.key is None else {"Authorization": f"Bearer {upstream.key}"}
     timeout = httpx.Timeout(upstream.seconds, connect=CONNECT_SECONDS)
     base = upstream.url.rstrip("/").removesuffix("/v1")
     client = httpx.AsyncClient(base_url=base, headers=headers, timeout=timeout, trust_env=False)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    app = FastAPI(title="koffkit", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    handle_errors(app, metrics)
+    add_figures_and_page(app, metrics)
 
     @app.post("/v1/completions")
     async def completions(http: Request) -> Response:

@@ -60,7 +60,7 @@ def server_of(app: App) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        lifespan="off",
+        lifespan="auto",
         timeout_keep_alive=5,
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=16 << 10,

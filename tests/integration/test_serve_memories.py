@@ -15,6 +15,7 @@ import pytest
 
 from koffkit import KoffModel
 from koffkit.artefact.export import open_export
+from koffkit.storage.publish import replacing, staged
 
 from ..conftest import Koffkit, Shipped
 from ..exports import changed_memory, with_memories
@@ -34,11 +35,12 @@ def export(restored: Shipped, tmp_path: Path) -> Path:
 
 
 def replace(export: Path, name: str, source: str, factor: float) -> None:
-    """Another memory in the place of `name`, swapped in as koffkit does it."""
-    new = changed_memory(export / "memories" / source, export / "memories" / ".new", name, factor)
-    (export / "memories" / name).rename(export.parent / "old")
-    new.rename(export / "memories" / name)
-    shutil.rmtree(export.parent / "old")
+    """Another memory in the place of `name`, swapped in as `koffkit memory replace` does it."""
+    memories = export / "memories"
+    with replacing(memories / name) as partial:
+        new = changed_memory(memories / source, export.parent / f"new-{name}", name, factor)
+        shutil.copytree(new, partial, dirs_exist_ok=True)
+    shutil.rmtree(new)
 
 
 def text(served: Served, name: str, **changes: Any) -> str:
@@ -51,7 +53,9 @@ def text(served: Served, name: str, **changes: Any) -> str:
 def test_the_folder_is_followed(export: Path) -> None:
     with serving(KoffModel.from_pretrained(export), open_export(export), rescan=0.1) as served:
         old = text(served, "east")
-        changed_memory(export / "memories" / "north", export / "memories" / "west", "west", -0.7)
+        with staged(export / "memories" / "west") as partial:
+            new = changed_memory(export / "memories" / "north", export.parent / "west", "west", -0.7)
+            shutil.copytree(new, partial, dirs_exist_ok=True)
         replace(export, "east", "south", -1.3)
         shutil.rmtree(export / "memories" / "south")
         wait_for(lambda: served.service.names == ["auto", "none", "east", "north", "west"])
@@ -65,11 +69,10 @@ def test_the_folder_is_followed(export: Path) -> None:
 def test_a_damaged_memory_changes_nothing_and_is_told(export: Path) -> None:
     with serving(KoffModel.from_pretrained(export), open_export(export), rescan=0.1) as served:
         old = text(served, "east")
-        with (export / "memories" / "south" / "kv_memory.safetensors").open("r+b") as file:
-            file.seek(-1, 2)
-            file.write(b"\x7f")
-        replace(export, "east", "south", 1.0)
-        (export / "memories" / "east" / "neurons.safetensors").write_bytes(b"nonsense")
+        with replacing(export / "memories" / "east") as partial:
+            new = changed_memory(export / "memories" / "south", export.parent / "new", "east", 1.0)
+            (new / "neurons.safetensors").write_bytes(b"nonsense")
+            shutil.copytree(new, partial, dirs_exist_ok=True)
         wait_for(lambda: served.memories.problems)
         assert "neurons.safetensors" in served.memories.problems["east"]
         assert text(served, "east") == old
