@@ -16,6 +16,8 @@ from .progress import Progress
 
 CONFIG_ONLY = [CONFIG]
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[-.](?![-.]))*"
+_OURS = re.compile(r"(backbone|memories|router)/|[^/]*\.safetensors(\.index\.json)?$")
+"""Paths of an export in a repository."""
 _HUB_ID = re.compile(f"(?=.{{1,96}}$){_WORD}(?<![-.])/{_WORD}(?<![-.])")
 
 
@@ -174,7 +176,8 @@ def download(
 
 
 def upload(repo: str, files: Mapping[str, Path | bytes], *, public: bool, message: str) -> str:
-    """Put files into a repository on the hub in one commit, and make the repository if there is none.
+    """Put files into a repository on the hub in one commit, and make the repository if there is none. What
+    an earlier upload of an export has left there and this one has not is removed in the same commit.
 
     Args:
         repo: its id.
@@ -186,21 +189,26 @@ def upload(repo: str, files: Mapping[str, Path | bytes], *, public: bool, messag
         The commit's address.
 
     Raises:
-        UsageError: nobody is logged in.
+        UsageError: nobody is logged in; or there is such a repository, everybody sees it, and `public` is not
+            set.
         DataError: the hub refuses, or cannot be reached.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if get_token() is None:
         raise UsageError(f"{repo}: nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN.")
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in files.items()
     ]
     api = HfApi()
     try:
         api.create_repo(repo, private=not public, exist_ok=True)
+        if not public and not api.model_info(repo).private:
+            raise UsageError(f"{repo}: everybody can see it; pass --public, or give another name.")
+        left = set(api.list_repo_files(repo)) - files.keys()
+        operations += [CommitOperationDelete(name) for name in sorted(left) if _OURS.match(name)]
         return str(api.create_commit(repo, operations, commit_message=message).commit_url)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()

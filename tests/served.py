@@ -20,6 +20,7 @@ class Served:
     engine: Any
     service: Any
     memories: Any
+    app: Any
 
     @property
     def client(self) -> httpx.Client:
@@ -69,12 +70,13 @@ def serving(model: Any, export: Any = None, *, pause: float = 0.0, **options: An
     service = Service(model, engine, **take("max_tokens", "seconds"))
     metrics.watch(engine, model)
     with bind("127.0.0.1", 0) as bound, engine, memories:
-        server = server_of(create_app(service, memories, metrics, **options))
+        app = create_app(service, memories, metrics, **options)
+        server = server_of(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         try:
             wait_for(lambda: server.started)
-            yield Served(address_of(bound), engine, service, memories)
+            yield Served(address_of(bound), engine, service, memories, app)
         finally:
             server.should_exit = True
             thread.join(20)
