@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,12 @@ def _halves(model: KoffModel, asked: Mapping[str, Any]) -> Iterator[str | None]:
     if name is None or (asked["lora"] and asked["kv"]):
         yield name
         return
-    memory = model._memories[name]
     assert asked["lora"] and not asked["kv"], "a KV memory alone is not asked for"
-    kept = dict(memory.kv)
-    memory.kv.clear()  # type: ignore[attr-defined]
+    loaded = model.store._loaded
+    whole = loaded[name]
+    loaded[name] = replace(whole, kv={})
     yield name
-    memory.kv.update(kept)  # type: ignore[attr-defined]
+    loaded[name] = whole
 
 
 def _logits(model: KoffModel, asked: Mapping[str, Any], ids: Sequence[int]) -> Tensor:

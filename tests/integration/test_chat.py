@@ -107,6 +107,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(shipped: Shipped, tmp_
     """A real signal, to a real process, while it answers."""
     program = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # who runs the tests may ignore it
         "from koffkit.runtime import conversation\n"
         "usual = conversation._Pieces.on_finalized_text\n"
         "def interrupted(self, text, stream_end=False):\n"

@@ -98,6 +98,7 @@ def test_chat_with_the_router(client: Any, model: KoffModel) -> None:
 
 
 def test_models_and_health(client: Any, served: Served) -> None:
+    client.completions.create(**asked(max_tokens=2))
     assert {entry.id for entry in client.models.list()} == {"auto", *NAMES}
     assert client.models.retrieve("east").id == "east"
     with served.client as plain:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def merged(restored: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_memory(export: Path, ids: torch.Tensor = IDS) -> torch.Tensor:
     """Logits of backbone and memory `north` without its KV half."""
     model = KoffModel.from_pretrained(export, dtype=torch.float32)
-    model._memories["north"].kv.clear()  # type: ignore[attr-defined]
+    loaded = model.store._loaded
+    loaded["north"] = replace(loaded["north"], kv={})
     return model.logits(ids, "north")
 
 
