@@ -121,7 +121,7 @@ All of it, with koffkit:
 from koffkit import KoffModel
 
 model = KoffModel.from_pretrained(".")
-model.generate("A prompt", memory={name})  # "auto": the router decides, where there is one
+model.complete("A prompt", memory={name})  # "auto": the router decides, where there is one
 ```
 """
 

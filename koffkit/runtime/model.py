@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..artefact.bundle import Bundle, open_bundle
 from ..artefact.check import require_sound_bundle
+from ..errors import UsageError
 from ..model.pooling import pooled_features
 from ..router import Features, Router, load_router
 from .backbone import Backbone, Memory
 from .generation import NEW_TOKENS, decode_completions
 from .loading import load_backbone
 from .merge import merged_model
-from .prompts import Prompts, read_prompts
+from .prompts import Prompt, Prompts, read_prompts
 from .routing import MemoryRouter
 
 PROBE_BATCH_SIZE = 16  # prompts whose hidden states a probe router reads at once
@@ -197,9 +198,9 @@ class KoffModel(Backbone):
                 otherwise.
 
         Returns:
-            For one prompt the text that comes after it, for a list a list of texts, each prompt
-            `num_return_sequences` times. For `input_ids`, or with `return_dict_in_generate`, what
-            transformers returns, ids of prompts included.
+            The text that comes after each prompt, a list also for one prompt (`complete` gives a text for a
+            text), each prompt `num_return_sequences` times. For `input_ids`, or with
+            `return_dict_in_generate`, what transformers returns, ids of prompts included.
 
         Raises:
             UsageError: a memory is not loaded, "auto" without a router, or the model cannot read a prompt.
@@ -215,8 +216,32 @@ class KoffModel(Backbone):
         if input_ids is not None or settings.get("return_dict_in_generate"):
             return found
         with self._texts:
-            texts = decode_completions(self.tokenizer, found, read.width)
-        return texts[0] if read.single and len(texts) == 1 else texts
+            return decode_completions(self.tokenizer, found, read.width)
+
+    def complete(
+        self,
+        prompt: Prompt,
+        memory: str | None = "attached",
+        max_new_tokens: int | None = None,
+        **options: Any,
+    ) -> str:
+        """Complete one prompt: a text in, a text out.
+
+        Args:
+            prompt: a text, or a conversation.
+            memory, max_new_tokens: see `generate`.
+            options: see `generate`.
+
+        Returns:
+            The text that comes after the prompt.
+
+        Raises:
+            UsageError: see `generate`; or the options ask for more than one text, or for another form.
+        """
+        found = self.generate([prompt], memory, max_new_tokens, **options)
+        if not isinstance(found, list) or len(found) != 1:
+            raise UsageError("complete: it gives one text; for several sequences, or ids, call generate.")
+        return str(found[0])
 
     def _settings(self, options: dict[str, Any], max_new_tokens: int | None) -> dict[str, Any]:
         """What `generate` of transformers is told beside the user's options."""

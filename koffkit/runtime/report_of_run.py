@@ -243,11 +243,11 @@ def _loading(state: RunState) -> list[tuple[str, str]]:
 def python_lines(name: str, domain: str | None) -> str:
     """How koffkit loads an export with its memories."""
     lines = ["from koffkit import KoffModel", "", f'model = KoffModel.from_pretrained("{name}")']
-    lines.append('print(model.generate("...", memory=None))  # the bare backbone')
+    lines.append('print(model.complete("...", memory=None))  # the bare backbone')
     if domain is not None:
         lines += [
-            f'print(model.generate("...", memory="{domain}"))',
-            'print(model.generate("...", memory="auto"))  # the router picks',
+            f'print(model.complete("...", memory="{domain}"))',
+            'print(model.complete("...", memory="auto"))  # the router picks',
         ]
     return "\n".join(lines)
 

@@ -52,8 +52,8 @@ def test_memories_change_between_turns(
     assert "memory 'soth': not loaded; there is north, south" in done.err
     assert "auto, none, north, south" in done.err and "/reset" in done.err
     model = KoffModel.from_pretrained(shipped.export)
-    first = model.generate("river stone", "north", 4).strip()
-    second = model.generate(f"river stone\n{first}\nseven", "south", 4).strip()
+    first = model.complete("river stone", "north", 4).strip()
+    second = model.complete(f"river stone\n{first}\nseven", "south", 4).strip()
     assert [line.strip() for line in done.out.splitlines() if line.strip()] == [
         line.strip() for line in f"{first}\n{second}".splitlines() if line.strip()
     ]
@@ -74,7 +74,7 @@ def test_turns_go_through_the_chat_template(model: KoffModel) -> None:
     pieces: list[str] = []
     first = talk.say("river stone", "north", pieces.append)
     assert "".join(pieces).strip() == first.text
-    expected = model.generate([*talk.turns, {"role": "user", "content": "seven"}], "south", 4)
+    expected = model.complete([*talk.turns, {"role": "user", "content": "seven"}], "south", 4)
     assert talk.say("seven", "south", pieces.append).text == expected.strip()
     assert [turn["role"] for turn in talk.turns] == ["system", "user", "assistant", "user", "assistant"]
     talk.forget()

@@ -87,7 +87,7 @@ def test_chat_with_the_router(client: Any, model: KoffModel) -> None:
     choice = answer.choices[0]
     assert choice.koffkit == {"memory": memory, "probability": pytest.approx(odds, abs=1e-5)}
     prompt = model.tokenizer.apply_chat_template(messages, tokenize=False)
-    assert choice.message.content == model.generate(prompt, memory=memory, max_new_tokens=5)
+    assert choice.message.content == model.complete(prompt, memory=memory, max_new_tokens=5)
     parts = list(
         client.chat.completions.create(
             model=memory, messages=messages, temperature=0, max_tokens=5, stream=True
@@ -166,7 +166,7 @@ def test_many_streams_on_many_memories_and_none_is_lost(served: Served, model: K
     with ThreadPoolExecutor(len(jobs)) as pool:
         together = list(pool.map(stream, jobs))
     alone = [
-        model.generate(prompt, memory=None if name == "none" else name, max_new_tokens=25)
+        model.complete(prompt, memory=None if name == "none" else name, max_new_tokens=25)
         for name, prompt in jobs
     ]
     assert together == alone

@@ -63,7 +63,7 @@ def test_the_folder_is_followed(export: Path) -> None:
         assert old != text(served, "east") != text(served, "west")
         gone = served.post(PATH, {"model": "south", "prompt": "x"})
         assert gone.status_code == 404
-        assert text(served, "east") == KoffModel.from_pretrained(export).generate("river stone", "east", 12)
+        assert text(served, "east") == KoffModel.from_pretrained(export).complete("river stone", "east", 12)
 
 
 def test_a_damaged_memory_changes_nothing_and_is_told(export: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_call_with_a_cache_and_padding_continues_the_text(model: KoffModel) ->
 
 def test_generate_takes_and_returns_what_a_transformers_user_expects(model: KoffModel) -> None:
     texts = model.generate(PROMPTS[:2], memory="north", max_new_tokens=4)
-    assert isinstance(texts, list) and model.generate(PROMPTS[0], "north", 4) == texts[0]
+    assert isinstance(texts, list) and model.generate(PROMPTS[0], "north", 4) == texts[:1]
     ids = model.tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
     found = model.generate(input_ids=ids, memory="north", max_new_tokens=4)
     assert torch.equal(found[:, : ids.shape[1]], ids)
@@ -69,6 +69,10 @@ def test_generate_takes_and_returns_what_a_transformers_user_expects(model: Koff
     )
     samples = model.generate(PROMPTS[0], "north", 4, do_sample=True, top_k=1, num_return_sequences=3)
     assert samples == [texts[0]] * 3
+    assert model.complete(PROMPTS[0], "north", 4) == texts[0]
+    for option in ({"num_return_sequences": 2, "num_beams": 2}, {"return_dict_in_generate": True}):
+        with pytest.raises(UsageError, match="complete: it gives one text"):
+            model.complete(PROMPTS[0], "north", 4, **option)
     with pytest.raises(UsageError, match="either prompts or input_ids"):
         model.generate()
     with pytest.raises(UsageError, match=r"attention_mask: shape \[1, 1\]"):
@@ -79,10 +83,10 @@ def test_generate_takes_and_returns_what_a_transformers_user_expects(model: Koff
 
 
 def test_generate_stops_at_a_text(model: KoffModel) -> None:
-    text = model.generate(PROMPTS[1], "north", 12)
+    text = model.complete(PROMPTS[1], "north", 12)
     assert len(text) > 2
     stop = text[1:3]
-    stopped = model.generate(PROMPTS[1], "north", 12, stop_strings=[stop])
+    stopped = model.complete(PROMPTS[1], "north", 12, stop_strings=[stop])
     assert stopped == text[: len(stopped)] and stop in stopped and len(stopped) < len(text)
 
 
@@ -90,13 +94,13 @@ def test_conversations_go_through_the_chat_template(model: KoffModel) -> None:
     model.tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     talk = [{"role": "user", "content": "river stone"}, {"role": "assistant", "content": "lamp"}]
     talk += [{"role": "user", "content": "seven"}]
-    answer = model.generate(talk, "north", 4)
+    answer = model.complete(talk, "north", 4)
     plain = "user: river stone\nassistant: lamp\nuser: seven\n"
     ids = model.tokenizer(plain, add_special_tokens=False, return_tensors="pt")["input_ids"]
     expected = model.generate(input_ids=ids, memory="north", max_new_tokens=4)[0, ids.shape[1] :]
     assert answer == model.tokenizer.decode(expected, skip_special_tokens=True)
     both = model.generate([talk, "seven"], "north", 4)
-    assert both[0] == answer and both[1] == model.generate("seven", "north", 4, chat=True)
+    assert both[0] == answer and both[1] == model.complete("seven", "north", 4, chat=True)
 
 
 def test_a_merged_model_computes_what_the_memory_does(

@@ -34,7 +34,7 @@ def test_each_prompt_of_a_batch_gets_its_own_memory(model: KoffModel) -> None:
     rows = ["north", "south", None, "south"]
     together = model.generate(PROMPTS, memory=rows, max_new_tokens=6)
     alone = [
-        model.generate(prompt, memory=memory, max_new_tokens=6)
+        model.complete(prompt, memory=memory, max_new_tokens=6)
         for prompt, memory in zip(PROMPTS, rows, strict=True)
     ]
     assert together == alone
@@ -93,7 +93,7 @@ def test_a_plain_checkpoint_is_a_backbone_without_memories(llama: Path) -> None:
         model.route(PROMPTS)
     with pytest.raises(UsageError, match="there is no router"):
         model.generate(PROMPTS, memory="auto")
-    assert model.domains == [] and isinstance(model.generate("river", max_new_tokens=3), str)
+    assert model.domains == [] and isinstance(model.complete("river", max_new_tokens=3), str)
     with pytest.raises(UsageError, match="there is none"):
         model.attach("north")
 
@@ -160,7 +160,7 @@ def test_beams_keep_the_memory_of_their_row(four: KoffModel) -> None:
     rows = ["north", "unsouth", None, "south"]
     together = four.generate(PROMPTS, memory=rows, max_new_tokens=6, num_beams=3)
     assert together == [
-        four.generate(p, memory=m, max_new_tokens=6, num_beams=3) for p, m in zip(PROMPTS, rows, strict=True)
+        four.complete(p, memory=m, max_new_tokens=6, num_beams=3) for p, m in zip(PROMPTS, rows, strict=True)
     ]
 
 
@@ -225,9 +225,9 @@ def test_attention_that_knows_no_kv_memory_is_refused(shipped: Shipped) -> None:
 
 def test_eight_threads_with_memories_of_their_own_never_mix(four: KoffModel) -> None:
     names = [*four.domains, None]
-    alone = {name: four.generate(PROMPTS[1], memory=name, max_new_tokens=4) for name in names}
+    alone = {name: four.complete(PROMPTS[1], memory=name, max_new_tokens=4) for name in names}
     assert len(set(alone.values())) == 5
     asked = [names[number % 5] for number in range(200)]
     with ThreadPoolExecutor(8) as pool:
-        written = list(pool.map(lambda name: four.generate(PROMPTS[1], memory=name, max_new_tokens=4), asked))
+        written = list(pool.map(lambda name: four.complete(PROMPTS[1], memory=name, max_new_tokens=4), asked))
     assert written == [alone[name] for name in asked]

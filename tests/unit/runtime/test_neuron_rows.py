@@ -36,7 +36,7 @@ def model(restored: Shipped) -> KoffModel:
 def test_a_mixed_batch_generates_what_each_prompt_does_alone(model: KoffModel) -> None:
     together = model.generate(PROMPTS, memory=ROWS, max_new_tokens=6)
     alone = [
-        model.generate(prompt, memory=name, max_new_tokens=6)
+        model.complete(prompt, memory=name, max_new_tokens=6)
         for prompt, name in zip(PROMPTS, ROWS, strict=True)
     ]
     assert together == alone

@@ -67,11 +67,11 @@ def jobs() -> list[tuple[str, str | None, int]]:
 
 def test_a_mixed_batch_says_what_each_prompt_says_alone(engine: Engine) -> None:
     alone = [
-        engine.model.generate(prompt, memory=memory, max_new_tokens=count) for prompt, memory, count in jobs()
+        engine.model.complete(prompt, memory=memory, max_new_tokens=count) for prompt, memory, count in jobs()
     ]
     asked = [Asked(engine, prompt, memory, max_tokens=count) for prompt, memory, count in jobs()]
     assert [one.text() for one in asked] == alone
-    same = {engine.model.generate("river stone", memory=memory, max_new_tokens=8) for memory in ROWS}
+    same = {engine.model.complete("river stone", memory=memory, max_new_tokens=8) for memory in ROWS}
     assert len(same) == len(ROWS)
 
 

@@ -18,7 +18,7 @@ def check(model: KoffModel, memories: list[str | None]) -> None:
     """Rows of different lengths, so that newcomers join a batch that is there."""
     prompts = enumerate(PROMPTS * 2)
     rows = [(prompt, memories[place % len(memories)], 9 + place % 6) for place, prompt in prompts]
-    alone = [model.generate(prompt, memory=memory, max_new_tokens=count) for prompt, memory, count in rows]
+    alone = [model.complete(prompt, memory=memory, max_new_tokens=count) for prompt, memory, count in rows]
     with Engine(model, max_batch=3) as engine:
         asked = [Asked(engine, prompt, memory, max_tokens=count) for prompt, memory, count in rows]
         assert [one.text() for one in asked] == alone
