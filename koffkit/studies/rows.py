@@ -70,6 +70,9 @@ ROWS: dict[str, Row] = {
         unpruned=True,
     ),
     "random_memory": Row(meaning="a KV memory of random numbers, untrained", change=changes.random_memory),
+    "random_start": Row(
+        meaning="the KV memory begins as random numbers", change=fields(memory__kv__init="random")
+    ),
     "upper_layers": Row(meaning="memory in the upper 60 % of the layers", change=changes.upper_layers),
     "learned_layers": Row(meaning="half the memory's bytes, layers learned", change=changes.learned_layers),
     "no_retention": Row(meaning="no retention text", change=fields(retention=None)),

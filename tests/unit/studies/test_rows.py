@@ -121,6 +121,12 @@ def test_a_random_memory_is_not_trained(base: Path, tmp_path: Path) -> None:
     assert "recover" not in stages(recipe)
 
 
+def test_a_memory_from_random_numbers_is_trained(base: Path, tmp_path: Path) -> None:
+    as_it_is, random = (recipe_of(base, tmp_path, row) for row in ("koff", "random_start"))
+    assert (as_it_is.memory.kv.init, random.memory.kv.init) == ("text", "random")
+    assert random.stages == as_it_is.stages
+
+
 def test_unknown_rows_and_recipes_without_figures_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no row 'pruning-only'.*pruning_only"):
         find_row("pruning-only")
