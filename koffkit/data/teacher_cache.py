@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,9 +90,9 @@ class TargetFile:
         self.count, self._seed = count, zlib.crc32(json.dumps(self.facts, sort_keys=True).encode())
         make_folder(folder)
         with naming(self.path):
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            if os.fstat(self._file).st_size != self.bytes:
-                os.ftruncate(self._file, self.bytes)
+            self.path.touch()
+            if self.path.stat().st_size != self.bytes:
+                os.truncate(self.path, self.bytes)
         if not index.is_file():
             write_json(index, {**self.facts, "top_k": self.top, "sequences": count})
         self._records: Record = np.memmap(self.path, dtype=self.type, mode="r", shape=(count,))
@@ -115,12 +116,12 @@ class TargetFile:
         Raises:
             ResourceError: with the bytes and the remedy.
         """
-        disk = os.fstatvfs(self._file)
-        free, needed = disk.f_bavail * disk.f_frsize, min(most, self.count - self.filled) * self.type.itemsize
+        free = shutil.disk_usage(self.path.parent).free
+        needed = min(most, self.count - self.filled) * self.type.itemsize
         if free < needed:
             raise ResourceError(
-                f"{self.path}: {free:,} bytes free, the teacher cache needs {needed:,} more; free some, name a "
-                "folder elsewhere in distill.cache_dir, lower distill.top_k, or set distill.cache: false."
+                f"{self.path}: {free:,} bytes free, the teacher cache needs {needed:,} more; free some, name "
+                "a folder elsewhere in distill.cache_dir, lower distill.top_k, or set distill.cache: false."
             )
 
     def read(self, number: int, ids: NDArray[Any]) -> Record | None:
@@ -145,9 +146,10 @@ class TargetFile:
         record["log_p"] = targets.probability.log().half().numpy(force=True)
         record["index"] = targets.index.numpy(force=True)
         record[CHECK] = self._check(record, ids)
-        with naming(self.path):
-            data = record.tobytes()
-            if os.pwrite(self._file, data, number * len(data)) != len(data):
+        data = record.tobytes()
+        with naming(self.path), open(self.path, "r+b", buffering=0) as file:
+            file.seek(number * len(data))
+            if file.write(data) != len(data):
                 raise ResourceError(f"{self.path}: no room for more; free some space, and --resume.")
         return record
 
@@ -169,8 +171,8 @@ class TargetFile:
             raise IntegrityError(f"{self.path}: a teacher cache of another version, or damaged; {remedy}.")
         if top < self.top:
             raise IntegrityError(
-                f"{self.path}: a teacher cache of {top} tokens a position, and distill.top_k wants {self.top}; "
-                f"lower distill.top_k, {remedy}."
+                f"{self.path}: a teacher cache of {top} tokens a position, and distill.top_k wants "
+                f"{self.top}; lower distill.top_k, {remedy}."
             )
         return top
 

@@ -21,7 +21,7 @@ class Batch(NamedTuple):
         positions: position ids [B, T] that begin at 0 with every document. transformers takes a restart for
             the beginning of another text, which attends to nothing before it. None: they run through, and
             tokens attend across documents.
-        numbers: which sequences these are, [B], of a text that is cut at the same places in every epoch. None:
+        numbers: which sequences these are, [B], of text that is cut at the same places in every epoch. None:
             the cuts move.
     """
 

@@ -30,8 +30,8 @@ class Distill(StrictModel):
     chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
     cache: bool = Field(
         False,
-        description="Keep on disk what the teacher says of every training sequence, and ask it only once. Text "
-        "is then cut at the same places in every epoch.",
+        description="Keep on disk what the teacher says of every training sequence, and ask it only once. "
+        "Text is then cut at the same places in every epoch.",
     )
     cache_dir: str | None = Field(
         None,

@@ -92,8 +92,8 @@ class Recipe(StrictModel):
     )
     holdout_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
         None,
-        description="Which documents are held out follows from it; by default seed, and 0 with distill.cache, "
-        "so that runs of every seed read the same text.",
+        description="Which documents are held out follows from it; by default seed, and 0 with "
+        "distill.cache, so that runs of every seed read the same text.",
     )
     servable: bool = Field(
         False,
@@ -169,8 +169,8 @@ class Recipe(StrictModel):
             )
         if self.distill.cache and not self.distill.cacheable:
             raise ValueError(
-                f"distill.cache keeps the teacher's most likely tokens, and loss {self.distill.loss} compares "
-                "all; use loss top_k or blended, or set cache: false"
+                f"distill.cache keeps the teacher's most likely tokens, and loss {self.distill.loss} "
+                "compares all; use loss top_k or blended, or set cache: false"
             )
         return self
 

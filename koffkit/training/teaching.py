@@ -59,9 +59,8 @@ class TeacherCache:
             hidden = unpruned()
             for row, (file, number) in enumerate(places):
                 if records[row] is None:
-                    found = [
-                        targets_of(F.linear(part, head), file.top) for part in hidden[row].split(self._chunk)
-                    ]
+                    parts = torch.split(hidden[row], self._chunk)
+                    found = [targets_of(F.linear(part, head), file.top) for part in parts]
                     records[row] = file.write(number, ids[row], _joined(found))
         return decoded([record for record in records if record is not None], batch.ids.device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from koffkit.method.losses.base import Targets
 from koffkit.method.losses.top_k import targets_of
 
 T, K, V = 6, 5, 40
-FACTS = {name: "x" for name in MEANING} | {"sequence_length": T}
+FACTS: dict[str, Any] = dict.fromkeys(MEANING, "x") | {"sequence_length": T}
 IDS = np.arange(T)
 
 
@@ -79,7 +80,7 @@ def test_a_cache_of_something_else_is_refused_and_stays(tmp_path: Path, name: st
     opened(tmp_path).write(1, IDS, said())
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(
-        IntegrityError, match="north.targets: a teacher cache of .*distill.cache_dir"
+        IntegrityError, match=r"north.targets: a teacher cache of .*distill.cache_dir"
     ) as error:
         opened(tmp_path, **{name: 7})
     assert MEANING[name] in str(error.value)
@@ -106,10 +107,10 @@ def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
 def test_room_is_asked_for_what_is_still_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = opened(tmp_path)
     file.write(1, IDS, said())
-    disk = SimpleNamespace(f_bavail=3 * file.type.itemsize, f_frsize=1)
-    monkeypatch.setattr(teacher_cache.os, "fstatvfs", lambda _: disk)
+    disk = SimpleNamespace(free=3 * file.type.itemsize)
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda _: disk)
     file.require_room(100)
-    disk.f_bavail -= 1
+    disk.free -= 1
     file.require_room(2)
     with pytest.raises(ResourceError, match=r"needs \d+ more; .*distill.cache_dir"):
         file.require_room(100)
@@ -117,6 +118,7 @@ def test_room_is_asked_for_what_is_still_to_come(tmp_path: Path, monkeypatch: py
 
 def test_a_disk_that_is_full_ends_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = opened(tmp_path)
-    monkeypatch.setattr(teacher_cache.os, "pwrite", lambda *_: 10)
+    full = nullcontext(SimpleNamespace(seek=lambda _: 0, write=lambda _: 10))
+    monkeypatch.setattr(teacher_cache, "open", lambda *_, **__: full, raising=False)
     with pytest.raises(ResourceError, match=r"north.targets: no room"):
         file.write(1, IDS, said())
