@@ -58,15 +58,33 @@ def check_disk(plan: Plan, output: Path) -> None:
         ResourceError: there is too little space.
     """
     needed = plan.memory_params_training * len(plan.domains) * 4 * (3 * 2 + 1)
-    folder = output.absolute()
+    _require_room(
+        output, needed, "the run needs", "checkpoints and memories; free some, or choose another --output"
+    )
+
+
+def check_cache_disk(needed: int, loaded: LoadedRecipe, output: Path) -> None:
+    """Refuse a disk without room for the teacher cache.
+
+    Args:
+        needed: its bytes. loaded: the recipe. output: the run folder.
+
+    Raises:
+        ResourceError: there is too little space.
+    """
+    named = loaded.recipe.distill.cache_dir
+    folder = output if named is None else loaded.root / Path(named).expanduser()
+    remedy = "free some, name a folder elsewhere in distill.cache_dir, or set distill.cache: false"
+    _require_room(folder, needed, "the teacher cache needs", f"what the teacher says; {remedy}")
+
+
+def _require_room(folder: Path, needed: int, what: str, remedy: str) -> None:
+    folder = folder.absolute()
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ResourceError(
-            f"{folder}: {free:,} bytes free, the run needs about {needed:,} for checkpoints and memories; "
-            "free some, or choose another --output."
-        )
+        raise ResourceError(f"{folder}: {free:,} bytes free, {what} about {needed:,} for {remedy}.")
 
 
 def _caught(check: Callable[[LoadedRecipe], None], loaded: LoadedRecipe) -> list[KoffkitError]:

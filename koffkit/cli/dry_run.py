@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..devices import device_at_hand
 from ..errors import DataError
 from ..report.duration import duration
-from .checks import check_disk, check_recipe
+from .checks import check_cache_disk, check_disk, check_recipe
 from .console import emit, say, stdout
 from .supply import Supply, read_too_often, supply_rows, text_supply
 
@@ -48,13 +49,26 @@ def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool, device: str | Non
             raise
         problem = error
     plan, at_hand, text = plan_of(loaded), device_at_hand(device), text_supply(loaded)
+    plan = _with_text(plan, text)
     check_disk(plan, run)
+    check_cache_disk(plan.teacher_cache_bytes, loaded, run)
     if as_json:
         emit({"recipe": loaded.recipe.name, "plan": plan.to_json(), "device": at_hand, "text": text})
         return
     _print(plan, at_hand, text)
     if problem is not None:
         raise problem
+
+
+def _with_text(plan: Plan, text: Supply) -> Plan:
+    """The plan with a teacher cache of the text that there is; training may read it more than once."""
+    asked = sum(tokens["asked"] or 0 for tokens in text.values())
+    if not asked or not plan.teacher_cache_bytes:
+        return plan
+    kept = sum(
+        min(tokens["asked"] or 0, tokens["available"] or tokens["asked"] or 0) for tokens in text.values()
+    )
+    return replace(plan, teacher_cache_bytes=round(plan.teacher_cache_bytes * kept / asked))
 
 
 def _print(plan: Plan, device: Mapping[str, Any], text: Supply) -> None:
@@ -97,6 +111,16 @@ def _kept(name: str, budget: Budget) -> str:
 
 def _costs(plan: Plan, device: Mapping[str, Any]) -> Rows:
     yield "training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())
+    for name, operations in plan.step_operations.items():
+        cached = operations.get("cached")
+        less = (
+            ""
+            if cached is None
+            else f", with the teacher cache {cached:.3g} ({cached / operations['uncached']:.0%})"
+        )
+        yield f"operations of a step, {name}", f"{operations['uncached']:.3g}{less}"
+    if plan.teacher_cache_bytes:
+        yield "teacher cache", f"{plan.teacher_cache_bytes:,} bytes on disk"
     yield "peak memory, estimated", f"{plan.peak_memory_bytes / 1e9:.2f} GB"
     for name, (low, high) in plan.seconds.items():
         yield f"time on {name}, estimated", f"{low:,.0f} to {high:,.0f} s"

@@ -23,7 +23,7 @@ from .packing import PackedTokens
 from .places import source_files
 from .sources import conversations, documents, too_few_documents
 from .tokens import StreamFiles, are_whole, read_index, same_sources, source_facts
-from .vocabulary import beginning_of_text, end_of_document
+from .vocabulary import beginning_of_text, end_of_document, vocabulary_digest
 
 DOCUMENTS_AT_ONCE = 256
 FORMAT = 3  # of token files
@@ -140,16 +140,13 @@ class _Job:
     def _settings(self, holdout: float) -> str:
         """Digest of everything but the text that token files depend on. Hub data sets are identified by name
         and revision of the recipe only."""
-        vocabulary = hashlib.sha256(
-            json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
-        ).hexdigest()
         text = json.dumps(
             [
                 FORMAT,
                 self.source.model_dump(exclude={"text", "jsonl"}),
                 holdout,
-                self.loaded.recipe.seed,
-                vocabulary,
+                self.loaded.recipe.split_seed,
+                vocabulary_digest(self.tokenizer),
                 getattr(self.tokenizer, "chat_template", None),
                 self._end,
             ]
@@ -170,7 +167,7 @@ class _Job:
         sides: list[StreamFiles] = []
         try:
             sides += (StreamFiles(path, masked=self._masked) for path in (train, heldout))
-            for held, (ids, mask) in with_sides(self._tokenised(), self.loaded.recipe.seed, holdout):
+            for held, (ids, mask) in with_sides(self._tokenised(), self.loaded.recipe.split_seed, holdout):
                 sides[held].append(ids, mask)
             self._check(sides[0], sides[1], holdout)
             counts = {

@@ -39,6 +39,7 @@ class PackedTokens:
         self.starts: Ids | None = _mapped(path.with_suffix(STARTS_SUFFIX), np.int64) if apart else None
         self.tokens: NDArray[np.int32] = _mapped(path, np.int32)
         self._order: tuple[tuple[int, ...], Ids] | None = None
+        self._first: int | None = None  # number of the first sequence; None: cuts move
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -46,17 +47,36 @@ class PackedTokens:
     def batch(self, visit: int, batch_size: int, length: int, seed: int) -> Batch:
         """The batch with the number `visit` in an endless run through the tokens.
 
-        Every epoch shifts the cuts and shuffles anew, so that no document always starts a sequence.
+        Every epoch shifts the cuts and shuffles anew, so that no document always starts a sequence; after
+        `keep_cuts` it only shuffles.
         """
         width = self._width(length)
         numbers = range(visit * batch_size, (visit + 1) * batch_size)
-        return self._batch([self._start(number, width, seed) for number in numbers], length)
+        starts = [self._start(number, width, seed) for number in numbers]
+        batch = self._batch(starts, length)
+        return batch if self._first is None else self._numbered(batch, starts, width)
+
+    def keep_cuts(self, first: int) -> None:
+        """From now on every epoch, with any seed, has the same sequences, and batches say which they hold.
+
+        Args:
+            first: the number of the first one.
+        """
+        self._first, self._order = first, None
+
+    def _numbered(self, batch: Batch, starts: list[int], width: int) -> Batch:
+        import torch
+
+        assert self._first is not None
+        return batch._replace(numbers=torch.tensor([self._first + start // width for start in starts]))
 
     def sequences_of_epoch(self, length: int) -> int:
         """How many batches of one sequence share no token."""
         return self._per_epoch(self._width(length))
 
     def _per_epoch(self, width: int) -> int:
+        if self._first is not None:
+            return len(self.tokens) // width
         return max(1, (len(self.tokens) - width) // width)
 
     def _batch(self, starts: list[int], length: int) -> Batch:
@@ -109,7 +129,9 @@ class PackedTokens:
         if self._order is None or self._order[0] != key:
             generator = np.random.default_rng(key)
             room = len(self.tokens) - per_epoch * length
-            offset = int(generator.integers(0, min(room, length - 1) + 1))
+            offset = 0
+            if self._first is None:
+                offset = int(generator.integers(0, min(room, length - 1) + 1))
             self._order = (key, generator.permutation(per_epoch) * length + offset)
         return int(self._order[1][position])
 

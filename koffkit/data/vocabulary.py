@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from typing import Any
 
 from ..errors import DataError
@@ -47,6 +49,11 @@ def end_of_document(tokenizer: Any, requested: str | None, where: str) -> tuple[
         f"{where}: documents end with {tokenizer.eos_token}, which also ends the turns of this chat model; "
         "name another token with end_of_document if that is not meant."
     )
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """sha256 of all tokens with their ids."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def beginning_of_text(tokenizer: Any) -> int | None:

@@ -184,7 +184,8 @@ def _teach(
 ) -> Routing | None:
     """Teach the router the new domain; returns how well it knows it, or None if it does not learn it."""
     recipe = loaded.recipe
-    taught = teach_router(export, name, recipe.sources[name], against, recipe.seed, recipe.holdout, progress)
+    source, seed = recipe.sources[name], recipe.split_seed
+    taught = teach_router(export, name, source, against, seed, recipe.holdout, progress)
     if taught is None:
         return None
     column, figures = taught

@@ -29,6 +29,7 @@ KEPT = (
     "begin_sequences",
     "attend_across_documents",
     "holdout",
+    "holdout_seed",
     "mask",
     "memory",
     "distill",
@@ -40,12 +41,15 @@ SETTABLE = (
     "begin_sequences",
     "attend_across_documents",
     "holdout",
+    "holdout_seed",
     "seed",
     "distill",
     "train",
     "stages.restore",
     "stages.recover",
 )
+OF_THE_JOINT_RUN = ("domain_weights", "cache", "cache_dir")
+"""Fields of `distill` that are about other domains, or the disk of whoever made the export."""
 
 
 class MemoryRecipe(Recipe):
@@ -141,8 +145,8 @@ def memory_recipe(
     tree: dict[str, Any] = {"begin_sequences": False}  # as in exports that do not say
     tree |= {key: original[key] for key in KEPT if key in original}
     tree["distill"] = {
-        key: value for key, value in tree.get("distill", {}).items() if key != "domain_weights"
-    }  # of other domains
+        key: value for key, value in tree.get("distill", {}).items() if key not in OF_THE_JOINT_RUN
+    }
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"] = tree["memory"] | {"layers": _learned_layers(export)}
     tree["name"] = f"{export.manifest.name}-{name}"

@@ -21,11 +21,14 @@ class Batch(NamedTuple):
         positions: position ids [B, T] that begin at 0 with every document. transformers takes a restart for
             the beginning of another text, which attends to nothing before it. None: they run through, and
             tokens attend across documents.
+        numbers: which sequences these are, [B], of text that is cut at the same places in every epoch. None:
+            the cuts move.
     """
 
     ids: Tensor
     loss_mask: Tensor | None = None
     positions: Tensor | None = None
+    numbers: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]

@@ -3,10 +3,11 @@ again, number for number. It is computed once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -39,14 +40,12 @@ class LowerLayers:
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Until the block ends, compute nothing in these layers: the highest one returns what was recorded,
-        the others hand on what they get."""
-        if self._output is None:
-            yield
-            return
+        the others hand on what they get. If nothing was recorded, compute it without gradients: nothing in
+        them is trained."""
         usual = [vars(layer).get("forward") for layer in self._layers]  # None: the method of the class
         try:
             for layer in self._layers:
-                layer.forward = self._skip if layer is not self._layers[-1] else self._replay
+                layer.forward = self._instead(layer)
             yield
         finally:
             for layer, forward in zip(self._layers, usual, strict=True):
@@ -54,6 +53,12 @@ class LowerLayers:
                 if forward is not None:
                     layer.forward = forward
             self._output = None
+
+    def _instead(self, layer: nn.Module) -> Callable[..., Any]:
+        if self._output is None:
+            without: Callable[..., Any] = torch.no_grad()(layer.forward)
+            return without
+        return self._replay if layer is self._layers[-1] else self._skip
 
     @staticmethod
     def _skip(hidden_states: Any, *_: Any, **__: Any) -> Any:

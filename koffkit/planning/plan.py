@@ -25,6 +25,7 @@ from ..recipe.training import Training
 from .estimates import Net, Range, net_of, seconds_for, stage_seconds, training_tokens
 from .neurons import INDEX_BYTES, check_neurons, parameters_of_neuron, restored_neurons
 from .warnings import warnings_of
+from .work import cache_bytes_a_token, step_operations
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
@@ -45,6 +46,9 @@ class Plan:
             activations + one chunk of logits (student, teacher, gradient).
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
         stage_seconds: of every stage, for the same devices; None where the text decides.
+        step_operations: floating-point operations of one step of every training stage: `uncached`, and with
+            a teacher cache also `cached`.
+        teacher_cache_bytes: of the cache at most, if training read every token once; 0 without one.
         net: bytes on disk with all memories.
     """
 
@@ -64,6 +68,8 @@ class Plan:
     peak_memory_bytes: int
     seconds: dict[str, Range]
     stage_seconds: dict[str, dict[str, Range] | None]
+    step_operations: dict[str, dict[str, float]]
+    teacher_cache_bytes: int
     net: Net
     warnings: list[str]
 
@@ -168,9 +174,7 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
     cut = min(carrying, sum(budget.has_gates(layer) for layer in layers))
     sliced = memory_parameters(recipe, spec, cut, budget.keep)
     sliced += memory_parameters(recipe, spec, carrying - cut, {})
-    stored = BYTES.get(
-        str(spec.config.get("dtype") or spec.config.get("torch_dtype")), BYTES[recipe.base.dtype]
-    )
+    stored = _stored(recipe, spec)
     tokens = training_tokens(recipe)
     backbone = budget.base_params - budget.removed_params
     check_neurons(recipe, spec, budget, stored)
@@ -197,6 +201,8 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         peak_memory_bytes=_peak(recipe, budget, spec, full),
         seconds=seconds_for(6 * budget.base_params * sum(tokens.values())),
         stage_seconds=stage_seconds(recipe, budget.base_params),
+        step_operations=step_operations(recipe, spec),
+        teacher_cache_bytes=cache_bytes_a_token(recipe, spec) * sum(tokens.values()),
         net=net_of(
             budget.base_params * stored,
             backbone * stored,
@@ -205,6 +211,12 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         ),
         warnings=warnings_of(recipe, budget, spec),
     )
+
+
+def _stored(recipe: Recipe, spec: ModelSpec) -> int:
+    """Bytes of a weight of the checkpoint."""
+    named = str(spec.config.get("dtype") or spec.config.get("torch_dtype"))
+    return BYTES.get(named, BYTES[recipe.base.dtype])
 
 
 def memory_parameters(recipe: Recipe, spec: ModelSpec, num_layers: int, keep: Mapping[str, int]) -> int:

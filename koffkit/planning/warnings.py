@@ -53,6 +53,8 @@ def warnings_of(recipe: Recipe, budget: Budget, spec: ModelSpec) -> list[str]:
             "memory.layers.learned_bytes: without stage recover the memories that stay cannot make up for "
             "those that go."
         )
+    if recipe.distill.cache and recipe.distill.loss == "cross_entropy":
+        warnings.append("distill.cache: loss cross_entropy has no teacher, so nothing is kept.")
     if isinstance(top, int) and top < 10:
         warnings.append(
             f"distill.top_k: {top} tokens leave most of a soft distribution unconstrained; the paper uses "

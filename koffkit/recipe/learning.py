@@ -1,4 +1,4 @@
-"""Recipe fields for what is learned: masks, memories, and the loss."""
+"""Recipe fields for what is learned: masks and memories."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from pydantic import Field, model_validator
 from .. import plugins
 from ..arch import paper_structures
 from ..strict import Positive, StrictModel, with_new_name
-from . import plugin_options
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 if TYPE_CHECKING:
     StructureName = str
-    LossName = str
     InitName = str
 else:  # whatever is installed
     StructureName = Literal[tuple(plugins.names(plugins.STRUCTURES))]
-    LossName = Literal[tuple(plugins.names(plugins.LOSSES))]
     InitName = Literal[tuple(["cold"] + plugins.names(plugins.SELECTORS))]  # noqa: RUF005
 
 
@@ -267,29 +264,3 @@ class Memory(StrictModel):
     def is_on(self) -> bool:
         """Whether a memory consists of anything."""
         return not (self.lora is None and self.kv is None and self.neurons is None)
-
-
-@plugin_options.with_options_of(plugins.LOSSES, "distill.loss")
-class Distill(StrictModel):
-    """What the student is trained on; each loss brings its own options."""
-
-    loss: LossName = Field(
-        "top_k",
-        description="KL on the teacher's top tokens, full KL, the text itself (SFT), or KL and text blended.",
-    )
-    domain_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
-        {}, description="How often each domain is drawn; a domain that is not named has weight 1."
-    )
-    chunk_tokens: Positive = Field(1024, description="Tokens whose logits exist at one time.")
-    retention_every: Positive = Field(20, description="Every so many steps one batch is retention text.")
-    retention_batch_size: Positive | None = Field(
-        None, description="Sequences in a batch of retention text; by default as many as in the others."
-    )
-    retention_updates: Literal["mask", "all"] = Field(
-        "mask",
-        description="What retention text trains: the mask only, or also the memory that is attached.",
-    )
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...

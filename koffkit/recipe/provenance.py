@@ -92,6 +92,7 @@ PAPER: Mapping[str, Stated] = {
         "top_k", "section 3.4", "Here the rest of the vocabulary counts as one more outcome."
     ),
     "distill.top_k": _stated(100, "section 3.4"),
+    "distill.cache": _open("Off here: text is cut anew in every epoch."),
     "distill.retention_every": _stated(20, "Table 4", "The step of retention text is one of the 20 here."),
     "distill.retention_batch_size": _open("Its appendix G.3 tries 1, 2 and 4."),
     "distill.retention_updates": _stated("mask", "section 3.4", "Its appendix D: the memories too."),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from ..strict import StrictModel
-from .learning import KV, Anneal, Distill, Learned, Lora, Mask, Memory, StructureName, Upper, layers_of
+from .distill import Distill
+from .learning import KV, Anneal, Learned, Lora, Mask, Memory, StructureName, Upper, layers_of
 from .servable import contradictions, with_defaults
 from .sources import DOMAIN_NAME, RESERVED, Auto, AutoDomains, Base, Domains, Source
 from .stages import KINDS, STAGES, order_error
@@ -89,6 +90,11 @@ class Recipe(StrictModel):
     holdout: float = Field(
         0.05, gt=0, lt=1, description="Fraction of each domain's documents that is held out of training."
     )
+    holdout_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        None,
+        description="Which documents are held out follows from it; by default seed, and 0 with "
+        "distill.cache, so that runs of every seed read the same text.",
+    )
     servable: bool = Field(
         False,
         description="Refuse what stock servers cannot load: needs uniform widths, a multiple of 64 (then the "
@@ -154,6 +160,26 @@ class Recipe(StrictModel):
         if self.memory.neurons is not None and "restore" not in [stage.name for stage in self.stages]:
             raise ValueError("memory.neurons: stage restore chooses them; put `- restore: {}` into stages")
         return self
+
+    @model_validator(mode="after")
+    def _loss_fits_a_cache(self) -> Recipe:
+        if self.distill.cache_dir is not None and not self.distill.cache:
+            raise ValueError(
+                "distill.cache_dir names a place for distill.cache, which is off; set cache: true"
+            )
+        if self.distill.cache and not self.distill.cacheable:
+            raise ValueError(
+                f"distill.cache keeps the teacher's most likely tokens, and loss {self.distill.loss} "
+                "compares all; use loss top_k or blended, or set cache: false"
+            )
+        return self
+
+    @property
+    def split_seed(self) -> int:
+        """What the split into training and held-out documents follows from."""
+        if self.holdout_seed is not None:
+            return self.holdout_seed
+        return 0 if self.distill.cache else self.seed
 
     @property
     def repairs_with_neurons(self) -> bool:

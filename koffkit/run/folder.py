@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def teacher_dir(self) -> Path:
+        """The teacher cache of a run that shares none."""
+        return self.path / "teacher"
+
+    @property
     def data_dir(self) -> Path:
         return self.path / "data"
 

@@ -31,6 +31,7 @@ from ..storage.publish import discard
 from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
+from ..training.teaching import open_cache
 from .stage import StageKind
 
 ANSWER = "stopping after this step; again to stop now"
@@ -120,6 +121,7 @@ def _carry_out(
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
         context = build_context(loaded, run, base, progress, backbone, device, masks)
         context.shared = shared
+        context.cache = open_cache(context, state.base.fingerprint)
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             _clear(run, keep_tokens=not isinstance(error, DataError))
@@ -134,6 +136,7 @@ def _carry_out(
     )
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
+    shutil.rmtree(run.teacher_dir, ignore_errors=True)
     return finished
 
 

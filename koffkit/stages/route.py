@@ -138,5 +138,5 @@ def _split(context: Context, label: str, source: Source, limit: int) -> tuple[li
     recipe = context.loaded.recipe
     where = "retention" if label == NONE else f"domains.{label}"
     return split_documents(
-        islice(documents(source, context.loaded.root, where), limit), recipe.seed, recipe.holdout, where
+        islice(documents(source, context.loaded.root, where), limit), recipe.split_seed, recipe.holdout, where
     )

@@ -55,6 +55,21 @@ def fields(**values: Any) -> Change:
     return change
 
 
+def another_loss(name: str) -> Change:
+    """A change of the loss. One that needs all of the teacher goes without its cache, on the same split of
+    the text."""
+
+    def change(tree: Tree, setting: Setting) -> None:
+        distill = tree.setdefault("distill", {})
+        distill["loss"] = name
+        given = setting.recipe.distill
+        if given.cache and not given.model_copy(update={"loss": name}).cacheable:
+            distill |= {"cache": False, "cache_dir": None}
+            tree["holdout_seed"] = setting.recipe.split_seed
+
+    return change
+
+
 def nothing(tree: Tree, setting: Setting) -> None:
     pass
 

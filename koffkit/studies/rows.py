@@ -76,9 +76,9 @@ ROWS: dict[str, Row] = {
     "upper_layers": Row(meaning="memory in the upper 60 % of the layers", change=changes.upper_layers),
     "learned_layers": Row(meaning="half the memory's bytes, layers learned", change=changes.learned_layers),
     "no_retention": Row(meaning="no retention text", change=fields(retention=None)),
-    "cross_entropy": Row(meaning="loss: the text itself (SFT)", change=fields(distill__loss="cross_entropy")),
-    "blended": Row(meaning="loss: KL and text blended", change=fields(distill__loss="blended")),
-    "full_kl": Row(meaning="loss: full KL", change=fields(distill__loss="full")),
+    "cross_entropy": Row(meaning="loss: the text itself (SFT)", change=changes.another_loss("cross_entropy")),
+    "blended": Row(meaning="loss: KL and text blended", change=changes.another_loss("blended")),
+    "full_kl": Row(meaning="loss: full KL", change=changes.another_loss("full")),
     "uniform": Row(meaning="equal counts in every layer", change=fields(mask__layout="uniform")),
     "ragged": Row(meaning="free counts in every layer", change=fields(mask__layout="ragged")),
     "paper_gates": Row(

@@ -17,6 +17,8 @@ from ..masks.file import save_masks, save_scores
 from ..masks.masks import Masks, kept_counts
 from ..masks.repair import Repair
 from ..method.budget import Budget
+from ..method.losses.base import Targets
+from ..model.batch import Batch
 from ..model.gating import GateValues
 from ..model.lower_layers import LowerLayers
 from ..model.student import Student
@@ -25,6 +27,7 @@ from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
 from .checkpoint import Checkpoint, restore
+from .teaching import TeacherCache
 
 T = TypeVar("T")
 
@@ -39,6 +42,7 @@ class Context:
         teacher: the unpruned model, if the student is a sliced backbone; None: the student with all gates off
             is the teacher.
         backbone_masks: the hard gates that a student was sliced by, if it is sliced and they are known.
+        cache: what is known of the teacher; None: it is asked every time.
         shared: the folder for what several runs of a study compute alike; None: nothing is shared.
     """
 
@@ -57,6 +61,7 @@ class Context:
     teacher: Student | None = None
     backbone_masks: dict[str, Tensor] | None = None
     shared: Path | None = None
+    cache: TeacherCache | None = None
 
     @property
     def final_masks(self) -> dict[str, Tensor] | None:
@@ -68,6 +73,16 @@ class Context:
         `head` fits."""
         hidden: Tensor = (self.teacher or self.student)(input_ids, positions=positions)
         return hidden
+
+    def taught(self, batch: Batch) -> Tensor | Targets:
+        """What the student learns from on a batch: `unpruned`, or what the cache knows of it."""
+
+        def unpruned() -> Tensor:
+            return self.unpruned(batch.ids, batch.positions)
+
+        if self.cache is None or batch.numbers is None:
+            return unpruned()
+        return self.cache.targets(batch, unpruned, self.student.head)
 
     def lower_layers(self, gate_values: GateValues | None, *, sampled: bool) -> LowerLayers:
         """The layers in which `unpruned` and the student compute the same; see `Student.lower_layers`."""

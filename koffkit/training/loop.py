@@ -209,7 +209,7 @@ class DistillationLoop:
             teacher = None
             if objective.loss.needs_teacher:
                 with span("teacher"), torch.no_grad(), lower.recorded():
-                    teacher = self.context.unpruned(batch.ids, batch.positions)
+                    teacher = self.context.taught(batch)
             with span("student"), lower.replayed():
                 hidden = student(batch.ids, values, memory, batch.positions)
             scored = torch.ones_like(batch.ids, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 A loss's file imports torch inside its functions, because recipes are read without torch.
 
-Legend: C tokens of a chunk, V vocabulary.
+Legend: C tokens of a chunk, V vocabulary, K the teacher's most likely tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,28 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
 
+    FromTargets = Callable[[Tensor, "Targets", Tensor | None, Any], "Scored"]
     PerToken = Callable[[Tensor, Tensor | None, Tensor | None, Any], Tensor]
     ClosedForm = Callable[[Tensor, Tensor | None, Tensor | None, Any], "Scored"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a teacher cache knows of the teacher: its most likely tokens, and how much is left for all others.
+
+    Args:
+        index: the tokens, most likely first, [..., K].
+        probability: theirs, float32 [..., K].
+        rest: of all other tokens together, float32 [...].
+    """
+
+    index: Tensor
+    probability: Tensor
+    rest: Tensor
+
+    def __getitem__(self, selection: Any) -> Targets:
+        """Those of some tokens: a slice, or a boolean mask over the leading dimensions."""
+        return Targets(self.index[selection], self.probability[selection], self.rest[selection])
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,9 @@ class Loss:
         needs_labels: whether it reads the token that follows each position.
         options: the fields of the recipe's `distill` that belong to this loss.
         terms: from the options to the weight of each term that `closed_form` returns.
+        num_targets: from the options to how many of the teacher's most likely tokens the loss compares
+            individually, if it needs no more of the teacher than those; None: `distill.cache` refuses it.
+        from_targets: `closed_form` with the teacher's `Targets` in the place of its logits.
     """
 
     per_token: PerToken | None = None
@@ -62,10 +85,14 @@ class Loss:
     needs_labels: bool = False
     options: type[BaseModel] | None = None
     terms: Callable[[Any], dict[str, float]] = one_term
+    num_targets: Callable[[Any], int] | None = None
+    from_targets: FromTargets | None = None
 
     def __post_init__(self) -> None:
         if (self.per_token is None) == (self.closed_form is None):
             raise TypeError("a loss has either per_token or closed_form")
+        if (self.num_targets is None) != (self.from_targets is None):
+            raise TypeError("a loss has both of num_targets and from_targets, or neither")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from . import top_k
-from .base import Loss, Scored
+from .base import Loss, Scored, Targets
 from .cross_entropy import cross_entropy
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ def weights(options: Any) -> dict[str, float]:
 
 
 def closed_form(student: Tensor, teacher: Tensor | None, labels: Tensor | None, options: Any) -> Scored:
-    assert teacher is not None and labels is not None
+    assert teacher is not None
+    return from_targets(student, top_k.targets_of(teacher, top_k.num_targets(options)), labels, options)
+
+
+def from_targets(student: Tensor, teacher: Targets, labels: Tensor | None, options: Any) -> Scored:
+    assert labels is not None
     kl, covered, kl_gradient = top_k.coarse_kl(student, teacher, top_k.TopK.of(options))
     ce, ce_gradient = cross_entropy(student, labels)
     weight = weights(options)
@@ -31,4 +36,11 @@ def closed_form(student: Tensor, teacher: Tensor | None, labels: Tensor | None, 
     return Scored({"kl": kl, "ce": ce}, gradient, covered)
 
 
-LOSS = Loss(closed_form=closed_form, needs_labels=True, options=Options, terms=weights)
+LOSS = Loss(
+    closed_form=closed_form,
+    needs_labels=True,
+    options=Options,
+    terms=weights,
+    num_targets=top_k.num_targets,
+    from_targets=from_targets,
+)

@@ -14,16 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Objective, Scored
+from .base import Objective, Scored, Targets
 
 
-def score(student: Tensor, teacher: Tensor | None, labels: Tensor | None, objective: Objective) -> Scored:
+def score(
+    student: Tensor, teacher: Tensor | Targets | None, labels: Tensor | None, objective: Objective
+) -> Scored:
     """The loss of a chunk and its gradient: in closed form if the loss has one, else by autograd.
 
     Args:
-        student, teacher: logits [C, V]. labels: [C].
+        student: logits [C, V]. teacher: logits [C, V], or its most likely tokens. labels: [C].
     """
     loss, options = objective.loss, objective.options
+    if isinstance(teacher, Targets):
+        assert loss.from_targets is not None, "the recipe was checked"
+        return loss.from_targets(student, teacher, labels, options)
     if loss.closed_form is not None:
         return loss.closed_form(student, teacher, labels, options)
     assert loss.per_token is not None
@@ -43,7 +48,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         student: Tensor,
-        teacher: Tensor | None,
+        teacher: Tensor | Targets | None,
         labels: Tensor | None,
         weight: Tensor,
         objective: Objective,
@@ -56,7 +61,9 @@ class _ChunkedLoss(torch.autograd.Function):
         gradients = []
         for first in range(0, student.shape[0], chunk):
             rows = slice(first, first + chunk)
-            target = None if teacher is None else F.linear(teacher[rows], weight)
+            target = None if teacher is None else teacher[rows]
+            if isinstance(target, Tensor):
+                target = F.linear(target, weight)
             scored = score(
                 F.linear(student[rows], weight), target, None if labels is None else labels[rows], objective
             )
@@ -82,7 +89,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
 def training_loss(
     student_hidden: Tensor,
-    teacher_hidden: Tensor | None,
+    teacher: Tensor | Targets | None,
     labels: Tensor | None,
     head: Tensor,
     objective: Objective,
@@ -92,13 +99,11 @@ def training_loss(
     mean of each term.
 
     Args:
-        student_hidden, teacher_hidden: last hidden states [tokens, D], after the final norm; the teacher's if
-            the loss needs it.
+        student_hidden: last hidden states [tokens, D], after the final norm.
+        teacher: the same of the teacher, or its most likely tokens; None if the loss needs neither.
         labels: the token that follows each position, [tokens], if the loss needs it.
         head: the frozen vocabulary projection [V, D].
         chunk_tokens: tokens whose logits exist at once.
     """
-    loss, covered, *means = _ChunkedLoss.apply(
-        student_hidden, teacher_hidden, labels, head, objective, chunk_tokens
-    )  # type: ignore[no-untyped-call]
+    loss, covered, *means = _ChunkedLoss.apply(student_hidden, teacher, labels, head, objective, chunk_tokens)  # type: ignore[no-untyped-call]
     return loss, covered, dict(zip(objective.weights, means, strict=True))

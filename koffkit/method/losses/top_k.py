@@ -1,6 +1,6 @@
 """KL(teacher || student) on the teacher's top tokens, with the rest as one more outcome (method, section 4).
 
-Legend: C tokens of a chunk, V vocabulary, k top tokens.
+Legend: C tokens of a chunk, V vocabulary, K top tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from ...strict import Positive, StrictModel, with_new_name
-from .base import Loss, Scored
+from .base import Loss, Scored, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,31 +54,49 @@ class TopK:
         return cls(top.max, top.top_p) if isinstance(top, TopP) else cls(top)
 
 
-def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tuple[Tensor, Tensor, Tensor]:
+def num_targets(options: Any) -> int:
+    """How many of the teacher's most likely tokens the loss compares individually, at most."""
+    return TopK.of(options).count
+
+
+def targets_of(teacher_logits: Tensor, count: int) -> Targets:
+    """The teacher's most likely tokens.
+
+    Args:
+        teacher_logits: [C, V] over the full vocabulary.
+        count: how many; one token at least is always left for the rest.
+    """
+    p = teacher_logits.float().softmax(-1)
+    top_p, index = p.topk(min(count, p.shape[-1] - 1), dim=-1)
+    return Targets(index, top_p, p.scatter_(-1, index, 0.0).sum(-1))
+
+
+def coarse_kl(student_logits: Tensor, teacher: Targets, top: TopK) -> tuple[Tensor, Tensor, Tensor]:
     """KL of the coarsened distributions, and its gradient in closed form.
 
     With p, q the coarsened teacher and student, d KL / d logit is q - p for a top token; the tail shares its
     part of the gradient in proportion to q.
 
     Args:
-        student_logits, teacher_logits: [C, V] over the full vocabulary.
+        student_logits: [C, V] over the full vocabulary.
+        teacher: its most likely tokens, at least as many as `top` wants.
 
     Returns:
         KL per token [C], the teacher's mass on the top tokens [C], d KL / d student_logits [C, V].
     """
     import torch
 
-    student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
     tiny = torch.finfo(torch.float32).tiny
+    student_logits = student_logits.float()
     log_z = student_logits.logsumexp(-1, keepdim=True)
-    p, q = teacher_logits.softmax(-1), (student_logits - log_z).exp_()
-    top_p, index = p.topk(min(top.count, p.shape[-1] - 1), dim=-1)
-    kept = _kept(top_p, top.top_p)
+    q = (student_logits - log_z).exp_()
+    kept = _kept(teacher.probability, top)
+    index, top_p = teacher.index, teacher.probability
     log_q = student_logits.gather(-1, index) - log_z
     top_q = log_q.exp()
 
-    tail_p = p.scatter(-1, index, top_p.masked_fill(kept, 0.0)).sum(-1).clamp_min(tiny)
-    tail_q = q.scatter(-1, index, top_q.masked_fill(kept, 0.0)).sum(-1).clamp_min(tiny)
+    tail_p = (teacher.rest + top_p.masked_fill(kept, 0.0).sum(-1)).clamp_min(tiny)
+    tail_q = q.scatter_(-1, index, top_q.masked_fill(kept, 0.0)).sum(-1).clamp_min(tiny)
     top_kl = (top_p * (top_p.clamp_min(tiny).log() - log_q)).masked_fill(~kept, 0.0).sum(-1)
     kl = top_kl + tail_p * (tail_p.log() - tail_q.log())
 
@@ -87,17 +105,30 @@ def coarse_kl(student_logits: Tensor, teacher_logits: Tensor, top: TopK) -> tupl
     return kl, top_p.masked_fill(~kept, 0.0).sum(-1), gradient
 
 
-def _kept(probabilities: Tensor, top_p: float | None) -> Tensor:
-    """True for the leading tokens [C, k] up to and including the one at which their mass reaches `top_p`."""
-    if top_p is None:
-        return probabilities.new_ones(probabilities.shape).bool()
-    return probabilities.cumsum(-1) - probabilities < top_p
+def _kept(probabilities: Tensor, top: TopK) -> Tensor:
+    """True for the leading tokens [C, K] up to and including the one at which their mass reaches `top_p`, at
+    most `count`."""
+    kept = probabilities.new_ones(probabilities.shape).bool()
+    if top.top_p is not None:
+        kept = probabilities.cumsum(-1) - probabilities < top.top_p
+    kept[..., top.count :] = False
+    return kept
 
 
 def closed_form(student: Tensor, teacher: Tensor | None, labels: Tensor | None, options: Any) -> Scored:
     assert teacher is not None
+    return from_targets(student, targets_of(teacher, num_targets(options)), labels, options)
+
+
+def from_targets(student: Tensor, teacher: Targets, labels: Tensor | None, options: Any) -> Scored:
     kl, covered, gradient = coarse_kl(student, teacher, TopK.of(options))
     return Scored({"kl": kl}, gradient, covered)
 
 
-LOSS = Loss(closed_form=closed_form, options=Options, terms=lambda options: {"kl": 1.0})
+LOSS = Loss(
+    closed_form=closed_form,
+    options=Options,
+    terms=lambda options: {"kl": 1.0},
+    num_targets=num_targets,
+    from_targets=from_targets,
+)

@@ -91,7 +91,7 @@ def test_token_files_of_conversations(llama: Path, tmp_path: Path, loss_on: str)
     else:
         assert train.mask is not None and len(train.mask) == len(train.tokens)
         assert train.mask[: len(ids)].astype(bool).tolist() == assistant
-        ids, loss_mask, _ = train.batch(1, 2, 16, 0)
+        ids, loss_mask, *_ = train.batch(1, 2, 16, 0)
         for row in range(2):  # the same cut of both files
             starts = [
                 i

@@ -29,6 +29,22 @@ def test_sequences_are_consecutive_and_an_epoch_repeats_none(packed: PackedToken
     assert len(set(tokens)) == len(tokens) > 950
 
 
+def test_cuts_that_are_kept_give_every_epoch_and_seed_the_same_numbered_sequences(
+    packed: PackedTokens,
+) -> None:
+    packed.keep_cuts(100)
+    per_epoch = packed.sequences_of_epoch(16)
+    assert per_epoch == 1000 // 16
+    seen = []
+    for epoch, seed in ((0, 0), (1, 0), (0, 5)):
+        batches = [packed.batch(epoch * per_epoch + i, 1, 16, seed) for i in range(per_epoch)]
+        assert all(batch.numbers is not None for batch in batches)
+        seen.append([(batch.numbers.item(), batch.ids[0].tolist()) for batch in batches])  # type: ignore[union-attr]
+    assert seen[0] != seen[1] and seen[0] != seen[2]
+    expected = [(100 + i, list(range(16 * i, 16 * i + 16))) for i in range(per_epoch)]
+    assert sorted(seen[0]) == sorted(seen[1]) == sorted(seen[2]) == expected
+
+
 def test_epochs_cut_at_different_places(packed: PackedTokens) -> None:
     per_epoch = (1000 - 16) // 16
     first, second = (
@@ -62,7 +78,7 @@ def begun(tmp_path: Path) -> PackedTokens:
 
 def test_every_sequence_begins_as_the_tokenizer_begins_a_text(begun: PackedTokens) -> None:
     for visit in range(200):
-        ids, loss_mask, _ = begun.batch(visit, 3, 16, seed=1)
+        ids, loss_mask, *_ = begun.batch(visit, 3, 16, seed=1)
         batch = ids.numpy()
         assert batch.shape == (3, 16)
         assert (batch[:, 0] == 7).all()

@@ -9,8 +9,8 @@ from koffkit.method.losses.base import Loss, Objective
 from koffkit.method.losses.chunked import training_loss
 from koffkit.method.losses.cross_entropy import cross_entropy
 from koffkit.method.losses.full import full_kl
-from koffkit.method.losses.top_k import TopK, coarse_kl
-from koffkit.recipe.learning import Distill
+from koffkit.method.losses.top_k import TopK, coarse_kl, targets_of
+from koffkit.recipe.distill import Distill
 
 
 def reference(student: Tensor, teacher: Tensor, top: TopK) -> Tensor:
@@ -49,7 +49,7 @@ def test_value_and_gradient_equal_autograd_of_the_definition(
     leaf = student.clone().requires_grad_()
     expected = reference(leaf, teacher, top)
     expected.sum().backward()
-    kl, _, gradient = coarse_kl(student, teacher, top)
+    kl, _, gradient = coarse_kl(student, targets_of(teacher, top.count), top)
     torch.testing.assert_close(kl.double(), expected.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient.double(), leaf.grad, atol=1e-6, rtol=1e-5)
 
@@ -60,25 +60,25 @@ def test_all_tokens_give_the_full_divergence(logits: tuple[Tensor, Tensor]) -> N
         -1
     )
     torch.testing.assert_close(
-        coarse_kl(student, teacher, TopK(10_000))[0].double(), full, atol=1e-5, rtol=1e-5
+        coarse_kl(student, targets_of(teacher, 10_000), TopK(10_000))[0].double(), full, atol=1e-5, rtol=1e-5
     )
 
 
 def test_coarsening_never_exceeds_the_full_divergence(logits: tuple[Tensor, Tensor]) -> None:
     student, teacher = logits
-    full, coarse = (coarse_kl(student, teacher, TopK(k))[0] for k in (59, 4))
+    full, coarse = (coarse_kl(student, targets_of(teacher, k), TopK(k))[0] for k in (59, 4))
     assert bool((coarse <= full + 1e-6).all()) and bool((coarse >= 0).all())
 
 
 def test_equal_distributions_have_no_loss_and_no_gradient(logits: tuple[Tensor, Tensor]) -> None:
-    kl, _, gradient = coarse_kl(logits[0], logits[0] + 3.0, TopK(10))
+    kl, _, gradient = coarse_kl(logits[0], targets_of(logits[0] + 3.0, 10), TopK(10))
     assert kl.abs().max() < 1e-6 and gradient.abs().max() < 1e-6
 
 
 def test_coverage_takes_as_few_tokens_as_needed() -> None:
     teacher = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04]]).log()
     for coverage, covered in ((0.4, 0.5), (0.5, 0.5), (0.6, 0.8), (0.85, 0.9)):
-        mass = coarse_kl(torch.zeros(1, 5), teacher, TopK(4, coverage))[1]
+        mass = coarse_kl(torch.zeros(1, 5), targets_of(teacher, 4), TopK(4, coverage))[1]
         assert mass.item() == pytest.approx(covered, abs=1e-5)
 
 
