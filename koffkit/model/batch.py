@@ -27,5 +27,9 @@ class Batch(NamedTuple):
     loss_mask: Tensor | None = None
     positions: Tensor | None = None
 
+    def rows(self, rows: slice) -> Batch:
+        """Some of the sequences."""
+        return Batch(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> Batch:
         return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
