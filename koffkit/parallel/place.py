@@ -33,8 +33,8 @@ def _told() -> tuple[int, int]:
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
         raise UsageError(
-            f"RANK={rank!r} of WORLD_SIZE={size!r}: no such process; start with torchrun or accelerate launch, "
-            "or unset both variables."
+            f"RANK={rank!r} of WORLD_SIZE={size!r}: no such process; start with torchrun or accelerate "
+            "launch, or unset both variables."
         )
     return int(rank), int(size)
 

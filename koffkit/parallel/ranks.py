@@ -192,10 +192,10 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo and of NCCL; DistBackendError is one too
-        raise lost(error) from error
+        raise lost() from error
 
 
-def lost(error: Exception | None = None) -> PeerLost:
+def lost() -> PeerLost:
     """The error of a process that others have left."""
     return PeerLost(
         "another process of this run has ended; see why above (or in its machine's log), then continue with "

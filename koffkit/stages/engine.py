@@ -6,7 +6,7 @@ import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from ..checkpoint.spec import ModelSpec
 from ..data.domains import resolve_domains

@@ -142,8 +142,8 @@ def led_run(run: RunFolder) -> RunState:
     """
     if not run.exists:
         raise UsageError(
-            f"{run.path}: process {ranks.rank()} does not see the run that process 0 made; give an --output on "
-            "a file system that all machines share, under the same path."
+            f"{run.path}: process {ranks.rank()} does not see the run that process 0 made; give an --output "
+            "on a file system that all machines share, under the same path."
         )
     return run.read()
 

@@ -17,8 +17,8 @@ from ..training.restoring import stored_dtype
 
 
 def save_memories(context: Context) -> None:
-    """Write every domain's memory, at the widths of the unsliced base. Of several processes the leader writes,
-    but all round restored neurons to what is stored."""
+    """Write every domain's memory, at the widths of the unsliced base. Of several processes the leader
+    writes, but all round restored neurons to what is stored."""
     memories = context.student.memories
     if memories is None:
         return

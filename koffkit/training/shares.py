@@ -77,6 +77,6 @@ def require_rows(recipe: Recipe, stage: str, options: Training) -> None:
     for field, rows in fields.items():
         if rows * parts < ranks.size():
             raise UsageError(
-                f"{field}: {rows} x train.gradient_accumulation: {parts} are {rows * parts} sequences a step, "
-                f"too few for {ranks.size()} processes; start at most {rows * parts}, or raise either."
+                f"{field}: {rows} x train.gradient_accumulation: {parts} are {rows * parts} sequences a "
+                f"step, too few for {ranks.size()} processes; start at most {rows * parts}, or raise either."
             )

@@ -23,7 +23,5 @@ def track(context: Context, stage: str, step: int, figures: Mapping[str, Any]) -
         names = [other.name for other in recipe.stages]
         earlier = [other.options for other in recipe.stages[: names.index(stage)]]
         before = sum(options.max_steps for options in earlier if isinstance(options, Training))
-        numbers = {
-            f"{stage}/{key}": value for key, value in figures.items() if isinstance(value, int | float)
-        }
+        numbers = {f"{stage}/{key}": value for key, value in figures.items() if not isinstance(value, str)}
         context.accelerator.log(numbers, step=before + step)

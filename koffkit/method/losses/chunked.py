@@ -99,8 +99,8 @@ def training_loss(
         labels: the token that follows each position, [tokens], if the loss needs it.
         head: the frozen vocabulary projection [V, D].
         chunk_tokens: tokens whose logits exist at once.
-        of: of how many tokens the means are, if these are a process's share of a batch: what the processes get
-            then adds up to the means of the batch. None: of these.
+        of: of how many tokens the means are, if these are a process's share of a batch: what the processes
+            get then adds up to the means of the batch. None: of these.
     """
     tokens = student_hidden.shape[0] if of is None else of
     loss, covered, *means = _ChunkedLoss.apply(
