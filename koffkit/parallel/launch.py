@@ -36,7 +36,7 @@ def launch(num_processes: int, arguments: Sequence[str]) -> int:
     logging.disable(logging.CRITICAL)  # the launcher's, which would repeat what is said below
     settings = ["--standalone", f"--nproc-per-node={num_processes}", "--module", "koffkit"]
     try:
-        run(parse_args([*settings, *arguments]))
+        run(parse_args([*settings, *arguments]))  # type: ignore[no-untyped-call]
     except SignalException:
         return 130
     except ChildFailedError as error:
@@ -54,6 +54,6 @@ def _killed(rank: int, num_processes: int, number: int) -> str:
     known = {int(known): known.name for known in signal.Signals}
     return (
         f"process {rank} of {num_processes} was killed by {known.get(number, NO_SIGNAL)} (out of memory?), "
-        "and the others ended with it; continue with the same command and --resume, with as many processes as "
-        "you like."
+        "and the others ended with it; continue with the same command and --resume, with as many processes "
+        "as you like."
     )
