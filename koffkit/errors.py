@@ -51,6 +51,10 @@ class ResourceError(KoffkitError):
     exit_code = 5
 
 
+class PeerLost(ResourceError):
+    """Another process of the same run has ended."""
+
+
 class Interrupted(KoffkitError):
     """The user interrupted a run that can be resumed."""
 

@@ -8,13 +8,15 @@ import importlib
 import io
 import os
 import sys
+import time
 import traceback
 from typing import Any
 
 import click
 
-from ..errors import KoffkitError, UsageError, near_name
-from .console import _JSON_KEY, emit, say
+from ..errors import KoffkitError, PeerLost, UsageError, near_name
+from ..parallel import place
+from .console import _JSON_KEY, ARGUMENTS, emit, say
 from .failures import as_koffkit_error
 from .verbosity import of, with_verbosity
 
@@ -40,6 +42,13 @@ COMMANDS = {
 }
 
 
+SHARED = ("compress",)
+"""Commands that several processes can work on together."""
+SILENCE = 3.0
+"""Seconds that a process leaves to the first one to say what went wrong, which mostly is the same; then the
+launcher ends all."""
+
+
 class LazyGroup(click.Group):
     """Knows its commands by name and one line of help, and imports only the one that is used."""
 
@@ -56,6 +65,11 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             ctx.fail(f"no command {args[0]!r}; {near_name(args[0], COMMANDS)}")
+        if place.num_processes() > 1 and args and args[0] not in (*SHARED, "--help", "-h"):
+            raise UsageError(
+                f"koffkit {args[0]} works in one process; start it without torchrun or accelerate launch (if "
+                f"there is none, unset {', '.join(place.NAMES)})."
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -76,11 +90,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with cli.make_context("koffkit", list(sys.argv[1:] if arguments is None else arguments)) as root:
             context = root.meta
+            context[ARGUMENTS] = list(sys.argv[1:] if arguments is None else arguments)
+            settings = of(context)
+            settings.mute = settings.quiet = place.rank() > 0
             _check_platform()
             cli.invoke(root)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        if of(context).mute:
+            time.sleep(SILENCE)
         written = io.StringIO()
         error.show(written)
         say(written.getvalue(), err=True, nl=False)
@@ -94,6 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         known = as_koffkit_error(error)
         if known is None:
+            if of(context).mute:
+                time.sleep(SILENCE)
             of(context).log_error(str(error), error)
             raise
         _fail(str(known), known.exit_code, context, error)
@@ -125,6 +146,11 @@ def _check_platform() -> None:
 
 def _fail(text: str, code: int, meta: dict[str, Any], error: BaseException | None = None) -> None:
     settings = of(meta)
+    if isinstance(error, PeerLost) and place.by_own_launcher():
+        sys.exit(code)  # the launcher knows more
+    if settings.mute:
+        time.sleep(SILENCE)
+        text = f"process {place.rank()}: {text}"
     with contextlib.suppress(OSError):
         settings.log_error(text, error)
     if settings.verbose and error is not None:

@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..parallel import place
 from ..report.verdict import verdict_of
-from .console import RichProgress, emit, json_option, print_results, print_verdict, quiet_libraries, stdout
+from .console import (
+    ARGUMENTS,
+    RichProgress,
+    emit,
+    json_option,
+    print_results,
+    print_verdict,
+    quiet_libraries,
+    stdout,
+)
 from .place import device_option
 
 if TYPE_CHECKING:
@@ -23,6 +33,13 @@ if TYPE_CHECKING:
     "--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field of the recipe; repeatable."
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option(
+    "--num-processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine that share each step, one a GPU.",
+)
 @click.option("--dry-run", is_flag=True, help="Only state the plan: exact parameters, bytes, memory, time.")
 @device_option
 @json_option
@@ -31,6 +48,7 @@ def command(
     output: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
+    num_processes: int,
     dry_run: bool,
     device: str | None,
     as_json: bool,
@@ -45,12 +63,16 @@ def command(
 
     loaded = load_recipe(recipe, overrides)
     if dry_run:
-        dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json, device)
+        if place.rank() == 0:
+            dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json, device)
         return
     if not resume:
         check_recipe(loaded)
     run = output or Path("runs") / loaded.recipe.name
     require_place(run)
+    if num_processes > 1 and place.num_processes() == 1:
+        _launch(num_processes)
+        return
     quiet_libraries()
     require_device(device)
     from ..stages.engine import run_recipe
@@ -63,12 +85,22 @@ def command(
         progress.warn(warning)
     with progress.live():
         state = run_recipe(loaded, run, resume=resume, device=device, progress=progress)
+    if place.rank() > 0:
+        return
     verdict = verdict_of(state.results).to_json()
     if as_json:
         shown = {"run": str(run), "state": state.state, "plan": stated.to_json()}
         emit({**shown, "results": state.results, "verdict": verdict})
     else:
         _print_results(run, state, verdict)
+
+
+def _launch(num_processes: int) -> None:
+    """Start this command anew in several processes, and end as they do."""
+    from ..parallel.launch import launch
+
+    context = click.get_current_context()
+    context.exit(launch(num_processes, context.find_root().meta[ARGUMENTS]))
 
 
 def _print_results(run: Path, state: RunState, verdict: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from .heartbeat import heartbeat
 from .text import json_text, visible
 
 _JSON_KEY = "koffkit.json"
+ARGUMENTS = "koffkit.arguments"
+"""Where the root context keeps the arguments of the command line."""
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +86,7 @@ def quiet_libraries() -> None:
 
 
 __all__ = [
+    "ARGUMENTS",
     "RichProgress",
     "emit",
     "json_option",

@@ -113,6 +113,8 @@ class RichProgress:
         self._note(text, printed=True)
 
     def warn(self, text: str) -> None:
+        if self._verbosity.mute:
+            return
         self._verbosity.log(f"warning: {text}")
         self._console.print(f"warning: {text}", style="yellow", markup=False)
         if beating := heartbeat():

@@ -22,6 +22,8 @@ class Verbosity:
     quiet: bool = False
     verbose: bool = False
     log_file: Path | None = None
+    mute: bool = False
+    """One of several processes, of which only the first speaks."""
 
     def log(self, text: str) -> None:
         """Append a line with the time to the log file, if there is one."""
@@ -86,9 +88,9 @@ def _verbose(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def _log_file(context: click.Context, _: click.Parameter, value: Path | None) -> None:
-    if value is None:
-        return
     settings = of(context.find_root().meta)
+    if value is None or settings.mute:
+        return
     settings.log_file = value
     try:
         settings.log(f"koffkit {context.command_path}")

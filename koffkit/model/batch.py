@@ -30,5 +30,9 @@ class Batch(NamedTuple):
     positions: Tensor | None = None
     numbers: Tensor | None = None
 
+    def rows(self, rows: slice) -> Batch:
+        """Some of the sequences."""
+        return Batch(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> Batch:
         return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from typing import Any
 from ..artefact.digests import file_entry
 from ..artefact.parts import FileEntry
 from ..errors import KoffkitError, UsageError
+from ..parallel import ranks
 from ..storage.files import write_atomically
 from .state import RunState
 
@@ -118,7 +119,8 @@ class RunFolder:
 
     def write(self, state: RunState) -> RunState:
         """Write `run.json` whole or not at all; returns the state."""
-        state.write(self.run_file)
+        if ranks.leads():
+            state.write(self.run_file)
         return state
 
     @property
@@ -149,12 +151,14 @@ class RunFolder:
         return state
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
+        if not ranks.leads():
+            return
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rewind_metrics(self, stage_order: list[str], stage: str, step: int) -> None:
         """Drop the rows after `step` of `stage`: the steps that a resumed run is about to repeat."""
-        if not self.metrics_file.is_file():
+        if not ranks.leads() or not self.metrics_file.is_file():
             return
         kept = []
         for line in self.metrics_file.read_text(encoding="utf-8").splitlines():

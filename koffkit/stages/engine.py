@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
-from importlib.metadata import version
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from pydantic import ValidationError
-
-from ..artefact.digests import backbone_digest
 from ..checkpoint.spec import ModelSpec
 from ..data.domains import resolve_domains
-from ..errors import DataError, IntegrityError, KoffkitError, UsageError
+from ..errors import DataError, KoffkitError
 from ..hub import locate
 from ..interrupts import interruptible
-from ..planning.plan import budget_of, check_layers
+from ..parallel import ranks
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
-from ..recipe.schema import Recipe
 from ..recipe.stages import KINDS
+from ..recipe.training import Training
 from ..run.folder import RunFolder
-from ..run.state import FORMAT, RunBase, RunBudget, RunState, StageState
+from ..run.state import RunState
 from ..storage.clock import timestamp
-from ..storage.files import make_folder
-from ..storage.lock import is_own, writing_in
-from ..storage.publish import discard
+from ..storage.lock import writing_in
 from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
+from ..training.shares import require_rows
 from ..training.teaching import open_cache
+from .opening import clear, led_run, open_run
 from .stage import StageKind
 
 ANSWER = "stopping after this step; again to stop now"
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
 def run_recipe(
@@ -66,7 +61,7 @@ def run_recipe(
         ResourceError: the device is not available.
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
-    with writing_in(output):
+    with ranks.joined(device), writing_in(output) if ranks.leads() else nullcontext():
         return _carry_out(loaded, output, None, resume, device, progress or Silent(), shared=shared)
 
 
@@ -106,31 +101,37 @@ def _carry_out(
     shared: Path | None = None,
 ) -> RunState:
     run = RunFolder(output)
-    named = loaded.recipe.base
-    base = ModelSpec.open(locate(named.model, loaded.root, revision=named.revision, progress=progress))
-    base.reader()  # transformers would silently load a checkpoint with missing tensors
-    fresh = not run.exists
-    state = _open_run(run, loaded, base, backbone, resume, progress)
+    progress = progress if ranks.leads() else Silent()
+    with ranks.leader_first():  # which may download the base
+        base = _base(loaded, progress)
+        fresh = ranks.leads() and not run.exists
+        opened = open_run(run, loaded, base, backbone, resume, progress) if ranks.leads() else None
+        state = opened or led_run(run)
     if state.is_finished:
         progress.message(f"{output}: already finished.")
-        shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # of a command killed at its end
+        if ranks.leads():
+            shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # of a command killed at its end
         return state
     try:
         _check_stages(loaded, base)
-        loaded = resolve_domains(loaded, run, base, progress)
+        with ranks.leader_first():
+            loaded = resolve_domains(loaded, run, base, progress)
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
         context = build_context(loaded, run, base, progress, backbone, device, masks)
         context.shared = shared
         context.cache = open_cache(context, state.base.fingerprint)
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
-            _clear(run, keep_tokens=not isinstance(error, DataError))
+            clear(run, keep_tokens=not isinstance(error, DataError))
         raise
     try:
-        with interruptible(at_once=False, answer=ANSWER) as context.stop:
+        with interruptible(at_once=False, answer=ANSWER if ranks.leads() else "") as stop:
+            context.stop = ranks.agreed(stop)
             state = _run_stages(context, state)
     finally:
         context.accelerator.end_training()
+    if not ranks.leads():
+        return state
     finished = run.write(
         state.evolve(state="finished", results=context.results, finished=timestamp(), files=run.list_files())
     )
@@ -140,14 +141,12 @@ def _carry_out(
     return finished
 
 
-def _clear(run: RunFolder, *, keep_tokens: bool) -> None:
-    """Remove a refused run; `keep_tokens` keeps token files, which may have taken hours."""
-    if not keep_tokens or not run.data_dir.is_dir():
-        discard(run.path)
-        return
-    for path in sorted(run.path.iterdir(), key=lambda path: path == run.run_file):  # run.json last
-        if path != run.data_dir and not is_own(path):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _base(loaded: LoadedRecipe, progress: Progress) -> ModelSpec:
+    """The unpruned base, complete on this machine."""
+    named = loaded.recipe.base
+    base = ModelSpec.open(locate(named.model, loaded.root, revision=named.revision, progress=progress))
+    base.reader()  # transformers would silently load a checkpoint with missing tensors
+    return base
 
 
 def _stage_kind(name: str) -> StageKind:
@@ -157,99 +156,9 @@ def _stage_kind(name: str) -> StageKind:
 def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
     """Check the options of all stages before the first one starts."""
     for stage in loaded.recipe.stages:
+        if isinstance(stage.options, Training):
+            require_rows(loaded.recipe, stage.name, stage.options)
         _stage_kind(stage.name).check(stage.options, loaded, base)
-
-
-def _open_run(
-    run: RunFolder,
-    loaded: LoadedRecipe,
-    base: ModelSpec,
-    backbone: Path | None,
-    resume: bool,
-    progress: Progress | None = None,
-) -> RunState:
-    sliced = None if backbone is None else backbone_digest(backbone)
-    if run.exists:
-        state = run.read()
-        if not resume:
-            raise UsageError(
-                f"{run.path}: there is a run already ({state.state}); add --resume to continue it, or "
-                "choose another --output."
-            )
-        _require_same_run(run, state, loaded.recipe, base, progress)
-        if state.backbone != sliced:
-            raise IntegrityError(
-                f"{run.path}: cannot resume, the run began with another backbone than {backbone}; remove the "
-                "run."
-            )
-        return state
-    if run.path.is_dir() and not all(is_own(path) or path == run.data_dir for path in run.path.iterdir()):
-        raise UsageError(f"{run.path}: the folder exists and is not a run; choose another --output.")
-    make_folder(run.path)
-    return run.write(_new_state(loaded, base, sliced, progress))
-
-
-def _require_same_run(
-    run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec, progress: Progress | None = None
-) -> None:
-    """Refuse to continue a run with a recipe or base other than its own."""
-    resolved = recipe.model_dump(mode="json")
-    requested = _in_present_names(state.requested_recipe, recipe)
-    if requested != resolved:
-        changed = [key for key in resolved if requested.get(key) != resolved[key]]
-        raise UsageError(
-            f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
-            "the run, or another --output."
-        )
-    if state.base.fingerprint != base.digest(state.base.digest_kind, progress):
-        raise IntegrityError(
-            f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
-        )
-
-
-def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """A resolved recipe with the field names of this version; earlier ones had other names for some."""
-    try:
-        said = {"begin_sequences": False} | requested  # as it was before there was the field
-        return type(recipe).model_validate(said).model_dump(mode="json")
-    except ValidationError:
-        return requested
-
-
-def _new_state(
-    loaded: LoadedRecipe, base: ModelSpec, sliced: str | None, progress: Progress | None
-) -> RunState:
-    """`run.json` of a run that is about to begin.
-
-    Args:
-        sliced: digest of the sliced backbone that memories are learned for; None: there is none yet.
-    """
-    recipe = loaded.recipe
-    resolved = recipe.model_dump(mode="json")
-    return RunState(
-        koffkit=FORMAT,
-        requested_recipe=resolved,
-        recipe=resolved,  # with the domains of `auto`, once they are known
-        recipe_path=str(loaded.path),
-        recipe_root=str(loaded.root),
-        versions={name: version(name) for name in ("koffkit", *PACKAGES)}
-        | {"python": platform.python_version()},
-        seed=recipe.seed,
-        base=RunBase(
-            model=recipe.base.model,
-            path=str(base.folder),
-            fingerprint=base.digest(progress=progress),
-            digest_kind="full",
-            config=dict(base.config),
-        ),
-        budget=RunBudget.model_validate(budget_of(recipe, base).to_json()),
-        backbone=sliced,
-        memory_layers=check_layers(recipe, base.num_layers),
-        stages=[StageState(name=stage.name, state="pending") for stage in recipe.stages],
-        state="running",
-        started=timestamp(),
-        results={},
-    )
 
 
 def _run_stages(context: Context, state: RunState) -> RunState:
@@ -260,8 +169,8 @@ def _run_stages(context: Context, state: RunState) -> RunState:
     if checkpoint is not None:
         context.run.rewind_metrics(names, checkpoint.stage, checkpoint.step)
         first = names.index(checkpoint.stage)
-    elif context.run.metrics_file.exists():
-        context.run.metrics_file.unlink()
+    elif ranks.leads():
+        context.run.metrics_file.unlink(missing_ok=True)
     if checkpoint is not None and first:  # the checkpoint holds everything that earlier stages learned
         repair = None if state.repair is None else state.repair.sha256
         context.restore(checkpoint, state.memory_layers, repair)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from ..parallel import ranks
 from ..strict import Positive, StrictModel
 from .stage import StageKind
 
@@ -83,6 +84,7 @@ class Restore(StageKind):
             for domain, places in chosen.items():
                 neurons = take_neurons(model, places, dtype, silent, columns.get(domain, {}))
                 memories.set_neurons(domain, neurons, tuned=wanted.tuned)
+            ranks.take_from_leader(context.tensors().values())
             order = [stage.name for stage in context.loaded.recipe.stages].index(self.name)
             extra = {"repair": context.learned.get("repair")}
             done = Checkpoint(self.name, 1, dict(context.tensors()), {}, extra)

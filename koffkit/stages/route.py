@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from .. import plugins
 from ..errors import Interrupted
+from ..parallel import ranks
 from ..recipe.sources import Source
 from ..router.options import RouterKind, require_options_of_kind, with_kind_options
 from ..strict import StrictModel
@@ -84,7 +85,9 @@ class Route(StageKind):
             train[label], test[label] = _split(context, label, source, options.max_documents)
             context.progress.advance(self.name, done, {})
         router = _fit(context, options, train)
-        router.save(context.run.router_dir)
+        with ranks.leader_first():
+            if ranks.leads():
+                router.save(context.run.router_dir)
         figures = assess(router, test)
         context.results["router"] = figures
         context.progress.advance(self.name, len(sources) + 1, {"accuracy": figures["accuracy"]})

@@ -14,6 +14,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.convert import as_gates
 from ..masks.file import load_masks
+from ..parallel import ranks
 from ..planning.plan import budget_of, check_layers, gated_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -64,10 +65,11 @@ def build_context(
     model = _load(base, recipe, progress)
     spec, teacher = base, None
     if backbone is not None:
-        teacher = accelerator.prepare_model(Student(model, base, None, None))
+        teacher = accelerator.prepare_model(Student(model, base, None, None), evaluation_mode=True)
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
         model = _load(spec, recipe, progress)
-    student = accelerator.prepare_model(make_student(recipe, spec, model, gated=backbone is None))
+    student = make_student(recipe, spec, model, gated=backbone is None)
+    student = accelerator.prepare_model(student, evaluation_mode=True)  # gradients are added up by the loop
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
     sliced_by = None if masks is None else as_gates(load_masks(masks, base))
@@ -79,16 +81,20 @@ def _corpus(
     loaded: LoadedRecipe, run: RunFolder, base: ModelSpec, tokenizer: Any, progress: Progress
 ) -> Corpus:
     from ..data.corpus import prepare
+    from ..data.prepared import prepared
 
-    return prepare(
-        loaded,
-        tokenizer,
-        run.data_dir,
-        progress.message,
-        warn=progress.warn,
-        vocab_size=vocab_size(base.config),
-        begun=run.metrics_file.is_file(),
-    )
+    with ranks.leader_first():
+        if not ranks.leads():
+            return prepared(loaded.recipe, tokenizer, run.data_dir)
+        return prepare(
+            loaded,
+            tokenizer,
+            run.data_dir,
+            progress.message,
+            warn=progress.warn,
+            vocab_size=vocab_size(base.config),
+            begun=run.metrics_file.is_file(),
+        )
 
 
 def _load(spec: ModelSpec, recipe: Recipe, progress: Progress) -> Any:
@@ -162,7 +168,7 @@ def make_accelerator(recipe: Recipe, run: RunFolder, device: str | None = None) 
 
     trackers = recipe.train.trackers
     _check_trackers(trackers)
-    with _device_of_accelerate(device) as on_cpu:
+    with _device_of_accelerate(None if ranks.together() else device) as on_cpu:
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=recipe.train.precision,
@@ -185,7 +191,7 @@ def _device_of_accelerate(device: str | None) -> Iterator[bool]:
 
     from ..devices import find_device
 
-    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
+    AcceleratorState._reset_state(reset_partial_state=not ranks.together())
     if device is None:
         yield False
         return

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..artefact.digests import file_entry
 from ..errors import IntegrityError
+from ..parallel import ranks
 from ..storage.files import naming, write_json
 from ..storage.publish import whole_folder
 from ..storage.read_json import read_json
@@ -57,11 +58,18 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, order: int, checkpoint: Checkpoint) -> None:
-    """Write `folder/<order>-<stage>-<step>/`, then remove all but the one before.
+    """Write `folder/<order>-<stage>-<step>/`, then remove all but the one before. Of several processes the
+    leader writes, and the others wait for it.
 
     Args:
         order: the stage's place in the recipe, so that names sort by time.
     """
+    with ranks.leader_first():
+        if ranks.leads():
+            _save(folder, order, checkpoint)
+
+
+def _save(folder: Path, order: int, checkpoint: Checkpoint) -> None:
     name = f"{order:02d}-{checkpoint.stage}-{checkpoint.step:08d}"
     flat = {f"value/{key}": value for key, value in checkpoint.tensors.items()}
     for key, state in checkpoint.moments.items():

@@ -23,6 +23,7 @@ from ..model.gating import GateValues
 from ..model.lower_layers import LowerLayers
 from ..model.student import Student
 from ..model.top_k_gates import TopKGates
+from ..parallel import ranks
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..run.folder import RunFolder
@@ -137,15 +138,18 @@ class Context:
     def _project(self) -> Masks:
         gates = self.student.gates
         assert gates is not None
+        ranks.take_from_leader(gates.parameters())  # one mask, whatever each process rounded
         self.masks = gates.hard(self.budget)
         masks = as_masks(self.masks)
-        save_scores(gates.scores(), self.run.scores_file)
-        save_masks(masks, self.run.masks_file)
+        if ranks.leads():
+            save_scores(gates.scores(), self.run.scores_file)
+            save_masks(masks, self.run.masks_file)
         self.learned["budget"] = self.budget.realised(kept_counts(masks)).to_json()
         return masks
 
     def keep_layers(self, layers: list[int]) -> None:
         """Settle which layers carry memory from now on."""
+        layers = ranks.of_leader(layers)
         if self.student.memories is not None:
             self.student.memories.keep_layers(layers)
             self.learned["memory_layers"] = layers

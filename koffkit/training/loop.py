@@ -20,20 +20,20 @@ from ..method.controller import make_controller
 from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
 from ..model.batch import Batch
+from ..parallel import ranks
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
-from .figures import gradient_figures, rates
+from .figures import LOW_MASS, gradient_figures, gradients, low_mass, peak_memory_figures, rates
 from .heldout import heldout_kl
 from .optimizer import OF_MASK, parameter_groups
 from .parity import check_first_masks
-from .profile import peak_memory, span
+from .profile import span
 from .saliency import warm_start
 from .schedule import Schedule
+from .shares import Share, own_shares
 from .sparsity import active_and_target, sparsity_figures
-
-LOW_MASS = 0.9
-"""Teacher's probability mass on its top tokens, below which the loss hardly constrains the rest."""
+from .tracking import track
 
 
 class DistillationLoop:
@@ -91,12 +91,13 @@ class DistillationLoop:
         elif self.train_gates:
             warm_start(self.context, self.options)
             check_first_masks(self.context)
+        ranks.take_from_leader(self.context.tensors().values())
         steps = self.options.max_steps if self.optimizer is not None else 0
         self.context.progress.start(self.name, steps, first)
         for step in range(first, steps):
             figures = self._step(step) | self._heldout(step + 1)
             self.context.run.append_metrics({"stage": self.name, "step": step + 1, **figures})
-            self._track(step + 1, figures)
+            track(self.context, self.name, step + 1, figures)
             self.context.progress.advance(self.name, step + 1, figures)
             done, stopping = step + 1, self.context.stop()
             if stopping or (done % self.recipe.train.checkpoint_every == 0 and done < steps):
@@ -118,33 +119,35 @@ class DistillationLoop:
     def _step(self, step: int) -> dict[str, Any]:
         begin = time.perf_counter()
         figures: dict[str, float] = {}
-        tokens = 0
         accumulation = self.recipe.train.gradient_accumulation
         domain, retention = self.schedule.step(step)
         self._set_temperature(self.schedule.temperature(step))
-        for part in range(accumulation):
-            batch = self._batch(step, part, domain, retention)
-            tokens += batch.ids.numel()
-            loss, terms = self._loss(batch, step * accumulation + part, domain)
+        for share in own_shares(self.recipe, self.options, retention=retention):
+            batch = self._batch(step, share.part, domain, retention)
+            loss, terms = self._loss(batch, share, step * accumulation + share.part, domain)
             for key, value in terms.items():
                 figures[key] = figures.get(key, 0.0) + value / accumulation
-            self._require_finite(figures, step)
+            figures["tokens"] = figures.get("tokens", 0) + batch.rows(share.rows).ids.numel()
             with span("backward"):
                 self.context.accelerator.backward(loss / accumulation)
+        figures = ranks.added_up(figures)
+        tokens = int(figures.pop("tokens"))
+        self._require_finite(figures, step)
+        ranks.add_up(gradients(self.groups))
         figures |= gradient_figures(self.groups)
         with span("update"):
             self._update(step, retention)
         gates = self.student.gates if self.train_gates else None
         figures |= sparsity_figures(gates, self.context.budget, self.recipe.mask.local_sparsity)
         seconds = time.perf_counter() - begin
-        self._warn_low_mass(figures)
+        self._warn_low_mass(figures["covered_mass"])
         return figures | {
             **rates(self.optimizer),
             "wall_time": round(time.time(), 3),
             "domain": "retention" if retention else domain or "",
             "tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1),
-            "peak_memory": peak_memory(self.context.accelerator.device),
+            **peak_memory_figures(self.context.accelerator.device),
         }
 
     def _heldout(self, done: int) -> dict[str, float]:
@@ -179,19 +182,23 @@ class DistillationLoop:
         )
         return stream.batch(*place).to(self.context.accelerator.device)
 
-    def _loss(self, batch: Batch, sample: int, domain: str) -> tuple[Tensor, dict[str, float]]:
-        """The loss to minimise, and its terms as numbers."""
+    def _loss(self, batch: Batch, share: Share, sample: int, domain: str) -> tuple[Tensor, dict[str, float]]:
+        """The loss to minimise, and its terms as numbers; what the processes have adds up to both."""
         loss, figures = self.distillation(
-            batch, domain if self.with_memory else None, self._gate_values(sample)
+            batch, domain if self.with_memory else None, self._gate_values(sample), share
         )
         if self.train_gates and self.student.gates is not None:
-            penalty = self.controller.penalty(*self._active_and_target())
-            figures |= {"penalty": penalty.item(), "lambda": self.controller.strength}
+            penalty = self.controller.penalty(*self._active_and_target()) * share.fraction
+            figures |= {"penalty": penalty.item(), "lambda": self.controller.strength * share.fraction}
             loss = loss + penalty
         return loss, figures
 
     def distillation(
-        self, batch: Batch, memory: str | None, values: Mapping[str, Tensor] | None
+        self,
+        batch: Batch,
+        memory: str | None,
+        values: Mapping[str, Tensor] | None,
+        share: Share | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of the student with these gate values and this memory, without the sparsity penalty.
 
@@ -199,12 +206,16 @@ class DistillationLoop:
             batch: sequences.
             memory: the domain whose memory is attached, or None.
             values: gates [L, U] by name; None: all off.
+            share: what of the batch is computed; None: all of it.
 
         Returns:
             The differentiable loss, and its terms as numbers.
         """
         student, accelerator, objective = self.student, self.context.accelerator, self.objective
         lower = self.context.lower_layers(values, sampled=self.train_gates)
+        of = None  # the loss is a mean over this many positions; None: those at hand
+        if share is not None and not share.whole:
+            of, batch = int(self._scored(batch).sum()), batch.rows(share.rows)
         with accelerator.autocast():
             teacher = None
             if objective.loss.needs_teacher:
@@ -212,22 +223,27 @@ class DistillationLoop:
                     teacher = self.context.taught(batch)
             with span("student"), lower.replayed():
                 hidden = student(batch.ids, values, memory, batch.positions)
-            scored = torch.ones_like(batch.ids, dtype=torch.bool)
-            if (
-                objective.loss.needs_labels or batch.loss_mask is not None
-            ):  # each position predicts the token that follows it
-                counted = scored if batch.loss_mask is None else batch.loss_mask
-                scored = torch.nn.functional.pad(counted[:, 1:], (0, 1), value=False)
+            scored = self._scored(batch)
             labels = batch.ids.roll(-1, 1)[scored] if objective.loss.needs_labels else None
             rows = None if teacher is None else teacher[scored]
             chunk = self.recipe.distill.chunk_tokens
             with span("loss"):
                 loss, covered, terms = training_loss(
-                    hidden[scored], rows, labels, student.head, objective, chunk
+                    hidden[scored], rows, labels, student.head, objective, chunk, of
                 )
+        if share is not None and of == 0:
+            covered = covered * share.fraction
         return loss, {"loss": loss.item(), "covered_mass": covered.item()} | {
             name: value.item() for name, value in terms.items()
         }
+
+    def _scored(self, batch: Batch) -> Tensor:
+        """The positions that the loss counts, boolean [B, T]."""
+        scored = torch.ones_like(batch.ids, dtype=torch.bool)
+        if self.objective.loss.needs_labels or batch.loss_mask is not None:
+            counted = scored if batch.loss_mask is None else batch.loss_mask
+            scored = torch.nn.functional.pad(counted[:, 1:], (0, 1), value=False)
+        return scored  # each position predicts the token that follows it
 
     def _gate_values(self, sample: int) -> Mapping[str, Tensor] | None:
         """Gates [L, U] by name, sampled or hard."""
@@ -277,23 +293,7 @@ class DistillationLoop:
         rate: float = getattr(self.options.lr, name)
         return rate if name in OF_MASK else rate * self.schedule.rate_scale(step)
 
-    def _track(self, step: int, figures: Mapping[str, Any]) -> None:
-        """To the trackers of accelerate, with steps numbered across all stages."""
-        if self.recipe.train.trackers:
-            earlier = [stage.options for stage in self.recipe.stages[: self.names.index(self.name)]]
-            before = sum(options.max_steps for options in earlier if isinstance(options, Training))
-            numbers = {
-                f"{self.name}/{key}": value for key, value in figures.items() if not isinstance(value, str)
-            }
-            self.context.accelerator.log(numbers, step=before + step)
-
-    def _warn_low_mass(self, figures: Mapping[str, Any]) -> None:
-        if figures["covered_mass"] < LOW_MASS and not self.warned:
+    def _warn_low_mass(self, covered: float) -> None:
+        if covered < LOW_MASS and not self.warned:
             self.warned = True
-            remedy = "Raise distill.top_k, or give it by probability: {top_p: 0.98}."
-            if not isinstance(self.recipe.distill.top_k, int):
-                remedy = "Raise distill.top_k.top_p or distill.top_k.max."
-            self.context.progress.warn(
-                f"the teacher's top-k tokens have {figures['covered_mass']:.0%} of its probability (below "
-                f"{LOW_MASS:.0%}); the loss hardly constrains the rest. {remedy}"
-            )
+            self.context.progress.warn(low_mass(covered, self.recipe.distill.top_k))

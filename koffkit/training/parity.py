@@ -18,6 +18,7 @@ from ..model.bundles import MemoryTensors
 from ..model.kv_attention import KVMemory
 from ..model.loaded import LoadedWeights
 from ..model.memory import Memories, lora_config
+from ..parallel import ranks
 from ..parity.compare import require_same
 from ..parity.probe import Probe, probe_tokens
 from ..progress import StepCounter
@@ -26,7 +27,7 @@ from .context import Context
 
 def check_first_masks(context: Context) -> None:
     """Compare the base, masked by the projection of the initial gates, with its slice, without and with a
-    random memory.
+    random memory. Of several processes the leader does it.
 
     The sliced side is read from the base's files by koffkit and cut on the way, the masked side as
     transformers reads it; nothing is written.
@@ -35,7 +36,7 @@ def check_first_masks(context: Context) -> None:
         IntegrityError: they differ.
     """
     gates, memories = context.student.gates, context.student.memories
-    if gates is None:
+    if gates is None or not ranks.leads():
         return
     context.progress.message("checking that masked and sliced agree")
     step = StepCounter(context.progress, "first parity", 2 * context.student.spec.num_layers + 2)

@@ -13,6 +13,7 @@ import torch
 from ..errors import Interrupted
 from ..masks.masks import Masks
 from ..masks.slicing import widths_of
+from ..parallel import ranks
 from ..planning.plan import BYTES, layer_memory_parameters
 from .loop import DistillationLoop
 
@@ -42,7 +43,7 @@ def layers_worth_keeping(loop: DistillationLoop, masks: Masks, most_bytes: int) 
     progress.start("placement", len(kept) - 1, 0)
     while sum(sizes[layer] for layer in kept) > most_bytes and len(kept) > 1:
         losses = losses_without(loop, kept)
-        kept.remove(min(losses, key=lambda layer: losses[layer]))
+        kept.remove(ranks.of_leader(min(losses, key=lambda layer: losses[layer])))
         progress.advance("placement", len(sizes) - len(kept), {})
     return kept
 

@@ -24,6 +24,7 @@ from ..masks.slicing import backbone_slices
 from ..method.repair import Means, least_squares, mean_bias, output_error
 from ..model.linear import plain_linear
 from ..model.top_k_gates import TopKGates
+from ..parallel import ranks
 from ..storage.files import write_atomically
 from .checkpoint import STORED
 from .context import Context, watched
@@ -63,7 +64,8 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
         Interrupted: the user asked to stop.
     """
     kind, gates = context.loaded.recipe.mask.repair, context.student.gates
-    context.run.repair_file.unlink(missing_ok=True)
+    if ranks.leads():
+        context.run.repair_file.unlink(missing_ok=True)
     if isinstance(gates, TopKGates):
         context.learned["repair"] = {"kind": "scales"}
         return _written(context, folded_scales(context.student, gates, masks))
@@ -116,7 +118,7 @@ def _summed_up(context: Context, kind: str, found: Mapping[str, Repaired]) -> Re
     tensors = {
         f"{module}.{part}": value for module, own in found.items() for part, value in own.tensors.items()
     }
-    return _written(context, tensors) if helped else None
+    return _written(context, tensors) if ranks.of_leader(helped) else None
 
 
 def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
@@ -159,7 +161,9 @@ def _written(context: Context, replaced: Mapping[str, Tensor]) -> Repair:
     tensors = {name: torch.zeros(size) for name, size in sizes.items()} | dict(replaced)
     typed = {name: value.cpu().contiguous() for name, value in _stored(context, tensors).items()}
     path = context.run.repair_file
-    write_atomically(path, save(typed, metadata={"format": FORMAT}))
+    with ranks.leader_first():
+        if ranks.leads():
+            write_atomically(path, save(typed, metadata={"format": FORMAT}))
     context.learned["repair"]["sha256"] = file_entry(path).sha256
     return Repair.open(path, spec)
 

@@ -17,6 +17,7 @@ from ..checkpoint.spec import ModelSpec
 from ..method.restoring import NeuronSums, choose_neurons, mixed
 from ..model.linear import plain_linear
 from ..model.neuron_memory import BIASES, WEIGHTS, Neurons, mlp_modules
+from ..parallel import ranks
 from ..planning.neurons import STRUCTURE, restored_neurons
 from .context import Context, watched
 from .shared import computed_once
@@ -49,6 +50,7 @@ def choose_by_domain(
     found = computed_once(
         context, "restore", settings, lambda: _by_name(_sums_by_domain(context, batches, batch_size))
     )
+    ranks.take_from_leader(found[name] for name in sorted(found))  # one choice, whatever each process rounded
     sums = {domain: _of_domain(found, domain) for domain in context.corpus.domains}
     columns = torch.stack(
         [plain_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]

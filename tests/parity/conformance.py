@@ -34,7 +34,7 @@ from koffkit.model.kv_attention import set_kv_memory, use_koffkit_attention
 from koffkit.progress import Silent
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
-from koffkit.stages.engine import _open_run
+from koffkit.stages.opening import open_run
 from koffkit.stages.outputs import save_memories
 from koffkit.training.build import build_context
 from koffkit.training.context import Context
@@ -170,7 +170,7 @@ def _learned(case: Case, loaded: LoadedRecipe, root: Path) -> Context:
     """Stand in for the stages of a run, and export it."""
     run = RunFolder(root / "run")
     base = ModelSpec.open(base_of(case.family, case.tied, case.plain))
-    state = _open_run(run, loaded, base, None, False)
+    state = open_run(run, loaded, base, None, False)
     context = build_context(loaded, run, base, Silent())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -53,8 +53,9 @@ class _ChunkedLoss(torch.autograd.Function):
         weight: Tensor,
         objective: Objective,
         chunk: int,
+        of: int,
     ) -> tuple[Tensor, ...]:
-        count = max(1, student.shape[0])  # the loss of a batch in which no token counts is 0
+        count = max(1, of)  # the loss of a batch in which no token counts is 0
         weights = objective.weights
         sums = {name: torch.zeros((), device=student.device) for name in weights}
         covered_total = torch.zeros((), device=student.device)
@@ -76,7 +77,7 @@ class _ChunkedLoss(torch.autograd.Function):
         if student.requires_grad:
             ctx.save_for_backward(torch.cat(gradients) / count if gradients else torch.zeros_like(student))
         means = [total / count for total in sums.values()]
-        covered_mean = covered_total / count if student.shape[0] else torch.ones_like(covered_total)
+        covered_mean = covered_total / count if of else torch.ones_like(covered_total)
         ctx.mark_non_differentiable(covered_mean, *means)
         total = torch.stack([means[i] * part for i, part in enumerate(weights.values())]).sum()
         return total, covered_mean, *means
@@ -84,7 +85,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0].to(gradient.dtype), None, None, None, None, None
+        return gradient * gradients[0].to(gradient.dtype), None, None, None, None, None, None
 
 
 def training_loss(
@@ -94,6 +95,7 @@ def training_loss(
     head: Tensor,
     objective: Objective,
     chunk_tokens: int,
+    of: int | None = None,
 ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
     """Mean loss per token, the mean teacher mass on the tokens that the loss compares individually, and the
     mean of each term.
@@ -104,6 +106,11 @@ def training_loss(
         labels: the token that follows each position, [tokens], if the loss needs it.
         head: the frozen vocabulary projection [V, D].
         chunk_tokens: tokens whose logits exist at once.
+        of: of how many tokens the means are, if these are a process's share of a batch: what the processes
+            get then adds up to the means of the batch. None: of these.
     """
-    loss, covered, *means = _ChunkedLoss.apply(student_hidden, teacher, labels, head, objective, chunk_tokens)  # type: ignore[no-untyped-call]
+    tokens = student_hidden.shape[0] if of is None else of
+    loss, covered, *means = _ChunkedLoss.apply(
+        student_hidden, teacher, labels, head, objective, chunk_tokens, tokens
+    )  # type: ignore[no-untyped-call]
     return loss, covered, dict(zip(objective.weights, means, strict=True))
