@@ -12,14 +12,10 @@ from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
 from ..toolkit import (
-    check_merged,
-    check_parity,
     finish,
     plan_merge,
     publishing,
-    tell_what_is_left_out,
-    write_backbone,
-    write_bundles,
+    write_checkpoint,
     write_removed,
     write_router,
 )
@@ -78,16 +74,12 @@ class HfExporter:
             return self._merged(run, output, options.merge, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
-            sliced = write_backbone(draft)
-            bundles = write_bundles(draft, sliced.digest)
-            figures = check_parity(draft, bundles)
+            made = write_checkpoint(draft, None)
             removed = write_removed(draft) if options.keep_removed else None
-            return finish(draft, "hf", sliced, bundles, figures, kept_removed=removed)
+            return finish(draft, "hf", made.sliced, made.bundles, made.figures, kept_removed=removed)
 
     def _merged(self, run: FinishedRun, output: Path, domain: str, progress: Progress) -> dict[str, Any]:
         plan = plan_merge(run, domain)
         with publishing(plan.run, output, progress) as draft:
-            tell_what_is_left_out(draft, plan)
-            sliced = write_backbone(draft, plan.reader)
-            figures, entry = check_merged(draft, plan, sliced)
-            return finish(draft, "hf", sliced, [], figures, merged=entry)
+            made = write_checkpoint(draft, plan)
+            return finish(draft, "hf", made.sliced, [], made.figures, merged=made.merged)

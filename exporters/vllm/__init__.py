@@ -20,16 +20,11 @@ from ...strict import StrictModel
 from ..toolkit import (
     Draft,
     MergePlan,
-    check_merged,
-    check_parity,
-    manifest_of,
     plan_merge,
     publishing,
     require_carried,
-    tell_what_is_left_out,
-    write_backbone,
-    write_bundles,
     write_cartridge,
+    write_checkpoint,
 )
 from .adapters import write_adapter
 from .config import write_config
@@ -97,16 +92,8 @@ class VllmExporter:
 
 def _write(draft: Draft, facts: Facts, plan: MergePlan | None) -> tuple[Any, dict[str, Any]]:
     """Everything but the README; returns the manifest of what was written, and what the connector reads."""
-    merged, bundles = None, []
-    if plan is None:
-        sliced = write_backbone(draft)
-        bundles = write_bundles(draft, sliced.digest)
-        figures = check_parity(draft, bundles)
-    else:
-        tell_what_is_left_out(draft, plan)
-        sliced = write_backbone(draft, plan.reader)
-        figures, merged = check_merged(draft, plan, sliced)
-    manifest = manifest_of(draft, "vllm", sliced, bundles, figures, merged=merged)
+    checkpoint = write_checkpoint(draft, plan)
+    manifest, bundles = checkpoint.manifest("vllm"), checkpoint.bundles
     names = [bundle.domain for bundle in bundles] if facts.kv == "all" else []
     sentinels = choose_sentinels(draft.backbone, names, int(draft.run.sliced_config["vocab_size"]))
     memories = {bundle.domain: _write_memory(draft, bundle, sentinels) for bundle in bundles}

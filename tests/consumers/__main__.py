@@ -8,8 +8,8 @@ import json
 import subprocess
 import sys
 import tempfile
-import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,80 @@ from koffkit.exporters import export
 
 from koffkit.errors import KoffkitError
 
-from .cases import CASES, NEW_TOKENS, Ready, real
+from .cases import CASES, Ready, real
+from .environments import ROOT, environment
+from .likelihoods import Likelihoods
 from .reference import Compared, Reference
+from .table import Row, details, keep, kept, summary
 
 HERE = Path(__file__).parent
-ENVIRONMENTS = Path("build") / "consumers"
-NOT_CONSUMERS = ("__init__", "__main__", "cases", "reference")
-HEAD = ("case", "setting", "condition", "tokens equal", "max |diff|", "float32", "KL", "")
+NOT_CONSUMERS = (
+    "__init__",
+    "__main__",
+    "cases",
+    "environments",
+    "http_server",
+    "likelihoods",
+    "reference",
+    "table",
+)
+SECONDS = 3600
+REFERENCES: dict[str, Callable[[Path, Any], Any]] = {
+    "tokens": Reference,
+    "text": lambda export, asked: Reference(export, asked, suppressing=False),
+    "likelihoods": Likelihoods,
+}
+
+
+@dataclass
+class Case:
+    """A run, and what is made of it once for all consumers.
+
+    Attributes:
+        name: in the table.
+        ready: the run.
+        place: an empty folder.
+    """
+
+    name: str
+    ready: Ready
+    place: Path
+    references: dict[str, Any] = field(default_factory=dict)
+    exports: dict[str, Path | KoffkitError] = field(default_factory=dict)
+
+    def reference(self, kind: str) -> Any:
+        """What is right, by the kind of answers."""
+        if kind not in self.references:
+            self.references[kind] = REFERENCES[kind](self.ready.export, self.ready.asked())
+        return self.references[kind]
+
+    def export(self, format_name: str, options: dict[str, Any]) -> Path:
+        """The export of a format.
+
+        Raises:
+            KoffkitError: the format refuses this run.
+        """
+        if format_name == "hf" and not options:
+            return self.ready.export
+        key = f"{format_name} {options}"
+        if key not in self.exports:
+            target = self.place / f"export-{len(self.exports)}"
+            try:
+                export(self.ready.run, target, format_name, options)
+                self.exports[key] = target
+            except KoffkitError as error:
+                self.exports[key] = error
+        made = self.exports[key]
+        if isinstance(made, KoffkitError):
+            raise made
+        return made
+
+    def merged(self, consumer: Any) -> str | None:
+        """The export with the first memory in its weights, for a consumer that wants one, too."""
+        domains = [asked["memory"] for asked in self.ready.asked() if asked["memory"]]
+        if not getattr(consumer, "MERGED", False) or not domains:
+            return None
+        return str(self.export(consumer.FORMAT, consumer.OPTIONS | {"merge": domains[0]}))
 
 
 def consumers() -> list[str]:
@@ -32,97 +99,120 @@ def consumers() -> list[str]:
     return [name for name in names if name not in NOT_CONSUMERS and not name.startswith("test_")]
 
 
-def environment(name: str, packages: list[str]) -> Path:
-    """A Python with the consumer's packages and no others, made once."""
-    folder = ENVIRONMENTS / name
-    python, done = folder / "bin" / "python", folder / "packages.json"
-    if not done.is_file() or json.loads(done.read_text()) != packages:
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        done.write_text(json.dumps(packages))
-    return python.absolute()
+def module_of(name: str) -> Any:
+    """A consumer's file."""
+    return importlib.import_module(f"{__package__}.{name}")
 
 
-def ask(python: Path, name: str, artefact: Path, reference: Reference, root: Path) -> dict[str, Any]:
-    """A consumer's answers about one export."""
-    questions, answers = root / "questions.json", root / "answers.json"
-    questions.write_text(json.dumps(reference.questions()))
-    command = [python, HERE / f"{name}.py", artefact, questions, answers]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=1800)
-    if done.returncode:
-        raise KoffkitError((done.stderr or done.stdout).strip().splitlines()[-1])
-    return dict(json.loads(answers.read_text()))
+def ask(python: Path, name: str, artefact: Path, questions: dict[str, Any]) -> dict[str, Any]:
+    """A consumer's answers about one export.
+
+    Raises:
+        KoffkitError: it failed; its last words.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        asked, answers = Path(place) / "questions.json", Path(place) / "answers.json"
+        asked.write_text(json.dumps(questions))
+        command = [python, HERE / f"{name}.py", artefact, asked, answers]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, cwd=place, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            raise KoffkitError(f"no answer in {SECONDS} seconds") from None
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+            raise KoffkitError(lines[-1])
+        return dict(json.loads(answers.read_text()))
 
 
-def rows_of(reference: Reference, answers: dict[str, Any]) -> Iterator[tuple[str, str, Compared]]:
-    """`(setting, condition, comparison)`: the worst of each condition."""
+def rows_of(case: Case, reference: Any, answers: dict[str, Any]) -> Iterator[Row]:
+    """The worst of each condition in each setting."""
     for setting, given in answers["settings"].items():
         worst: dict[str, Compared] = {}
         for asked, found in zip(reference.asked, reference.compare(given), strict=True):
-            halves = [half for half in ("lora", "kv") if asked[half]]
+            if found is None:
+                continue
+            halves = [half for half in ("lora", "kv", "neurons") if asked[half]]
             condition = " + ".join(halves) or "backbone"
             before = worst.get(condition)
-            if before is None or (found.equal, -found.max_abs) < (before.equal, -before.max_abs):
+            if before is None or _badness(found) > _badness(before):
                 worst[condition] = found
-        yield from ((setting, condition, found) for condition, found in worst.items())
-
-
-def measure(name: str, python: Path, cases: dict[str, Ready], references: dict[str, Reference]) -> list[Any]:
-    """The rows of one consumer, and what else to print."""
-    consumer = importlib.import_module(f"{__package__}.{name}")
-    rows: list[Any] = []
-    for case, ready in cases.items():
-        with tempfile.TemporaryDirectory() as place:
-            artefact = Path(place) / "artefact"
-            try:
-                export(ready.run, artefact, consumer.FORMAT, consumer.OPTIONS)
-                answers = ask(python, name, artefact, references[case], Path(place))
-            except KoffkitError as error:
-                rows.append((case, "", "", "", "", "", "", str(error)))
-                continue
-        rows.append(answers["versions"])
-        for setting, condition, found in rows_of(references[case], answers):
-            figures = (
-                f"{found.equal} of {found.tokens}",
-                f"{found.max_abs:.1e}",
-                f"{found.floor:.1e}",
-                f"{found.kl:.0e}",
+        for condition, found in worst.items():
+            yield Row(
+                case=case.name,
+                setting=setting,
+                condition=condition,
+                equal=found.equal,
+                tokens=found.tokens,
+                what=reference.what,
+                max_abs=found.max_abs,
+                floor=reference.floor,
+                kl=found.kl,
+                reason=found.reason,
+                versions=answers["versions"],
             )
-            rows.append((case, setting, condition, *figures, found.reason))
-    return rows
 
 
-def main() -> None:
+def _badness(found: Compared) -> tuple[int, float]:
+    return found.tokens - found.equal, found.max_abs or 0.0
+
+
+def measure(name: str, python: Path, case: Case) -> list[Row]:
+    """The rows of one consumer on one case."""
+    consumer = module_of(name)
+    try:
+        artefact = case.export(consumer.FORMAT, consumer.OPTIONS)
+        more = {"merged": case.merged(consumer)}
+        reference = case.reference(getattr(consumer, "ANSWERS", "tokens"))
+        answers = ask(python, name, artefact, reference.questions() | more)
+    except KoffkitError as error:
+        return [Row(case=case.name, reason=str(error))]
+    return list(rows_of(case, reference, answers))
+
+
+def run(name: str, cases: list[Case], constraints: Path, torch_index: str | None) -> None:
+    """Measure one consumer, keep and print its rows."""
+    consumer = module_of(name)
+    if not hasattr(consumer, "PACKAGES"):
+        rows = [Row(case="all", reason=consumer.REASON)]
+    else:
+        try:
+            python = environment(name, consumer, constraints, torch_index)
+        except subprocess.CalledProcessError as error:
+            rows = [Row(case="all", reason=f"pip ended with code {error.returncode}")]
+        else:
+            rows = [row for case in cases for row in measure(name, python, case)]
+    keep(name, rows)
+    sys.stdout.write(details(name, rows))
+    sys.stdout.flush()
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.consumers", description=__doc__)
     parser.add_argument("--only", choices=consumers(), action="append", help="a consumer; may be given again")
     parser.add_argument("--case", choices=list(CASES), action="append", help="a case; may be given again")
-    parser.add_argument("--real", type=Path, help="the folder of a real model: one more case")
-    given = parser.parse_args()
+    parser.add_argument("--real", type=Path, help="a real model, or a run of one: one more case")
+    parser.add_argument("--kept", action="store_true", help="only print what was measured before")
+    parser.add_argument("--constraints", type=Path, default=ROOT / "constraints-cpu.txt")
+    parser.add_argument("--torch-index", help="the package index for torch")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
     sys.path.append(str(HERE))  # a consumer imports another as the program does
-    makers = {name: CASES[name] for name in given.case or CASES}
-    if given.real is not None:
-        makers["real"] = real(given.real)
-    with tempfile.TemporaryDirectory() as root:
-        cases = {}
-        for number, (name, make) in enumerate(makers.items()):
-            folder = Path(root) / str(number)
-            folder.mkdir()
-            cases[name] = make(folder)
-        references = {
-            name: Reference(ready.export, ready.asked(), NEW_TOKENS) for name, ready in cases.items()
-        }
-        for name in given.only or consumers():
-            packages = importlib.import_module(f"{__package__}.{name}").PACKAGES
-            print_table(name, measure(name, environment(name, packages), cases, references))
-
-
-def print_table(name: str, rows: list[Any]) -> None:
-    """One consumer's rows as a table of Markdown."""
-    versions = next((row for row in rows if isinstance(row, dict)), {})
-    stated = ", ".join(f"{package} {number}" for package, number in versions.items())
-    lines = [f"\n{name} ({stated})\n", f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    lines += [f"| {' | '.join(row)} |" for row in rows if not isinstance(row, dict)]
-    sys.stdout.write("\n".join(lines) + "\n")
+    wanted = given.only or consumers()
+    if not given.kept:
+        makers = {name: CASES[name] for name in given.case or ([] if given.real else CASES)}
+        makers |= {} if given.real is None else {"real": real(given.real)}
+        with tempfile.TemporaryDirectory() as root:
+            cases = []
+            for number, (name, make) in enumerate(makers.items()):
+                folder = Path(root) / str(number)
+                folder.mkdir()
+                cases.append(Case(name, make(folder), folder))
+            for name in wanted:
+                run(name, cases, given.constraints, given.torch_index)
+    sys.stdout.write("\n" + summary({name: kept(name) for name in wanted}))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 from plain_transformers import generate, load
 
 PACKAGES = ["torch", "transformers>=5.15", "peft"]
+PLACE = "plain_transformers"
 FORMAT = "peft"
 OPTIONS: dict[str, Any] = {}
 
