@@ -3,11 +3,15 @@ base is found from the export's folder, KV memories as CARTRIDGE adapters, and a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from pydantic import Field
+
 from ...artefact.names import BACKBONE
-from ...artefact.routes import Carries
+from ...artefact.routes import Carries, Facts
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
@@ -17,22 +21,34 @@ from ..toolkit import (
     finish,
     publishing,
     require_carried,
+    scratch_checkpoint,
     write_backbone,
     write_bundles,
     write_router,
 )
+from ..toolkit.quantised import (
+    DESCRIPTION,
+    Weights,
+    measure_quantised,
+    quantise_checkpoint,
+    require_torchao,
+)
+from ..toolkit.quantised import readme_section as readme_of_weights
 from .example import readme_section, write_example
 from .gate import check_consumer
 
 
 class PeftOptions(StrictModel):
-    """Options of the format: none."""
+    """Options of the format."""
+
+    weights: Weights = Field("auto", description=DESCRIPTION)
 
 
 class PeftExporter:
     """Writes an export of format `hf` of which PEFT and transformers load everything."""
 
     Options = PeftOptions
+    quantized = MappingProxyType({"int8": {"weights": "int8"}})
     carries = Carries(
         what="PEFT and plain transformers: backbone, LoRA, KV memory",
         own_class=True,
@@ -48,19 +64,23 @@ class PeftExporter:
         Args:
             run: the run to export.
             output: the folder to make.
-            options: none.
+            options: what to write.
             progress: where messages and the progress of slicing go.
 
         Returns:
             what `koffkit export --json` prints.
 
         Raises:
-            UsageError: `output` exists, or PEFT or a stock cache cannot hold the memories.
+            UsageError: `output` exists, PEFT or a stock cache cannot hold the memories, or torchao is needed
+                and not installed.
             IntegrityError: a file of the run or of its base is damaged, or what was written does not compute
                 what the run learned; nothing is published.
             ResourceError: the disk is too full.
         """
+        require_torchao("peft", options.weights)
         facts = require_carried(self.carries, run, "peft")
+        if options.weights != "auto":
+            return _quantised(run, facts, output, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
             sliced = write_backbone(draft)
@@ -71,3 +91,19 @@ class PeftExporter:
             write_example(draft.folder, facts, bundles, draft.run.sliced_config)
             check_consumer(draft, bundles, figures)
             return finish(draft, "peft", sliced, bundles, figures, section=readme_section(facts, bundles))
+
+
+def _quantised(run: FinishedRun, facts: Facts, output: Path, progress: Progress) -> dict[str, Any]:
+    with publishing(run, output, progress) as draft:
+        write_router(draft)
+        with scratch_checkpoint(draft, None) as made:
+            digest = quantise_checkpoint(made, draft)
+            bundles = write_bundles(draft, digest, base=f"./{BACKBONE}")
+            measured = measure_quantised(made, draft, bundles, digest)
+            if facts.kv == "all":
+                bundles = [add_cartridge(bundle, made.folder) for bundle in bundles]
+        write_example(draft.folder, facts, bundles, draft.run.sliced_config)
+        check_consumer(draft, bundles, made.figures)
+        sliced = replace(made.sliced, digest=digest, files={})
+        section = readme_of_weights(measured) + readme_section(facts, bundles)
+        return finish(draft, "peft", sliced, bundles, made.figures, consumer=measured, section=section)

@@ -108,10 +108,15 @@ class Reference:
         if "ids" in given:
             pairs = list(zip(ids, given["ids"], strict=False))
             return next((step for step, (one, other) in enumerate(pairs) if one != other), len(pairs))
-        if self.tokenizer.decode(ids) == given["text"]:
+        if self._text(ids) == given["text"]:
             return len(ids)
         counts = range(len(ids) - 1, 0, -1)
-        return next((n for n in counts if given["text"].startswith(self.tokenizer.decode(ids[:n]))), 0)
+        return next((n for n in counts if given["text"].startswith(self._text(ids[:n]))), 0)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """As servers write it: special tokens are no text."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
 
 def _before(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
@@ -159,7 +164,7 @@ def _greedy(model: KoffModel, asked: Mapping[str, Any], count: int, suppress: Se
     ids: list[int] = []
     for _ in range(count):
         last = _logits(model, asked, ids)[-1]
-        last[torch.tensor(suppress)] = -torch.inf
+        last[torch.tensor(suppress, dtype=torch.long)] = -torch.inf
         ids.append(int(last.argmax()))
     return ids
 
