@@ -103,7 +103,7 @@ def _quantised(run: FinishedRun, facts: Facts, output: Path, progress: Progress)
             if facts.kv == "all":
                 bundles = [add_cartridge(bundle, made.folder) for bundle in bundles]
         write_example(draft.folder, facts, bundles, draft.run.sliced_config)
-        check_consumer(draft, bundles, made.figures)
+        check_consumer(draft, bundles, made.figures, quantised=True)
         sliced = replace(made.sliced, digest=digest, files={})
         section = readme_of_weights(measured) + readme_section(facts, bundles)
         return finish(draft, "peft", sliced, bundles, made.figures, consumer=measured, section=section)

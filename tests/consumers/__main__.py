@@ -18,7 +18,7 @@ from koffkit.exporters import export
 from koffkit.errors import KoffkitError
 
 from .cases import CASES, Ready, real
-from .environments import ROOT, environment
+from .environments import ROOT, With, environment
 from .likelihoods import Likelihoods
 from .reference import Compared, Reference
 from .table import Row, details, keep, kept, summary
@@ -64,8 +64,12 @@ class Case:
             self.references[kind] = REFERENCES[kind](self.ready.export, self.ready.asked())
         return self.references[kind]
 
-    def export(self, format_name: str, options: dict[str, Any]) -> Path:
+    def export(self, format_name: str, options: dict[str, Any], python: Path | None) -> Path:
         """The export of a format.
+
+        Args:
+            format_name, options: as on the command line.
+            python: with the extra that the format needs; None: this one.
 
         Raises:
             KoffkitError: the format refuses this run.
@@ -76,7 +80,10 @@ class Case:
         if key not in self.exports:
             target = self.place / f"export-{len(self.exports)}"
             try:
-                export(self.ready.run, target, format_name, options)
+                if python is None:
+                    export(self.ready.run, target, format_name, options)
+                else:
+                    _export_with(python, self.ready.run, target, format_name, options)
                 self.exports[key] = target
             except KoffkitError as error:
                 self.exports[key] = error
@@ -90,7 +97,16 @@ class Case:
         domains = [asked["memory"] for asked in self.ready.asked() if asked["memory"]]
         if not getattr(consumer, "MERGED", False) or not domains:
             return None
-        return str(self.export(consumer.FORMAT, consumer.OPTIONS | {"merge": domains[0]}))
+        return str(self.export(consumer.FORMAT, consumer.OPTIONS | {"merge": domains[0]}, None))
+
+
+def _export_with(python: Path, run: Path, target: Path, name: str, options: dict[str, Any]) -> None:
+    """`koffkit export` in another environment."""
+    more = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    command = [python, "-m", "koffkit", "export", run, "--format", name, "--output", target, *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise KoffkitError(" ".join(done.stderr.split()).rpartition("Error: ")[2])
 
 
 def consumers() -> list[str]:
@@ -156,11 +172,11 @@ def _badness(found: Compared) -> tuple[int, float]:
     return found.tokens - found.equal, found.max_abs or 0.0
 
 
-def measure(name: str, python: Path, case: Case) -> list[Row]:
+def measure(name: str, python: Path, exporter: Path | None, case: Case) -> list[Row]:
     """The rows of one consumer on one case."""
     consumer = module_of(name)
     try:
-        artefact = case.export(consumer.FORMAT, consumer.OPTIONS)
+        artefact = case.export(consumer.FORMAT, consumer.OPTIONS, exporter)
         more = {"merged": case.merged(consumer)}
         reference = case.reference(getattr(consumer, "ANSWERS", "tokens"))
         answers = ask(python, name, artefact, reference.questions() | more)
@@ -177,10 +193,13 @@ def run(name: str, cases: list[Case], constraints: Path, torch_index: str | None
     else:
         try:
             python = environment(name, consumer, constraints, torch_index)
+            extra, exporter = getattr(consumer, "EXTRA", None), None
+            if extra is not None:  # what the export needs beside koffkit
+                exporter = environment(f"export_{extra}", With(extra), constraints, torch_index)
         except subprocess.CalledProcessError as error:
             rows = [Row(case="all", reason=f"pip ended with code {error.returncode}")]
         else:
-            rows = [row for case in cases for row in measure(name, python, case)]
+            rows = [row for case in cases for row in measure(name, python, exporter, case)]
     keep(name, rows)
     sys.stdout.write(details(name, rows))
     sys.stdout.flush()

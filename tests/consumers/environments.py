@@ -13,6 +13,13 @@ ENVIRONMENTS = Path("build") / "consumers"
 TORCH = "torch"
 
 
+class With:
+    """koffkit with an extra, as a consumer's module says it."""
+
+    def __init__(self, extra: str) -> None:
+        self.PACKAGES = [TORCH, f"-e.[{extra}]"]
+
+
 def environment(name: str, consumer: Any, constraints: Path, torch_index: str | None = None) -> Path:
     """A Python with the consumer's packages and no others, made once.
 

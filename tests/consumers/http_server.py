@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -32,20 +31,21 @@ def tool(name: str) -> str:
 
 @contextmanager
 def serving(
-    command: Sequence[str], port: int, folder: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], port: int, folder: Path, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[str]:
     """A server until the block ends; its address.
 
     Args:
         command: that serves on `port` and answers `/health`.
         folder: where it runs.
+        log: a file for what it says.
         environment: variables beside this program's.
 
     Raises:
         RuntimeError: it ended, with its last words, or does not answer.
     """
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile("w+") as said:
+    with open(log, "w") as said:
         server = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **(environment or {})}, stdout=said, stderr=said
         )
@@ -53,15 +53,20 @@ def serving(
             _wait(server, url)
             yield url
         except RuntimeError as error:
-            said.seek(0)
-            lines = [line.strip() for line in said.read().splitlines() if line.strip()]
-            raise RuntimeError(f"{error}: {lines[-1] if lines else 'no word'}") from None
+            raise RuntimeError(f"{error}: {last_error(log)}") from None
         finally:
             server.terminate()
             try:
                 server.wait(30)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+def last_error(log: Path) -> str:
+    """The last line that names an error; else the last one."""
+    lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+    errors = [line for line in lines if "Error: " in line]
+    return (errors or lines or ["no word"])[-1]
 
 
 def _wait(server: subprocess.Popen[bytes], url: str) -> None:

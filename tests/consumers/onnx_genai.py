@@ -14,6 +14,7 @@ import numpy as np
 from onnx_runtime import adapter_of, told
 
 PACKAGES = ["onnxruntime-genai", "numpy"]
+EXTRA = "onnx"
 FORMAT = "onnx"
 OPTIONS = {"layout": "genai"}
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 PACKAGES = ["onnxruntime", "tokenizers", "numpy"]
+EXTRA = "onnx"
 FORMAT = "onnx"
 OPTIONS: dict[str, Any] = {}
 PADDING = 3

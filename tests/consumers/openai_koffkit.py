@@ -41,7 +41,7 @@ def main(export: Path, questions: Path, answers: Path) -> None:
     wanted, port = json.loads(questions.read_text()), free_port()
     command = [tool("koffkit"), "serve", str(export), "--port", str(port), "--dtype", "float32"]
     settings: dict[str, list[Any]] = {"tokens, in one piece": [], "text, streamed": []}
-    with serving(command, port, answers.parent) as url:
+    with serving(command, port, answers.parent, answers.with_name("log")) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         names = {model.id for model in client.models.list()}
         for asked in wanted["asked"]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ["openvino>=2026.4", "openvino-genai>=2026.4", "safetensors"]
+EXTRA = "openvino"
 FORMAT = "openvino"
 OPTIONS: dict[str, Any] = {}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from http_server import free_port, serving, tool
+from http_server import free_port, last_error, serving, tool
 
 PACKAGES = ["torch", "transformers[serving]>=5.24", "peft", "openai"]
 FORMAT = "hf"
@@ -42,8 +42,8 @@ def asked_of(client: Any, model: Path, asked: dict[str, Any], wanted: dict[str, 
             temperature=0,
             extra_body={"generation_config": json.dumps(generation)},
         )
-    except APIError as error:
-        return {"reason": str(error).splitlines()[-1][:300]}
+    except APIError:
+        return {"reason": f"the server fails: {last_error(wanted['log'])}"}
     return {"text": found.choices[0].text}
 
 
@@ -54,7 +54,9 @@ def main(export: Path, questions: Path, answers: Path) -> None:
     command = [tool("transformers"), "serve", "--port", str(port), "--dtype", "float32", "--device", "cpu"]
     settings: dict[str, list[Any]] = {"backbone": [], "merged": [], "linked folder": []}
     merged_name = next((asked["memory"] for asked in wanted["asked"] if asked["memory"]), None)
-    with serving(command, port, answers.parent, {"HF_HUB_OFFLINE": "1"}) as url:
+    log = answers.with_name("log")
+    with serving(command, port, answers.parent, log, {"HF_HUB_OFFLINE": "1"}) as url:
+        wanted["log"] = log
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=1800)
         for number, asked in enumerate(wanted["asked"]):
             name, folder = asked["memory"], answers.parent / f"adapter-{number}"

