@@ -60,7 +60,10 @@ def tiny(**case: Any) -> Callable[[Path], Ready]:
     """A random model of a family, with random gates and memories."""
 
     def make(root: Path) -> Ready:
-        made = Case(**{"structure": "mlp_neuron", "layout": "uniform", "tied": False, "plain": True} | case)
+        made = Case(
+            **{"structure": "mlp_neuron", "layout": "uniform", "tied": False, "plain": True, "wide": True}
+            | case
+        )
         conformance.build(made, root)
         return Ready(root / "run", root / "out", TINY_TEXT)
 
@@ -85,7 +88,7 @@ def lora_alone(root: Path) -> Ready:
         {"recover": {"max_steps": 8, "batch_size": 2, "lr": {"lora": 5e-2}}},
     ]
     memory = {"layers": "all", "lora": lora, "kv": None}
-    base = make_checkpoint(root / "base")
+    base = make_checkpoint(root / "base", **conformance.WIDE)
     tree = recipe_dict(base, root / "data", memory=memory, stages=stages, retention=None)
     return _compressed(root, tree, TINY_TEXT)
 

