@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,8 +17,6 @@ from ..toolkit import (
     finish,
     plan_merge,
     publishing,
-    scratch_checkpoint,
-    write_bundles,
     write_checkpoint,
     write_removed,
     write_router,
@@ -27,10 +24,9 @@ from ..toolkit import (
 from ..toolkit.quantised import (
     DESCRIPTION,
     Weights,
-    measure_quantised,
-    quantise_checkpoint,
     readme_section,
     require_torchao,
+    write_quantised,
 )
 
 
@@ -111,10 +107,6 @@ def _quantised(run: FinishedRun, plan: MergePlan | None, output: Path, progress:
     with publishing(run, output, progress) as draft:
         if plan is None:
             write_router(draft)
-        with scratch_checkpoint(draft, plan) as made:
-            digest = quantise_checkpoint(made, draft)
-            bundles = write_bundles(draft, digest) if plan is None else []
-            measured = measure_quantised(made, draft, bundles, digest)
-        sliced = replace(made.sliced, digest=digest, files={})
+        made, measured = write_quantised(draft, plan)
         more = {"merged": made.merged, "consumer": measured, "section": readme_section(measured)}
-        return finish(draft, "hf", sliced, bundles, made.figures, **more)
+        return finish(draft, "hf", made.sliced, made.bundles, made.figures, **more)

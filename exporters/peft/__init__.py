@@ -3,7 +3,6 @@ base is found from the export's folder, KV memories as CARTRIDGE adapters, and a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +20,6 @@ from ..toolkit import (
     finish,
     publishing,
     require_carried,
-    scratch_checkpoint,
     write_backbone,
     write_bundles,
     write_router,
@@ -29,9 +27,8 @@ from ..toolkit import (
 from ..toolkit.quantised import (
     DESCRIPTION,
     Weights,
-    measure_quantised,
-    quantise_checkpoint,
     require_torchao,
+    write_quantised,
 )
 from ..toolkit.quantised import readme_section as readme_of_weights
 from .example import readme_section, write_example
@@ -96,14 +93,11 @@ class PeftExporter:
 def _quantised(run: FinishedRun, facts: Facts, output: Path, progress: Progress) -> dict[str, Any]:
     with publishing(run, output, progress) as draft:
         write_router(draft)
-        with scratch_checkpoint(draft, None) as made:
-            digest = quantise_checkpoint(made, draft)
-            bundles = write_bundles(draft, digest, base=f"./{BACKBONE}")
-            measured = measure_quantised(made, draft, bundles, digest)
-            if facts.kv == "all":
-                bundles = [add_cartridge(bundle, made.folder) for bundle in bundles]
+        made, measured = write_quantised(draft, None, base=f"./{BACKBONE}")
+        bundles = made.bundles
+        if facts.kv == "all":
+            bundles = [add_cartridge(bundle, draft.backbone) for bundle in bundles]
         write_example(draft.folder, facts, bundles, draft.run.sliced_config)
         check_consumer(draft, bundles, made.figures, quantised=True)
-        sliced = replace(made.sliced, digest=digest, files={})
         section = readme_of_weights(measured) + readme_section(facts, bundles)
-        return finish(draft, "peft", sliced, bundles, made.figures, consumer=measured, section=section)
+        return finish(draft, "peft", made.sliced, bundles, made.figures, consumer=measured, section=section)

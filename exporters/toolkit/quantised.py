@@ -8,21 +8,25 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...artefact.bundle import Bundle
+from ...artefact.bundle import Bundle, open_bundle
 from ...artefact.digests import backbone_digest
 from ...artefact.manifest import Consumer
+from ...artefact.names import BACKBONE_OF_BUNDLE
 from ...artefact.parts import Golden
 from ...checkpoint.files import CONFIG, load_tokenizer
 from ...errors import UsageError
 from ...memories.bundle import set_golden
 from ...storage.files import write_json
 from ...storage.read_json import read_json
-from .checkpoint import Checkpoint
+from .bundles import write_bundles
+from .checkpoint import Checkpoint, scratch_checkpoint
+from .merging import MergePlan
 from .publishing import Draft
 
 if TYPE_CHECKING:
@@ -33,7 +37,11 @@ if TYPE_CHECKING:
 Weights = Literal["auto", "int8"]
 DESCRIPTION = (
     "Type of the matrices; auto: the one that the base's weights are stored in; int8: by torchao, for "
-    "transformers and PEFT, not for koffkit itself."
+    "stock software, not for koffkit itself."
+)
+STOCK = (
+    "Transformers loads them where torchao is installed\n(`pip install torchao`), PEFT puts LoRA on them. "
+    "Load them in the type that they are stored for (no `dtype`)"
 )
 GREEDY, GOLDEN = 64, 8
 """Tokens that are written with every memory, and logits that are recorded."""
@@ -52,7 +60,32 @@ def require_torchao(format_name: str, weights: Weights) -> None:
         )
 
 
-def quantise_checkpoint(made: Checkpoint, draft: Draft) -> str:
+def write_quantised(
+    draft: Draft, merge: MergePlan | None, *, base: str = BACKBONE_OF_BUNDLE
+) -> tuple[Checkpoint, Consumer]:
+    """Write and check a checkpoint, then the export's backbone as int8, with its memories, and measure it.
+
+    Args:
+        draft: the export; of a merged memory, of `merge.run`.
+        merge: the memory that goes into the weights, before they are int8; None: there is none.
+        base: where the LoRA half of a memory says that the backbone is.
+
+    Returns:
+        what was written, with the figures of the checkpoint; and what int8 does to it.
+
+    Raises:
+        IntegrityError: a file of the run or of its base is damaged, or the parity check fails.
+    """
+    with scratch_checkpoint(draft, merge) as made:
+        digest = _quantise(made, draft)
+        bundles = write_bundles(draft, digest, base) if merge is None else []
+        measured = _measure(made, draft, bundles, digest)
+    bundles = [open_bundle(bundle.path) for bundle in bundles]  # with golden logits
+    sliced = replace(made.sliced, digest=digest, files={})
+    return replace(made, draft=draft, sliced=sliced, bundles=bundles), measured
+
+
+def _quantise(made: Checkpoint, draft: Draft) -> str:
     """Write the backbone of an export: that of a checkpoint with the matrices of its layers in int8, a scale
     for each row; embeddings and head stay.
 
@@ -80,7 +113,7 @@ def quantise_checkpoint(made: Checkpoint, draft: Draft) -> str:
     return backbone_digest(draft.backbone, draft.progress)
 
 
-def measure_quantised(made: Checkpoint, draft: Draft, bundles: Sequence[Bundle], digest: str) -> Consumer:
+def _measure(made: Checkpoint, draft: Draft, bundles: Sequence[Bundle], digest: str) -> Consumer:
     """What int8 does to the backbone alone and to it with every memory, against the checkpoint in float64;
     the memories get golden logits on the new backbone.
 
@@ -123,18 +156,22 @@ def measure_quantised(made: Checkpoint, draft: Draft, bundles: Sequence[Bundle],
     return Consumer(versions=versions, weights="int8", **figures, tokens=GREEDY)
 
 
-def readme_section(measured: Consumer) -> str:
-    """What an export's README says of its weights."""
+def readme_section(measured: Consumer, loading: str = STOCK) -> str:
+    """What an export's README says of its weights.
+
+    Args:
+        loading: what whoever loads them must know.
+    """
     rows = "\n".join(
         f"| {name} | {value:.2g} | {measured.greedy[name]} of {measured.tokens} |"
         for name, value in measured.kl.items()
     )
     return f"""## Weights in int8
 
-The matrices of the layers are int8 (torchao {measured.versions["torchao"]}, one scale a row); transformers
-loads them where torchao is installed (`pip install torchao`), PEFT puts LoRA on them. Load them in the type
-they are stored for (no `dtype`), and do not merge memories into them: `koffkit export --merge NAME --quantize
-int8` merges first. koffkit's own runtime takes exports that are not quantised.
+The matrices of the layers are int8 (torchao {measured.versions["torchao"]}, one scale a row).
+{loading}. Do not merge
+memories into them: `koffkit export --merge NAME --quantize int8` merges first. koffkit's own runtime takes
+exports that are not quantised.
 
 Against the same backbone in float64, on tokens spread over the vocabulary: KL in nats a token, and greedy
 tokens that float64 chooses, too.

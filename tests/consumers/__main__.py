@@ -28,9 +28,11 @@ NOT_CONSUMERS = (
     "__init__",
     "__main__",
     "cases",
+    "conftest",
     "environments",
     "http_server",
     "likelihoods",
+    "program",
     "reference",
     "table",
 )
@@ -100,6 +102,16 @@ class Case:
         return str(self.export(consumer.FORMAT, consumer.OPTIONS | {"merge": domains[0]}, None))
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a consumer is asked about one case."""
+
+    case: Case
+    reference: Any
+    artefact: Path
+    questions: dict[str, Any]
+
+
 def _export_with(python: Path, run: Path, target: Path, name: str, options: dict[str, Any]) -> None:
     """`koffkit export` in another environment."""
     more = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
@@ -120,24 +132,24 @@ def module_of(name: str) -> Any:
     return importlib.import_module(f"{__package__}.{name}")
 
 
-def ask(python: Path, name: str, artefact: Path, questions: dict[str, Any]) -> dict[str, Any]:
-    """A consumer's answers about one export.
-
-    Raises:
-        KoffkitError: it failed; its last words.
-    """
-    with tempfile.TemporaryDirectory() as place:
-        asked, answers = Path(place) / "questions.json", Path(place) / "answers.json"
-        asked.write_text(json.dumps(questions))
-        command = [python, HERE / f"{name}.py", artefact, asked, answers]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, cwd=place, timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            raise KoffkitError(f"no answer in {SECONDS} seconds") from None
-        if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-            raise KoffkitError(lines[-1])
-        return dict(json.loads(answers.read_text()))
+def ask(python: Path, name: str, jobs: list[Job], place: Path) -> Iterator[dict[str, Any]]:
+    """A consumer's answers about exports; `failed` where there are none."""
+    paths = [(place / f"{number}-questions", place / f"{number}-answers") for number in range(len(jobs))]
+    words: list[str | Path] = []
+    for job, (asked, answers) in zip(jobs, paths, strict=True):
+        answers.mkdir()
+        asked.write_text(json.dumps(job.questions))
+        words += [job.artefact, asked, answers / "answers.json"]
+    command = [python, HERE / f"{name}.py", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=place, timeout=SECONDS * len(jobs))
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        last = lines[-1] if lines else f"exit code {done.returncode}"
+    except subprocess.TimeoutExpired:
+        last = f"no answer in {SECONDS} seconds"
+    for _, answers in paths:
+        file = answers / "answers.json"
+        yield json.loads(file.read_text()) if file.is_file() else {"failed": last}
 
 
 def rows_of(case: Case, reference: Any, answers: dict[str, Any]) -> Iterator[Row]:
@@ -172,17 +184,26 @@ def _badness(found: Compared) -> tuple[int, float]:
     return found.tokens - found.equal, found.max_abs or 0.0
 
 
-def measure(name: str, python: Path, exporter: Path | None, case: Case) -> list[Row]:
-    """The rows of one consumer on one case."""
-    consumer = module_of(name)
-    try:
-        artefact = case.export(consumer.FORMAT, consumer.OPTIONS, exporter)
-        more = {"merged": case.merged(consumer)}
+def measure(name: str, python: Path, exporter: Path | None, cases: list[Case]) -> Iterator[Row]:
+    """The rows of one consumer."""
+    consumer, jobs = module_of(name), []
+    for case in cases:
+        try:
+            artefact = case.export(consumer.FORMAT, consumer.OPTIONS, exporter)
+            merged = case.merged(consumer)
+        except KoffkitError as error:
+            yield Row(case=case.name, reason=str(error))
+            continue
         reference = case.reference(getattr(consumer, "ANSWERS", "tokens"))
-        answers = ask(python, name, artefact, reference.questions() | more)
-    except KoffkitError as error:
-        return [Row(case=case.name, reason=str(error))]
-    return list(rows_of(case, reference, answers))
+        jobs.append(Job(case, reference, artefact, reference.questions() | {"merged": merged}))
+    groups = [[job] for job in jobs] if getattr(consumer, "APART", False) else [jobs]
+    for group in groups:
+        with tempfile.TemporaryDirectory() as place:
+            for job, answers in zip(group, ask(python, name, group, Path(place)), strict=True):
+                if "failed" in answers:
+                    yield Row(case=job.case.name, reason=answers["failed"])
+                else:
+                    yield from rows_of(job.case, job.reference, answers)
 
 
 def run(name: str, cases: list[Case], constraints: Path, torch_index: str | None) -> None:
@@ -199,7 +220,7 @@ def run(name: str, cases: list[Case], constraints: Path, torch_index: str | None
         except subprocess.CalledProcessError as error:
             rows = [Row(case="all", reason=f"pip ended with code {error.returncode}")]
         else:
-            rows = [row for case in cases for row in measure(name, python, exporter, case)]
+            rows = list(measure(name, python, exporter, cases))
     keep(name, rows)
     sys.stdout.write(details(name, rows))
     sys.stdout.flush()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
+
+from program import run
 
 PACKAGES = ["xllamacpp"]
 FORMAT = "gguf"
@@ -127,4 +128,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

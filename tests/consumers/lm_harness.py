@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from program import run
 
 PACKAGES = ["torch", "-e.[eval]"]
 FORMAT = "hf"
@@ -83,4 +84,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 if __name__ == "__main__":
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

@@ -5,12 +5,12 @@ end where they end."""
 from __future__ import annotations
 
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from http_server import free_port, serving, tool
+from program import run
 
 PACKAGES = ["torch", "-e.[serve]", "openai"]
 FORMAT = "hf"
@@ -59,4 +59,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

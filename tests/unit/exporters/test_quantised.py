@@ -14,7 +14,9 @@ from koffkit.exporters.toolkit import quantised
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from ...common import recipe_dict
 from ...conftest import Koffkit, Shipped
+from .test_gguf import learned
 
 IDS = torch.arange(5, 25)[None]
 
@@ -45,7 +47,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize("name", ["hf", "peft"])
+@pytest.mark.parametrize("name", ["hf", "peft", "vllm"])
 def test_without_the_tool_nothing_is_written(
     shipped: Shipped, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -55,6 +57,32 @@ def test_without_the_tool_nothing_is_written(
     assert refused.code == 2
     assert f"--format {name}: weights: int8: torchao is not installed" in refused.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_for_vllm(torchao: Any, shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+    out = tmp_path / "out"
+    done = koffkit("export", shipped.run, "--format", "vllm", "--output", out, "--quantize", "int8", "--json")
+    assert done.code == 0, done.err
+    assert stored(out)["model.layers.0.mlp.up_proj._weight_qdata"].dtype == torch.int8
+    assert 0 < done.json["consumer"]["kl"]["north"] < 0.01
+    assert "`pip install torchao` beside vLLM first" in (out / "README.md").read_text()
+    plain = tmp_path / "plain"
+    export(shipped.run, plain, "vllm")
+    for name in ("adapters/north/adapter_model.safetensors", "cartridges/south/adapter_model.safetensors"):
+        assert (out / name).read_bytes() == (plain / name).read_bytes()
+
+
+def test_what_was_not_run_in_vllm_is_refused(
+    llama: Path, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantised, "find_spec", lambda module: module)
+    mask = recipe_dict(llama, tmp_path / "data")["mask"] | {"layout": "ragged"}
+    run = learned(llama, tmp_path, mask=mask)
+    command = ("export", run, "--format", "vllm", "--output", tmp_path / "out", "-o", "weights=int8")
+    refused = koffkit(*command)
+    assert refused.code == 2 and "were not run there in int8" in refused.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_keeps_the_removed_keeps_it_exactly(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
