@@ -18,7 +18,8 @@ from typing import Any
 
 from program import run
 
-PACKAGES = ["xllamacpp"]
+PACKAGES = ["xllamacpp", "openai"]
+PLACE = "openai_llama"
 FORMAT = "gguf"
 OPTIONS = {"type": "f32", "cache_type": "f32"}
 SETTINGS = {"-fa off": False, "-fa on": True}

@@ -160,13 +160,32 @@ def _logits(model: KoffModel, asked: Mapping[str, Any], ids: Sequence[int]) -> T
 
 
 def _greedy(model: KoffModel, asked: Mapping[str, Any], count: int, suppress: Sequence[int]) -> list[int]:
-    """`count` greedy tokens, without a cache: what the weights say, and nothing else."""
+    """`count` greedy tokens: those that transformers writes with a cache, if each is the likeliest by a
+    forward pass over the whole text, too; else one by one without a cache, which is what the weights say."""
+    forbidden = torch.tensor(suppress, dtype=torch.long)
+    written = _written(model, asked, count, suppress)
+    logits = _logits(model, asked, written)[len(asked["prompt"]) - 1 : -1]
+    logits[:, forbidden] = -torch.inf
+    if logits.argmax(-1).tolist() == written:
+        return written
     ids: list[int] = []
     for _ in range(count):
         last = _logits(model, asked, ids)[-1]
-        last[torch.tensor(suppress, dtype=torch.long)] = -torch.inf
+        last[forbidden] = -torch.inf
         ids.append(int(last.argmax()))
     return ids
+
+
+@torch.no_grad()
+def _written(model: KoffModel, asked: Mapping[str, Any], count: int, suppress: Sequence[int]) -> list[int]:
+    """What transformers writes, past the end of a text, too."""
+    prompt = torch.tensor([asked["prompt"]])
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": count, "eos_token_id": -1}
+    if suppress:
+        options["suppress_tokens"] = list(suppress)
+    with _halves(model, asked) as name, model.attached(name):
+        found = model.model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
+    return [int(token) for token in found[0, prompt.shape[1] :]]
 
 
 def _steps(model: KoffModel, asked: Mapping[str, Any], ids: Sequence[int]) -> Tensor:
