@@ -108,5 +108,13 @@ def _quantised(run: FinishedRun, plan: MergePlan | None, output: Path, progress:
         if plan is None:
             write_router(draft)
         made, measured = write_quantised(draft, plan)
-        more = {"merged": made.merged, "consumer": measured, "section": readme_section(measured)}
-        return finish(draft, "hf", made.sliced, made.bundles, made.figures, **more)
+        return finish(
+            draft,
+            "hf",
+            made.sliced,
+            made.bundles,
+            made.figures,
+            merged=made.merged,
+            consumer=measured,
+            section=readme_section(measured),
+        )

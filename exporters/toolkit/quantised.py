@@ -137,8 +137,8 @@ def _measure(made: Checkpoint, draft: Draft, bundles: Sequence[Bundle], digest: 
         model = KoffModel(_load(draft.backbone), load_tokenizer(made.folder), digest, draft.backbone)
         for bundle in bundles:
             model.load_memory(bundle)
-        for bundle in (None, *bundles):
-            name = None if bundle is None else bundle.domain
+        by_name: dict[str | None, Bundle | None] = {None: None} | {own.domain: own for own in bundles}
+        for name, own in by_name.items():
             expected, found = exact.logits(tokens, name), _logits(model, tokens, name)
             condition = name or NO_MEMORY
             max_abs[condition] = float((found.double() - expected).abs().max())
@@ -147,10 +147,10 @@ def _measure(made: Checkpoint, draft: Draft, bundles: Sequence[Bundle], digest: 
             ids = _greedy(model, tokens, name)
             chosen = exact.logits([*tokens, *ids], name)[len(tokens) - 1 : -1].argmax(-1)
             greedy[condition] = int((chosen == torch.tensor(ids)).sum())
-            if bundle is not None:
+            if own is not None:
                 top = found[-1].topk(min(GOLDEN, found.shape[-1]))
                 logits = [round(value, 9) for value in top.values.tolist()]
-                set_golden(bundle, Golden(tokens=tokens, ids=top.indices.tolist(), logits=logits))
+                set_golden(own, Golden(tokens=tokens, ids=top.indices.tolist(), logits=logits))
     versions = {name: version(name) for name in ("torchao", "transformers", "torch")}
     figures = {"max_abs": max_abs, "kl": kl, "greedy": greedy}
     return Consumer(versions=versions, weights="int8", **figures, tokens=GREEDY)

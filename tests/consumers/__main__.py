@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,10 @@ def ask(python: Path, name: str, jobs: list[Job], place: Path) -> Iterator[dict[
         yield json.loads(file.read_text()) if file.is_file() else {"failed": last}
 
 
-def rows_of(case: Case, reference: Any, answers: dict[str, Any]) -> Iterator[Row]:
-    """The worst of each condition in each setting."""
+def rows_of(
+    case: Case, reference: Any, answers: dict[str, Any], unbounded: Sequence[str] = ()
+) -> Iterator[Row]:
+    """The worst of each condition in each setting; those that are `unbounded` are only measured."""
     for setting, given in answers["settings"].items():
         worst: dict[str, Compared] = {}
         for asked, found in zip(reference.asked, reference.compare(given), strict=True):
@@ -177,6 +179,7 @@ def rows_of(case: Case, reference: Any, answers: dict[str, Any]) -> Iterator[Row
                 kl=found.kl,
                 reason=found.reason,
                 versions=answers["versions"],
+                bounded=setting not in unbounded,
             )
 
 
@@ -192,7 +195,7 @@ def measure(name: str, python: Path, exporter: Path | None, cases: list[Case]) -
             artefact = case.export(consumer.FORMAT, consumer.OPTIONS, exporter)
             merged = case.merged(consumer)
         except KoffkitError as error:
-            yield Row(case=case.name, reason=str(error))
+            yield Row(case=case.name, reason=str(error).replace(str(case.ready.run), "RUN"))
             continue
         reference = case.reference(getattr(consumer, "ANSWERS", "tokens"))
         jobs.append(Job(case, reference, artefact, reference.questions() | {"merged": merged}))
@@ -203,7 +206,7 @@ def measure(name: str, python: Path, exporter: Path | None, cases: list[Case]) -
                 if "failed" in answers:
                     yield Row(case=job.case.name, reason=answers["failed"])
                 else:
-                    yield from rows_of(job.case, job.reference, answers)
+                    yield from rows_of(job.case, job.reference, answers, getattr(consumer, "UNBOUNDED", ()))
 
 
 def run(name: str, cases: list[Case], constraints: Path, torch_index: str | None) -> None:

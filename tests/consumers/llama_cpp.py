@@ -23,6 +23,7 @@ PLACE = "openai_llama"
 FORMAT = "gguf"
 OPTIONS = {"type": "f32", "cache_type": "f32"}
 SETTINGS = {"-fa off": False, "-fa on": True}
+UNBOUNDED = ("-fa on",)  # rounds more by design
 FLASH = {"on": 1, "off": 0}  # llama_flash_attn_type
 TYPES = {"f32": 0, "f16": 1}  # ggml_type
 
@@ -40,6 +41,7 @@ def params_of(export: Path, flash: bool) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type(TYPES["f32"])  # llama.cpp's own is f16
     words = server_options(export)
     adapters = []
     while words:

@@ -28,6 +28,7 @@ class Row:
         kl: mean over steps, in nats.
         reason: why there is nothing to compare.
         versions: of the consumer's packages.
+        bounded: the bounds are for this setting; else it is only measured.
     """
 
     case: str
@@ -41,6 +42,7 @@ class Row:
     kl: float | None = None
     reason: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    bounded: bool = True
 
     @property
     def ratio(self) -> float | None:
@@ -50,7 +52,7 @@ class Row:
     @property
     def beyond(self) -> str:
         """Which bounds it misses, in words; empty: none."""
-        if self.reason:
+        if self.reason or not self.bounded:
             return ""
         missed = []
         if self.equal < self.tokens:

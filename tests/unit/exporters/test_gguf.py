@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -179,27 +178,6 @@ def test_an_older_state_says_nothing_of_rotations(shipped: Shipped, made: Path, 
 def test_every_memory_has_a_sentinel_of_its_own(made: Path) -> None:
     memories = json.loads((made / "serving.json").read_text())["memories"]
     assert len({memory["kv"]["sentinel"] for memory in memories.values()}) == len(memories) == 2
-
-
-def test_what_one_lora_has_read_is_not_for_another(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (made / "README.md").read_text().split("```")[1]
-    assert command.strip().startswith("llama-server") and "--cache-ram 0" in command
-    spec = spec_from_file_location("ask", made / "ask.py")
-    assert spec is not None and spec.loader is not None
-    ask = module_from_spec(spec)
-    spec.loader.exec_module(ask)
-    sent: list[dict[str, Any]] = []
-
-    def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        sent.append(body)
-        return {"timings": {"cache_n": 3}}
-
-    monkeypatch.setattr(ask, "post", post)
-    asked = {}
-    for name, with_kv in (("none", True), ("north", False), ("north", True)):
-        ask.complete("", 0, name, [5, 6], False, with_kv)
-        asked[name, with_kv] = sent[-1]["cache_prompt"]
-    assert asked == {("none", True): False, ("north", False): False, ("north", True): True}
 
 
 @pytest.mark.parametrize(("kind", "error"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 2**-7)])
