@@ -56,7 +56,7 @@ flips: $(STAMP)  # make flips FLIPS=10000
 
 # Other software that runs our exports, each in an environment of its own under build/consumers.
 consumers: $(STAMP)  # CONSUMERS="--only llama_cpp --real FOLDER"
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.consumers $(CONSUMERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.consumers --constraints $(CONSTRAINTS) $(if $(strip $(TORCH_INDEX)),--torch-index $(TORCH_INDEX)) $(CONSUMERS)
 
 real: $(STAMP)  # make real CORPUS=folder: history.txt and science.txt
 	$(BIN)/python benchmarks/real/prepare.py

@@ -7,36 +7,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...artefact.bundle import Bundle
-from ...artefact.manifest import BundleEntry, Manifest, Merged
+from ...artefact.manifest import Manifest
 from ...artefact.names import MEMORIES
 from ...artefact.routes import Carries
-from ...checkpoint.license import license_files
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...storage.publish import require_space
-from ..toolkit import (
-    ParityFigures,
-    Sliced,
-    check_merged,
-    check_parity,
-    manifest_of,
-    publishing,
-    tell_what_is_left_out,
-    write_backbone,
-    write_bundles,
-    write_manifest,
-)
-from ..toolkit.publishing import Draft
+from ..toolkit import Draft, Sliced, copy_license, publishing, scratch_checkpoint, with_files, write_manifest
 from .options import GgufOptions
 from .target import CANDIDATES, RAGGED
 
 if TYPE_CHECKING:
-    from .plan import GgufPlan
     from .serving import Serving
 
-SCRATCH = ".checkpoint"
-"""The sliced checkpoint that the files are made from. It passes the parity gate, and does not ship."""
 WIDEST = 4
 """Bytes of a number in the largest type."""
 
@@ -81,46 +64,25 @@ class GgufExporter:
         plan = plan_gguf(run, options, progress)
         require_space(output, WIDEST * plan.target.spec.num_parameters)
         with publishing(plan.run, output, progress) as draft:
-            inner = Draft(plan.run, draft.folder / SCRATCH, output, progress, draft.seconds)
-            inner.folder.mkdir()
-            sliced, bundles, figures, merged = _checkpoint(inner, plan)
-            draft.backbone.mkdir()
-            (draft.folder / MEMORIES).mkdir()
-            with draft.timed("convert"):
-                serving = convert(plan, inner.backbone, bundles, draft.folder, progress)
-            for path in license_files(run.spec.folder):
-                shutil.copyfile(path, draft.backbone / path.name)
-            manifest = manifest_of(inner, "gguf", sliced, bundles, figures, merged=merged)
-            shutil.rmtree(inner.folder)
-            return _finish(draft, _of_files(draft, manifest, serving), serving, sliced)
-
-
-def _checkpoint(inner: Draft, plan: GgufPlan) -> tuple[Sliced, list[Bundle], ParityFigures, Merged | None]:
-    """The sliced checkpoint with its bundles, or with a memory merged into it, after the parity check."""
-    if plan.merge is None:
-        sliced = write_backbone(inner)
-        bundles = write_bundles(inner, sliced.digest)
-        return sliced, bundles, check_parity(inner, bundles), None
-    if not plan.has_kv:
-        tell_what_is_left_out(inner, plan.merge)
-    sliced = write_backbone(inner, plan.merge.reader)
-    figures, entry = check_merged(inner, plan.merge, sliced)
-    return sliced, [], figures, entry
+            with scratch_checkpoint(draft, plan.merge, kv_ships=plan.has_kv) as checkpoint:
+                draft.backbone.mkdir()
+                (draft.folder / MEMORIES).mkdir()
+                with draft.timed("convert"):
+                    serving = convert(plan, checkpoint.folder, checkpoint.bundles, draft.folder, progress)
+                copy_license(draft)
+                manifest = checkpoint.manifest("gguf")
+            manifest = _of_files(draft, manifest, serving)
+            return _finish(draft, manifest, serving, checkpoint.sliced)
 
 
 def _of_files(draft: Draft, manifest: Manifest, serving: Serving) -> Manifest:
     """The manifest of the checkpoint, with the sizes of the files that were made from it."""
-    backbone = manifest.backbone.model_copy(
-        update={
-            "model_class": f"llama.cpp {serving.architecture}",
-            "bytes": (draft.folder / serving.model).stat().st_size,
-        }
-    )
-    domains = {}
-    for name, entry in manifest.domains.items():
-        size = sum((draft.folder / path).stat().st_size for path in serving.memories[name].paths())
-        domains[name] = BundleEntry(path=MEMORIES, parameters=entry.parameters, bytes=size)
-    return manifest.evolve(backbone=backbone, domains=domains)
+    size = (draft.folder / serving.model).stat().st_size
+    memories = {
+        name: sum((draft.folder / path).stat().st_size for path in serving.memories[name].paths())
+        for name in manifest.domains
+    }
+    return with_files(manifest, f"llama.cpp {serving.architecture}", size, memories)
 
 
 def _finish(draft: Draft, manifest: Manifest, serving: Serving, sliced: Sliced) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def complete(
     if not with_kv:
         memory.pop("kv", None)
     front = attach(url, slot, memory, lora, flash)
-    body = {"prompt": front + ids, "id_slot": slot, "cache_prompt": True, "lora": lora, **options}
+    # The server finds what it has read by tokens alone, whatever adapter read them: only what begins with the
+    # memory's own sentinels is looked for.
+    body = {"prompt": front + ids, "id_slot": slot, "cache_prompt": bool(front), "lora": lora, **options}
     answer = post(url, "/completion", body)
     if answer["timings"]["cache_n"] < len(front):  # the server read the sentinels as text
         sys.exit(f"{name}: the slot lost its KV memory; start the server as the README says.")

@@ -46,6 +46,7 @@ def server_command(serving: Serving) -> str:
     lines += [f"--lora {path}" for path in serving.adapters.values()]
     if serving.adapters:
         lines.append("--lora-init-without-apply")
+        lines.append("--cache-ram 0")  # it finds prompts by their tokens, whatever adapter read them
     if _with_kv(serving):
         lines.append(f"-fa off -ctk {serving.cache_type} -ctv {serving.cache_type}")
         lines.append(f"--slot-save-path {MEMORIES}")
@@ -144,7 +145,8 @@ not the memory's.
 |---|---|---|
 {table}
 
-- llama-server looks up what it has read by tokens alone, so no two memories share a sentinel.
+- llama-server looks up what it has read by tokens alone, so no two memories share a sentinel, and
+  `--cache-ram 0` keeps a prompt that one LoRA has read from another.
 - The state files are of version {serving.state_version}, for a cache of type {serving.cache_type}. Builds up
   to August 2026 read version 2, those of September 2026 version 3, later ones version 4: export with
   `-o state_version=3`, and with `-o cache_type=f32` for `-ctk f32 -ctv f32`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -12,16 +13,20 @@ from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
 from ..toolkit import (
-    check_merged,
-    check_parity,
+    MergePlan,
     finish,
     plan_merge,
     publishing,
-    tell_what_is_left_out,
-    write_backbone,
-    write_bundles,
+    write_checkpoint,
     write_removed,
     write_router,
+)
+from ..toolkit.quantised import (
+    DESCRIPTION,
+    Weights,
+    readme_section,
+    require_torchao,
+    write_quantised,
 )
 
 
@@ -35,10 +40,13 @@ class HfOptions(StrictModel):
         False, description="Keep all that the backbone lacks beside it, for `koffkit restore`."
     )
 
+    weights: Weights = Field("auto", description=DESCRIPTION)
+
     @model_validator(mode="after")
     def _one_of_two(self) -> HfOptions:
-        if self.merge is not None and self.keep_removed:
-            raise ValueError("merge and keep_removed exclude each other; export twice")
+        if self.keep_removed and (self.merge is not None or self.weights != "auto"):
+            other = "merge" if self.merge is not None else "weights"
+            raise ValueError(f"{other} and keep_removed exclude each other; export twice")
         return self
 
 
@@ -46,6 +54,7 @@ class HfExporter:
     """Writes a backbone that `AutoModelForCausalLM` loads, PEFT adapters with KV memories, and the router."""
 
     Options = HfOptions
+    quantized = MappingProxyType({"int8": {"weights": "int8"}})
     carries = Carries(
         what="koffkit and transformers; PEFT for the LoRA half",
         own_class=True,
@@ -69,25 +78,43 @@ class HfExporter:
             what `koffkit export --json` prints.
 
         Raises:
-            UsageError: `output` exists, or `options.merge` names no memory that weights can hold.
+            UsageError: `output` exists, `options.merge` names no memory that weights can hold, or torchao is
+                needed and not installed.
             IntegrityError: a file of the run or of its base is damaged, or the parity check fails; nothing is
                 published.
             ResourceError: the disk is too full.
         """
-        if options.merge is not None:
-            return self._merged(run, output, options.merge, progress)
+        require_torchao("hf", options.weights)
+        plan = None if options.merge is None else plan_merge(run, options.merge)
+        if options.weights != "auto":
+            return _quantised(run if plan is None else plan.run, plan, output, progress)
+        if plan is not None:
+            return _merged(plan, output, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
-            sliced = write_backbone(draft)
-            bundles = write_bundles(draft, sliced.digest)
-            figures = check_parity(draft, bundles)
+            made = write_checkpoint(draft, None)
             removed = write_removed(draft) if options.keep_removed else None
-            return finish(draft, "hf", sliced, bundles, figures, kept_removed=removed)
+            return finish(draft, "hf", made.sliced, made.bundles, made.figures, kept_removed=removed)
 
-    def _merged(self, run: FinishedRun, output: Path, domain: str, progress: Progress) -> dict[str, Any]:
-        plan = plan_merge(run, domain)
-        with publishing(plan.run, output, progress) as draft:
-            tell_what_is_left_out(draft, plan)
-            sliced = write_backbone(draft, plan.reader)
-            figures, entry = check_merged(draft, plan, sliced)
-            return finish(draft, "hf", sliced, [], figures, merged=entry)
+
+def _merged(plan: MergePlan, output: Path, progress: Progress) -> dict[str, Any]:
+    with publishing(plan.run, output, progress) as draft:
+        made = write_checkpoint(draft, plan)
+        return finish(draft, "hf", made.sliced, [], made.figures, merged=made.merged)
+
+
+def _quantised(run: FinishedRun, plan: MergePlan | None, output: Path, progress: Progress) -> dict[str, Any]:
+    with publishing(run, output, progress) as draft:
+        if plan is None:
+            write_router(draft)
+        made, measured = write_quantised(draft, plan)
+        return finish(
+            draft,
+            "hf",
+            made.sliced,
+            made.bundles,
+            made.figures,
+            merged=made.merged,
+            consumer=measured,
+            section=readme_section(measured),
+        )

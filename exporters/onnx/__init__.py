@@ -7,25 +7,19 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...artefact.bundle import Bundle
-from ...artefact.manifest import BundleEntry, Manifest, Merged
-from ...artefact.names import MEMORIES
+from ...artefact.manifest import Manifest
 from ...artefact.routes import Carries
-from ...checkpoint.license import license_files
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...storage.publish import require_space
 from ..toolkit import (
+    Checkpoint,
     Draft,
-    ParityFigures,
     Sliced,
-    check_merged,
-    check_parity,
-    manifest_of,
+    copy_license,
     publishing,
-    tell_what_is_left_out,
-    write_backbone,
-    write_bundles,
+    scratch_checkpoint,
+    with_files,
     write_manifest,
 )
 from .options import OnnxOptions
@@ -34,8 +28,6 @@ from .plan import OnnxPlan, plan_onnx
 if TYPE_CHECKING:
     from .gate import Measured
 
-SCRATCH = ".checkpoint"
-"""The sliced checkpoint that the graph is traced from. It passes the parity gate, and does not ship."""
 FLOAT = 4
 """Bytes of a number in the graph."""
 
@@ -76,41 +68,25 @@ class OnnxExporter:
         plan = plan_onnx(self.carries, run, options)
         require_space(output, 2 * FLOAT * run.spec.num_parameters)
         with publishing(plan.run, output, progress) as draft:
-            inner = Draft(plan.run, draft.folder / SCRATCH, output, progress, draft.seconds)
-            inner.folder.mkdir()
-            sliced, bundles, figures, merged = _checkpoint(inner, plan)
-            measured = _convert(draft, inner, plan, bundles)
-            manifest = manifest_of(inner, "onnx", sliced, bundles, figures, merged=merged)
-            shutil.rmtree(inner.folder)
-            return _finish(draft, manifest, plan, measured, sliced)
+            with scratch_checkpoint(draft, plan.merge) as checkpoint:
+                measured = _convert(draft, checkpoint, plan)
+                manifest = checkpoint.manifest("onnx")
+            return _finish(draft, manifest, plan, measured, checkpoint.sliced)
 
 
-def _checkpoint(inner: Draft, plan: OnnxPlan) -> tuple[Sliced, list[Bundle], ParityFigures, Merged | None]:
-    """The sliced checkpoint with its bundles, or with a memory merged into it, after the parity check."""
-    if plan.merge is None:
-        sliced = write_backbone(inner)
-        bundles = write_bundles(inner, sliced.digest)
-        return sliced, bundles, check_parity(inner, bundles), None
-    tell_what_is_left_out(inner, plan.merge)
-    sliced = write_backbone(inner, plan.merge.reader)
-    figures, entry = check_merged(inner, plan.merge, sliced)
-    return sliced, [], figures, entry
-
-
-def _convert(draft: Draft, inner: Draft, plan: OnnxPlan, bundles: list[Bundle]) -> dict[str, Measured]:
+def _convert(draft: Draft, checkpoint: Checkpoint, plan: OnnxPlan) -> dict[str, Measured]:
     """Write graph, adapters, tokenizer and license; run them, and return the comparison."""
     from .files import write_files
     from .gate import check_consumer
 
     with draft.timed("convert"):
         draft.progress.message("tracing the graph")
-        write_files(draft.folder, inner.backbone, bundles, plan)
+        write_files(draft.folder, checkpoint.folder, checkpoint.bundles, plan)
     shutil.copyfile(generate_file(), draft.folder / generate_file().name)
-    for path in license_files(plan.run.spec.folder):
-        shutil.copyfile(path, draft.backbone / path.name)
+    copy_license(draft)
     draft.progress.message("running ONNX Runtime on what was written")
     with draft.timed("onnxruntime"):
-        return check_consumer(draft.folder, inner.backbone, bundles)
+        return check_consumer(draft.folder, checkpoint.folder, checkpoint.bundles)
 
 
 def generate_file() -> Path:
@@ -125,17 +101,8 @@ def _finish(
     from .files import adapter_path, graph_bytes
     from .readme import write_readme
 
-    backbone = manifest.backbone.model_copy(
-        update={"model_class": f"ONNX, {manifest.backbone.model_class}", "bytes": graph_bytes(draft.folder)}
-    )
-    domains = {
-        name: BundleEntry(
-            path=MEMORIES,
-            parameters=entry.parameters,
-            bytes=adapter_path(draft.folder, name).stat().st_size,
-        )
-        for name, entry in manifest.domains.items()
-    }
-    manifest = manifest.evolve(backbone=backbone, domains=domains)
+    memories = {name: adapter_path(draft.folder, name).stat().st_size for name in manifest.domains}
+    what = f"ONNX, {manifest.backbone.model_class}"
+    manifest = with_files(manifest, what, graph_bytes(draft.folder), memories)
     write_readme(draft.folder, manifest, plan.options, measured)
     return write_manifest(draft, manifest, sliced)

@@ -3,42 +3,24 @@ pipeline switches at run time as it switches LoRA adapters."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...artefact.bundle import Bundle
 from ...artefact.digests import weight_bytes
-from ...artefact.manifest import BundleEntry, Manifest, Merged
-from ...artefact.names import MEMORIES
+from ...artefact.manifest import Manifest
 from ...artefact.routes import Carries
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...storage.publish import require_space
-from ..toolkit import (
-    ParityFigures,
-    Sliced,
-    check_merged,
-    check_parity,
-    manifest_of,
-    publishing,
-    tell_what_is_left_out,
-    write_backbone,
-    write_bundles,
-    write_manifest,
-)
-from ..toolkit.publishing import Draft
+from ..toolkit import Draft, publishing, scratch_checkpoint, with_files, write_manifest
 from .options import OpenvinoOptions
 
 if TYPE_CHECKING:
     from .files import Written
-    from .plan import OpenvinoPlan
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "seed_oss", "granite", "smollm3", "gemma3_text"})
 """That were run."""
-SCRATCH = ".checkpoint"
-"""The sliced checkpoint that the IR is made from. It passes the parity gate, and does not ship."""
 COPIES = 2
 """Of the weights on the disk while it is written: that checkpoint and the IR."""
 
@@ -85,43 +67,18 @@ class OpenvinoExporter:
         plan = plan_openvino(run, options, self.carries, progress)
         require_space(output, COPIES * weight_bytes(run.spec.folder))
         with publishing(plan.run, output, progress) as draft:
-            inner = Draft(plan.run, draft.folder / SCRATCH, output, progress, draft.seconds)
-            inner.folder.mkdir()
-            sliced, bundles, figures, merged = _checkpoint(inner, plan)
-            manifest = manifest_of(inner, "openvino", sliced, bundles, figures, merged=merged)
-            written = write_files(draft, inner.backbone, plan, bundles, figures)
-            shutil.rmtree(inner.folder)
+            with scratch_checkpoint(draft, plan.merge) as checkpoint:
+                manifest = checkpoint.manifest("openvino")
+                written = write_files(draft, checkpoint, plan)
             manifest = _of_files(draft, manifest, written)
             write_texts(draft.folder, manifest, written)
-            return write_manifest(draft, manifest, sliced)
-
-
-def _checkpoint(
-    inner: Draft, plan: OpenvinoPlan
-) -> tuple[Sliced, list[Bundle], ParityFigures, Merged | None]:
-    """The sliced checkpoint with its bundles, or with a memory merged into it, after the parity check."""
-    if plan.merge is None:
-        sliced = write_backbone(inner)
-        bundles = write_bundles(inner, sliced.digest)
-        return sliced, bundles, check_parity(inner, bundles), None
-    tell_what_is_left_out(inner, plan.merge)
-    sliced = write_backbone(inner, plan.merge.reader)
-    figures, entry = check_merged(inner, plan.merge, sliced)
-    return sliced, [], figures, entry
+            return write_manifest(draft, manifest, checkpoint.sliced)
 
 
 def _of_files(draft: Draft, manifest: Manifest, written: Written) -> Manifest:
     """The manifest of the checkpoint, with the sizes of the files that were made from it, and what OpenVINO
     computes with them."""
     size = (draft.backbone / "openvino_model.bin").stat().st_size
-    domains = {
-        name: BundleEntry(
-            path=MEMORIES, parameters=entry.parameters, bytes=written.memories[name].stat().st_size
-        )
-        for name, entry in manifest.domains.items()
-    }
-    return manifest.evolve(
-        backbone=manifest.backbone.model_copy(update={"model_class": "OpenVINO IR", "bytes": size}),
-        domains=domains,
-        **({} if written.consumer is None else {"consumer": written.consumer}),
-    )
+    memories = {name: path.stat().st_size for name, path in written.memories.items()}
+    manifest = with_files(manifest, "OpenVINO IR", size, memories)
+    return manifest if written.consumer is None else manifest.evolve(consumer=written.consumer)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...artefact.bundle import Bundle
 from ...artefact.manifest import Consumer
 from ...artefact.names import MEMORIES
 from ...checkpoint.files import CONFIG
-from ...checkpoint.license import license_files
 from ...checkpoint.spec import ModelSpec
 from ...model.bundles import load_memory
 from ...storage.files import write_json
-from ..toolkit import Draft, ParityFigures
-from ..toolkit.backbone import copy_tokenizer
+from ..toolkit import Checkpoint, Draft, copy_license, copy_tokenizer
 from .adapter import adapter_tensors, write_adapter
 from .convert import compress, to_ir, write_ir
 from .gate import check_export
@@ -44,28 +40,25 @@ class Written:
     consumer: Consumer | None
 
 
-def write_files(
-    draft: Draft, checkpoint: Path, plan: OpenvinoPlan, bundles: Sequence[Bundle], figures: ParityFigures
-) -> Written:
+def write_files(draft: Draft, checkpoint: Checkpoint, plan: OpenvinoPlan) -> Written:
     """Write IR, tokenizer and memories, and run them.
 
     Args:
         draft: the export.
-        checkpoint: the sliced backbone.
+        checkpoint: to make them from.
         plan: what to write.
-        bundles: its memories; none for a merged one.
-        figures: of the parity gate.
 
     Raises:
         IntegrityError: a file is damaged, or what was written does not compute what the run learned.
     """
-    spec = ModelSpec.open(checkpoint, family=draft.run.spec.arch.model_type)
+    source, bundles = checkpoint.folder, checkpoint.bundles
+    spec = ModelSpec.open(source, family=draft.run.spec.arch.model_type)
     memories = [load_memory(bundle, spec.widths, spec.shape.hidden) for bundle in bundles]
     if not plan.has_kv:
         memories = [replace(memory, kv={}) for memory in memories]
     tokens = max((kv.key.shape[1] for memory in memories for kv in memory.kv.values()), default=0)
     draft.backbone.mkdir()
-    _write_ir(draft, checkpoint, plan, spec, memories, tokens)
+    _write_ir(draft, source, plan, spec, memories, tokens)
     _copy_small_files(draft, plan, spec)
     adapters = {}
     for bundle, memory in zip(bundles, memories, strict=True):
@@ -73,7 +66,7 @@ def write_files(
         path = draft.folder / MEMORIES / f"{bundle.domain}.safetensors"
         adapters[bundle.domain] = path, adapter_tensors(bundle, memory.kv, tokens)
         write_adapter(*adapters[bundle.domain])
-    consumer = check_export(draft, checkpoint, memories, adapters, figures, plan.options.weights)
+    consumer = check_export(draft, source, memories, adapters, checkpoint.figures, plan.options.weights)
     return Written({name: path for name, (path, _) in adapters.items()}, tokens, consumer)
 
 
@@ -100,7 +93,5 @@ def _copy_small_files(draft: Draft, plan: OpenvinoPlan, spec: ModelSpec) -> None
     """Config, tokenizer with its chat template, generation config, license."""
     config = {key: value for key, value in spec.config.items() if key != "auto_map"}  # its code is not here
     write_json(draft.backbone / CONFIG, config)
-    base = plan.run.spec.folder
-    copy_tokenizer(base, draft.backbone)
-    for path in license_files(base):
-        shutil.copyfile(path, draft.backbone / path.name)
+    copy_tokenizer(plan.run.spec.folder, draft.backbone)
+    copy_license(draft)

@@ -1,7 +1,4 @@
-"""The gate of the format: OpenVINO on what was written, against koffkit's own logits in float64.
-
-Legend: T tokens, V vocabulary.
-"""
+"""The gate of the format: OpenVINO on what was written, against koffkit's own logits in float64."""
 
 from __future__ import annotations
 
@@ -12,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ...artefact.manifest import Consumer
 from ...errors import IntegrityError
 from ..toolkit import Draft, ParityFigures
+from ..toolkit.exact import ExactLogits
 from ..toolkit.machine import free_memory
 from .run import Adapter, Exported, Pipeline
 from .runtime import in_one_line, versions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ...model.bundles import MemoryTensors
-    from ...parity.probe import Probe
 
 FLOORS = 10
 """How many times what float32 rounding does to koffkit's own logits OpenVINO's may differ by."""
@@ -28,27 +23,6 @@ LEAST = 1e-5
 """Of the largest |logit|: a limit that float32 can always be held to."""
 GREEDY = 64
 """Tokens that GenAI writes."""
-
-
-class Reference:
-    """koffkit's logits in float64.
-
-    Args:
-        checkpoint: the sliced backbone.
-        bundles: its memories.
-    """
-
-    def __init__(self, checkpoint: Path, bundles: Sequence[MemoryTensors]) -> None:
-        from ...parity.probe import Probe
-
-        self.probe: Probe = Probe(checkpoint, bundles)
-
-    def logits(self, tokens: Sequence[int], name: str | None) -> Tensor:
-        """[T, V] of one text with one memory, or none."""
-        import torch
-
-        hidden = self.probe.hidden(tokens, [name])
-        return torch.cat([part for _, part in self.probe.logits(hidden)], dim=-1)[0].double()
 
 
 def check_export(
@@ -87,7 +61,7 @@ def check_export(
         return None
     draft.progress.message("running OpenVINO on what was written")
     with draft.timed("openvino"), in_one_line("running what was written"):
-        reference = Reference(checkpoint, bundles)
+        reference = ExactLogits(checkpoint, bundles)
         exact = weights == "auto"
         measured = _logits(draft.backbone, reference, adapters, figures, exact)
         greedy = _greedy(draft.backbone, reference, adapters, figures, exact)
@@ -103,7 +77,7 @@ def _limit(figures: ParityFigures, name: str) -> float:
 
 def _logits(
     folder: Path,
-    reference: Reference,
+    reference: ExactLogits,
     adapters: Mapping[str, tuple[Path, Adapter]],
     figures: ParityFigures,
     exact: bool,
@@ -136,7 +110,7 @@ def _logits(
 
 def _greedy(
     folder: Path,
-    reference: Reference,
+    reference: ExactLogits,
     adapters: Mapping[str, tuple[Path, Adapter]],
     figures: ParityFigures,
     exact: bool,

@@ -24,8 +24,11 @@ LEAST = 1e-5
 """Of the largest |logit|: a limit that float32 can always be held to."""
 
 
-def check_consumer(draft: Draft, bundles: Sequence[Bundle], figures: ParityFigures) -> None:
-    """Load every memory with PEFT and transformers in float32, as the README says, and compare logits.
+def check_consumer(
+    draft: Draft, bundles: Sequence[Bundle], figures: ParityFigures, *, quantised: bool = False
+) -> None:
+    """Load every memory with PEFT and transformers, as the README says, and compare logits: in float32, or,
+    quantised, in the type that goes with the weights, whose rounding is allowed for.
 
     A backbone for which this machine has not enough memory is not loaded, and a warning says so.
 
@@ -33,6 +36,7 @@ def check_consumer(draft: Draft, bundles: Sequence[Bundle], figures: ParityFigur
         draft: the export, with backbone and memories written.
         bundles: the memories.
         figures: of the parity gate.
+        quantised: the backbone is.
 
     Raises:
         IntegrityError: a logit differs by more than rounding explains.
@@ -51,10 +55,10 @@ def check_consumer(draft: Draft, bundles: Sequence[Bundle], figures: ParityFigur
         for bundle in bundles:
             golden = open_bundle(bundle.path).info.golden
             assert golden is not None
-            logits = _logits(draft.backbone, bundle.path, golden)
+            logits, coarser = _logits(draft.backbone, bundle.path, golden, quantised)
             noise = figures.parity.noise_floor
             floor = 0.0 if noise is None else noise.max_abs[bundle.domain]
-            limit = max(FLOORS * floor, LEAST * figures.parity.max_logit[bundle.domain])
+            limit = coarser * max(FLOORS * floor, LEAST * figures.parity.max_logit[bundle.domain])
             off = max(
                 abs(float(logits[token]) - value)
                 for token, value in zip(golden.ids, golden.logits, strict=True)
@@ -67,15 +71,18 @@ def check_consumer(draft: Draft, bundles: Sequence[Bundle], figures: ParityFigur
                 )
 
 
-def _logits(backbone: Path, memory: Path, golden: Golden) -> Tensor:
-    """Logits after the last golden token with a whole memory in stock software."""
+def _logits(backbone: Path, memory: Path, golden: Golden, quantised: bool) -> tuple[Tensor, float]:
+    """Logits after the last golden token with a whole memory in stock software, and how much coarser than
+    float32 their type is."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from ... import sliced  # noqa: F401  # instead of running the code that lies in the folder
 
-    model: Any = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        backbone, dtype="auto" if quantised else torch.float32
+    ).eval()
     has_lora, cartridge = (memory / "adapter_config.json").is_file(), memory / CARTRIDGE
     if has_lora and cartridge.is_dir():
         model.load_adapter(str(memory))
@@ -87,4 +94,4 @@ def _logits(backbone: Path, memory: Path, golden: Golden) -> Tensor:
         warnings.simplefilter("ignore", FutureWarning)  # of PEFT's use of transformers
         ids = torch.tensor([golden.tokens])
         logits: Tensor = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
-    return logits
+    return logits.float(), torch.finfo(logits.dtype).eps / torch.finfo(torch.float32).eps

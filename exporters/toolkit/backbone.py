@@ -41,9 +41,14 @@ def write_backbone(draft: Draft, reader: SlicedReader | None = None) -> Sliced:
 
         shutil.copyfile(CODE, folder / CODE.name)
     copy_tokenizer(run.spec.folder, folder)
-    for path in license_files(run.spec.folder):
-        shutil.copyfile(path, folder / path.name)
+    copy_license(draft)
     return sliced
+
+
+def copy_license(draft: Draft) -> None:
+    """Copy the base's license beside the backbone."""
+    for path in license_files(draft.run.spec.folder):
+        shutil.copyfile(path, draft.backbone / path.name)
 
 
 def copy_tokenizer(base: Path, backbone: Path) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 
 from ...artefact.bundle import Bundle, bundle_entry
 from ...artefact.digests import file_entry, list_files, weight_bytes
-from ...artefact.manifest import BackboneEntry, BaseModelEntry, KeptRemoved, Manifest, Merged, Removed
+from ...artefact.manifest import (
+    BackboneEntry,
+    BaseModelEntry,
+    Consumer,
+    KeptRemoved,
+    Manifest,
+    Merged,
+    Removed,
+)
 from ...artefact.names import BACKBONE, FORMAT, MANIFEST, MASKS
 from ...artefact.parts import FileEntry
 from ...artefact.places import remember
@@ -36,6 +44,7 @@ def finish(
     *,
     merged: Merged | None = None,
     kept_removed: KeptRemoved | None = None,
+    consumer: Consumer | None = None,
     section: str = "",
 ) -> dict[str, Any]:
     """Write the masks, the cards and `koffkit.json`.
@@ -47,6 +56,7 @@ def finish(
         figures: of the comparison with the masked model.
         merged: the memory that the backbone's weights contain; None: there is none.
         kept_removed: what was written of what the backbone lacks; None: nothing.
+        consumer: what other software computes with it; None: it was not run, or agrees.
         section: of the README, beside what that of every export says.
 
     Returns: what `koffkit export --json` prints: the manifest without files and golden logits.
@@ -56,9 +66,8 @@ def finish(
     """
     if merged is None:  # its neurons stand in another order
         save_masks(draft.run.masks, draft.folder / MASKS)
-    manifest = manifest_of(
-        draft, format_name, sliced, bundles, figures, merged=merged, kept_removed=kept_removed
-    )
+    more = _only(merged=merged, kept_removed=kept_removed, consumer=consumer)
+    manifest = manifest_of(draft, format_name, sliced, bundles, figures, **more)
     for bundle in bundles:
         write_bundle_card(bundle.path, manifest)
     write_root_card(draft.folder, manifest, section)
@@ -75,6 +84,7 @@ def manifest_of(
     *,
     merged: Merged | None = None,
     kept_removed: KeptRemoved | None = None,
+    consumer: Consumer | None = None,
 ) -> Manifest:
     """The manifest of a draft that holds a checkpoint, without its list of files; arguments and errors as of
     `finish`."""
@@ -92,7 +102,7 @@ def manifest_of(
         masked=masked_counts(draft.run.spec.arch, draft.run.masks),
         domains={bundle.path.name: bundle_entry(bundle) for bundle in bundles},
         parity=figures.parity,
-        **_only(merged=merged, kept_removed=kept_removed),
+        **_only(merged=merged, kept_removed=kept_removed, consumer=consumer),
         results=dict(draft.run.results) if merged is None else _results_of_merged(draft.run, merged),
         recipe=public_recipe(draft.run.recipe, base.is_on_hub, _around(draft)),
         golden=figures.golden,

@@ -30,7 +30,7 @@ def write_root_card(output: Path, manifest: Manifest, section: str = "") -> None
         section: of the format, after how to load it.
     """
     header = front_matter(manifest.base, "transformers", ["koffkit", "pruned"], derived=True)
-    texts = [title(manifest), _parts(output, manifest), _loading(output, manifest)]
+    texts = [title(manifest), _parts(output, manifest), _loading(manifest)]
     texts += [section] * bool(section)
     texts += [_needs(output, manifest), origin(manifest), _operating(output, manifest)]
     text = header + "\n".join(texts)
@@ -84,7 +84,7 @@ def _parts(output: Path, manifest: Manifest) -> str:
     return "\n".join(["| folder | what it is | weights |", "|---|---|---|", *rows, ""])
 
 
-def _loading(output: Path, manifest: Manifest) -> str:
+def _loading(manifest: Manifest) -> str:
     own = manifest.backbone.model_class.startswith("Koff")
     option = ", trust_remote_code=True" if own else ""
     note = "  # or, with koffkit installed, `import koffkit.sliced` first, and no remote code" if own else ""
@@ -104,6 +104,17 @@ model = PeftModel.from_pretrained(model, "memories/{domain}")
         else ""
     )
     name = "None" if domain is None else f'"{domain}"'
+    whole = f"""All of it, with koffkit:
+
+```python
+from koffkit import KoffModel
+
+model = KoffModel.from_pretrained(".")
+model.complete("A prompt", memory={name})  # "auto": the router decides, where there is one
+```
+"""
+    if manifest.consumer is not None:  # quantised
+        whole = ""
     return f"""## Load
 
 From this folder. {"With" if manifest.merged else "The backbone alone, with"} transformers:
@@ -115,15 +126,7 @@ model = AutoModelForCausalLM.from_pretrained("{BACKBONE}"{option}){note}
 tokenizer = AutoTokenizer.from_pretrained("{BACKBONE}")
 ```
 {peft}
-All of it, with koffkit:
-
-```python
-from koffkit import KoffModel
-
-model = KoffModel.from_pretrained(".")
-model.complete("A prompt", memory={name})  # "auto": the router decides, where there is one
-```
-"""
+{whole}"""
 
 
 def _needs(output: Path, manifest: Manifest) -> str:

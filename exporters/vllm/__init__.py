@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field
 
 from ...artefact.bundle import Bundle
+from ...artefact.manifest import Manifest
 from ...artefact.names import MEMORIES
 from ...artefact.routes import Carries, Facts
+from ...errors import UsageError
 from ...progress import Progress
 from ...recipe.servable import VLLM_RANKS
 from ...run.finished import FinishedRun
@@ -20,17 +23,13 @@ from ...strict import StrictModel
 from ..toolkit import (
     Draft,
     MergePlan,
-    check_merged,
-    check_parity,
-    manifest_of,
     plan_merge,
     publishing,
     require_carried,
-    tell_what_is_left_out,
-    write_backbone,
-    write_bundles,
     write_cartridge,
+    write_checkpoint,
 )
+from ..toolkit.quantised import DESCRIPTION, Weights, require_torchao, write_quantised
 from .adapters import write_adapter
 from .config import write_config
 from .readme import write_readme
@@ -48,12 +47,14 @@ class VllmOptions(StrictModel):
         None,
         description="Domain whose memory becomes part of the backbone's weights; none is served beside it.",
     )
+    weights: Weights = Field("auto", description=DESCRIPTION)
 
 
 class VllmExporter:
     """Writes what `vllm serve` loads."""
 
     Options = VllmOptions
+    quantized = MappingProxyType({"int8": {"weights": "int8"}})
     carries = Carries(
         what="vllm serve --enable-lora: backbone, LoRA, KV memory through koffkit's connector",
         families=frozenset({"llama", "mistral", "qwen2", "qwen3", "seed_oss"}),
@@ -77,36 +78,41 @@ class VllmExporter:
             what `koffkit export --json` prints.
 
         Raises:
-            UsageError: `output` exists, vLLM cannot express the backbone or the memories, or `options.merge`
-                names no memory that weights can hold.
+            UsageError: `output` exists, vLLM cannot express the backbone or the memories, `options.merge`
+                names no memory that weights can hold, or torchao is needed and not installed.
             IntegrityError: a file of the run or of its base is damaged, or the parity check fails; nothing is
                 published.
             ResourceError: the disk is too full.
         """
+        require_torchao("vllm", options.weights)
         plan = None if options.merge is None else plan_merge(run, options.merge)
         facts = require_carried(
             self.carries, run if plan is None else plan.run, "vllm", merged=plan is not None
         )
+        if options.weights != "auto" and facts.own_class:
+            raise UsageError(
+                f"--format vllm: weights: {options.weights}: layers that keep different numbers of neurons "
+                "were not run there in int8; export with weights: auto, or learn with mask.layout: uniform."
+            )
         with publishing(run if plan is None else plan.run, output, progress) as draft:
-            manifest, serving = _write(draft, facts, plan)
+            manifest, serving = _write(draft, facts, plan, options.weights)
             write_json(draft.folder / SERVING, serving)
             write_readme(draft.folder, manifest, serving)
         shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
         return {"output": str(output), **shown, **serving, "seconds": draft.seconds}
 
 
-def _write(draft: Draft, facts: Facts, plan: MergePlan | None) -> tuple[Any, dict[str, Any]]:
+def _write(
+    draft: Draft, facts: Facts, plan: MergePlan | None, weights: Weights
+) -> tuple[Manifest, dict[str, Any]]:
     """Everything but the README; returns the manifest of what was written, and what the connector reads."""
-    merged, bundles = None, []
-    if plan is None:
-        sliced = write_backbone(draft)
-        bundles = write_bundles(draft, sliced.digest)
-        figures = check_parity(draft, bundles)
+    if weights == "auto":
+        checkpoint = write_checkpoint(draft, plan)
+        manifest = checkpoint.manifest("vllm")
     else:
-        tell_what_is_left_out(draft, plan)
-        sliced = write_backbone(draft, plan.reader)
-        figures, merged = check_merged(draft, plan, sliced)
-    manifest = manifest_of(draft, "vllm", sliced, bundles, figures, merged=merged)
+        checkpoint, measured = write_quantised(draft, plan)
+        manifest = checkpoint.manifest("vllm").evolve(consumer=measured)
+    bundles = checkpoint.bundles
     names = [bundle.domain for bundle in bundles] if facts.kv == "all" else []
     sentinels = choose_sentinels(draft.backbone, names, int(draft.run.sliced_config["vocab_size"]))
     memories = {bundle.domain: _write_memory(draft, bundle, sentinels) for bundle in bundles}

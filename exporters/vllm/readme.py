@@ -13,6 +13,7 @@ from ...artefact.names import BACKBONE, CARD
 from ...checkpoint.files import CONFIG
 from ...storage.files import write_atomically
 from ...storage.read_json import read_json
+from ..toolkit.quantised import readme_section
 from ..toolkit.root_card import origin, title
 
 CONNECTOR = "koffkit.serving.vllm_connector"
@@ -46,6 +47,8 @@ def write_readme(folder: Path, manifest: Manifest, serving: Mapping[str, Any]) -
     header = front_matter(manifest.base, "vllm", ["koffkit", "pruned"], derived=True)
     memories = serving["memories"]
     parts = [title(manifest), _serve(manifest.name, config, serving), _ask(manifest.name, memories)]
+    if manifest.consumer is not None:
+        parts.append(readme_section(manifest.consumer, "`pip install torchao` beside vLLM first"))
     if any(entry["kv"] for entry in memories.values()):
         parts.append(_kv(manifest.name, memories, serving["chat_template"]))
     write_atomically(folder / CARD, header + "\n".join([*parts, origin(manifest)]))

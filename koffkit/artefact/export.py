@@ -29,10 +29,18 @@ class Export:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats are for
-        other software."""
+        """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats, and
+        quantised weights, are for other software."""
+        if self.is_quantised:
+            return False
         files = [name for name in self.manifest.files if name.startswith(f"{BACKBONE}/")]
         return f"{BACKBONE}/{CONFIG}" in files and any(name.endswith(".safetensors") for name in files)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the backbone's weights are int8 or int4."""
+        consumer = self.manifest.consumer
+        return consumer is not None and consumer.weights != "auto"
 
     @property
     def router(self) -> Path | None:
@@ -98,9 +106,10 @@ def open_export(path: Path | str, *, any_format: bool = False) -> Export:
         raise UsageError(f"{path}: not an export (no {MANIFEST}); make one with `koffkit export`.")
     export = Export(path, Manifest.read(path / MANIFEST))
     if not any_format and not export.is_checkpoint:
+        what = f"format {export.manifest.format}" + ", quantised" * export.is_quantised
         raise UsageError(
-            f"{path}: an export of format {export.manifest.format}, for other software (its README says "
-            "which); koffkit runs exports of format hf. `koffkit verify` and `koffkit inspect` take both."
+            f"{path}: an export of {what}, for other software (its README says which); koffkit runs exports "
+            "of format hf that are not quantised. `koffkit verify` and `koffkit inspect` take all."
         )
     return export
 

@@ -5,7 +5,7 @@
 prints one table. A consumer is one file in this folder that imports nothing of koffkit: `PACKAGES` (what its
 environment gets), `FORMAT` and `OPTIONS` (of the export that it reads), and a program
 
-    python CONSUMER.py EXPORT QUESTIONS.json ANSWERS.json
+    python CONSUMER.py EXPORT QUESTIONS.json ANSWERS.json [EXPORT QUESTIONS.json ANSWERS.json ...]
 
 Questions (made by `reference.py`): `asked`, a list of `{"memory", "lora", "kv", "prompt"}` in the order to
 ask (memory null: the backbone alone; prompt: token ids), `new_tokens`, `suppress` (ids that are never

@@ -12,14 +12,14 @@ from koffkit.exporters import export
 from koffkit.artefact.export import open_export
 from koffkit.checkpoint.files import load_tokenizer
 from koffkit.recipe.load import load_recipe
+from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import run_recipe
 
-from ..common import write_recipe
+from ..common import make_checkpoint, recipe_dict, write_recipe
 from ..parity import conformance
 from ..parity.conformance import Case
 
-NEW_TOKENS = 64
-PROMPT = [5, 270, 61, 118, 9, 200, 77, 133, 41, 250]
+TINY_TEXT = "quiet river over the green stone, seven lamps"
 TEXT = "The most important thing about the history of the region is"
 
 
@@ -30,34 +30,42 @@ class Ready:
     Attributes:
         run: its folder.
         export: of format `hf`.
-        prompts: token ids.
+        text: the prompt.
     """
 
     run: Path
     export: Path
-    prompts: list[list[int]]
+    text: str
 
     def asked(self) -> list[dict[str, Any]]:
-        """The bare backbone, the first memory by halves, every memory in turn, and the bare backbone again:
-        what one leaves behind must not reach the next."""
-        names = sorted(open_export(self.export).manifest.domains)[:2]
-        order = [(None, False, False), (names[0], True, False)] if names else [(None, False, False)]
-        order += [(name, True, True) for name in names]
-        order += [(names[0], True, True), (None, False, False)] if names else []
-        return [
-            {"memory": name, "lora": lora, "kv": kv, "prompt": prompt}
-            for prompt in self.prompts
-            for name, lora, kv in order
+        """The bare backbone, the LoRA half of the first memory, every memory in turn, and the bare backbone
+        again: what one leaves behind must not reach the next."""
+        bundles = [bundle.info for bundle in open_export(self.export).bundles()[:2]]
+        none = {"memory": None, "lora": False, "kv": False, "neurons": False, "whole": True}
+        whole = [
+            {"memory": info.domain, "whole": True}
+            | {half: getattr(info, half) is not None for half in ("lora", "kv", "neurons")}
+            for info in bundles
         ]
+        order = [none]
+        order += [
+            one | {"kv": False, "whole": False} for one in whole[:1] if one["kv"] and not one["neurons"]
+        ]
+        order += [*whole, whole[0], none] if whole else []
+        prompt = load_tokenizer(self.export / "backbone")(self.text).input_ids
+        return [one | {"prompt": prompt, "text": self.text} for one in order]
 
 
 def tiny(**case: Any) -> Callable[[Path], Ready]:
     """A random model of a family, with random gates and memories."""
 
     def make(root: Path) -> Ready:
-        made = Case(**{"structure": "mlp_neuron", "layout": "uniform", "tied": False, "plain": True} | case)
+        made = Case(
+            **{"structure": "mlp_neuron", "layout": "uniform", "tied": False, "plain": True, "wide": True}
+            | case
+        )
         conformance.build(made, root)
-        return Ready(root / "run", root / "out", [PROMPT])
+        return Ready(root / "run", root / "out", TINY_TEXT)
 
     return make
 
@@ -72,10 +80,30 @@ def quickstart(root: Path) -> Ready:
     return _compressed(root, {"extends": "quickstart", "name": "quick", "stages": stages, "retention": None})
 
 
+def lora_alone(root: Path) -> Ready:
+    """A tiny model whose memories have no KV half."""
+    lora = {"rank": 4, "alpha": 8, "targets": ["k_proj", "v_proj", "up_proj", "down_proj"]}
+    stages = [
+        {"select_masks": {"selector": "magnitude"}},
+        {"recover": {"max_steps": 8, "batch_size": 2, "lr": {"lora": 5e-2}}},
+    ]
+    memory = {"layers": "all", "lora": lora, "kv": None}
+    base = make_checkpoint(root / "base", **conformance.WIDE)
+    tree = recipe_dict(base, root / "data", memory=memory, stages=stages, retention=None)
+    return _compressed(root, tree, TINY_TEXT)
+
+
 def real(base: Path) -> Callable[[Path], Ready]:
-    """A real model: neurons chosen without training, two memories with a handful of steps."""
+    """A real model: neurons chosen without training, two memories with a handful of steps.
+
+    Args:
+        base: its folder, or a finished run, which is taken as it is.
+    """
 
     def make(root: Path) -> Ready:
+        if RunFolder(base).run_file.is_file():
+            export(base, root / "out")
+            return Ready(base, root / "out", TEXT)
         domains = {name: {"text": str(root / f"{name}.txt")} for name in ("history", "science")}
         for name in domains:
             words = f"Some words about {name}, which the memory of {name} is to remember. "
@@ -103,11 +131,10 @@ def real(base: Path) -> Callable[[Path], Ready]:
     return make
 
 
-def _compressed(root: Path, tree: Mapping[str, Any]) -> Ready:
+def _compressed(root: Path, tree: Mapping[str, Any], text: str = TEXT) -> Ready:
     run_recipe(load_recipe(write_recipe(root / "recipe.yaml", dict(tree))), root / "run")
     export(root / "run", root / "out")
-    ids = load_tokenizer(root / "out" / "backbone")(TEXT).input_ids
-    return Ready(root / "run", root / "out", [ids])
+    return Ready(root / "run", root / "out", text)
 
 
 CASES: dict[str, Callable[[Path], Ready]] = {
@@ -122,5 +149,7 @@ CASES: dict[str, Callable[[Path], Ready]] = {
     "llama, ragged heads": tiny(family="llama", structure="neurons+groups", layout="ragged"),
     "qwen2, ragged neurons": tiny(family="qwen2", layout="ragged"),
     "qwen3, ragged neurons": tiny(family="qwen3", layout="ragged"),
+    "llama, neurons given back": tiny(family="llama", neurons=True),
+    "llama, LoRA alone": lora_alone,
     "llama, value channels": tiny(family="llama", structure="v_channel", layout="ragged"),
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,10 +16,14 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ["xllamacpp"]
+from program import run
+
+PACKAGES = ["xllamacpp", "openai"]
+PLACE = "openai_llama"
 FORMAT = "gguf"
 OPTIONS = {"type": "f32", "cache_type": "f32"}
 SETTINGS = {"-fa off": False, "-fa on": True}
+UNBOUNDED = ("-fa on",)  # rounds more by design
 FLASH = {"on": 1, "off": 0}  # llama_flash_attn_type
 TYPES = {"f32": 0, "f16": 1}  # ggml_type
 
@@ -38,6 +41,7 @@ def params_of(export: Path, flash: bool) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type(TYPES["f32"])  # llama.cpp's own is f16
     words = server_options(export)
     adapters = []
     while words:
@@ -53,6 +57,8 @@ def params_of(export: Path, flash: bool) -> Any:
             adapter = xllamacpp.CommonAdapterLoraInfo()
             adapter.path, adapter.scale = str(export / value), 0.0
             adapters.append(adapter)
+        elif option == "--cache-ram":
+            params.cache_ram_mib = int(value)
         elif option == "--slot-save-path":
             params.slot_save_path = f"{export / value}{os.sep}"
         elif option == "-ctk":
@@ -125,4 +131,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

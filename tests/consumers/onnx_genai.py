@@ -4,7 +4,6 @@ alone as in `onnx_runtime.py`."""
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from onnx_runtime import adapter_of, told
+from program import run
 
 PACKAGES = ["onnxruntime-genai", "numpy"]
+EXTRA = "onnx"
 FORMAT = "onnx"
 OPTIONS = {"layout": "genai"}
 
@@ -58,4 +59,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

@@ -6,7 +6,6 @@ row is padded on the left.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from importlib.metadata import version
 from importlib.util import module_from_spec, spec_from_file_location
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from program import run
 
 PACKAGES = ["onnxruntime", "tokenizers", "numpy"]
+EXTRA = "onnx"
 FORMAT = "onnx"
 OPTIONS: dict[str, Any] = {}
 PADDING = 3
@@ -109,4 +110,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

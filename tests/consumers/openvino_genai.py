@@ -14,7 +14,10 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from program import run
+
 PACKAGES = ["openvino>=2026.4", "openvino-genai>=2026.4", "safetensors"]
+EXTRA = "openvino"
 FORMAT = "openvino"
 OPTIONS: dict[str, Any] = {}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -134,4 +137,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder, where the name of this file hides GenAI
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

@@ -8,14 +8,15 @@ below a CARTRIDGE adapter, which PEFT cannot hold in one `PeftModel`; once throu
 from __future__ import annotations
 
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from plain_transformers import generate, load
+from program import run
 
 PACKAGES = ["torch", "transformers>=5.15", "peft"]
+PLACE = "plain_transformers"
 FORMAT = "peft"
 OPTIONS: dict[str, Any] = {}
 
@@ -67,4 +68,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

@@ -4,10 +4,11 @@ that is there before the prompt, as in the export's `example.py`."""
 from __future__ import annotations
 
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from program import run
 
 PACKAGES = ["torch", "transformers>=5.15", "peft"]
 FORMAT = "peft"
@@ -90,4 +91,4 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

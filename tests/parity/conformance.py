@@ -66,6 +66,8 @@ SPARSITY = {
 READER = {"mlp_neuron": "mlp.down_proj", "kv_group": "self_attn.o_proj"}
 """The module that reads the units of a structure, which a repair changes."""
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+WIDE = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+"""Heads that every consumer has a kernel for."""
 FAMILY: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"sliding_window": 8},
@@ -98,6 +100,7 @@ class Case:
     repair: str = "none"
     neurons: bool = False  # see `tests.parity.neurons`
     plain: bool = False  # without the biases, windows and scales of FAMILY
+    wide: bool = False
 
     @property
     def name(self) -> str:
@@ -132,11 +135,12 @@ def cases() -> Iterator[Case]:
 
 
 @cache
-def base_of(family: str, tied: bool, plain: bool = False) -> Path:
+def base_of(family: str, tied: bool, plain: bool = False, wide: bool = False) -> Path:
     """A random checkpoint with four layers, made once a process."""
     folder = Path(tempfile.mkdtemp(prefix="koffkit-conformance-"))
     config = HEADS | {"tie_word_embeddings": tied, "num_hidden_layers": 4}
     config |= PLAIN.get(family, {}) if plain else FAMILY[family]
+    config |= WIDE if wide else {}
     return make_checkpoint(folder, family, **config)
 
 
@@ -156,7 +160,8 @@ def build(case: Case, root: Path) -> Context:
         "repair": case.repair,
         "repair_damping": 1.0,
     }
-    recipe = recipe_dict(base_of(case.family, case.tied, case.plain), root / "data", mask=mask, memory=memory)
+    base = base_of(case.family, case.tied, case.plain, case.wide)
+    recipe = recipe_dict(base, root / "data", mask=mask, memory=memory)
     recipe["stages"] = recipe["stages"][:1]
     if case.neurons:
         recipe["memory"]["neurons"] = {"count": 3, "layout": case.layout}
@@ -169,7 +174,7 @@ def build(case: Case, root: Path) -> Context:
 def _learned(case: Case, loaded: LoadedRecipe, root: Path) -> Context:
     """Stand in for the stages of a run, and export it."""
     run = RunFolder(root / "run")
-    base = ModelSpec.open(base_of(case.family, case.tied, case.plain))
+    base = ModelSpec.open(base_of(case.family, case.tied, case.plain, case.wide))
     state = open_run(run, loaded, base, None, False)
     context = build_context(loaded, run, base, Silent())
     generator = torch.Generator().manual_seed(1)

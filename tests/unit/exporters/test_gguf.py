@@ -259,8 +259,8 @@ def test_quantize_is_the_option_of_the_format(shipped: Shipped, tmp_path: Path, 
     assert wrong.code == 2 and "--quantize int4: format gguf writes no such weights" in wrong.err
     wrong = koffkit(*command[:-2], tmp_path / "new", "--quantize", "int8", "-o", "type=f32")
     assert wrong.code == 2 and "it is type=q8_0 of format gguf, which is given, too" in wrong.err
-    wrong = koffkit("export", shipped.run, "--output", tmp_path / "new", "--quantize", "int8")
-    assert wrong.code == 2 and "format hf writes no such weights; formats that do: gguf" in wrong.err
+    wrong = koffkit(*command[:3], "onnx", "--output", tmp_path / "new", "--quantize", "int8")
+    assert wrong.code == 2 and "format onnx writes no such weights; formats that do: gguf, hf" in wrong.err
     assert not (tmp_path / "new").exists()
 
 
