@@ -50,6 +50,12 @@ class MemoryStore:
         return list(self._bundles)
 
     @property
+    def bundles(self) -> list[Bundle]:
+        """The memories, in the order they came."""
+        with self._changed:
+            return [bundle for bundle, _ in self._bundles.values()]
+
+    @property
     def loaded(self) -> list[str]:
         """Names of those whose tensors are loaded, the least recently used first."""
         with self._changed:
