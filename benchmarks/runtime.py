@@ -1,6 +1,6 @@
 """What memories cost at run time: mixed batches, attaching, loading, and many memories in little space.
 
-    python benchmarks/runtime.py EXPORT [--rows 8] [--new-tokens 64] [--rounds 5]
+    python benchmarks/runtime.py EXPORT [--rows 8] [--new-tokens 64] [--rounds 5] [--only batches]
 
 EXPORT has several memories. Batches are timed in turns, and the medians of whole `generate` calls are
 compared: one memory for all rows, a memory for each row in turn, and PEFT's `adapter_names` with the LoRA
@@ -26,18 +26,30 @@ import torch
 
 from koffkit import KoffModel
 from koffkit.artefact.bundle import Bundle, open_bundle
+from koffkit.artefact.digests import file_entry
+
+CLOCK = {"now": time.perf_counter}
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call."""
+def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = CLOCK["now"]()
             call()
             if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(CLOCK["now"]() - start)
+    return seconds
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: median(values) for name, values in seconds.items()}
+
+
+def ratio(seconds: Mapping[str, list[float]], one: str, other: str) -> float:
+    """The median of the ratios of neighbours in time: what else the machine does comes and goes."""
+    return median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
 
 
 def peft_model(export: Path, domains: list[str]) -> Any:
@@ -87,11 +99,12 @@ def batches(export: Path, rows: int, new_tokens: int, rounds: int) -> dict[str, 
         rounds,
     )
     ratios = {
-        "mixed / one memory": seconds["mixed"] / seconds["one memory"],
-        "mixed / one LoRA": seconds["mixed LoRA"] / seconds["one LoRA"],
-        "PEFT / mixed LoRA": seconds["mixed LoRA by PEFT"] / seconds["mixed LoRA"],
+        "mixed / one memory": ratio(seconds, "mixed", "one memory"),
+        "mixed / one LoRA": ratio(seconds, "mixed LoRA", "one LoRA"),
+        "PEFT / mixed LoRA": ratio(seconds, "mixed LoRA by PEFT", "mixed LoRA"),
+        "PEFT / mixed": ratio(seconds, "mixed LoRA by PEFT", "mixed"),
     }
-    return {**seconds, **ratios}
+    return {**medians(seconds), **ratios}
 
 
 def read_whole(bundle: Bundle) -> int:
@@ -99,22 +112,47 @@ def read_whole(bundle: Bundle) -> int:
     return sum(len((bundle.path / name).read_bytes()) for name in bundle.info.files)
 
 
+def hashed(bundle: Bundle) -> int:
+    """The same, and their digests."""
+    return sum(file_entry(bundle.path / name).size for name in bundle.info.files)
+
+
 def loading(export: Path, rounds: int) -> dict[str, float]:
-    """Milliseconds of attaching, of reading a bundle and of loading it."""
+    """Milliseconds of attaching, of reading a bundle's files (from the system's cache) and of loading it:
+    into the room of another memory that went, into new room, and with all checks of a bundle that is new."""
     model = KoffModel.from_pretrained(export, dtype=torch.float32, memory_budget=1 << 40)
     name = model.domains[0]
     bundle = open_bundle(export / "memories" / name)
 
-    def load() -> None:
-        model.store.reload()
-        with model.store.use([name]):
-            pass
+    def load(budget: int | None) -> Callable[[], None]:
+        def call() -> None:
+            model.store.budget = budget
+            model.store.reload()
+            with model.store.use([name]):
+                pass
 
-    seconds = in_turns(
-        {"attach": lambda: model.attach(name), "read": lambda: read_whole(bundle), "load": load}, 3 * rounds
-    )
-    milliseconds = {f"{what} (ms)": 1000 * value for what, value in seconds.items()}
-    return {**milliseconds, "load / read": seconds["load"] / seconds["read"]}
+        return call
+
+    def take_new() -> None:
+        model.unload_memory(name)
+        model.load_memory(bundle)
+
+    calls = {
+        "attach": lambda: model.attach(name),
+        "read": lambda: read_whole(bundle),
+        "load": load(1 << 40),
+    }
+    new_room = in_turns({"read": calls["read"], "load": load(None)}, 6 * rounds)  # as long as none is spare
+    seconds = in_turns(calls, 6 * rounds)
+    checked = in_turns({"hash": lambda: hashed(bundle), "load_memory": take_new}, 6 * rounds)
+    milliseconds = {f"{what} (ms)": 1000 * value for what, value in medians(seconds | checked).items()}
+    return {
+        **milliseconds,
+        "load / read": ratio(seconds, "load", "read"),
+        "load into new room (ms)": 1000 * median(new_room["load"]),
+        "load into new room / read": ratio(new_room, "load", "read"),
+        "load_memory / read and hash": ratio(checked, "load_memory", "hash"),
+    }
 
 
 def many(export: Path, count: int = 100, room: int = 10) -> dict[str, float]:
@@ -155,14 +193,21 @@ def many(export: Path, count: int = 100, room: int = 10) -> dict[str, float]:
 @click.option("--rows", default=8, show_default=True)
 @click.option("--new-tokens", default=64, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-def main(export: Path, rows: int, new_tokens: int, rounds: int) -> None:
+@click.option("--only", type=click.Choice(["batches", "loading", "many"]), help="By default all three.")
+@click.option(
+    "--cpu-time", is_flag=True, help="Count this process's time of the CPU: other work disturbs less."
+)
+def main(export: Path, rows: int, new_tokens: int, rounds: int, only: str | None, cpu_time: bool) -> None:
     """Print every figure as JSON."""
-    found = {
-        "threads": torch.get_num_threads(),
-        "batches": batches(export, rows, new_tokens, rounds),
-        "loading": loading(export, rounds),
-        "many": many(export),
+    if cpu_time:
+        CLOCK["now"] = time.process_time
+    measured = {
+        "batches": lambda: batches(export, rows, new_tokens, rounds),
+        "loading": lambda: loading(export, rounds),
+        "many": lambda: many(export),
     }
+    found: dict[str, Any] = {"threads": torch.get_num_threads()}
+    found |= {name: measure() for name, measure in measured.items() if only in (None, name)}
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 

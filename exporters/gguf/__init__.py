@@ -89,6 +89,7 @@ def _finish(draft: Draft, manifest: Manifest, serving: Serving, sliced: Sliced) 
     from . import ask
     from .readme import ASK, write_modelfiles, write_readme
 
+    manifest = _with_states(manifest, serving)
     assert ask.__file__ is not None
     shutil.copyfile(ask.__file__, draft.folder / ASK)
     if not any((draft.folder / MEMORIES).iterdir()):
@@ -96,3 +97,12 @@ def _finish(draft: Draft, manifest: Manifest, serving: Serving, sliced: Sliced) 
     write_readme(draft.folder, manifest, serving)
     write_modelfiles(draft.folder, manifest, serving)
     return write_manifest(draft, manifest, sliced)
+
+
+def _with_states(manifest: Manifest, serving: Serving) -> Manifest:
+    """The manifest of a merged memory, which says that its KV half lies beside the weights if it does."""
+    merged = manifest.merged
+    if merged is None or merged.domain not in serving.memories:
+        return manifest
+    left = [half for half in merged.left_out if half != "kv"]
+    return manifest.evolve(merged=merged.model_copy(update={"left_out": left, "beside": ["kv"]}))

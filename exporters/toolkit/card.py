@@ -106,6 +106,8 @@ def merged_sentence(merged: Merged) -> str:
         if merged.left_out
         else ""
     )
+    if merged.beside:
+        missing += f" Its {' and '.join(merged.beside)} half lies beside them, in files of its own."
     rounding = merged.rounding.get("max_abs", 0.0)
     rounded = f" Rounding the sum moves logits by {rounding:.1e} at most." if rounding else ""
     return f"The memory `{merged.domain}` is part of the weights: {halves}.{missing}{rounded}"

@@ -44,10 +44,11 @@ def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KV
     Raises:
         IntegrityError: a tensor does not fit the backbone.
     """
-    path = bundle.kv_file
-    if path is None:
-        return {}
-    tensors = load_tensors(path)
+    return {} if bundle.kv_file is None else kv_of(bundle.kv_file, load_tensors(bundle.kv_file), layers)
+
+
+def kv_of(path: Path, tensors: Mapping[str, Tensor], layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:
+    """`load_kv` of the tensors of the file `path`."""
     memory = {}
     for index in sorted({int(name.split(".")[1]) for name in tensors}):
         if index >= len(layers):
@@ -83,18 +84,21 @@ def load_neurons(bundle: MemoryFolder, num_layers: int, hidden: int) -> dict[int
         IntegrityError: a tensor is missing, or does not fit the backbone.
     """
     path = bundle.neurons_file
-    if path is None:
-        return {}
+    return {} if path is None else neurons_of(path, load_tensors(path), num_layers, hidden)
+
+
+def neurons_of(path: Path, tensors: Mapping[str, Tensor], num_layers: int, hidden: int) -> dict[int, Neurons]:
+    """`load_neurons` of the tensors of the file `path`."""
     layers: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_tensors(path).items():
+    for name, value in tensors.items():
         prefix, _, rest = name.partition(".")
         index, _, own = rest.partition(".")
         if prefix != "layers" or not index.isdigit() or int(index) >= num_layers:
             raise IntegrityError(f"{path}: {name}: the backbone has {num_layers} layers.")
         layers.setdefault(int(index), {})[own] = value
-    for layer, tensors in layers.items():
-        _require_neurons(f"{path}: layers.{layer}", tensors, hidden)
-    return {layer: Neurons.of(tensors) for layer, tensors in sorted(layers.items())}
+    for layer, parts in layers.items():
+        _require_neurons(f"{path}: layers.{layer}", parts, hidden)
+    return {layer: Neurons.of(parts) for layer, parts in sorted(layers.items())}
 
 
 def _require_neurons(where: str, tensors: Mapping[str, Tensor], hidden: int) -> None:

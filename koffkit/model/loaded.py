@@ -59,7 +59,7 @@ def require_same_tensors(model: Any, spec: ModelSpec, progress: Progress | None 
     progress = progress or Silent()
     progress.start("comparing", len(stored), 0)
     for done, name in enumerate(stored, 1):
-        _require_same(name, loaded[name], reader)
+        require_same_tensor(name, loaded[name], reader)
         progress.advance("comparing", done, {})
     return sum(reader.tensors[name].size for name in stored)
 
@@ -68,7 +68,12 @@ def _same_memory(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.data_ptr() == other.data_ptr()
 
 
-def _require_same(name: str, value: Tensor, reader: CheckpointReader) -> None:
+def require_same_tensor(name: str, value: Tensor, reader: CheckpointReader) -> None:
+    """Compare one weight with the checkpoint's own, in the type that it has in memory.
+
+    Raises:
+        IntegrityError: it differs.
+    """
     info = reader.tensors[name]
     if tuple(value.shape) != info.shape:
         raise IntegrityError(

@@ -21,8 +21,6 @@ from ..artefact.bundle import MemoryFolder
 from ..artefact.names import ADAPTER_CONFIG
 from ..errors import IntegrityError
 from ..masks.slicing import ADAPTER_PREFIX
-from ..storage.read_json import read_json
-from .bundles import load_adapter
 from .groups import Groups
 from .per_call import of_this_call
 
@@ -132,20 +130,20 @@ def lora_of_call(
     }
 
 
-def load_lora(bundle: MemoryFolder, modules: Modules) -> dict[str, LowRank]:
-    """The LoRA of a bundle by linear layer, as it is stored; empty: it has none.
+def lora_of(
+    bundle: MemoryFolder, tensors: Mapping[str, Tensor], config: Mapping[str, Any], modules: Modules
+) -> dict[str, LowRank]:
+    """The LoRA of a bundle by linear layer.
 
     Args:
         bundle: the memory's folder.
+        tensors: of its `adapter_file`, by PEFT's names.
+        config: what its `adapter_config.json` says.
         modules: of the backbone.
 
     Raises:
-        IntegrityError: a file is damaged, or the weights are not for this backbone.
+        IntegrityError: the weights are not for this backbone.
     """
-    if bundle.adapter_file is None:
-        return {}
-    config = read_json(bundle.path / ADAPTER_CONFIG, remedy="copy the bundle again")
-    tensors = load_adapter(bundle)
     found = {}
     for name in (name for name in tensors if name.endswith(DOWN)):
         module = name.removeprefix(ADAPTER_PREFIX).removesuffix(DOWN)

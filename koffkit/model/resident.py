@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..arch.widths import LayerWidths
-from ..artefact.bundle import MemoryFolder
-from .bundles import KVTensors, load_kv, load_neurons, mixed_kv
-from .kv_attention import KVMemory, kv_of_call
-from .lora_memory import LoraMemory, Modules, load_lora, lora_of_call, use_lora
+from .bundles import KVTensors, mixed_kv
+from .kv_attention import kv_of_call
+from .lora_memory import LoraMemory, Modules, lora_of_call
 from .neuron_memory import NeuronMemory, neurons_of_call
 
 State = Mapping[nn.Module, Any]
@@ -40,53 +38,19 @@ class Resident:
     kv: KVTensors
     neurons: NeuronMemory
 
-    @classmethod
-    def load(
-        cls, bundle: MemoryFolder, model: Any, modules: Modules, widths: Sequence[LayerWidths]
-    ) -> Resident:
-        """Read a bundle, and put each part where its layer is.
-
-        Args:
-            bundle: the memory's folder, whose files were checked.
-            model: the backbone.
-            modules: of it.
-            widths: of its layers.
-
-        Raises:
-            IntegrityError: a file is damaged, or does not fit the backbone.
-        """
-        lora = load_lora(bundle, modules)
-        kv = load_kv(bundle, widths)
-        neurons = load_neurons(bundle, len(widths), model.config.hidden_size)
-        use_lora(modules[name] for name in lora)
-        places = {name: _place(modules[name], model) for name in lora}
-        layers = [_place(layer, model) for layer in model.model.layers]
-        return cls(
-            bundle.domain,
-            {
-                name: replace(pair, down=pair.down.to(*places[name]), up=pair.up.to(*places[name]))
-                for name, pair in lora.items()
-            },
-            {
-                layer: KVMemory(own.key.to(*layers[layer]), own.value.to(*layers[layer]))
-                for layer, own in kv.items()
-            },
-            {layer: own.to(*layers[layer]) for layer, own in neurons.items()},
-        )
-
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """What its tensors take."""
-        tensors: list[Tensor] = [tensor for pair in self.lora.values() for tensor in (pair.down, pair.up)]
-        tensors += [tensor for own in self.kv.values() for tensor in (own.key, own.value)]
-        tensors += [tensor for own in self.neurons.values() for tensor in own.tensors().values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.nbytes for tensor in self.tensors())
 
-
-def _place(module: nn.Module, model: Any) -> tuple[torch.device, torch.dtype]:
-    """Device and type of the weights of a module."""
-    weight = next(module.parameters())
-    return (model.device if weight.is_meta else weight.device), weight.dtype
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them."""
+        for pair in self.lora.values():
+            yield from (pair.down, pair.up)
+        for own in self.kv.values():
+            yield from (own.key, own.value)
+        for part in self.neurons.values():
+            yield from part.tensors().values()
 
 
 class CallStates:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +14,11 @@ from torch import Tensor
 
 from ..checkpoint.spec import ModelSpec
 from ..devices import find_device, parse_dtype
+from ..model.bundle_reader import BundleReader
 from ..model.kv_attention import use_koffkit_attention
 from ..model.neuron_memory import use_neuron_memory
 from ..model.per_call import for_this_call
-from ..model.resident import CallStates, Resident
+from ..model.resident import CallStates
 from .generation import one_for_each, positions_of
 from .store import MemoryStore
 
@@ -51,8 +51,8 @@ class Backbone:
         self._widths = ModelSpec(config=model.config.to_dict(), path=path).widths
         modules = dict(model.named_modules())
         self._states = CallStates(model, modules)
-        load = partial(Resident.load, model=model, modules=modules, widths=self._widths)
-        self.store = MemoryStore(load, self._states.forget, memory_budget)
+        reader = BundleReader(model, modules, self._widths)
+        self.store = MemoryStore(reader, self._states.forget, memory_budget, unused=reader.take_back)
         self._memory: str | None = None
 
     @property

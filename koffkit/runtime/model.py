@@ -22,6 +22,7 @@ from .loading import load_backbone
 from .merge import merged_model
 from .prompts import Prompt, Prompts, read_prompts
 from .routing import MemoryRouter
+from .saving import save_export
 
 PROBE_BATCH_SIZE = 16  # prompts whose hidden states a probe router reads at once
 
@@ -149,6 +150,26 @@ class KoffModel(Backbone):
         with self.store.use([domain]) as (memory,):
             assert memory is not None
             return merged_model(self.model, memory, without_kv=without_kv)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write an export that `from_pretrained` reads back: backbone, router, and the memories of now.
+
+        Memories that were unloaded are not in it, those that were loaded from elsewhere are, and its manifest
+        lists what is there.
+
+        The files are copied as they were loaded, whatever device and type the model has now. Everything is
+        read and checked again before the folder appears, whole or not at all.
+
+        Args:
+            folder: a new or empty folder.
+
+        Raises:
+            UsageError: there is something at `folder`; the backbone was not loaded from an export; or its
+                weights were changed since.
+            IntegrityError: a file that is to be copied has changed.
+            ResourceError: the disk is too full.
+        """
+        save_export(self.model, self._digest, self._path, self.store.bundles, Path(folder))
 
     @property
     def has_router(self) -> bool:

@@ -76,6 +76,7 @@ def _memories(facts: Facts) -> str:
 
 def _merged(merged: Facts) -> str:
     without = f", without its {', '.join(merged['left_out'])}" if merged["left_out"] else ""
+    without += f", its {', '.join(merged['beside'])} beside them" if merged.get("beside") else ""
     neurons = f", {merged['neurons']:,} neurons" if merged["neurons"] else ""
     return f"{merged['domain']} is in the weights ({', '.join(merged['halves'])}{neurons}){without}"
 

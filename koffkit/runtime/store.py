@@ -26,6 +26,7 @@ class MemoryStore:
         load: reads a bundle whose files were checked.
         evicted: told of a memory that was let go of.
         budget: most bytes that the memories that no call is using may bring those loaded to; None: no limit.
+        unused: told of a memory that was let go of to make room, and that no call uses: its room is free.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class MemoryStore:
         load: Callable[[Bundle], Resident],
         evicted: Callable[[Resident], None],
         budget: int | None = None,
+        unused: Callable[[Resident], None] = lambda memory: None,
     ) -> None:
-        self._load, self._evicted, self.budget = load, evicted, budget
+        self._load, self._evicted, self.budget, self._unused = load, evicted, budget, unused
         self._bundles: dict[str, tuple[Bundle, Stamp]] = {}
         self._loaded: OrderedDict[str, Resident] = OrderedDict()
         self._users: Counter[Resident] = Counter()
@@ -46,6 +48,12 @@ class MemoryStore:
     def domains(self) -> list[str]:
         """Names of the memories, in the order they came."""
         return list(self._bundles)
+
+    @property
+    def bundles(self) -> list[Bundle]:
+        """The memories, in the order they came."""
+        with self._changed:
+            return [bundle for bundle, _ in self._bundles.values()]
 
     @property
     def loaded(self) -> list[str]:
@@ -111,7 +119,8 @@ class MemoryStore:
 
     @contextmanager
     def use(self, rows: Sequence[str | None]) -> Iterator[list[Resident | None]]:
-        """The memory of each row, loaded, and kept until the block ends."""
+        """The memory of each row, loaded, and kept until the block ends: then its tensors may become those of
+        another one."""
         names = list(dict.fromkeys(name for name in rows if name is not None))
         taken: dict[str, Resident] = {}
         try:
@@ -186,8 +195,11 @@ class MemoryStore:
 
     def _let_go(self, domain: str) -> None:
         memory = self._loaded.pop(domain, None)
-        if memory is not None:
-            self._evicted(memory)
+        if memory is None:
+            return
+        self._evicted(memory)
+        if self.budget is not None and not self._users[memory]:
+            self._unused(memory)
 
 
 def _stamp(bundle: Bundle) -> Stamp:

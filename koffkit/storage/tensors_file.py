@@ -4,11 +4,12 @@ or refused."""
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -75,18 +76,44 @@ def read_header(
             unknown dtype, an offset that is negative, overlaps another or leaves a gap.
     """
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-            if not 2 <= length <= min(MAX_HEADER, size - 8):
-                raise error(
-                    f"{path}: truncated or not a safetensors file ({size} bytes, header length {length}); "
-                    f"{remedy}."
-                )
-            text = file.read(length)
+            text, size = header_text(file, path, error=error, remedy=remedy)
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror or reason}); {remedy}.") from None
+    return parse_header(path, text, size, error=error, remedy=remedy)
+
+
+def header_text(
+    file: IO[bytes],
+    path: Path,
+    *,
+    error: type[KoffkitError] = IntegrityError,
+    remedy: str = "download it again",
+) -> tuple[bytes, int]:
+    """The header of a file that was just opened, not looked into, and the size of the file.
+
+    Raises:
+        error: the file is too short for it.
+    """
+    size, prefix = os.fstat(file.fileno()).st_size, file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise error(
+            f"{path}: truncated or not a safetensors file ({size} bytes, header length {length}); {remedy}."
+        )
+    return file.read(length), size
+
+
+def parse_header(
+    path: Path,
+    text: bytes,
+    size: int,
+    *,
+    error: type[KoffkitError] = IntegrityError,
+    remedy: str = "download it again",
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """`read_header` of what `header_text` returned: a header, and the size of its file."""
+    length = len(text)
     _require_few(text.count(b'"data_offsets"'), path, error, remedy)  # before it is parsed
     header = parse_json_object(text, f"{path}: damaged safetensors header", error=error, remedy=remedy)
     _require_few(len(header), path, error, remedy)

@@ -202,6 +202,8 @@ def test_a_merged_memory_keeps_its_kv_half_beside(restored: Shipped, tmp_path: P
     for name, value in tensors_of(tmp_path / "out" / "backbone" / "model.gguf").items():
         assert np.array_equal(halves(name, value), expected[source(name)].numpy()), name
     assert told["merged"]["halves"] == ["lora", "neurons"]
+    assert (told["merged"]["left_out"], told["merged"]["beside"]) == ([], ["kv"])
+    assert "Its kv half lies beside them" in " ".join((tmp_path / "out" / "README.md").read_text().split())
     memories = json.loads((tmp_path / "out" / "serving.json").read_text())["memories"]
     assert list(memories) == ["north"] and "lora" not in memories["north"]
     export(restored.run, tmp_path / "plain", "hf")
