@@ -12,6 +12,7 @@ from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
 from ..toolkit import (
+    ShardSize,
     check_merged,
     check_parity,
     finish,
@@ -31,6 +32,7 @@ class HfOptions(StrictModel):
     merge: str | None = Field(
         None, description="Domain whose memory becomes part of the backbone's weights; none ships beside it."
     )
+    max_shard_size: ShardSize = None
     keep_removed: bool = Field(
         False, description="Keep all that the backbone lacks beside it, for `koffkit restore`."
     )
@@ -75,19 +77,21 @@ class HfExporter:
             ResourceError: the disk is too full.
         """
         if options.merge is not None:
-            return self._merged(run, output, options.merge, progress)
+            return self._merged(run, output, options, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
-            sliced = write_backbone(draft)
+            sliced = write_backbone(draft, max_shard_size=options.max_shard_size)
             bundles = write_bundles(draft, sliced.digest)
             figures = check_parity(draft, bundles)
             removed = write_removed(draft) if options.keep_removed else None
             return finish(draft, "hf", sliced, bundles, figures, kept_removed=removed)
 
-    def _merged(self, run: FinishedRun, output: Path, domain: str, progress: Progress) -> dict[str, Any]:
-        plan = plan_merge(run, domain)
+    def _merged(
+        self, run: FinishedRun, output: Path, options: HfOptions, progress: Progress
+    ) -> dict[str, Any]:
+        plan = plan_merge(run, str(options.merge))
         with publishing(plan.run, output, progress) as draft:
             tell_what_is_left_out(draft, plan)
-            sliced = write_backbone(draft, plan.reader)
+            sliced = write_backbone(draft, plan.reader, max_shard_size=options.max_shard_size)
             figures, entry = check_merged(draft, plan, sliced)
             return finish(draft, "hf", sliced, [], figures, merged=entry)

@@ -12,6 +12,7 @@ from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
 from ..toolkit import (
+    ShardSize,
     add_cartridge,
     check_parity,
     finish,
@@ -26,7 +27,9 @@ from .gate import check_consumer
 
 
 class PeftOptions(StrictModel):
-    """Options of the format: none."""
+    """Options of the format."""
+
+    max_shard_size: ShardSize = None
 
 
 class PeftExporter:
@@ -48,7 +51,7 @@ class PeftExporter:
         Args:
             run: the run to export.
             output: the folder to make.
-            options: none.
+            options: what to write.
             progress: where messages and the progress of slicing go.
 
         Returns:
@@ -63,7 +66,7 @@ class PeftExporter:
         facts = require_carried(self.carries, run, "peft")
         with publishing(run, output, progress) as draft:
             write_router(draft)
-            sliced = write_backbone(draft)
+            sliced = write_backbone(draft, max_shard_size=options.max_shard_size)
             bundles = write_bundles(draft, sliced.digest, base=f"./{BACKBONE}")
             figures = check_parity(draft, bundles)
             if facts.kv == "all":

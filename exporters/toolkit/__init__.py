@@ -16,12 +16,14 @@ from .merging import MergePlan, check_merged, plan_merge, tell_what_is_left_out
 from .parity import ParityFigures, check_parity
 from .publishing import Draft, publishing
 from .removed import write_removed
+from .shards import ShardSize
 from .stream import Sliced, slice_checkpoint
 
 __all__ = [
     "Draft",
     "MergePlan",
     "ParityFigures",
+    "ShardSize",
     "Sliced",
     "add_cartridge",
     "check_merged",

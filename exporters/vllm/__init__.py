@@ -20,6 +20,7 @@ from ...strict import StrictModel
 from ..toolkit import (
     Draft,
     MergePlan,
+    ShardSize,
     check_merged,
     check_parity,
     manifest_of,
@@ -44,6 +45,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 class VllmOptions(StrictModel):
     """Options of the format."""
 
+    max_shard_size: ShardSize = None
     merge: str | None = Field(
         None,
         description="Domain whose memory becomes part of the backbone's weights; none is served beside it.",
@@ -88,23 +90,25 @@ class VllmExporter:
             self.carries, run if plan is None else plan.run, "vllm", merged=plan is not None
         )
         with publishing(run if plan is None else plan.run, output, progress) as draft:
-            manifest, serving = _write(draft, facts, plan)
+            manifest, serving = _write(draft, facts, plan, options.max_shard_size)
             write_json(draft.folder / SERVING, serving)
             write_readme(draft.folder, manifest, serving)
         shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
         return {"output": str(output), **shown, **serving, "seconds": draft.seconds}
 
 
-def _write(draft: Draft, facts: Facts, plan: MergePlan | None) -> tuple[Any, dict[str, Any]]:
+def _write(
+    draft: Draft, facts: Facts, plan: MergePlan | None, max_shard_size: str | None
+) -> tuple[Any, dict[str, Any]]:
     """Everything but the README; returns the manifest of what was written, and what the connector reads."""
     merged, bundles = None, []
     if plan is None:
-        sliced = write_backbone(draft)
+        sliced = write_backbone(draft, max_shard_size=max_shard_size)
         bundles = write_bundles(draft, sliced.digest)
         figures = check_parity(draft, bundles)
     else:
         tell_what_is_left_out(draft, plan)
-        sliced = write_backbone(draft, plan.reader)
+        sliced = write_backbone(draft, plan.reader, max_shard_size=max_shard_size)
         figures, merged = check_merged(draft, plan, sliced)
     manifest = manifest_of(draft, "vllm", sliced, bundles, figures, merged=merged)
     names = [bundle.domain for bundle in bundles] if facts.kv == "all" else []
