@@ -14,6 +14,7 @@ from ...run.finished import FinishedRun
 from ...strict import StrictModel
 from ..toolkit import (
     MergePlan,
+    ShardSize,
     finish,
     plan_merge,
     publishing,
@@ -39,7 +40,7 @@ class HfOptions(StrictModel):
     keep_removed: bool = Field(
         False, description="Keep all that the backbone lacks beside it, for `koffkit restore`."
     )
-
+    max_shard_size: ShardSize = None
     weights: Weights = Field("auto", description=DESCRIPTION)
 
     @model_validator(mode="after")
@@ -87,27 +88,29 @@ class HfExporter:
         require_torchao("hf", options.weights)
         plan = None if options.merge is None else plan_merge(run, options.merge)
         if options.weights != "auto":
-            return _quantised(run if plan is None else plan.run, plan, output, progress)
+            return _quantised(run if plan is None else plan.run, plan, output, options, progress)
         if plan is not None:
-            return _merged(plan, output, progress)
+            return _merged(plan, output, options, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
-            made = write_checkpoint(draft, None)
+            made = write_checkpoint(draft, None, max_shard_size=options.max_shard_size)
             removed = write_removed(draft) if options.keep_removed else None
             return finish(draft, "hf", made.sliced, made.bundles, made.figures, kept_removed=removed)
 
 
-def _merged(plan: MergePlan, output: Path, progress: Progress) -> dict[str, Any]:
+def _merged(plan: MergePlan, output: Path, options: HfOptions, progress: Progress) -> dict[str, Any]:
     with publishing(plan.run, output, progress) as draft:
-        made = write_checkpoint(draft, plan)
+        made = write_checkpoint(draft, plan, max_shard_size=options.max_shard_size)
         return finish(draft, "hf", made.sliced, [], made.figures, merged=made.merged)
 
 
-def _quantised(run: FinishedRun, plan: MergePlan | None, output: Path, progress: Progress) -> dict[str, Any]:
+def _quantised(
+    run: FinishedRun, plan: MergePlan | None, output: Path, options: HfOptions, progress: Progress
+) -> dict[str, Any]:
     with publishing(run, output, progress) as draft:
         if plan is None:
             write_router(draft)
-        made, measured = write_quantised(draft, plan)
+        made, measured = write_quantised(draft, plan, max_shard_size=options.max_shard_size)
         return finish(
             draft,
             "hf",

@@ -15,6 +15,7 @@ from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...strict import StrictModel
 from ..toolkit import (
+    ShardSize,
     add_cartridge,
     check_parity,
     finish,
@@ -38,6 +39,7 @@ from .gate import check_consumer
 class PeftOptions(StrictModel):
     """Options of the format."""
 
+    max_shard_size: ShardSize = None
     weights: Weights = Field("auto", description=DESCRIPTION)
 
 
@@ -77,10 +79,10 @@ class PeftExporter:
         require_torchao("peft", options.weights)
         facts = require_carried(self.carries, run, "peft")
         if options.weights != "auto":
-            return _quantised(run, facts, output, progress)
+            return _quantised(run, facts, output, options, progress)
         with publishing(run, output, progress) as draft:
             write_router(draft)
-            sliced = write_backbone(draft)
+            sliced = write_backbone(draft, max_shard_size=options.max_shard_size)
             bundles = write_bundles(draft, sliced.digest, base=f"./{BACKBONE}")
             figures = check_parity(draft, bundles)
             if facts.kv == "all":
@@ -90,10 +92,14 @@ class PeftExporter:
             return finish(draft, "peft", sliced, bundles, figures, section=readme_section(facts, bundles))
 
 
-def _quantised(run: FinishedRun, facts: Facts, output: Path, progress: Progress) -> dict[str, Any]:
+def _quantised(
+    run: FinishedRun, facts: Facts, output: Path, options: PeftOptions, progress: Progress
+) -> dict[str, Any]:
     with publishing(run, output, progress) as draft:
         write_router(draft)
-        made, measured = write_quantised(draft, None, base=f"./{BACKBONE}")
+        made, measured = write_quantised(
+            draft, None, base=f"./{BACKBONE}", max_shard_size=options.max_shard_size
+        )
         bundles = made.bundles
         if facts.kv == "all":
             bundles = [add_cartridge(bundle, draft.backbone) for bundle in bundles]

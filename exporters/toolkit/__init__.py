@@ -17,6 +17,7 @@ from .merging import MergePlan, check_merged, plan_merge, tell_what_is_left_out
 from .parity import ParityFigures, check_parity
 from .publishing import Draft, publishing
 from .removed import write_removed
+from .shards import ShardSize
 from .stream import Sliced, slice_checkpoint
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Draft",
     "MergePlan",
     "ParityFigures",
+    "ShardSize",
     "Sliced",
     "add_cartridge",
     "check_merged",

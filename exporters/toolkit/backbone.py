@@ -14,13 +14,16 @@ from .publishing import Draft
 from .stream import Sliced, slice_checkpoint
 
 
-def write_backbone(draft: Draft, reader: SlicedReader | None = None) -> Sliced:
+def write_backbone(
+    draft: Draft, reader: SlicedReader | None = None, *, max_shard_size: str | None = None
+) -> Sliced:
     """Write weights, config, tokenizer, license and, where no stock class holds the result, the code of its
     class.
 
     Args:
         draft: the export.
         reader: the weights to write; None: the base's, sliced as the masks of the run say.
+        max_shard_size: most bytes of a file of weights, such as `5GB`; None: the files of the base.
 
     Raises:
         IntegrityError: the base is damaged.
@@ -34,7 +37,7 @@ def write_backbone(draft: Draft, reader: SlicedReader | None = None) -> Sliced:
             slices, rows = backbone_slices(run.spec, run.masks), zero_rows(run.spec, run.masks)
             reader = SlicedReader(run.spec.folder, slices, rows, run.repair)
     with draft.timed("slice"):
-        sliced = slice_checkpoint(reader, skip, folder, draft.progress)
+        sliced = slice_checkpoint(reader, skip, folder, draft.progress, max_shard_size)
     write_json(folder / "config.json", config)
     if "auto_map" in config:
         from ...sliced import CODE

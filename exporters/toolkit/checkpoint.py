@@ -52,24 +52,27 @@ class Checkpoint:
         )
 
 
-def write_checkpoint(draft: Draft, merge: MergePlan | None, *, kv_ships: bool = False) -> Checkpoint:
+def write_checkpoint(
+    draft: Draft, merge: MergePlan | None, *, kv_ships: bool = False, max_shard_size: str | None = None
+) -> Checkpoint:
     """Write the backbone with its memories, or with one in its weights, and check it.
 
     Args:
         draft: the export; of a merged memory, of `merge.run`.
         merge: the memory that goes into the weights; None: there is none.
         kv_ships: the KV half of a merged memory ships in a way of the format's own.
+        max_shard_size: see `write_backbone`.
 
     Raises:
         IntegrityError: a file of the run or of its base is damaged, or the parity check fails.
     """
     if merge is None:
-        sliced = write_backbone(draft)
+        sliced = write_backbone(draft, max_shard_size=max_shard_size)
         bundles = write_bundles(draft, sliced.digest)
         return Checkpoint(draft, sliced, bundles, check_parity(draft, bundles), None)
     if not kv_ships:
         tell_what_is_left_out(draft, merge)
-    sliced = write_backbone(draft, merge.reader)
+    sliced = write_backbone(draft, merge.reader, max_shard_size=max_shard_size)
     figures, entry = check_merged(draft, merge, sliced)
     return Checkpoint(draft, sliced, [], figures, entry)
 

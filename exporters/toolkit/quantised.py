@@ -61,7 +61,11 @@ def require_torchao(format_name: str, weights: Weights) -> None:
 
 
 def write_quantised(
-    draft: Draft, merge: MergePlan | None, *, base: str = BACKBONE_OF_BUNDLE
+    draft: Draft,
+    merge: MergePlan | None,
+    *,
+    base: str = BACKBONE_OF_BUNDLE,
+    max_shard_size: str | None = None,
 ) -> tuple[Checkpoint, Consumer]:
     """Write and check a checkpoint, then the export's backbone as int8, with its memories, and measure it.
 
@@ -69,6 +73,7 @@ def write_quantised(
         draft: the export; of a merged memory, of `merge.run`.
         merge: the memory that goes into the weights, before they are int8; None: there is none.
         base: where the LoRA half of a memory says that the backbone is.
+        max_shard_size: most bytes of a file of weights, such as `5GB`; None: transformers' own limit.
 
     Returns:
         what was written, with the figures of the checkpoint; and what int8 does to it.
@@ -77,7 +82,7 @@ def write_quantised(
         IntegrityError: a file of the run or of its base is damaged, or the parity check fails.
     """
     with scratch_checkpoint(draft, merge) as made:
-        digest = _quantise(made, draft)
+        digest = _quantise(made, draft, max_shard_size)
         bundles = write_bundles(draft, digest, base) if merge is None else []
         measured = _measure(made, draft, bundles, digest)
     bundles = [open_bundle(bundle.path) for bundle in bundles]  # with golden logits
@@ -85,13 +90,14 @@ def write_quantised(
     return replace(made, draft=draft, sliced=sliced, bundles=bundles), measured
 
 
-def _quantise(made: Checkpoint, draft: Draft) -> str:
+def _quantise(made: Checkpoint, draft: Draft, max_shard_size: str | None) -> str:
     """Write the backbone of an export: that of a checkpoint with the matrices of its layers in int8, a scale
     for each row; embeddings and head stay.
 
     Args:
         made: the checkpoint, as stored.
         draft: the export.
+        max_shard_size: see `write_quantised`.
 
     Returns:
         the digest of the new backbone.
@@ -99,7 +105,8 @@ def _quantise(made: Checkpoint, draft: Draft) -> str:
     draft.progress.message("storing matrices as int8")
     with draft.timed("quantise"):
         written = draft.folder / ".int8"
-        _load(made.folder, quantised=True).save_pretrained(written)
+        sizes = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        _load(made.folder, quantised=True).save_pretrained(written, **sizes)
         entry = read_json(written / CONFIG, remedy="export again")["quantization_config"]
         draft.backbone.mkdir()
         for path in made.folder.iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +19,7 @@ from ...masks.sliced_reader import SlicedReader
 from ...progress import Progress
 from ...storage.files import write_json
 from ...storage.tensors_file import write_header
+from .shards import files_of, index_of_files
 
 PIECE = 1 << 24
 
@@ -33,49 +35,81 @@ class Sliced:
     files: dict[str, FileEntry]
 
 
-def slice_checkpoint(reader: SlicedReader, skip: set[str], output: Path, progress: Progress) -> Sliced:
-    """Write the tensors of every file of `reader` into `output`, in the order and sharding of the source.
+def slice_checkpoint(
+    reader: SlicedReader,
+    skip: set[str],
+    output: Path,
+    progress: Progress,
+    max_shard_size: str | None = None,
+) -> Sliced:
+    """Write the tensors of `reader` into `output`, in the order of the source.
 
     Args:
+        reader: the checkpoint.
         skip: tensors that are not written (a tied head).
+        output: the folder.
+        progress: told of every tensor.
+        max_shard_size: most bytes of a file, such as `5GB`; None: the files of the source.
     """
     hashes: dict[str, Any] = {}
-    files: dict[str, tuple[Any, int]] = {}
-    weight_map: dict[str, str] = {}
-    parameters = added = total = 0
-    count = len(reader.tensors)
-    progress.start("slice", count, 0)
+    entries: dict[str, tuple[Any, int]] = {}
+    files = files_of(reader, skip, max_shard_size)
+    progress.start("slice", len(reader.tensors), 0)
     with _Hashing() as hashing:
-        for path, tensors in reader.by_file.items():
-            written = {name: reader.tensors[name] for name in tensors if name not in skip}
-            file_hash = hashlib.sha256()
-            with open(output / path.name, "wb") as file:
-                header = write_header({name: (info.dtype, info.shape) for name, info in written.items()})
-                file.write(header)
-                hashing.update(header, file_hash)
-                for name, info in written.items():
-                    hashes[name] = tensor_hasher(info.dtype, info.shape)
-                    for data in reader.read_pieces(name, PIECE):
-                        file.write(data)
-                        hashing.update(data, file_hash, hashes[name])
-                    weight_map[name] = path.name
-                    parameters += prod(info.shape)
-                    added += prod(info.shape) if name in reader.added else 0
-                    total += prod(info.shape) * info.itemsize
-                    progress.advance("slice", len(hashes), {})
-                fsync_file(file)
-                files[path.name] = file_hash, file.tell()
-    if len(reader.by_file) > 1:
-        index = {
-            "metadata": {"total_size": total, "total_parameters": parameters},
-            "weight_map": dict(sorted(weight_map.items())),
-        }
-        write_json(output / INDEX, index)
-    digests = {name: hasher.hexdigest() for name, hasher in hashes.items()}
-    entries = {
-        name: FileEntry(sha256=hasher.hexdigest(), size=size) for name, (hasher, size) in files.items()
-    }
-    return Sliced(parameters, added, combine_tensor_digests(digests), entries)
+        for file, names in files.items():
+            entries[file] = _write_file(
+                reader,
+                names,
+                output / file,
+                hashing,
+                hashes,
+                lambda: progress.advance("slice", len(hashes), {}),
+            )
+    written = {name: reader.tensors[name] for name in hashes}
+    counts = {name: prod(info.shape) for name, info in written.items()}
+    parameters = sum(counts.values())
+    if len(files) > 1:
+        total = sum(counts[name] * info.itemsize for name, info in written.items())
+        write_json(output / INDEX, index_of_files(files, total, parameters))
+    return Sliced(
+        parameters,
+        sum(counts[name] for name in reader.added if name in counts),
+        combine_tensor_digests({name: hasher.hexdigest() for name, hasher in hashes.items()}),
+        {file: FileEntry(sha256=hasher.hexdigest(), size=size) for file, (hasher, size) in entries.items()},
+    )
+
+
+def _write_file(
+    reader: SlicedReader,
+    names: list[str],
+    path: Path,
+    hashing: _Hashing,
+    hashes: dict[str, Any],
+    done: Callable[[], None],
+) -> tuple[Any, int]:
+    """Write one file of weights, and hash it and its tensors meanwhile.
+
+    Args:
+        hashes: gets the hash of every tensor.
+        done: called after every tensor.
+
+    Returns:
+        the file's hash and size.
+    """
+    whole = hashlib.sha256()
+    infos = {name: reader.tensors[name] for name in names}
+    with open(path, "wb") as file:
+        header = write_header({name: (info.dtype, info.shape) for name, info in infos.items()})
+        file.write(header)
+        hashing.update(header, whole)
+        for name, info in infos.items():
+            hashes[name] = tensor_hasher(info.dtype, info.shape)
+            for data in reader.read_pieces(name, PIECE):
+                file.write(data)
+                hashing.update(data, whole, hashes[name])
+            done()
+        fsync_file(file)
+        return whole, file.tell()
 
 
 class _Hashing:

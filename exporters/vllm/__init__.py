@@ -23,6 +23,7 @@ from ...strict import StrictModel
 from ..toolkit import (
     Draft,
     MergePlan,
+    ShardSize,
     plan_merge,
     publishing,
     require_carried,
@@ -47,6 +48,7 @@ class VllmOptions(StrictModel):
         None,
         description="Domain whose memory becomes part of the backbone's weights; none is served beside it.",
     )
+    max_shard_size: ShardSize = None
     weights: Weights = Field("auto", description=DESCRIPTION)
 
 
@@ -95,7 +97,7 @@ class VllmExporter:
                 "were not run there in int8; export with weights: auto, or learn with mask.layout: uniform."
             )
         with publishing(run if plan is None else plan.run, output, progress) as draft:
-            manifest, serving = _write(draft, facts, plan, options.weights)
+            manifest, serving = _write(draft, facts, plan, options)
             write_json(draft.folder / SERVING, serving)
             write_readme(draft.folder, manifest, serving)
         shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
@@ -103,14 +105,14 @@ class VllmExporter:
 
 
 def _write(
-    draft: Draft, facts: Facts, plan: MergePlan | None, weights: Weights
+    draft: Draft, facts: Facts, plan: MergePlan | None, options: VllmOptions
 ) -> tuple[Manifest, dict[str, Any]]:
     """Everything but the README; returns the manifest of what was written, and what the connector reads."""
-    if weights == "auto":
-        checkpoint = write_checkpoint(draft, plan)
+    if options.weights == "auto":
+        checkpoint = write_checkpoint(draft, plan, max_shard_size=options.max_shard_size)
         manifest = checkpoint.manifest("vllm")
     else:
-        checkpoint, measured = write_quantised(draft, plan)
+        checkpoint, measured = write_quantised(draft, plan, max_shard_size=options.max_shard_size)
         manifest = checkpoint.manifest("vllm").evolve(consumer=measured)
     bundles = checkpoint.bundles
     names = [bundle.domain for bundle in bundles] if facts.kv == "all" else []

@@ -76,7 +76,9 @@ class Merged(RecordPart):
     domain: FolderName = Field(description="Whose memory it is.")
     halves: list[str] = Field(min_length=1, description="Which halves are in the weights: lora, neurons.")
     left_out: list[str] = Field(description="Halves that weights cannot hold, and that are gone: kv.")
-    beside: list[str] = Field([], description="Halves that ship beside the weights, in files of the format's.")
+    beside: list[str] = Field(
+        [], description="Halves that ship beside the weights, in files of the format's."
+    )
     neurons: Count = Field(description="Restored neurons, over all layers; each layer's come after its own.")
     parameters: Count = Field(description="By how many they make the backbone larger.")
     rounding: dict[str, float] = Field(

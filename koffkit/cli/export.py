@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     help="Keep all that the backbone lacks in EXPORT/removed, for `koffkit restore`.",
 )
 @click.option(
+    "--max-shard-size",
+    metavar="SIZE",
+    help="Most bytes of a file of weights, such as 5GB.  [default: the files of the base]",
+)
+@click.option(
     "--quantize",
     type=click.Choice(["int8", "int4"]),
     help="Weights of this type, by the format's own tool. With --merge the memory goes in first.",
@@ -59,6 +64,7 @@ def command(
     output: Path | None,
     merge: str | None,
     keep_removed: bool,
+    max_shard_size: str | None,
     quantize: str | None,
     more: tuple[str, ...],
     base: Path | None,
@@ -70,7 +76,8 @@ def command(
 
     folder = RunFolder(run) if run is not None else newest_finished()
     given = _given(more)
-    given |= ({} if merge is None else {"merge": merge}) | ({"keep_removed": True} if keep_removed else {})
+    named = {"merge": merge, "keep_removed": keep_removed or None, "max_shard_size": max_shard_size}
+    given |= {name: value for name, value in named.items() if value is not None}
     jobs = _jobs(folder.require_finished().recipe, format_, given)
     if output is not None and len(jobs) > 1:
         raise UsageError(

@@ -59,6 +59,12 @@ def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("add")
 @learning_options
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write it as FOLDER/NAME and nothing into EXPORT; `memory collect` takes it from there.",
+)
 def add(export: Path, name: str, **options: Any) -> None:
     """Learn a memory for the new domain NAME on the backbone of EXPORT, taught by the unpruned model."""
     _learn(export, name, replace=False, **options)
@@ -85,6 +91,7 @@ def _learn(
     resume: bool,
     device: str | None,
     as_json: bool,
+    output: Path | None = None,
     **fields: str | None,
 ) -> None:
     from ..artefact.export import open_export
@@ -98,7 +105,7 @@ def _learn(
     if replace:
         taken_place(opened, name)
     else:
-        free_place(opened, name, work_folder(opened, name))
+        free_place(opened, name, work_folder(opened, name), output)
     source_files(Source.model_validate(source), Path.cwd(), "--text" if text else "--jsonl")  # are there
     quiet_libraries()
     require_device(device)
@@ -113,23 +120,29 @@ def _learn(
             overrides=overrides,
             resume=resume,
             replace=replace,
+            output=output,
             device=device,
             progress=progress,
         )
-    emit(result) if as_json else _print(export, name, result)
+    emit(result) if as_json else _print(export, name, result, output)
 
 
-def _print(export: Path, name: str, result: dict[str, Any]) -> None:
+def _print(export: Path, name: str, result: dict[str, Any], output: Path | None) -> None:
     from ..report.table import results_table
 
     console = stdout()
     console.print(results_table({"domains": {name: result["figures"]}, "mean": {}}))
+    place = export if output is None else result["path"]
     console.print(
-        f"{export}: memory {name}, {result['parameters']:,} parameters, {result['bytes']:,} bytes.",
+        f"{place}: memory {name}, {result['parameters']:,} parameters, {result['bytes']:,} bytes.",
         markup=False,
     )
     console.print(_routing(name, result), markup=False)
     print_verdict(result["verdict"])
+    if output is not None:
+        console.print(
+            f"It becomes part of the export with: koffkit memory collect {export} {output}", markup=False
+        )
 
 
 def _routing(name: str, result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`koffkit memory list|remove|compact`; `add` and `replace` are in `learning`."""
+"""`koffkit memory list|collect|remove|compact`; `add` and `replace` are in `learning`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .place import device_option
 
 @click.group("memory")
 def command() -> None:
-    """Add, list, replace, remove and compact the memories of an export. The backbone and every other memory
-    stay as they are, byte for byte."""
+    """Add, collect, list, replace, remove and compact the memories of an export. The backbone and every
+    other memory stay as they are, byte for byte."""
 
 
 command.add_command(add)
@@ -64,6 +64,31 @@ def remove(export: Path, name: str, keep: Path | None, as_json: bool) -> None:
     result = remove_memory(export, name, keep)
     where = "" if keep is None else f", now in {result['kept']}"
     emit(result) if as_json else say(f"{export}: memory {name} removed, {result['bytes']:,} bytes{where}.")
+
+
+@command.command("collect")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.argument("folders", type=click.Path(path_type=Path), metavar="FOLDER...", nargs=-1, required=True)
+@json_option
+def collect(export: Path, folders: tuple[Path, ...], as_json: bool) -> None:
+    """Take finished memories (`add --output`) into EXPORT and its manifest: all of them in one step, or none.
+    FOLDER is a bundle or holds bundles; those that are there already are left out."""
+    from ..memories.collect import collect_memories
+
+    progress = RichProgress()
+    with progress.live():
+        result = collect_memories(export, folders, progress)
+    emit(result) if as_json else _say_collected(result)
+
+
+def _say_collected(result: dict[str, Any]) -> None:
+    names = ", ".join(result["collected"]) or "nothing"
+    already = f" (there already: {', '.join(result['already'])})" if result["already"] else ""
+    total = len(result["memories"])
+    say(f"{result['path']}: collected {names}, {result['bytes']:,} bytes{already}; memories in all: {total}.")
+    if result["not_in_router"]:
+        unknown = ", ".join(result["not_in_router"])
+        say(f"Not known to the router, so never picked by --memory auto: {unknown}.")
 
 
 @command.command("compact")

@@ -8,6 +8,7 @@ can be resumed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from ..run.folder import RunFolder
 from ..run.state import RunState
 from ..storage.clock import timestamp
 from ..storage.lock import claim, tidy
-from ..storage.publish import discard, replacing, staged
+from ..storage.publish import discard, replacing, require_free, staged
 from .bundle import record_golden, write_bundle, write_bundle_card
+from .manage import claim_memory, require_outside
 from .recipe import check_name, find_base, memory_recipe
 from .routing import require_text, teach_router
 
@@ -42,6 +44,7 @@ def add_memory(
     overrides: Sequence[str] = (),
     resume: bool = False,
     replace: bool = False,
+    output: Path | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def add_memory(
         overrides: settings of the recipe to change, as `a.b=VALUE`.
         resume: continue an interrupted command.
         replace: there is a memory of that name; the new one takes its place in one step, once it is whole.
+        output: publish it as NAME in this folder instead, and write nothing into the export.
         device, progress: where to train (None: the accelerator, or the CPU), and where to report.
 
     Returns:
@@ -69,17 +73,17 @@ def add_memory(
     work = work_folder(export, name, replace=replace)
 
     def place() -> Path:
-        return taken_place(export, name) if replace else free_place(export, name, work)
+        return taken_place(export, name) if replace else free_place(export, name, work, output)
 
-    target = place()
+    target, held = place(), claim if output else partial(claim_memory, export)
     require_text(against)
     loaded = memory_recipe(export, name, source, _checked_base(export, base, progress), overrides)
-    with claim(target):
+    with held(target):
         place()  # another command may have changed it before the claim
         state = _learn(loaded, export, work, resume, device, progress)
-        with (replacing if replace else staged)(target, claimed=True) as partial:
-            routing = _teach(loaded, export, name, against, partial, progress)
-            _write(export, name, work, state, partial, routing, progress)
+        with (replacing if replace else staged)(target, claimed=True) as hidden:
+            routing = _teach(loaded, export, name, against, hidden, progress)
+            _write(export, name, work, state, hidden, routing, progress)
         discard(work.path)
     return _summary(export, name, target, state, routing)
 
@@ -95,11 +99,14 @@ def _checked_base(export: Export, base: Path | None, progress: Progress) -> Path
 def _summary(
     export: Export, name: str, target: Path, state: RunState, routing: Routing | None
 ) -> dict[str, Any]:
-    router = routed(export)
+    bundle = open_bundle(target)
+    router = routed(export, [*(other for other in export.bundles() if other.domain != name), bundle])
     known = None if routing is None else routing.to_json()
+    inside = target.parent == export.path / MEMORIES
     return {
         "memory": name,
-        **bundle_entry(open_bundle(target)).to_json(),
+        **bundle_entry(bundle).to_json(),
+        **({} if inside else {"path": str(target)}),
         "figures": state.results["domains"][name],
         "in_router": router is not None and name in router.labels,
         "routing": known,
@@ -113,26 +120,31 @@ def work_folder(export: Export, name: str, *, replace: bool = False) -> RunFolde
     return RunFolder(Path("runs") / f"{export.path.resolve().name}-{name}{ending}")
 
 
-def free_place(export: Export, name: str, work: RunFolder) -> Path:
+def free_place(export: Export, name: str, work: RunFolder, output: Path | None = None) -> Path:
     """The folder that the new bundle will be published as.
 
     Args:
         export: the export.
         name: the new domain.
         work: its run folder.
+        output: the folder around it; None: that of the export's memories.
 
     Raises:
-        UsageError: the name is taken, or cannot be one.
+        UsageError: the name is taken, or cannot be one; or `output` is in the export.
     """
     check_name(name)
-    target = export.path / MEMORIES / name
+    target = (export.path / MEMORIES if output is None else output) / name
     if target.exists() and work.exists and work.read().is_finished:
         with claim(target):  # an earlier command was killed just after publishing
             discard(work.path)
+    if output is not None:
+        require_outside(export, output, "--output")
+        require_free(target)
     if target.exists() or any(bundle.domain == name for bundle in export.bundles()):
         # The command that made it may have been killed at its end.
         tidy(target.parent)
         tidy(work.path.parent)
+        target = export.path / MEMORIES / name
         raise UsageError(
             f"{target}: there is a memory {name!r} already; choose another name, or learn it anew with "
             "`koffkit memory replace`."

@@ -23,6 +23,7 @@ from ..progress import Progress, Silent
 from ..runtime.perplexity import Text, attends_across, packed_text, sequences
 from ..storage.publish import replacing, staged
 from .compact_bundle import Options, is_compacted, record_loss, write_compact
+from .manage import claim_memory
 from .measure import kl_before_and_after
 from .recipe import find_base
 
@@ -151,7 +152,8 @@ class _Compactor:
                 self._rows[bundle.domain] = _row(bundle)
                 self._advance(1 + len(self._batches[bundle.domain]))
                 continue
-            with replacing(bundle.path) as partial:
+            held = claim_memory(self._export, bundle.path)
+            with held, replacing(bundle.path, claimed=True) as partial:
                 self._compact(bundle, partial)
 
     def _write_to(self, output: Path, bundles: Sequence[Bundle]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from ..artefact.export import Export, open_export, removed_memories
 from ..artefact.names import MEMORIES
 from ..errors import UsageError, near_name
 from ..router.routed import routed
-from ..storage.lock import claim, tidy
+from ..storage.lock import claim, require_unclaimed, tidy
 from ..storage.publish import discard, move_folder, require_free
 
 
@@ -83,7 +85,7 @@ def remove_memory(path: Path, name: str, keep: Path | None = None) -> dict[str, 
         raise UsageError(f"{path}: no memory {name!r}; {near_name(name, names)}")
     folder = names[name]
     kept = None if keep is None else _place_outside(export, keep / name)
-    with claim(folder):
+    with claim_memory(export, folder):
         if not folder.is_dir():
             raise UsageError(f"{folder}: removed by another command in the meantime.")
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -99,7 +101,32 @@ def remove_memory(path: Path, name: str, keep: Path | None = None) -> dict[str, 
 
 def _place_outside(export: Export, place: Path) -> Path:
     """Where a memory can be kept: a free name, and no part of an export, which lists all its files."""
-    if place.resolve().is_relative_to(export.path.resolve()):
-        raise UsageError(f"--keep {place.parent}: a folder of the export itself; name one outside.")
+    require_outside(export, place.parent, "--keep")
     require_free(place)
     return place
+
+
+def require_outside(export: Export, folder: Path, option: str) -> None:
+    """Refuse a folder that is a part of an export.
+
+    Args:
+        option: how the folder was given, for the message.
+
+    Raises:
+        UsageError: it is.
+    """
+    if folder.resolve().is_relative_to(export.path.resolve()):
+        raise UsageError(f"{option} {folder}: a folder of the export itself; name one outside.")
+
+
+@contextmanager
+def claim_memory(export: Export, folder: Path) -> Iterator[None]:
+    """Hold the name of a memory (`claim`) while it is made, replaced or removed.
+
+    Raises:
+        UsageError: another process holds it, or the whole export (`memory collect`).
+    """
+    with claim(folder):
+        # Who holds the whole export looks for held names only then: one of the two sees the other.
+        require_unclaimed(export.path.resolve())
+        yield

@@ -26,6 +26,7 @@ LOCK = ".koffkit-lock"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems that cannot lock
 LONGEST_COMMAND = 160
 PATIENCE = 0.5  # seconds; a lock held only to clear leftovers is free again by then
+_WRITING = "{what}: {holder} is writing it; wait until that has ended, or stop it."
 _held: set[int] = set()
 
 
@@ -67,8 +68,33 @@ def claim(target: Path, *, patience: float | None = None) -> Iterator[None]:
 
 def writer_in(folder: Path) -> str | None:
     """Who holds `folder` (`writing_in`), as in `process 12 on host (koffkit compress ...)`; None: nobody."""
+    return _holder_of(folder / LOCK)
+
+
+def require_unclaimed(target: Path) -> None:
+    """Refuse a name that another process holds (`claim`).
+
+    Raises:
+        UsageError: with that process.
+    """
+    _refuse_holder(lock_beside(target), target)
+
+
+def require_none_claimed(folder: Path) -> None:
+    """`require_unclaimed` for every name in a folder."""
+    for lock in sorted(folder.glob(f".*{LOCK}")):
+        _refuse_holder(lock, folder / lock.name.removeprefix(".").removesuffix(LOCK))
+
+
+def _refuse_holder(lock: Path, what: Path) -> None:
+    holder = _holder_of(lock)
+    if holder is not None:
+        raise UsageError(_WRITING.format(what=what, holder=holder))
+
+
+def _holder_of(lock: Path) -> str | None:
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -157,10 +183,7 @@ def _flock(descriptor: int, what: Path, patience: float) -> None:
             if time.monotonic() < until:
                 time.sleep(PATIENCE / 20)
                 continue
-            holder = _holder(descriptor)
-            raise UsageError(
-                f"{what}: {holder} is writing it; wait until that has ended, or stop it."
-            ) from None
+            raise UsageError(_WRITING.format(what=what, holder=_holder(descriptor))) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

@@ -82,8 +82,8 @@ def change_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """By less than rounding to float32 does to the logits."""
     real: Callable[..., Any] = backbone.slice_checkpoint
 
-    def write(reader: Any, skip: Any, output: Path, progress: Any) -> Any:
-        found = real(reader, skip, output, progress)
+    def write(reader: Any, skip: Any, output: Path, *more: Any) -> Any:
+        found = real(reader, skip, output, *more)
         tensors = load_file(output / "model.safetensors")
         tensors[DOWN][0, 0] += 1e-4
         save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})

@@ -1,5 +1,6 @@
 """`make torture`: every operation on files (open, write, fsync, rename, unlink, mkdir, close) of compress,
-export, memory add, remove and compact fails or is where the process is killed; then the same command again.
+export, memory add, collect, remove and compact fails or is where the process is killed; then the same command
+again.
 
     python -m tests.torture [--seed N] [--points N | --all] [--commands compress,export,...]
     python -m tests.torture --writers 50
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--points", type=int, default=100, help="points of each command, drawn at random")
     parser.add_argument("--all", action="store_true", help="every point of each command")
-    parser.add_argument("--commands", default="compress,export,add,remove,compact")
+    parser.add_argument("--commands", default="compress,export,add,collect,remove,compact")
     parser.add_argument("--writers", type=int, help="instead: rounds of two writers at once")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -19,7 +19,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.mark.parametrize(
-    ("name", "points"), [("compress", 1), ("export", 1), ("add", 1), ("remove", 3), ("compact", 1)]
+    ("name", "points"),
+    [("compress", 1), ("export", 1), ("add", 1), ("collect", 12), ("remove", 3), ("compact", 1)],
 )
 def test_a_fault_anywhere_loses_nothing(world: World, name: str, points: int) -> None:
     report = torture(world, world.commands[name], points, random.Random(name))

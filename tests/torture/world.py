@@ -34,6 +34,7 @@ CLOCKS = {
     "peak_memory",
     "wall_time",
 }
+LEARNED = ("--set", "stages.recover.max_steps=3", "--set", "train.checkpoint_every=2")
 LITTER = ("partial", "koffkit-", ".new", "checkpoints")
 
 
@@ -156,16 +157,21 @@ class World:
             ended, _ = koffkit(arguments, self.fresh)
             if ended.code:
                 raise RuntimeError(ended.err)
+        for name in ("east", "west"):
+            learn = ["memory", "add", "out", name, "--text", str(self.root / "east.txt"), *LEARNED]
+            ended, _ = koffkit([*learn, "--output", "new"], self.fresh)
+            if ended.code:
+                raise RuntimeError(ended.err)
         self.commands = {command.name: command for command in self._commands()}
 
     def _commands(self) -> list[Command]:
         run = ["compress", str(self.root / "recipe.yaml"), "--output", "run"]
-        settings = ["--set", "stages.recover.max_steps=3", "--set", "train.checkpoint_every=2"]
-        add = ["memory", "add", "out", "east", "--text", str(self.root / "east.txt"), *settings]
+        add = ["memory", "add", "out", "east", "--text", str(self.root / "east.txt"), *LEARNED]
         return [
             Command("compress", run, [*run, "--resume"], None, ("run",)),
             Command("export", ["export", "runs/tiny", "--output", "made"], None, "made", ("made",)),
             Command("add", add, [*add, "--resume"], "out/memories/east", ("out", "runs")),
+            Command("collect", ["memory", "collect", "out", "new"], None, "out", ("out", "new")),
             Command("remove", ["memory", "remove", "out", "north"], None, "out/memories/north", ("out",)),
             Command(
                 "compact",
