@@ -32,6 +32,7 @@ from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
 from ..training.teaching import open_cache
+from .costs import foreseen, spent
 from .stage import StageKind
 
 ANSWER = "stopping after this step; again to stop now"
@@ -122,6 +123,7 @@ def _carry_out(
         context = build_context(loaded, run, base, progress, backbone, device, masks)
         context.shared = shared
         context.cache = open_cache(context, state.base.fingerprint)
+        state = state.evolve(foreseen=state.foreseen or foreseen(context, base, device))
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             _clear(run, keep_tokens=not isinstance(error, DataError))
@@ -132,7 +134,13 @@ def _carry_out(
     finally:
         context.accelerator.end_training()
     finished = run.write(
-        state.evolve(state="finished", results=context.results, finished=timestamp(), files=run.list_files())
+        state.evolve(
+            state="finished",
+            results=context.results,
+            finished=timestamp(),
+            files=run.list_files(),
+            spent=spent(context, state),
+        )
     )
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)
