@@ -1,15 +1,16 @@
 """How fast is `learn_masks` at the true shape of a model, how much memory does it take, and where does the
 time go?
 
-    python benchmarks/throughput.py                                       # Llama-3.2-3B and Qwen2.5-3B, the
-    paper's recipes; a GPU python benchmarks/throughput.py --model llama-3.2-3b --set
-    train.gradient_checkpointing=false --peak-tflops 989 python benchmarks/throughput.py --layers 2 --width
-    256                # the same code at a toy's size, to try it without a GPU
+    python benchmarks/throughput.py      # Llama-3.2-3B and Qwen2.5-3B, the paper's recipes; a GPU
+    python benchmarks/throughput.py --model llama-3.2-3b --set train.gradient_checkpointing=false \\
+        --peak-tflops 989
+    python benchmarks/throughput.py --layers 2 --width 256     # a toy of the same form, without a GPU
 
 Weights and tokens are random: time and memory do not depend on them. Every row is a recipe as it ships, with
-and without gradient checkpointing. Model-FLOP utilisation counts what the method needs - a teacher's and a
-student's forward pass, and the gradients of activations, memories and gates, none of frozen weights - and not
-what checkpointing computes again.
+and without gradient checkpointing and teacher cache; `sft.py` compares with a step of PEFT. Model-FLOP
+utilisation counts what the method needs - a teacher's (without a cache) and a student's forward pass, and the
+gradients of activations, memories and gates, none of frozen weights - and not what checkpointing computes
+again.
 """
 
 from __future__ import annotations
@@ -91,30 +92,33 @@ def make_loop(config: dict[str, Any], name: str, overrides: list[str], folder: P
 
 
 def model_flops(config: dict[str, Any], loop: Any) -> float:
-    """Floating-point operations that one token of a step needs."""
-    from koffkit.arch.widths import linear_shapes
+    """Floating-point operations that one token of a step needs; with a cache none of the teacher's."""
     from koffkit.checkpoint.spec import ModelSpec
+    from koffkit.planning.work import step_work
 
-    shape, recipe = ModelSpec(config=config).shape, loop.recipe
-    sizes = linear_shapes(shape)
-    layer = sum(out * width for out, width in sizes.values())
-    dense = layer * shape.num_layers + config["vocab_size"] * shape.hidden
-    memory_layers = len(loop.student.memories.layers)
-    length, heads = recipe.sequence_length, shape.query_heads * shape.head_dim
-    text = (
-        2 * length * heads * shape.num_layers
-    )  # scores and values, causal: half of T x T, a multiply and an add each
-    flops = 3 * (2 * dense + text)  # teacher; student forward; gradients of the student's activations
-    if recipe.memory.lora is not None:
-        targets = [
-            size for module, size in sizes.items() if module.rpartition(".")[2] in recipe.memory.lora.targets
-        ]
-        flops += (
-            3 * 2 * recipe.memory.lora.rank * sum(map(sum, targets)) * memory_layers
-        )  # forward, gradients of inputs and of weights
-    if recipe.memory.kv is not None:
-        flops += 3 * 4 * recipe.memory.kv.tokens * heads * memory_layers
-    return float(flops)
+    recipe = loop.recipe.model_copy(
+        update={"train": loop.recipe.train.model_copy(update={"gradient_checkpointing": False})}
+    )
+    cached = loop.context.cache is not None
+    work = step_work(recipe, ModelSpec(config=config), loop.options, cached=cached)
+    return work.operations / (
+        loop.options.batch_size * recipe.sequence_length * recipe.train.gradient_accumulation
+    )
+
+
+def open_cache(loop: Any, folder: Path) -> None:
+    """A teacher cache that has the sequences of all steps that will be measured."""
+    from koffkit.data.teacher_cache import MEANING, TargetFile
+    from koffkit.training.teaching import TeacherCache
+
+    recipe, context = loop.recipe, loop.context
+    tokens = next(iter(context.corpus.train.values()))
+    tokens.keep_cuts(0)
+    facts = dict.fromkeys(MEANING, "random") | {"sequence_length": recipe.sequence_length}
+    vocabulary, count = loop.student.head.shape[0], tokens.sequences_of_epoch(recipe.sequence_length)
+    top = loop.objective.loss.num_targets(recipe.distill)
+    file = TargetFile(folder, "random", count, facts, top=top, vocabulary=vocabulary)
+    context.cache = TeacherCache(folder, {0: file}, recipe.distill.chunk_tokens)
 
 
 def measure(loop: Any, steps: int) -> dict[str, float]:
@@ -122,7 +126,7 @@ def measure(loop: Any, steps: int) -> dict[str, float]:
     from koffkit.training.profile import peak_memory
 
     device = loop.context.accelerator.device
-    for step in range(WARM_UP):
+    for step in range(WARM_UP + (0 if loop.context.cache is None else steps)):  # a cache is filled
         loop._step(step)
     _wait(device)
     begin, tokens = time.perf_counter(), 0
@@ -173,12 +177,19 @@ def _wait(device: Any) -> None:
 
 
 def run(
-    name: str, config: dict[str, Any], overrides: list[str], steps: int, peak: float | None
+    name: str,
+    config: dict[str, Any],
+    overrides: list[str],
+    steps: int,
+    peak: float | None,
+    cached: bool = False,
 ) -> dict[str, Any]:
     """One row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         loop = make_loop(config, name, overrides, Path(folder))
-        row: dict[str, Any] = {"model": name, "overrides": overrides, **measure(loop, steps)}
+        if cached:
+            open_cache(loop, Path(folder))
+        row: dict[str, Any] = {"model": name, "overrides": overrides, "cache": cached, **measure(loop, steps)}
         row["flops_per_token"] = model_flops(config, loop)
         row["mfu"] = row["tokens_per_second"] * row["flops_per_token"] / (peak * 1e12) if peak else None
         row["spans"], row["kernels"] = profile(loop, WARM_UP + steps)
@@ -188,7 +199,7 @@ def run(
 def show(rows: list[dict[str, Any]], device: str) -> None:
     console = Console(width=140)
     table = Table(title=f"learn_masks on {device}")
-    for column in ("model", "checkpointing", "tokens/s", "MFU", "peak memory", *SPANS):
+    for column in ("model", "checkpointing", "cache", "tokens/s", "MFU", "peak memory", *SPANS):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
         checkpointing = "no" if "train.gradient_checkpointing=false" in row["overrides"] else "yes"
@@ -197,6 +208,7 @@ def show(rows: list[dict[str, Any]], device: str) -> None:
         table.add_row(
             row["model"],
             checkpointing,
+            "yes" if row["cache"] else "no",
             f"{row['tokens_per_second']:,.0f}",
             mfu,
             f"{row['peak_memory'] / 1e9:.1f} GB",
@@ -256,10 +268,11 @@ def main(
         memory = [f"memory.layers={{upper: {min(16, config['num_hidden_layers'])}}}"]
         both = [] if any("gradient_checkpointing" in one for one in overrides) else ["true", "false"]
         for more in [[f"train.gradient_checkpointing={on}"] for on in both] or [[]]:
-            rows.append(run(name, config, [*memory, *overrides, *more], steps, peak_tflops))
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+            for cached in (False, True):
+                rows.append(run(name, config, [*memory, *overrides, *more], steps, peak_tflops, cached))
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
     click.echo(json.dumps(rows)) if as_json else show(rows, device)
 
 

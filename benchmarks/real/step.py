@@ -6,8 +6,8 @@ with a teacher cache.
 
 Gates and memories (LoRA of rank 16, 32 memory tokens) are in the upper layers. Steps run in turns on the same
 batches; the losses must be the same numbers, with the cache to a thousandth. Prints medians of forward and
-backward pass in seconds of the processor (on a machine with other work a step takes longer, and its ratios are
-the same), their ratios, how far the cache's loss is off at most, and its bytes for a token.
+backward pass in seconds of the processor (on a machine with other work a step takes longer, and its ratios
+are the same), their ratios, how far the cache's loss is off at most, and its bytes for a token.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from ..parallel import place
+from ..report.costs import costs_table
 from ..report.verdict import verdict_of
 from .console import (
     ARGUMENTS,
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
     help="Processes on this machine that share each step, one a GPU.",
 )
 @click.option("--dry-run", is_flag=True, help="Only state the plan: exact parameters, bytes, memory, time.")
+@click.option(
+    "--probe",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="With --dry-run: time N real steps of every training stage, for a plan that comes true.",
+)
 @device_option
 @json_option
 def command(
@@ -50,6 +58,7 @@ def command(
     resume: bool,
     num_processes: int,
     dry_run: bool,
+    probe: int | None,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -64,8 +73,10 @@ def command(
     loaded = load_recipe(recipe, overrides)
     if dry_run:
         if place.rank() == 0:
-            dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json, device)
+            dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json, device, probe)
         return
+    if probe is not None:
+        raise UsageError("--probe: it is a part of the plan; add --dry-run.")
     if not resume:
         check_recipe(loaded)
     run = output or Path("runs") / loaded.recipe.name
@@ -89,7 +100,9 @@ def command(
         return
     verdict = verdict_of(state.results).to_json()
     if as_json:
-        shown = {"run": str(run), "state": state.state, "plan": stated.to_json()}
+        shown: dict[str, Any] = {"run": str(run), "state": state.state, "plan": stated.to_json()}
+        costs = {"foreseen": state.foreseen, "spent": state.spent}
+        shown["costs"] = {name: None if one is None else one.to_json() for name, one in costs.items()}
         emit({**shown, "results": state.results, "verdict": verdict})
     else:
         _print_results(run, state, verdict)
@@ -106,6 +119,8 @@ def _launch(num_processes: int) -> None:
 def _print_results(run: Path, state: RunState, verdict: dict[str, Any]) -> None:
     print_results(state.results)
     print_verdict(verdict)
+    if state.foreseen is not None and state.spent is not None:
+        stdout().print(costs_table(state.foreseen, state.spent))
     stdout().print(f"{run}: finished. Next: koffkit export {run} --format hf", markup=False)
 
 

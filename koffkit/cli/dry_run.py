@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ from ..devices import device_at_hand
 from ..errors import DataError
 from ..report.duration import duration
 from .checks import check_cache_disk, check_disk, check_recipe
-from .console import emit, say, stdout
+from .console import RichProgress, emit, quiet_libraries, say, stdout
 from .supply import Supply, read_too_often, supply_rows, text_supply
 
 if TYPE_CHECKING:
     from ..method.budget import Budget
+    from ..planning.forecast import Forecast
     from ..planning.plan import Plan
     from ..recipe.load import LoadedRecipe
 
@@ -24,7 +26,9 @@ CLASSES = {"cpu": "2 CPU cores", "mps": "2 CPU cores"}
 """The device class of a plan's times that the device at hand is nearest to; else a GPU."""
 
 
-def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool, device: str | None = None) -> None:
+def dry_run_of(
+    loaded: LoadedRecipe, run: Path, as_json: bool, device: str | None = None, probe: int | None = None
+) -> None:
     """Print the plan of a recipe.
 
     Args:
@@ -32,6 +36,7 @@ def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool, device: str | Non
         run: the run folder that `compress` would make.
         as_json: print one JSON object instead of tables.
         device: the device that the user names; None: the accelerator of the machine, or the CPU.
+        probe: how many real steps of every training stage to time; None: none.
 
     Raises:
         UsageError: something in the recipe cannot be carried out.
@@ -52,12 +57,49 @@ def dry_run_of(loaded: LoadedRecipe, run: Path, as_json: bool, device: str | Non
     plan = _with_text(plan, text)
     check_disk(plan, run)
     check_cache_disk(plan.teacher_cache_bytes, loaded, run)
+    forecast = None if problem is not None else _forecast(loaded, plan, at_hand, text, device, probe)
     if as_json:
-        emit({"recipe": loaded.recipe.name, "plan": plan.to_json(), "device": at_hand, "text": text})
+        shown = {"recipe": loaded.recipe.name, "plan": plan.to_json(), "device": at_hand, "text": text}
+        emit({**shown, "forecast": None if forecast is None else asdict(forecast)})
         return
-    _print(plan, at_hand, text)
+    _print(plan, at_hand, text, forecast)
     if problem is not None:
         raise problem
+
+
+def _forecast(
+    loaded: LoadedRecipe,
+    plan: Plan,
+    at_hand: dict[str, Any],
+    text: Supply,
+    device: str | None,
+    probe: int | None,
+) -> Forecast | None:
+    """What the run will cost on this machine; None without torch, or where the base's shape is not known."""
+    from ..hub import locate
+    from ..planning.forecast import forecast_of, known_probe
+
+    recipe, progress = loaded.recipe, RichProgress()
+    if probe is not None:
+        quiet_libraries()
+        from ..stages.costs import probe_recipe
+
+        with progress.live():
+            return probe_recipe(loaded, probe, device, progress)
+    known = known_probe(recipe, at_hand)
+    if known is not None or find_spec("torch") is None:
+        return known
+    from ..checkpoint.spec import ModelSpec
+    from ..planning.machine import known_machine, measured_machine
+
+    machine = known_machine(at_hand)
+    if machine is None:
+        progress.message("measuring this machine, once")
+        machine = measured_machine(at_hand, device)
+    base = recipe.base
+    folder = locate(base.model, loaded.root, revision=base.revision, config_only=True)
+    tokens = {name: count["available"] for name, count in text.items()}
+    return forecast_of(recipe, ModelSpec.open(folder), plan, machine, tokens)
 
 
 def _with_text(plan: Plan, text: Supply) -> Plan:
@@ -71,13 +113,13 @@ def _with_text(plan: Plan, text: Supply) -> Plan:
     return replace(plan, teacher_cache_bytes=round(plan.teacher_cache_bytes * kept / asked))
 
 
-def _print(plan: Plan, device: Mapping[str, Any], text: Supply) -> None:
+def _print(plan: Plan, device: Mapping[str, Any], text: Supply, forecast: Forecast | None) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
-    for rows in (_sizes(plan), supply_rows(text), _costs(plan, device)):
+    for rows in (_sizes(plan), supply_rows(text), _costs(plan, device, forecast)):
         for row in rows:
             table.add_row(*row)
     stdout().print(table)
@@ -109,7 +151,7 @@ def _kept(name: str, budget: Budget) -> str:
     )
 
 
-def _costs(plan: Plan, device: Mapping[str, Any]) -> Rows:
+def _costs(plan: Plan, device: Mapping[str, Any], forecast: Forecast | None) -> Rows:
     yield "training tokens", ", ".join(f"{name} {count:,}" for name, count in plan.training_tokens.items())
     for name, operations in plan.step_operations.items():
         cached = operations.get("cached")
@@ -121,14 +163,22 @@ def _costs(plan: Plan, device: Mapping[str, Any]) -> Rows:
         yield f"operations of a step, {name}", f"{operations['uncached']:.3g}{less}"
     if plan.teacher_cache_bytes:
         yield "teacher cache", f"{plan.teacher_cache_bytes:,} bytes on disk"
-    yield "peak memory, estimated", f"{plan.peak_memory_bytes / 1e9:.2f} GB"
+    probed = forecast is not None and forecast.basis == "probe"
+    peak = forecast.peak_memory if forecast is not None else plan.peak_memory_bytes
+    yield f"peak memory, {'measured' if probed else 'estimated'}", f"{peak / 1e9:.2f} GB"
+    if forecast is not None:
+        yield "disk", f"{forecast.disk:,} bytes at most while the run lasts"
     for name, (low, high) in plan.seconds.items():
         yield f"time on {name}, estimated", f"{low:,.0f} to {high:,.0f} s"
     what = f"{device['cores']} cores" if "cores" in device else device["name"]
     yield "device at hand", f"{device['kind']}, {what}"
     like = CLASSES.get(device["kind"], "one data-centre GPU")
     for stage, times in plan.stage_seconds.items():
-        if times is None:
+        here = None if forecast is None else forecast.seconds.get(stage)
+        if here is not None:
+            by = "real steps" if probed else "the speed measured"
+            yield f"stage {stage}", f"{duration(here)} on this machine, by {by}"
+        elif times is None:
             yield f"stage {stage}", "as long as the text is"
         else:
             low, high = times[like]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ..arch.weights import vocab_size
 from ..checkpoint.gguf import cache_folder
 from ..checkpoint.spec import ModelSpec
+from ..errors import UsageError
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
 from ..storage.files import make_folder, write_json
@@ -121,7 +122,7 @@ def keep_probe(recipe: Recipe, device: Mapping[str, Any], forecast: Forecast) ->
     try:
         make_folder(path.parent)
         write_json(path, asdict(forecast))
-    except OSError:  # a home that cannot be written to
+    except (OSError, UsageError):  # a home that cannot be written to
         pass
 
 

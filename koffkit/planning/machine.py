@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from ..checkpoint.gguf import cache_folder
+from ..errors import UsageError
 from ..storage.files import make_folder, write_json
 from .work import Work
 
@@ -81,7 +82,7 @@ def measured_machine(device: dict[str, Any], name: str | None = None) -> Machine
         try:
             make_folder(folder)
             write_json(_file(device), {"of": machine_key(device), "machine": asdict(machine)})
-        except OSError:  # a home that cannot be written to: measured again next time
+        except (OSError, UsageError):  # a home that cannot be written to: measured again next time
             pass
     return machine
 
@@ -111,7 +112,6 @@ def _measure(name: str) -> Machine:
     import torch
 
     device = torch.device(name)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def best(run: Callable[[], Any], repeats: int = 1) -> float:
         """Median seconds of a run."""
@@ -120,7 +120,8 @@ def _measure(name: str) -> Machine:
             begin = time.perf_counter()
             for _ in range(repeats):
                 run()
-            wait()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
             taken.append(time.perf_counter() - begin)
         return median(taken[1:])
 

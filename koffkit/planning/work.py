@@ -1,5 +1,5 @@
-"""What one training step has to do: operations, bytes, and operators to start. A plan states the operations; a
-machine that was measured (`machine`) makes a time of all three.
+"""What one training step has to do: operations, bytes, and operators to start. A plan states the operations;
+a machine that was measured (`machine`) makes a time of all three.
 
 Legend: T tokens of a step, D hidden, V vocabulary, K the teacher's most likely tokens.
 """
@@ -115,7 +115,7 @@ def cache_bytes_a_token(recipe: Recipe, spec: ModelSpec) -> int:
     if not recipe.distill.cache or loss.num_targets is None:
         return 0
     vocabulary = vocab_size(spec.config)
-    top = min(loss.num_targets(recipe.distill), vocabulary - 1)
+    top: int = min(loss.num_targets(recipe.distill), vocabulary - 1)
     return FLOAT + top * (2 + (2 if vocabulary <= 1 << 16 else 4))
 
 

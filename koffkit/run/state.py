@@ -78,6 +78,19 @@ class StageState(RecordPart):
     )
 
 
+class RunCosts(RecordPart):
+    """What a run costs, foreseen or spent."""
+
+    basis: Literal["probe", "machine", "run"] = Field(
+        description="Foreseen by real steps (`probe`) or the speed of the `machine`, or spent by the `run`."
+    )
+    seconds: dict[str, float | None] = Field(description="By stage; null where the text decides.")
+    peak_memory: Count = Field(description="Bytes of the device, or of the process on a CPU.")
+    disk: Count = Field(
+        description="Bytes of the run folder with its last checkpoints, and of the teacher cache."
+    )
+
+
 class RunState(Record):
     """The object in `run.json`."""
 
@@ -106,6 +119,14 @@ class RunState(Record):
     state: Literal["running", "finished"] = Field(description="Whether every stage is done.")
     started: str = Field(description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     results: dict[str, Any] = Field(description="Figures by stage.")
+    foreseen: RunCosts | None = Field(
+        None, description="What the run was expected to cost. Absent in older runs."
+    )
+    spent: RunCosts | None = Field(
+        None,
+        description="What a finished run did cost; if it was resumed, the last command alone. Absent in "
+        "older runs.",
+    )
     finished: str | None = Field(None, description="UTC, as YYYY-MM-DDTHH:MM:SSZ.")
     files: dict[InnerPath, FileEntry] | None = Field(
         None, description="Of a finished run: what it learned and read. Absent in runs of earlier versions."

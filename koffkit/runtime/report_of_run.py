@@ -18,6 +18,7 @@ from ..masks.masks import Masks
 from ..masks.slicing import widths_of
 from ..planning.plan import Plan, make_plan
 from ..recipe.schema import Recipe
+from ..report.costs import cost_rows
 from ..report.duration import duration
 from ..report.page.facts import Completion, Cut, PageFacts, Planned, Sizes
 from ..report.page.render import readable
@@ -184,11 +185,16 @@ def _planned(state: RunState, rows: Sequence[Mapping[str, Any]], plan: Plan) -> 
             yield Planned(
                 what=f"{stage.name}: steps", planned=f"{steps[stage.name]:,}", actual=f"{len(done):,}"
             )
-        yield Planned(
-            what=f"{stage.name}: time",
-            planned=_ranges(plan.stage_seconds.get(stage.name)),
-            actual="-" if took is None else duration(took),
-        )
+        if state.foreseen is None or state.spent is None:
+            yield Planned(
+                what=f"{stage.name}: time",
+                planned=_ranges(plan.stage_seconds.get(stage.name)),
+                actual="-" if took is None else duration(took),
+            )
+    if state.foreseen is not None and state.spent is not None:
+        rows_of_costs = cost_rows(state.foreseen, state.spent)
+        yield from (Planned(what=what, planned=first, actual=then) for what, first, then in rows_of_costs)
+        return
     peaks = [int(row["peak_memory"]) for row in rows if row.get("peak_memory")]
     yield Planned(
         what="peak memory",

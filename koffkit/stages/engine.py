@@ -27,6 +27,7 @@ from ..training.checkpoint import load_latest
 from ..training.context import Context
 from ..training.shares import require_rows
 from ..training.teaching import open_cache
+from .costs import foreseen, spent
 from .opening import clear, led_run, open_run
 from .stage import StageKind
 
@@ -120,6 +121,8 @@ def _carry_out(
         context = build_context(loaded, run, base, progress, backbone, device, masks)
         context.shared = shared
         context.cache = open_cache(context, state.base.fingerprint)
+        if ranks.leads():
+            state = state.evolve(foreseen=state.foreseen or foreseen(context, base, device))
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             clear(run, keep_tokens=not isinstance(error, DataError))
@@ -133,7 +136,13 @@ def _carry_out(
     if not ranks.leads():
         return state
     finished = run.write(
-        state.evolve(state="finished", results=context.results, finished=timestamp(), files=run.list_files())
+        state.evolve(
+            state="finished",
+            results=context.results,
+            finished=timestamp(),
+            files=run.list_files(),
+            spent=spent(context, state),
+        )
     )
     # Several times the size of the memories, and of no more use.
     shutil.rmtree(run.checkpoints_dir, ignore_errors=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..recipe.load import LoadedRecipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
+    from ..training.probe import Probe
 
 
 class EvaluateOptions(StrictModel):
@@ -72,7 +73,8 @@ def evaluate_domains(context: Context, options: EvaluateOptions) -> dict[str, An
     return finite
 
 
-def _conditions(context: Context, options: EvaluateOptions, domain: str) -> Iterator[tuple[str, Hidden]]:
+def conditions_of(context: Context, options: EvaluateOptions, domain: str) -> Iterator[tuple[str, Hidden]]:
+    """What a domain is measured under, by name."""
     yield UNPRUNED, unpruned(context)
     yield "backbone", pruned(context, None)
     memories = context.student.memories
@@ -91,7 +93,7 @@ def _num_steps(context: Context, options: EvaluateOptions, domain: str) -> int:
         context.loaded.recipe.sequence_length, options.batch_size, options.max_tokens
     )
     recall = context.loaded.recipe.sources[domain].prompt_field is not None
-    return len(list(_conditions(context, options, domain))) * (sum(1 for _ in sequences) + recall)
+    return len(list(conditions_of(context, options, domain))) * (sum(1 for _ in sequences) + recall)
 
 
 def _evaluate_domain(
@@ -106,21 +108,10 @@ def _evaluate_domain(
 def _figures(
     context: Context, options: EvaluateOptions, domain: str, step_done: Callable[[], None]
 ) -> dict[str, Any]:
-    from ..arch.weights import vocab_size
-    from ..data.recall import load_facts, subsample
+    from ..data.recall import subsample
 
-    source = context.loaded.recipe.sources[domain]
-    facts = None
-    if source.prompt_field is not None:
-        facts = load_facts(
-            source,
-            context.loaded.root,
-            f"domains.{domain}",
-            context.tokenizer,
-            options.recall_limit,
-            vocab_size=vocab_size(context.student.spec.config),
-        )
-    conditions = dict(_conditions(context, options, domain))
+    facts = facts_of(context, options, domain)
+    conditions = dict(conditions_of(context, options, domain))
     heldout = context.corpus.heldout[domain]
     sums = likelihood(context, heldout, conditions, options.batch_size, options.max_tokens, step_done)
     if not sums[UNPRUNED].tokens:
@@ -133,7 +124,7 @@ def _figures(
     for name, hidden in conditions.items():
         if facts is not None:
             limit = options.swap_recall_limit if name.startswith("swap.") else None
-            figures[name]["recall"] = _recall(context, hidden, subsample(facts, limit))
+            figures[name]["recall"] = recall_of(context, hidden, subsample(facts, limit))
             step_done()
         if name.startswith("swap."):
             result["swap"][name.removeprefix("swap.")] = figures[name]
@@ -142,7 +133,26 @@ def _figures(
     return result
 
 
-def _recall(context: Context, hidden: Hidden, facts: list[Fact]) -> float:
+def facts_of(context: Context, options: EvaluateOptions, domain: str) -> list[Fact] | None:
+    """The facts of a domain; None if its text has none."""
+    from ..arch.weights import vocab_size
+    from ..data.recall import load_facts
+
+    source = context.loaded.recipe.sources[domain]
+    if source.prompt_field is None:
+        return None
+    return load_facts(
+        source,
+        context.loaded.root,
+        f"domains.{domain}",
+        context.tokenizer,
+        options.recall_limit,
+        vocab_size=vocab_size(context.student.spec.config),
+    )
+
+
+def recall_of(context: Context, hidden: Hidden, facts: list[Fact]) -> float:
+    """The share of facts that a condition knows."""
     from torch.nn import functional as F
 
     from ..data.recall import recall
@@ -210,6 +220,11 @@ class Evaluate(StageKind):
                 options.recall_limit,
                 vocab_size=vocab_size(base.config),
             )
+
+    def probe(self, context: Context, options: EvaluateOptions, probe: Probe) -> float:
+        from .evaluate_probe import probe_evaluate
+
+        return probe_evaluate(context, options)
 
     def run(self, context: Context, options: EvaluateOptions, resume: Checkpoint | None) -> None:
         import torch

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..recipe.schema import Recipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
+    from ..training.loop import DistillationLoop
+    from ..training.probe import Probe
 
 
 class LearnMasksOptions(Training):
@@ -40,12 +42,21 @@ class LearnMasks(StageKind):
                 "with joint: false; leave joint out, or name the layers"
             )
 
-    def run(self, context: Context, options: LearnMasksOptions, resume: Checkpoint | None) -> None:
+    def probe(self, context: Context, options: LearnMasksOptions, probe: Probe) -> float:
+        from ..training.probe import probe_training
+
+        return probe_training(self._loop(context, options), probe)
+
+    def _loop(self, context: Context, options: LearnMasksOptions) -> DistillationLoop:
         from ..training.loop import DistillationLoop
+
+        return DistillationLoop(context, self.name, options, train_gates=True, train_memories=options.joint)
+
+    def run(self, context: Context, options: LearnMasksOptions, resume: Checkpoint | None) -> None:
         from ..training.placement import layers_worth_keeping
         from .outputs import save_memories
 
-        loop = DistillationLoop(context, self.name, options, train_gates=True, train_memories=options.joint)
+        loop = self._loop(context, options)
         loop.run(resume)
         _record_sparsity(context, self.name)
         masks = context.set_masks()

@@ -10,6 +10,7 @@ from .stage import StageKind
 if TYPE_CHECKING:
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
+    from ..training.probe import Probe
 
 
 class RecoverOptions(Training):
@@ -22,6 +23,12 @@ class Recover(StageKind):
     name = "recover"
     options = RecoverOptions
     after = ("learn_masks",)
+
+    def probe(self, context: Context, options: RecoverOptions, probe: Probe) -> float:
+        from ..training.loop import DistillationLoop
+        from ..training.probe import probe_training
+
+        return probe_training(DistillationLoop(context, self.name, options, train_gates=False), probe)
 
     def run(self, context: Context, options: RecoverOptions, resume: Checkpoint | None) -> None:
         from ..training.loop import DistillationLoop

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..recipe.load import LoadedRecipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
+    from ..training.probe import Probe
 
 
 class StageKind(StageDeclaration, ABC):
@@ -33,6 +34,16 @@ class StageKind(StageDeclaration, ABC):
         Raises:
             KoffkitError: with the field and the remedy.
         """
+
+    def probe(self, context: Context, options: Any, probe: Probe) -> float | None:
+        """How many seconds the stage will take, from some real steps of it; None: the text decides.
+
+        Args:
+            context: as for `run`, with the masks of an earlier stage, unlearned.
+            options: an instance of the class's `options`.
+            probe: how many steps; a training stage calls `koffkit.training.probe.probe_training` with it.
+        """
+        return None
 
     @abstractmethod
     def run(self, context: Context, options: Any, resume: Checkpoint | None) -> None:

@@ -118,7 +118,7 @@ class Context:
         repaired, and use it all from now on."""
         from .repair import make_repair
 
-        masks = self._project()
+        masks = self.project_masks()
         self.use_repair(make_repair(self, masks))
         return masks
 
@@ -135,7 +135,8 @@ class Context:
         if repair is not None:
             self.student.repair(repair.tensors)
 
-    def _project(self) -> Masks:
+    def project_masks(self) -> Masks:
+        """Project the learned scores onto the budget, write both into the run, and use the masks."""
         gates = self.student.gates
         assert gates is not None
         ranks.take_from_leader(gates.parameters())  # one mask, whatever each process rounded
@@ -169,7 +170,7 @@ class Context:
 
         self.load(checkpoint)
         if self.student.gates is not None:
-            self._project()
+            self.project_masks()
             self.use_repair(read_repair(self, repair))
             self.keep_layers(layers)
 

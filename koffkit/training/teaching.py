@@ -35,12 +35,13 @@ class TeacherCache:
     """The files of all streams of a run, whose sequences are numbered through.
 
     Args:
+        folder: where they are.
         files: by the number of their first sequence.
         chunk_tokens: tokens whose logits exist at once.
     """
 
-    def __init__(self, files: Mapping[int, TargetFile], chunk_tokens: int) -> None:
-        self._files, self._chunk = files, chunk_tokens
+    def __init__(self, folder: Path, files: Mapping[int, TargetFile], chunk_tokens: int) -> None:
+        self.folder, self._files, self._chunk = folder, files, chunk_tokens
 
     def targets(self, batch: Batch, unpruned: Callable[[], Tensor], head: Tensor) -> Targets:
         """What the teacher says of a batch, which is computed if the cache lacks any of it. Either way it is
@@ -116,7 +117,7 @@ def open_cache(context: Context, base: str) -> TeacherCache | None:
         files[firsts[name]] = file
     there = sum(file.filled for file in files.values())
     context.progress.message(f"teacher cache: {folder} holds {there:,} of {first:,} sequences")
-    return TeacherCache(files, recipe.distill.chunk_tokens)
+    return TeacherCache(folder, files, recipe.distill.chunk_tokens)
 
 
 def _folder(context: Context, facts: Mapping[str, Any]) -> Path:

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from ..common import sentences
-from ..conftest import Shipped
+from ..conftest import Koffkit, Shipped
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -33,8 +33,8 @@ def test_compact_memories(shipped: Shipped, tmp_path: Path) -> None:
     assert found["router"] > 0
 
 
-@pytest.mark.parametrize("name", ["llama-3.2-3b", "qwen2.5-3b"])
-def test_throughput(name: str) -> None:
+@pytest.mark.parametrize(("name", "cached"), [("llama-3.2-3b", True), ("qwen2.5-3b", False)])
+def test_throughput(name: str, cached: bool) -> None:
     module = load("throughput")
     toy = {
         "hidden_size": 32,
@@ -51,7 +51,7 @@ def test_throughput(name: str) -> None:
         "sequence_length=16",
         "train.precision=no",
     ]
-    found = module.run(name, config, small, 1, 0.001)
+    found = module.run(name, config, small, 1, 0.001, cached)
     assert found["tokens_per_second"] > 0
     assert found["peak_memory"] > 0
     assert found["mfu"] > 0
@@ -60,7 +60,8 @@ def test_throughput(name: str) -> None:
     assert len(found["kernels"]) == 6
 
 
-def test_flops_are_those_of_three_passes_through_the_weights() -> None:
+@pytest.mark.parametrize(("cache", "operations"), [(None, 6), ("a cache", 4)])
+def test_flops_are_those_of_three_passes_through_the_weights(cache: str | None, operations: int) -> None:
     """At 3B, where everything else is small: 6 operations a weight and token, and some for attention and
     memories."""
     from types import SimpleNamespace
@@ -68,11 +69,49 @@ def test_flops_are_those_of_three_passes_through_the_weights() -> None:
     from koffkit.recipe.load import load_recipe
 
     module = load("throughput")
-    loop = SimpleNamespace(
-        recipe=load_recipe("paper/llama-3.2-3b-topics").recipe,
-        student=SimpleNamespace(memories=SimpleNamespace(layers=list(range(16)))),
-    )
-    assert module.model_flops(module.LLAMA, loop) == pytest.approx(6 * 3.21e9, rel=0.12)
+    recipe = load_recipe("paper/llama-3.2-3b-topics").recipe
+    context = SimpleNamespace(cache=cache)
+    loop = SimpleNamespace(recipe=recipe, options=recipe.stages[0].options, context=context)
+    assert module.model_flops(module.LLAMA, loop) == pytest.approx(operations * 3.21e9, rel=0.15)
+
+
+def test_steps_are_timed_beside_those_of_peft(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("sft")
+    peaks: list[str] = []
+    monkeypatch.setattr(module, "peak_of", lambda model, settings, way: peaks.append(way) or 1)  # processes
+    settings = {"tokens": 16, "batch": 2, "rank": 2, "upper": 2}
+    loop = module.make_loop(str(llama), settings, tmp_path)
+    found = module.found(loop, str(llama), settings, 1)
+    for way, row in found["steps"].items():
+        assert row["seconds"] > 0 and row["utilisation"] > 0
+        assert len(found["operators"][way]) == 10
+    assert found["steps"]["sft"]["against_sft"] == 1
+    assert sorted(peaks) == sorted(module.WAYS)
+    assert module._peak(loop, "cached") > 1e8
+    adapters = [name for name in loop.context.tensors() if "layers.0" in name]
+    assert not adapters  # memories in the upper two of three layers, as PEFT's
+
+
+def test_plans_are_held_against_runs(
+    llama: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = load("plans")
+    monkeypatch.setenv("KOFFKIT_CACHE", str(tmp_path))
+
+    def here(folder: Path, *arguments: str) -> object:
+        return koffkit("compress", folder / "recipe.yaml", *arguments, "--json").json
+
+    monkeypatch.setattr(module, "command", here)  # in this process, for speed
+    found = module.measure(str(llama), 2, 1, True)
+    assert {found[name]["basis"] for name in found} == {"machine", "probe", "run"}
+    ratios = module.compared(found, "probe")
+    assert set(ratios) == {"time", "learn_masks", "recover", "evaluate", "peak_memory", "disk"}
+    assert all(ratio > 0 for ratio in ratios.values())
+    row = {"basis": "probe", **ratios, "time": 1.2, "peak_memory": 0.95}
+    assert module.holds(row) and module.holds(row | {"time": 2.0, "basis": "machine"})
+    assert not module.holds(row | {"time": 1.3}) and not module.holds(row | {"peak_memory": 0.85})
 
 
 def test_documents_apart(llama: Path, tmp_path: Path) -> None:

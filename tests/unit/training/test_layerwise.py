@@ -24,7 +24,7 @@ def hidden_after(context: Context, batch: Tensor, values: Any) -> tuple[Tensor, 
 def context(request: pytest.FixtureRequest, tmp_path: Path) -> Context:
     base = make_checkpoint(tmp_path / "base", request.param)
     context = context_of(base, tmp_path, "least_squares", mask=MASK)
-    context._project()
+    context.project_masks()
     return context
 
 

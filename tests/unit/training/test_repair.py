@@ -61,7 +61,7 @@ def test_the_teacher_keeps_its_weights_and_the_student_has_the_repaired_ones(
     context = context_of(llama, tmp_path, kind)
     with torch.no_grad():
         teacher = context.unpruned(IDS)
-        context._project()
+        context.project_masks()
         bare = context.student(IDS, context.masks)
         context.set_masks()
         assert torch.equal(context.unpruned(IDS), teacher)
