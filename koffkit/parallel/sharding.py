@@ -58,6 +58,13 @@ def whole(weight: Tensor) -> Tensor:
     return full
 
 
+def broken_off(model: nn.Module) -> None:
+    """Note that a forward pass of a model, divided or not, has ended before its end."""
+    reset = getattr(model, "reset_iter_state", None)
+    if reset is not None:
+        reset()
+
+
 def bytes_at_hand(module: nn.Module) -> int:
     """Bytes of the parameters that this process holds."""
     own = (value.to_local() if _divided(value) else value for value in module.parameters())  # type: ignore[attr-defined]
