@@ -33,13 +33,19 @@ class Blow:
 
 
 def compress(
-    recipe: Path, run: Path, processes: int, *, resume: bool = False, blow: Blow | None = None
+    recipe: Path,
+    run: Path,
+    processes: int,
+    *,
+    resume: bool = False,
+    shard: bool = False,
+    blow: Blow | None = None,
 ) -> list[int]:
     """Run a recipe in so many processes; returns their exit codes by rank, negative for signals."""
     fork = multiprocessing.get_context("fork")
     port = _free_port()
     started = [
-        fork.Process(target=_child, args=(recipe, run, rank, processes, port, resume, blow))
+        fork.Process(target=_child, args=(recipe, run, rank, processes, port, resume, shard, blow))
         for rank in range(processes)
     ]
     for process in started:
@@ -54,11 +60,24 @@ def compress(
 
 
 def _child(
-    recipe: Path, run: Path, rank: int, processes: int, port: int, resume: bool, blow: Blow | None
+    recipe: Path,
+    run: Path,
+    rank: int,
+    processes: int,
+    port: int,
+    resume: bool,
+    shard: bool,
+    blow: Blow | None,
 ) -> None:
     from koffkit.errors import KoffkitError
+    from koffkit.progress import Silent
     from koffkit.recipe.load import load_recipe
     from koffkit.stages.engine import run_recipe
+
+    class Heard(Silent):
+        def message(self, text: str) -> None:
+            with open(run.parent / "messages", "a") as file:
+                file.write(f"{rank}: {text}\n")
 
     if processes > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -67,7 +86,7 @@ def _child(
     if blow is not None and blow.rank == rank:
         _strike(blow)
     try:
-        run_recipe(load_recipe(recipe), run, resume=resume)
+        run_recipe(load_recipe(recipe), run, resume=resume, progress=Heard(), shard=shard)
     except KoffkitError as error:
         (run.parent / f"error.{rank}").write_text(str(error))
         os._exit(error.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from ..errors import UsageError
 from ..parallel import place
+from ..parallel.sharding import asked_by_accelerate
 from ..report.costs import costs_table
 from ..report.verdict import verdict_of
 from .console import (
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Processes on this machine that share each step, one a GPU.",
 )
+@click.option(
+    "--shard", is_flag=True, help="Divide the frozen weights among the processes (FSDP2), to save memory."
+)
 @click.option("--dry-run", is_flag=True, help="Only state the plan: exact parameters, bytes, memory, time.")
 @click.option(
     "--probe",
@@ -57,6 +62,7 @@ def command(
     overrides: tuple[str, ...],
     resume: bool,
     num_processes: int,
+    shard: bool,
     dry_run: bool,
     probe: int | None,
     device: str | None,
@@ -71,19 +77,17 @@ def command(
     from .dry_run import dry_run_of
 
     loaded = load_recipe(recipe, overrides)
+    run = output or Path("runs") / loaded.recipe.name
     if dry_run:
         if place.rank() == 0:
-            dry_run_of(loaded, output or Path("runs") / loaded.recipe.name, as_json, device, probe)
+            dry_run_of(loaded, run, as_json, device, probe)
         return
     if probe is not None:
         raise UsageError("--probe: it is a part of the plan; add --dry-run.")
     if not resume:
         check_recipe(loaded)
-    run = output or Path("runs") / loaded.recipe.name
     require_place(run)
-    if num_processes > 1 and place.num_processes() == 1:
-        _launch(num_processes)
-        return
+    _start_anew(num_processes, shard)
     quiet_libraries()
     require_device(device)
     from ..stages.engine import run_recipe
@@ -91,11 +95,10 @@ def command(
     progress = RichProgress()
     stated = plan_of(loaded, progress=progress)
     check_disk(stated, run)
-    progress.expect(steps_of(loaded.recipe))
-    for warning in stated.warnings:
-        progress.warn(warning)
+    _announce(progress, loaded.recipe, stated.warnings)
     with progress.live():
-        state = run_recipe(loaded, run, resume=resume, device=device, progress=progress)
+        how = {"resume": resume, "device": device, "shard": shard or asked_by_accelerate()}
+        state = run_recipe(loaded, run, progress=progress, **how)
     if place.rank() > 0:
         return
     verdict = verdict_of(state.results).to_json()
@@ -108,12 +111,30 @@ def command(
         _print_results(run, state, verdict)
 
 
-def _launch(num_processes: int) -> None:
-    """Start this command anew in several processes, and end as they do."""
+def _announce(progress: RichProgress, recipe: Recipe, warnings: Iterable[str]) -> None:
+    progress.expect(steps_of(recipe))
+    for warning in warnings:
+        progress.warn(warning)
+
+
+def _start_anew(num_processes: int, shard: bool) -> None:
+    """Start this command anew in several processes and end as they do, unless this is one of them already.
+
+    Raises:
+        UsageError: the options contradict the launcher or each other.
+    """
     from ..parallel.launch import launch
 
-    context = click.get_current_context()
-    context.exit(launch(num_processes, context.find_root().meta[ARGUMENTS]))
+    there = place.num_processes()
+    if num_processes > 1 and there == 1:
+        context = click.get_current_context()
+        context.exit(launch(num_processes, context.find_root().meta[ARGUMENTS]))
+    if num_processes not in (1, there):
+        raise UsageError(
+            f"--num-processes {num_processes}: the launcher started {there}; leave the option out."
+        )
+    if shard and there == 1:
+        raise UsageError("--shard divides the model among processes; add --num-processes, or leave it out.")
 
 
 def _print_results(run: Path, state: RunState, verdict: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
+from ..parallel.sharding import broken_off
 from .gating import Gates, GateValues, register_gates
 from .kv_attention import transformer, use_koffkit_attention
 from .lower_layers import LowerLayers
@@ -188,7 +189,7 @@ class Student(nn.Module):
         try:
             self(input_ids, positions=positions)
         except _ThatIsEnough:
-            pass
+            broken_off(self.model.model)
         finally:
             for handle in handles:
                 handle.remove()

@@ -89,6 +89,12 @@ def size() -> int:
     return place.num_processes() if together() else 1
 
 
+def device() -> torch.device:
+    """Where this process, one of several, computes."""
+    assert _device is not None
+    return _device
+
+
 def leads() -> bool:
     """Whether this process writes and speaks."""
     return rank() == 0

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..arch import Cut
 from ..method.budget import Budget
 from ..model.batch import Batch
-from ..model.linear import plain_linear
+from ..model.linear import plain_weight
 from ..model.student import Student
 from ..recipe.learning import Mask
 
@@ -159,8 +159,7 @@ class GatePlace:
     @property
     def weight(self) -> Tensor:
         """The module's weight [out, in]."""
-        weight: Tensor = plain_linear(self.module).weight
-        return weight
+        return plain_weight(self.module)
 
     def values(self, inputs: tuple[Any, ...], output: Any) -> Tensor:
         """What the gate multiplies, [B, T, C], of a call of the module."""

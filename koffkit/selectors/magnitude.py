@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..method.budget import Budget
-from ..model.linear import plain_linear
+from ..model.linear import plain_weight
 from .base import Calibration, Saliencies, Selector, per_parameter
 
 
@@ -31,7 +31,7 @@ def _squares(text: Calibration) -> Saliencies:
             units = torch.from_numpy(cut.unit_of_channel(spec.shape)).to(table.device)
             for layer, row in enumerate(table):
                 module = text.student.model.get_submodule(spec.arch.layer(layer) + cut.module)
-                squares = plain_linear(module).weight.float().square()
+                squares = plain_weight(module).float().square()
                 row.index_add_(0, units, squares.sum(1 if cut.side == "out" else 0))
     return sums
 

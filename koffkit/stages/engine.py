@@ -42,6 +42,7 @@ def run_recipe(
     device: str | None = None,
     progress: Progress | None = None,
     shared: Path | None = None,
+    shard: bool = False,
 ) -> RunState:
     """Run every stage of a recipe.
 
@@ -53,6 +54,7 @@ def run_recipe(
         device: where to train; None: the accelerator of the machine, or the CPU without one.
         progress: where to report; by default nowhere.
         shared: a folder for what several runs of a study compute alike; None: every run does all itself.
+        shard: divide the frozen weights among the processes of the run.
 
     Returns:
         The final state (`run.json`).
@@ -63,7 +65,8 @@ def run_recipe(
         Interrupted: by SIGINT; everything up to the last step is saved.
     """
     with ranks.joined(device), writing_in(output) if ranks.leads() else nullcontext():
-        return _carry_out(loaded, output, None, resume, device, progress or Silent(), shared=shared)
+        progress = progress or Silent()
+        return _carry_out(loaded, output, None, resume, device, progress, shared=shared, shard=shard)
 
 
 def learn_memory(
@@ -100,6 +103,7 @@ def _carry_out(
     progress: Progress,
     masks: Path | None = None,
     shared: Path | None = None,
+    shard: bool = False,
 ) -> RunState:
     run = RunFolder(output)
     progress = progress if ranks.leads() else Silent()
@@ -114,11 +118,11 @@ def _carry_out(
             shutil.rmtree(run.checkpoints_dir, ignore_errors=True)  # of a command killed at its end
         return state
     try:
-        _check_stages(loaded, base)
+        _check_stages(loaded, base, shard)
         with ranks.leader_first():
             loaded = resolve_domains(loaded, run, base, progress)
         state = state.evolve(recipe=loaded.recipe.model_dump(mode="json"))
-        context = build_context(loaded, run, base, progress, backbone, device, masks)
+        context = build_context(loaded, run, base, progress, backbone, device, masks, shard)
         context.shared = shared
         context.cache = open_cache(context, state.base.fingerprint)
         if ranks.leads():
@@ -162,11 +166,11 @@ def _stage_kind(name: str) -> StageKind:
     return cast(StageKind, KINDS[name])
 
 
-def _check_stages(loaded: LoadedRecipe, base: ModelSpec) -> None:
+def _check_stages(loaded: LoadedRecipe, base: ModelSpec, shard: bool) -> None:
     """Check the options of all stages before the first one starts."""
     for stage in loaded.recipe.stages:
         if isinstance(stage.options, Training):
-            require_rows(loaded.recipe, stage.name, stage.options)
+            require_rows(loaded.recipe, stage.name, stage.options, in_step=shard)
         _stage_kind(stage.name).check(stage.options, loaded, base)
 
 

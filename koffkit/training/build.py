@@ -14,7 +14,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.convert import as_gates
 from ..masks.file import load_masks
-from ..parallel import ranks
+from ..parallel import ranks, sharding
 from ..planning.plan import budget_of, check_layers, gated_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -37,6 +37,7 @@ def build_context(
     backbone: Path | None = None,
     device: str | None = None,
     masks: Path | None = None,
+    shard: bool = False,
 ) -> Context:
     """Tokenise the text, load the model, and give it the gates and memories of the recipe.
 
@@ -48,6 +49,7 @@ def build_context(
         backbone: a sliced backbone to learn memories for, taught by `base`; None: the student is `base`.
         device: where to train; None: the accelerator of the machine, or the CPU without one.
         masks: what the backbone was sliced by, if that is known.
+        shard: divide the frozen weights among the processes of the run.
 
     Raises:
         ResourceError: the device is not available.
@@ -68,13 +70,25 @@ def build_context(
         teacher = accelerator.prepare_model(Student(model, base, None, None), evaluation_mode=True)
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
         model = _load(spec, recipe, progress)
-    student = make_student(recipe, spec, model, gated=backbone is None)
-    student = accelerator.prepare_model(student, evaluation_mode=True)  # gradients are added up by the loop
+    student = _placed(make_student(recipe, spec, model, gated=backbone is None), accelerator, progress, shard)
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
     sliced_by = None if masks is None else as_gates(load_masks(masks, base))
     parts = (loaded, run, corpus, tokenizer, accelerator, student, budget, progress)
     return Context(*parts, teacher=teacher, backbone_masks=sliced_by)
+
+
+def _placed(student: Student, accelerator: Any, progress: Progress, shard: bool) -> Student:
+    """The student on its device, with `shard` divided among the processes of the run."""
+    if shard:
+        size = sharding.bytes_at_hand(student.model)
+        sharding.shard(student.model.model, student.decoder_layers)
+        sharding.to_device(student, accelerator.device)
+        own = sharding.bytes_at_hand(student.model)
+        progress.message(f"of {size:,} bytes of model and LoRA, each process holds about {own:,}")
+    # evaluation_mode: no wrapper adds up gradients, the loop does
+    placed: Student = accelerator.prepare_model(student, device_placement=not shard, evaluation_mode=True)
+    return placed
 
 
 def _corpus(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..masks.convert import as_masks
 from ..method.refit import Refit, refit, whole_weight
 from ..method.repair import Means, mixed_means, output_error
-from ..model.linear import plain_linear
+from ..model.linear import plain_linear, plain_weight
 from ..model.neuron_memory import Neurons
 from .context import Context
 from .layerwise import RETENTION, Walk
@@ -72,7 +72,7 @@ class Together:
             keep: neurons that the backbone keeps, boolean [U].
         """
         linear = plain_linear(context.student.model.get_submodule(name))
-        weight, moments = linear.weight.detach().double(), walk.moments(layer, name)
+        weight, moments = plain_weight(linear).detach().double(), walk.moments(layer, name)
         fit = {stream: own.fit.means().without(linear.bias) for stream, own in moments.items()}
         domains = {stream: own for stream, own in fit.items() if stream != RETENTION}
         restored = self._restored(layer, list(fit), weight.device)

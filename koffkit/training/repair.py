@@ -22,7 +22,7 @@ from ..masks.masks import Masks
 from ..masks.repair import FORMAT, Repair, new_biases, readers
 from ..masks.slicing import backbone_slices
 from ..method.repair import Means, least_squares, mean_bias, output_error
-from ..model.linear import plain_linear
+from ..model.linear import plain_linear, plain_weight
 from ..model.top_k_gates import TopKGates
 from ..parallel import ranks
 from ..storage.files import write_atomically
@@ -136,15 +136,16 @@ def _repair(context: Context, name: str, kept: Tensor, fit: Means, check: Means)
     """The repair of one module, if it helps on held-out text."""
     mask = context.loaded.recipe.mask
     linear = plain_linear(context.student.model.get_submodule(name))
-    weight = linear.weight.detach() * kept
+    known = plain_weight(linear).detach()
+    weight = known * kept
     fit, check = fit.without(linear.bias), check.without(linear.bias)
     before = output_error(weight, check)
     if mask.repair == "bias":
-        bias = mean_bias(linear.weight.detach(), kept, fit)
+        bias = mean_bias(known, kept, fit)
         after = output_error(weight, check, bias)
         tensors = {"bias": bias if linear.bias is None else bias + linear.bias}
     else:
-        tried = [least_squares(linear.weight.detach(), kept, fit, damping) for damping in mask.dampings]
+        tried = [least_squares(known, kept, fit, damping) for damping in mask.dampings]
         errors = [output_error(replaced * kept, check) for replaced in tried]
         after = min(errors)
         tensors = {"weight": tried[errors.index(after)]}

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
 from ..method.restoring import NeuronSums, choose_neurons, mixed
-from ..model.linear import plain_linear
+from ..model.linear import plain_linear, plain_weight
 from ..model.neuron_memory import BIASES, WEIGHTS, Neurons, mlp_modules
 from ..parallel import ranks
+from ..parallel.sharding import whole
 from ..planning.neurons import STRUCTURE, restored_neurons
 from .context import Context, watched
 from .shared import computed_once
@@ -53,7 +54,7 @@ def choose_by_domain(
     ranks.take_from_leader(found[name] for name in sorted(found))  # one choice, whatever each process rounded
     sums = {domain: _of_domain(found, domain) for domain in context.corpus.domains}
     columns = torch.stack(
-        [plain_linear(mlp.down_proj).weight.float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
+        [plain_weight(mlp.down_proj).float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
     )
     scores = {
         domain: own.sensitivity()
@@ -198,6 +199,7 @@ def take_neurons(
             module, _, half = name.partition(".")
             value = getattr(plain_linear(getattr(mlp, module)), half)
             if value is not None:
+                value = whole(value)
                 own = value[:, chosen] if module == "down_proj" else value[chosen]
                 values[name] = own.detach().to(dtype).clone()
         if columns is not None and index in columns:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arch import Cut
 from ..masks.masks import Masks
-from ..model.linear import plain_linear
+from ..model.linear import plain_linear, plain_weight
 from ..model.student import Student
 from ..model.top_k_gates import TopKGates
 from ..selectors.base import gate_places
@@ -36,7 +36,7 @@ def folded_scales(student: Student, gates: TopKGates, masks: Masks) -> dict[str,
         module: Any = place.module
         name = student.spec.arch.layer(place.layer) + place.point.module
         linear = plain_linear(module)
-        weight = tensors.get(f"{name}.weight", linear.weight)
+        weight = tensors.get(f"{name}.weight", plain_weight(linear))
         tensors[f"{name}.weight"] = _scaled(weight, scale, place.point)
         if place.point.side == "out" and linear.bias is not None:
             tensors[f"{name}.bias"] = tensors.get(f"{name}.bias", linear.bias) * scale

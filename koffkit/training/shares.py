@@ -65,11 +65,14 @@ def own_shares(recipe: Recipe, options: Training, *, retention: bool) -> list[Sh
     return shares_of(recipe.train.gradient_accumulation, batch_size, ranks.rank(), ranks.size())
 
 
-def require_rows(recipe: Recipe, stage: str, options: Training) -> None:
+def require_rows(recipe: Recipe, stage: str, options: Training, *, in_step: bool) -> None:
     """Refuse more processes than a step has sequences.
 
+    Args:
+        in_step: the processes divide the weights, so that all must go through the model equally often.
+
     Raises:
-        UsageError: a process would have nothing to do.
+        UsageError: a process would have nothing to do, or less than another.
     """
     parts, fields = recipe.train.gradient_accumulation, {f"stages.{stage}.batch_size": options.batch_size}
     if recipe.retention is not None and recipe.distill.retention_batch_size is not None:
@@ -79,4 +82,11 @@ def require_rows(recipe: Recipe, stage: str, options: Training) -> None:
             raise UsageError(
                 f"{field}: {rows} x train.gradient_accumulation: {parts} are {rows * parts} sequences a "
                 f"step, too few for {ranks.size()} processes; start at most {rows * parts}, or raise either."
+            )
+        passes = {len(shares_of(parts, rows, rank, ranks.size())) for rank in range(ranks.size())}
+        if in_step and len(passes) > 1:
+            raise UsageError(
+                f"{field}: {rows} x train.gradient_accumulation: {parts} give {ranks.size()} processes "
+                f"{min(passes)} to {max(passes)} batches each, which --shard cannot do; make "
+                "gradient_accumulation a multiple of the processes, or 1."
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from ..common import digests, make_checkpoint, make_tokenizer, recipe_dict, write_recipe
@@ -63,7 +64,7 @@ def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = {"checkpoint_every": 100, "gradient_accumulation": 2, "evaluate_every": 3}
     tree = recipe_dict(base, root / "data", stages=STAGES, train=train)
     tree["domains"]["south"] = chat(root)
-    tree["mask"] |= {"structures": ["mlp_neuron", "kv_group"], "global_sparsity": 0.2}
+    tree["mask"] |= {"structures": ["mlp_neuron", "kv_group"], "global_sparsity": 0.2, "init": "activation"}
     return write_recipe(root / "recipe.yaml", tree)
 
 
@@ -111,6 +112,18 @@ def test_two_processes_learn_what_one_learns(recipe: Path, alone: Path, tmp_path
     assert {path for path in digests(run) if not path.startswith(".")} == {*listed, "run.json"}
 
 
+def test_divided_weights_change_nothing(recipe: Path, alone: Path, tmp_path: Path) -> None:
+    """Nor with gradient checkpointing, beside KV memories."""
+    run, tree = tmp_path / "run", yaml.safe_load(recipe.read_text())
+    tree["train"]["gradient_checkpointing"] = True
+    assert compress(write_recipe(tmp_path / "recipe.yaml", tree), run, 2, shard=True) == [0, 0]
+    require_same(run, alone)
+    (said,) = [line for line in (tmp_path / "messages").read_text().splitlines() if "holds about" in line]
+    assert said.startswith("0: of ")
+    size, own = (int(word.replace(",", "")) for word in said.split() if word[0].isdigit() and "," in word)
+    assert 0.5 < own / size < 0.8
+
+
 def test_resumed_with_another_number_of_processes(recipe: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert compress(recipe, run, 1, blow=Blow(2, signal.SIGINT, rank=0)) == [INTERRUPTED]
@@ -149,7 +162,8 @@ def test_more_processes_than_sequences_are_refused_before_anything(llama: Path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_every_stage(llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_stage(shard: bool, llama: Path, tmp_path: Path) -> None:
     """One-shot masks, restored neurons repaired with the backbone, a router, and general text."""
     stages = [
         {"select_masks": {"selector": "sensitivity", "batches": 2}},
@@ -163,7 +177,7 @@ def test_every_stage(llama: Path, tmp_path: Path) -> None:
     tree["memory"] = {"layers": "all", "lora": None, "kv": {"tokens": 3}, "neurons": {"count": 2}}
     recipe = write_recipe(tmp_path / "recipe.yaml", tree)
     assert compress(recipe, tmp_path / "one", 1) == [0]
-    assert compress(recipe, tmp_path / "two", 2) == [0, 0]
+    assert compress(recipe, tmp_path / "two", 2, shard=shard) == [0, 0]
     require_same(tmp_path / "two", tmp_path / "one")
     learned = [json.loads((tmp_path / name / "run.json").read_text())["repair"] for name in ("one", "two")]
     assert learned[0]["repaired"] == learned[1]["repaired"] > 0
@@ -173,8 +187,8 @@ def test_placement_and_learned_scales(llama: Path, tmp_path: Path) -> None:
     """Deterministic gates whose scales end in the weights, and layers that lose their memory."""
     stages = [{"learn_masks": {"max_steps": 3, "batch_size": 2, "lr": RATES}}, STAGES[-1]]
     tree = recipe_dict(llama, tmp_path / "data", stages=stages)
-    tree["mask"] |= {"gates": "top_k"}
-    tree["memory"]["layers"] = {"learned_bytes": 20_000}
+    tree["mask"] |= {"gates": "top_k", "init": "activation"}
+    tree["memory"]["layers"] = {"learned_bytes": 10_000}
     recipe = write_recipe(tmp_path / "recipe.yaml", tree)
     assert compress(recipe, tmp_path / "one", 1) == [0]
     assert compress(recipe, tmp_path / "two", 2) == [0, 0]

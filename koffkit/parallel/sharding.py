@@ -1,0 +1,75 @@
+"""The frozen weights of a model divided among the processes of a run (FSDP2): each keeps its part, and has a
+layer whole only while it computes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from . import ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def asked_by_accelerate() -> bool:
+    """Whether `accelerate launch --use_fsdp` (or `accelerate config`) asks for it."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
+def shard(model: nn.Module, layers: Sequence[nn.Module]) -> None:
+    """Divide the frozen matrices of the layers. Vectors, what is trained, embeddings and the head stay whole
+    in every process. With one process nothing happens.
+
+    Args:
+        model: whose forward pass goes through the layers; on the CPU, so that no device ever holds all of it.
+        layers: its decoder layers.
+    """
+    if not ranks.together():
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(ranks.device().type, (ranks.size(),))
+    for layer in layers:
+        kept = {value for value in layer.parameters() if value.requires_grad or value.dim() < 2}
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
+    fully_shard(
+        model, mesh=mesh, ignored_params={value for value in model.parameters() if not _divided(value)}
+    )
+
+
+def to_device(module: nn.Module, device: object) -> None:
+    """Move what is not divided; the parts of what is are on their devices already."""
+    for part in module.modules():
+        for value in part.parameters(recurse=False):
+            if not _divided(value):
+                value.data = value.data.to(device)  # type: ignore[call-overload]
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.to(device)  # type: ignore[call-overload]
+
+
+def whole(weight: Tensor) -> Tensor:
+    """A weight of which this process may hold a part. All processes call it alike."""
+    if not _divided(weight):
+        return weight
+    full: Tensor = weight.full_tensor()  # type: ignore[attr-defined]
+    return full
+
+
+def broken_off(model: nn.Module) -> None:
+    """Note that a forward pass of a model, divided or not, has ended before its end."""
+    reset = getattr(model, "reset_iter_state", None)
+    if reset is not None:
+        reset()
+
+
+def bytes_at_hand(module: nn.Module) -> int:
+    """Bytes of the parameters that this process holds."""
+    own = (value.to_local() if _divided(value) else value for value in module.parameters())  # type: ignore[attr-defined]
+    return sum(value.numel() * value.element_size() for value in own)
+
+
+def _divided(value: Tensor) -> bool:
+    return hasattr(value, "full_tensor")
