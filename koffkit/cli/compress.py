@@ -26,6 +26,7 @@ from .console import (
 from .place import device_option
 
 if TYPE_CHECKING:
+    from ..planning.plan import Plan
     from ..recipe.schema import Recipe
     from ..run.state import RunState
 
@@ -97,10 +98,14 @@ def command(
     check_disk(stated, run)
     _announce(progress, loaded.recipe, stated.warnings)
     with progress.live():
-        how = {"resume": resume, "device": device, "shard": shard or asked_by_accelerate()}
-        state = run_recipe(loaded, run, progress=progress, **how)
-    if place.rank() > 0:
-        return
+        shard = shard or asked_by_accelerate()
+        state = run_recipe(loaded, run, resume=resume, device=device, progress=progress, shard=shard)
+    if place.rank() == 0:
+        _tell(run, state, stated, as_json)
+
+
+def _tell(run: Path, state: RunState, stated: Plan, as_json: bool) -> None:
+    """What came of it."""
     verdict = verdict_of(state.results).to_json()
     if as_json:
         shown: dict[str, Any] = {"run": str(run), "state": state.state, "plan": stated.to_json()}

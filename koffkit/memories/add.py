@@ -65,8 +65,7 @@ def add_memory(
 
     Raises:
         UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
-        DataError: base or text is missing, or there is too little text.
-        IntegrityError: base or backbone are not those of the export.
+        DataError, IntegrityError: base or text is missing, or too short; base or backbone are others.
         ResourceError, Interrupted: the device is not available; stopped, with all steps saved.
     """
     progress, export = progress or Silent(), open_export(path)

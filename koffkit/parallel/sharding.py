@@ -65,6 +65,11 @@ def broken_off(model: nn.Module) -> None:
         reset()
 
 
+def is_divided(module: nn.Module) -> bool:
+    """Whether processes hold parts of it, and so must go through it together."""
+    return any(_divided(value) for value in module.parameters())
+
+
 def bytes_at_hand(module: nn.Module) -> int:
     """Bytes of the parameters that this process holds."""
     own = (value.to_local() if _divided(value) else value for value in module.parameters())  # type: ignore[attr-defined]

@@ -137,8 +137,12 @@ def _carry_out(
             state = _run_stages(context, state)
     finally:
         context.accelerator.end_training()
-    if not ranks.leads():
-        return state
+    return _finish(context, state) if ranks.leads() else state
+
+
+def _finish(context: Context, state: RunState) -> RunState:
+    """Note that a run is finished, and delete what only `--resume` needs."""
+    run = context.run
     finished = run.write(
         state.evolve(
             state="finished",

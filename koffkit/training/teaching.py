@@ -25,6 +25,7 @@ from ..data.vocabulary import vocabulary_digest
 from ..method.losses.base import Objective, Targets
 from ..method.losses.top_k import targets_of
 from ..model.batch import Batch
+from ..parallel import ranks, sharding
 from ..planning.estimates import asked_tokens
 
 if TYPE_CHECKING:
@@ -38,10 +39,13 @@ class TeacherCache:
         folder: where they are.
         files: by the number of their first sequence.
         chunk_tokens: tokens whose logits exist at once.
+        in_step: processes hold parts of the teacher, so that all ask it if one must.
     """
 
-    def __init__(self, folder: Path, files: Mapping[int, TargetFile], chunk_tokens: int) -> None:
-        self.folder, self._files, self._chunk = folder, files, chunk_tokens
+    def __init__(
+        self, folder: Path, files: Mapping[int, TargetFile], chunk_tokens: int, *, in_step: bool = False
+    ) -> None:
+        self.folder, self._files, self._chunk, self._in_step = folder, files, chunk_tokens, in_step
 
     def targets(self, batch: Batch, unpruned: Callable[[], Tensor], head: Tensor) -> Targets:
         """What the teacher says of a batch, which is computed if the cache lacks any of it. Either way it is
@@ -56,7 +60,8 @@ class TeacherCache:
         ids, numbers = batch.ids.numpy(force=True), batch.numbers.tolist()
         places = [self._place(number) for number in numbers]
         records = [file.read(number, ids[row]) for row, (file, number) in enumerate(places)]
-        if any(record is None for record in records):
+        missing = sum(record is None for record in records)
+        if any(ranks.collected(missing)) if self._in_step else missing:
             hidden = unpruned()
             for row, (file, number) in enumerate(places):
                 if records[row] is None:
@@ -117,7 +122,8 @@ def open_cache(context: Context, base: str) -> TeacherCache | None:
         files[firsts[name]] = file
     there = sum(file.filled for file in files.values())
     context.progress.message(f"teacher cache: {folder} holds {there:,} of {first:,} sequences")
-    return TeacherCache(folder, files, recipe.distill.chunk_tokens)
+    in_step = sharding.is_divided(context.student.model)
+    return TeacherCache(folder, files, recipe.distill.chunk_tokens, in_step=in_step)
 
 
 def _folder(context: Context, facts: Mapping[str, Any]) -> Path:

@@ -104,17 +104,11 @@ def test_jobs_learn_beside_an_export_that_stays_as_it_is(
     router = routed(open_export(out))
     assert router is not None
     assert {"east", "west"} <= set(router.labels)
-    chosen = KoffModel.from_pretrained(out).generate(
-        "river", memory="west", max_new_tokens=2, do_sample=False
-    )
-    assert chosen
-    listing = koffkit("memory", "list", out, "--json").json
-    assert {name: row["origin"] for name, row in listing["memories"].items()} == {
-        "east": "added",
-        "north": "shipped",
-        "south": "shipped",
-        "west": "added",
-    }
+    assert KoffModel.from_pretrained(out).complete("river", memory="west", max_new_tokens=2)
+    listing = koffkit("memory", "list", out, "--json").json["memories"]
+    assert [listing[name]["origin"] for name in ("east", "north", "south", "west")] == [
+        *("added", "shipped", "shipped", "added")
+    ]
 
 
 def test_a_job_is_refused_before_it_learns(out: Path, koffkit: Koffkit) -> None:

@@ -124,6 +124,25 @@ def test_divided_weights_change_nothing(recipe: Path, alone: Path, tmp_path: Pat
     assert 0.5 < own / size < 0.8
 
 
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_teacher_cache_that_another_run_left_half_full(shard: bool, recipe: Path, tmp_path: Path) -> None:
+    """Where a process finds its sequences and the other does not, divided weights are asked by both."""
+    tree = yaml.safe_load(recipe.read_text())
+    tree["distill"] = tree.get("distill", {}) | {"cache": True, "cache_dir": str(tmp_path / "cache")}
+    cached = write_recipe(tmp_path / "recipe.yaml", tree)
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    assert compress(cached, alone, 1) == [0]
+    for path in (tmp_path / "cache").glob("*.targets"):  # every third record is gone
+        index = json.loads(path.with_suffix(".json").read_text())
+        records = bytearray(path.read_bytes())
+        size = len(records) // index["sequences"]
+        for first in range(0, len(records), 3 * size):
+            records[first : first + size] = bytes(size)
+        path.write_bytes(records)
+    assert compress(cached, run, 2, shard=shard) == [0, 0]
+    require_same(run, alone)
+
+
 def test_resumed_with_another_number_of_processes(recipe: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert compress(recipe, run, 1, blow=Blow(2, signal.SIGINT, rank=0)) == [INTERRUPTED]
