@@ -44,7 +44,7 @@ COMMANDS = {
 
 SHARED = ("compress",)
 """Commands that several processes can work on together."""
-SILENCE = 3.0
+SILENCE = 5.0
 """Seconds that a process leaves to the first one to say what went wrong, which mostly is the same; then the
 launcher ends all."""
 
