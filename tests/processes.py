@@ -43,7 +43,7 @@ def compress(
 ) -> list[int]:
     """Run a recipe in so many processes; returns their exit codes by rank, negative for signals."""
     fork = multiprocessing.get_context("fork")
-    port = _free_port()
+    port = free_port()
     started = [
         fork.Process(target=_child, args=(recipe, run, rank, processes, port, resume, shard, blow))
         for rank in range(processes)
@@ -108,7 +108,8 @@ def _strike(blow: Blow) -> None:
     DistillationLoop._step = step  # type: ignore[method-assign]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nobody listens now."""
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return int(asked.getsockname()[1])

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ..errors import KoffkitError, PeerLost, UsageError, near_name
-from ..parallel import place
+from ..parallel import place as this_process
 from .console import _JSON_KEY, ARGUMENTS, emit, say
 from .failures import as_koffkit_error
 from .verbosity import of, with_verbosity
@@ -44,7 +44,7 @@ COMMANDS = {
 
 SHARED = ("compress",)
 """Commands that several processes can work on together."""
-SILENCE = 3.0
+SILENCE = 5.0
 """Seconds that a process leaves to the first one to say what went wrong, which mostly is the same; then the
 launcher ends all."""
 
@@ -65,10 +65,10 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             ctx.fail(f"no command {args[0]!r}; {near_name(args[0], COMMANDS)}")
-        if place.num_processes() > 1 and args and args[0] not in (*SHARED, "--help", "-h"):
+        if this_process.num_processes() > 1 and args and args[0] not in (*SHARED, "--help", "-h"):
             raise UsageError(
                 f"koffkit {args[0]} works in one process; start it without torchrun or accelerate launch (if "
-                f"there is none, unset {', '.join(place.NAMES)})."
+                f"there is none, unset {', '.join(this_process.NAMES)})."
             )
         return super().resolve_command(ctx, args)
 
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
             context = root.meta
             context[ARGUMENTS] = list(sys.argv[1:] if arguments is None else arguments)
             settings = of(context)
-            settings.mute = settings.quiet = place.rank() > 0
+            settings.mute = settings.quiet = this_process.rank() > 0
             _check_platform()
             cli.invoke(root)
     except click.exceptions.Exit as stop:
@@ -146,11 +146,11 @@ def _check_platform() -> None:
 
 def _fail(text: str, code: int, meta: dict[str, Any], error: BaseException | None = None) -> None:
     settings = of(meta)
-    if isinstance(error, PeerLost) and place.by_own_launcher():
+    if isinstance(error, PeerLost) and this_process.by_own_launcher():
         sys.exit(code)  # the launcher knows more
     if settings.mute:
         time.sleep(SILENCE)
-        text = f"process {place.rank()}: {text}"
+        text = f"process {this_process.rank()}: {text}"
     with contextlib.suppress(OSError):
         settings.log_error(text, error)
     if settings.verbose and error is not None:

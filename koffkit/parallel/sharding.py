@@ -4,7 +4,7 @@ layer whole only while it computes it."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from . import ranks
@@ -18,13 +18,14 @@ def asked_by_accelerate() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
-def shard(model: nn.Module, layers: Sequence[nn.Module]) -> None:
+def shard(model: nn.Module, layers: Sequence[nn.Module], trained: Iterable[Tensor]) -> None:
     """Divide the frozen matrices of the layers. Vectors, what is trained, embeddings and the head stay whole
     in every process. With one process nothing happens.
 
     Args:
         model: whose forward pass goes through the layers; on the CPU, so that no device ever holds all of it.
         layers: its decoder layers.
+        trained: parameters that are learned now or later.
     """
     if not ranks.together():
         return
@@ -32,8 +33,9 @@ def shard(model: nn.Module, layers: Sequence[nn.Module]) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device().type, (ranks.size(),))
+    learned = set(trained)
     for layer in layers:
-        kept = {value for value in layer.parameters() if value.requires_grad or value.dim() < 2}
+        kept = {value for value in layer.parameters() if value in learned or value.dim() < 2}
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
     fully_shard(
         model, mesh=mesh, ignored_params={value for value in model.parameters() if not _divided(value)}

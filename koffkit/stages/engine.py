@@ -112,6 +112,7 @@ def _carry_out(
         fresh = ranks.leads() and not run.exists
         opened = open_run(run, loaded, base, backbone, resume, progress) if ranks.leads() else None
         state = opened or led_run(run)
+    ranks.wait()  # until all have read it
     if state.is_finished:
         progress.message(f"{output}: already finished.")
         if ranks.leads():

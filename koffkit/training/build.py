@@ -82,7 +82,8 @@ def _placed(student: Student, accelerator: Any, progress: Progress, shard: bool)
     """The student on its device, with `shard` divided among the processes of the run."""
     if shard:
         size = sharding.bytes_at_hand(student.model)
-        sharding.shard(student.model.model, student.decoder_layers)
+        learned = [] if student.memories is None else student.memories.lora_parameters()
+        sharding.shard(student.model.model, student.decoder_layers, learned)
         sharding.to_device(student, accelerator.device)
         own = sharding.bytes_at_hand(student.model)
         progress.message(f"of {size:,} bytes of model and LoRA, each process holds about {own:,}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from safetensors.numpy import load_file
 
 from ..common import digests, make_checkpoint, make_tokenizer, recipe_dict, write_recipe
-from ..processes import INTERRUPTED, Blow, compress, needs_fork
+from ..processes import INTERRUPTED, Blow, compress, free_port, needs_fork
 
 pytestmark = needs_fork
 CLOSE = 1e-5
@@ -226,3 +230,52 @@ def test_four_processes(recipe: Path, alone: Path, tmp_path: Path) -> None:
     assert compress(recipe, tmp_path / "again", 4, blow=Blow(3, signal.SIGKILL, rank=2)).count(5) == 3
     assert compress(recipe, tmp_path / "again", 2, resume=True) == [0, 0]
     require_same(tmp_path / "again", alone)
+
+
+def started(pid: int, rank: int) -> psutil.Process:
+    """The process of a rank below a launcher."""
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.environ().get("RANK") == str(rank):
+                return child
+    raise AssertionError(f"no process {rank} below {pid}")
+
+
+@pytest.mark.slow
+def test_the_launcher_reports_one_error_and_two_machines_go_on(
+    recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "koffkit", "compress", str(recipe), "--output", str(run), "--json"]
+    launcher = subprocess.Popen(
+        [*command, "--num-processes", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while launcher.poll() is None and not ((run / "metrics.jsonl").is_file() and len(rows(run)) >= 3):
+        time.sleep(0.05)
+    other = started(launcher.pid, 0)
+    started(launcher.pid, 1).kill()
+    other.wait(timeout=10)
+    out, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 5
+    assert [line for line in err.splitlines() if "rror" in line] == [
+        line for line in err.splitlines() if line.startswith("Error: process 1 of 2 was killed by SIGKILL")
+    ]
+    told = json.loads(out)
+    assert told["exit_code"] == 5 and "--resume" in told["error"]
+
+    port, torchrun = free_port(), [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
+    torchrun += ["--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test"]
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, f"--node-rank={node}", f"--rdzv-endpoint=127.0.0.1:{port}", *command[1:], "--resume"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    said = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    printed = [out for out, _ in said if out]
+    assert len(printed) == 1 and json.loads(printed[0])["state"] == "finished"
+    require_same(run, alone)
