@@ -4,7 +4,7 @@ measured speed, against those of the run.
     python benchmarks/plans.py [--probe 5] [--steps 40] [--model FOLDER]...
 
 Three models: the one that ships with koffkit, and a Llama and a Qwen2 with random weights (time and memory do
-not depend on them), each with and without a teacher cache; --model adds real ones. Every plan and every run is
+not depend on them), each with and without a teacher cache; --model adds real ones. Every plan and run is
 a command of its own, as for a user. Exit code 1 if, after `--probe`, peak memory is more than 10 % or time
 more than 25 % off. Let nothing else run beside it.
 """
