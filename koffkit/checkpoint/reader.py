@@ -35,6 +35,8 @@ _VIEWS: dict[int, np.dtype[Any]] = {
     8: np.dtype(np.uint64),
 }
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+FLOATS = frozenset(_TORCH)
+"""Types of weights, as safetensors names them."""
 
 
 class CheckpointReader:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.reader import AT_ONCE, CheckpointReader, as_tensor
+from ..checkpoint.reader import AT_ONCE, FLOATS, CheckpointReader, as_tensor, torch_dtype
 from ..errors import IntegrityError
 from ..progress import Progress, Silent
 
@@ -102,6 +102,18 @@ def _without_offload_notice() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _dtype_of(reader: CheckpointReader) -> torch.dtype:
+    """The type to load a checkpoint in so that nothing is rounded.
+
+    The files' own, if they have but one: then loading looks at no weight, where widening each would read all
+    of the files.
+    """
+    kinds = {info.dtype for info in reader.tensors.values()}
+    if len(kinds) == 1 and kinds <= FLOATS:
+        return torch_dtype(*kinds)
+    return torch.float64 if "F64" in kinds else torch.float32
+
+
 class LoadedWeights:
     """The weights of a checkpoint as transformers resolves and reads them, one at a time from disk: what a
     `Probe` can be given in place of a reader of koffkit's. A context manager.
@@ -116,15 +128,13 @@ class LoadedWeights:
     def __enter__(self) -> Self:
         from transformers import AutoModelForCausalLM
 
-        files = CheckpointReader(self.folder).tensors.values()
-        widest = torch.float64 if any(info.dtype == "F64" for info in files) else torch.float32
         self._spill = tempfile.TemporaryDirectory(prefix="koffkit-")
         with _without_offload_notice():
             model = AutoModelForCausalLM.from_pretrained(
                 self.folder,
                 device_map={"": "disk"},
                 offload_folder=self._spill.name,
-                dtype=widest,
+                dtype=_dtype_of(CheckpointReader(self.folder)),
                 trust_remote_code=False,
             )
         self._weights: Mapping[str, Tensor] = model.get_input_embeddings()._hf_hook.weights_map.dataset

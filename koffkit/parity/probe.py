@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,12 @@ from ..checkpoint.spec import ModelSpec
 from ..masks.convert import as_gates
 from ..masks.masks import Masks
 from ..masks.repair import Repair
-from ..masks.slicing import ADAPTER_PREFIX
 from ..model.bundles import MemoryTensors, load_memory, mixed_kv
 from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
 from ..model.loaded import LoadedWeights
 from ..model.neuron_memory import set_neuron_rows, use_neuron_memory
+from .weights import Weights
 
 ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
@@ -97,7 +96,8 @@ class Probe:
         self._kv = {memory.domain: memory.kv for memory in attached}
         self._neurons = {memory.domain: memory.neurons for memory in attached}
         adapters = {slot: memory.adapter for slot, memory in pairs}
-        self._weights = _Weights(self.reader, adapters, dtype, {} if repair is None else repair.tensors)
+        repaired = {} if repair is None else repair.tensors
+        self._weights = Weights(self.reader, adapters, dtype, repaired, self._vocabulary)
         _read_on_demand(self._model, self._weights)
         self._plain = model
 
@@ -201,48 +201,6 @@ def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     from accelerate.hooks import attach_align_device_hook
 
     attach_align_device_hook(model, execution_device=torch.device("cpu"), offload=True, weights_map=weights)
-
-
-class _Weights(Mapping[str, Tensor]):
-    """Parameter name in the (perhaps peft-wrapped) model -> tensor, read on access.
-
-    A matrix is needed during the forward pass of its own module only, so all of them share one buffer:
-    allocating each anew would fragment the heap to several times what is in use.
-    """
-
-    def __init__(
-        self,
-        reader: CheckpointReader | LoadedWeights,
-        adapters: Mapping[str, Mapping[str, Tensor]],
-        dtype: torch.dtype,
-        repair: Mapping[str, Tensor],
-    ) -> None:
-        self.reader, self.adapters, self.dtype, self.repair = reader, adapters, dtype, repair
-        self.release()
-
-    def release(self) -> None:
-        """Free the buffer; a comparison of two models needs only one at a time."""
-        self._buffer = torch.empty(0, dtype=self.dtype)
-
-    def __getitem__(self, name: str) -> Tensor:
-        for slot, tensors in self.adapters.items():
-            if name.endswith(f".{slot}.weight"):
-                return tensors[name.removesuffix(f".{slot}.weight") + ".weight"].to(self.dtype)
-        name = name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
-        if name in self.repair:
-            return self.repair[name].to(self.dtype)
-        shape = self.reader.tensors[name].shape
-        if len(shape) == 1:  # a bias is in use together with its matrix
-            return self.reader.read(name, torch.empty(shape, dtype=self.dtype))
-        if self._buffer.numel() < prod(shape):
-            self._buffer = torch.empty(prod(shape), dtype=self.dtype)
-        return self.reader.read(name, self._buffer[: prod(shape)].view(shape))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.reader.tensors)
-
-    def __len__(self) -> int:
-        return len(self.reader.tensors)
 
 
 def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]:

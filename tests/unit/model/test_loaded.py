@@ -157,3 +157,24 @@ def test_the_division_into_files_does_not_count(tmp_path: Path) -> None:
     one, many = make_checkpoint(tmp_path / "one"), make_checkpoint(tmp_path / "many", shard="60KB")
     assert full_digest(one) == full_digest(many)
     assert fingerprint(one) != fingerprint(many)
+
+
+@pytest.mark.parametrize(
+    ("norms", "loaded"), [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32)]
+)
+def test_weights_are_read_in_their_own_type_and_nothing_is_rounded(
+    tied: Path, tmp_path: Path, norms: torch.dtype, loaded: torch.dtype
+) -> None:
+    """Loading looks at no weight where all are of one type: it would read all of the files."""
+    folder = Path(shutil.copytree(tied, tmp_path / "copy"))
+    path = folder / "model.safetensors"
+    stored = {
+        name: value.to(norms if value.ndim == 1 else torch.bfloat16)
+        for name, value in load_file(path).items()
+    }
+    save_file(stored, path, metadata={"format": "pt"})
+    with LoadedWeights(folder) as weights:
+        for name, value in stored.items():
+            assert weights._weights[name].dtype == loaded
+            out = torch.empty(value.shape, dtype=torch.float64)
+            assert torch.equal(weights.read(name, out), value.double())

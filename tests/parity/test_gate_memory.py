@@ -1,0 +1,94 @@
+"""The gate needs the memory of a layer, not of a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig
+
+from koffkit.checkpoint.spec import ModelSpec
+
+from ..common import make_checkpoint
+
+GATE = """
+import json, sys
+from pathlib import Path
+from koffkit.masks.container import sliced_config
+from koffkit.masks.convert import masks_of_counts
+from koffkit.masks.sliced_reader import SlicedReader
+from koffkit.masks.slicing import backbone_slices, zero_rows
+from koffkit.checkpoint.spec import ModelSpec
+from koffkit.model.loaded import LoadedWeights
+from koffkit.parity.compare import require_same
+from koffkit.parity.probe import Probe, golden, probe_tokens
+
+def gate(folder):
+    spec = ModelSpec.open(folder)
+    masks = masks_of_counts(spec, {"mlp_neuron": spec.shape.intermediate * 3 // 4})
+    reader = SlicedReader(folder, backbone_slices(spec, masks), zero_rows(spec, masks))
+    sliced = Probe(folder, view=(sliced_config(spec, masks), reader))
+    tokens = probe_tokens(sliced.vocabulary)
+    hidden = sliced.hidden(tokens, [None])
+    with LoadedWeights(folder) as loaded:
+        masked = Probe(folder, (), masks, loaded=loaded)
+        found = require_same(sliced, hidden, masked, masked.hidden(tokens, [None]), [], "no")
+    golden(sliced, hidden)
+    return found["none"].max_logit
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+tiny, large = map(Path, sys.argv[1:])
+gate(tiny)  # loads the libraries
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = status("VmRSS")
+logit = gate(large)
+print(json.dumps({"logit": logit, "bytes": status("VmHWM") - before}))
+"""
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 512,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 20,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+BUFFERS = 48_000_000
+"""Pieces of files that are read at once (16 MB each), and one matrix of two bytes a number in eight."""
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells the peak of a part"
+)
+def test_a_model_larger_than_the_memory_for_it_is_compared(llama: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    make_checkpoint(large, hidden_size=64)  # for its tokenizer
+    AutoConfig.for_model(
+        "llama", **SIZES, dtype="bfloat16", architectures=["LlamaForCausalLM"]
+    ).save_pretrained(large)
+    spec = ModelSpec.open(large)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: (torch.randn(shape, generator=generator) * 0.02).bfloat16()
+        for name, shape in spec.weight_shapes.items()
+    }
+    save_file(weights, large / "model.safetensors", metadata={"format": "pt"})
+    layer = sum(value.nbytes for name, value in weights.items() if ".layers.0." in name)
+    bound = 2 * layer + BUFFERS
+    assert (large / "model.safetensors").stat().st_size > 3 * bound
+    command = [sys.executable, "-c", GATE, str(llama), str(large)]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["logit"] > 0
+    assert found["bytes"] < bound
