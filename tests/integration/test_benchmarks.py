@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from ..common import sentences
 from ..conftest import Koffkit, Shipped
@@ -138,3 +140,32 @@ def test_first_lines(shipped: Shipped, tmp_path: Path) -> None:
         assert 0 < module.least(module.COMMANDS[name].split(), tmp_path / "fresh", 1) < 60
     with pytest.raises(click.ClickException, match="Error"):
         module.least(["inspect", "nowhere"], tmp_path / "fresh", 1)
+
+
+def test_scale_model(tmp_path: Path) -> None:
+    module, path = load("scale_model"), tmp_path / "new" / "scale.json"
+    found = CliRunner().invoke(
+        module.main, ["--model", "Qwen/Qwen2.5-14B", "--gpus", "1,64", "--domains", "9", "--json", str(path)]
+    )
+    assert found.exit_code == 0, found.output
+    assert "9 domains" in found.output
+    assert "The recipe's tokens stay the same" in found.output
+    result = json.loads(path.read_text())
+    assert [(row["gpus"], row["fits"]) for row in result["rows"]] == [(1, False), (64, False)]
+    assert len(result["checks"]) > 6
+    assert all(check["agrees"] for check in result["checks"])
+
+
+def test_a_measured_point_that_contradicts_the_counts_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("scale_model")
+    off = module.Point("seconds", "nowhere", (10.0, 12.0), (13.0, 20.0), 0.05)
+    assert not off.agrees
+    assert module.Point("seconds", "nowhere", (10.0, 12.0), (13.0, 20.0), 0.1).agrees
+    monkeypatch.setattr(module, "points", lambda: [off])
+    found = CliRunner().invoke(
+        module.main, ["--model", "Qwen/Qwen2.5-3B", "--gpus", "1", "--json", str(tmp_path / "scale.json")]
+    )
+    assert found.exit_code == 1
+    assert "IS OFF" in found.output

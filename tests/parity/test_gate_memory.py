@@ -19,9 +19,9 @@ from ..common import make_checkpoint
 
 GATE = """
 import json, sys
+import numpy as np
 from pathlib import Path
 from koffkit.masks.container import sliced_config
-from koffkit.masks.convert import masks_of_counts
 from koffkit.masks.sliced_reader import SlicedReader
 from koffkit.masks.slicing import backbone_slices, zero_rows
 from koffkit.checkpoint.spec import ModelSpec
@@ -31,7 +31,8 @@ from koffkit.parity.probe import Probe, golden, probe_tokens
 
 def gate(folder):
     spec = ModelSpec.open(folder)
-    masks = masks_of_counts(spec, {"mlp_neuron": spec.shape.intermediate * 3 // 4})
+    kept = np.arange(spec.shape.intermediate) % 4 > 0
+    masks = {(layer, "mlp_neuron"): kept for layer in range(spec.num_layers)}
     reader = SlicedReader(folder, backbone_slices(spec, masks), zero_rows(spec, masks))
     sliced = Probe(folder, view=(sliced_config(spec, masks), reader))
     tokens = probe_tokens(sliced.vocabulary)
