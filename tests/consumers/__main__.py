@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,10 +152,10 @@ def ask(python: Path, name: str, jobs: list[Job], place: Path) -> Iterator[dict[
         yield json.loads(file.read_text()) if file.is_file() else {"failed": last}
 
 
-def rows_of(
-    case: Case, reference: Any, answers: dict[str, Any], unbounded: Sequence[str] = ()
-) -> Iterator[Row]:
-    """The worst of each condition in each setting; those that are `unbounded` are only measured."""
+def rows_of(case: Case, reference: Any, answers: dict[str, Any], consumer: Any = None) -> Iterator[Row]:
+    """The worst of each condition in each setting. Settings of the consumer that are `UNBOUNDED` are only
+    measured; `WHY` says, by setting, why one misses the bounds with a whole memory."""
+    unbounded, why = getattr(consumer, "UNBOUNDED", ()), getattr(consumer, "WHY", {})
     for setting, given in answers["settings"].items():
         worst: dict[str, Compared] = {}
         for asked, found in zip(reference.asked, reference.compare(given), strict=True):
@@ -180,6 +180,7 @@ def rows_of(
                 reason=found.reason,
                 versions=answers["versions"],
                 bounded=setting not in unbounded,
+                why=why.get(setting, "") if "kv" in condition else "",
             )
 
 
@@ -206,7 +207,7 @@ def measure(name: str, python: Path, exporter: Path | None, cases: list[Case]) -
                 if "failed" in answers:
                     yield Row(case=job.case.name, reason=answers["failed"])
                 else:
-                    yield from rows_of(job.case, job.reference, answers, getattr(consumer, "UNBOUNDED", ()))
+                    yield from rows_of(job.case, job.reference, answers, consumer)
 
 
 def run(name: str, cases: list[Case], constraints: Path, torch_index: str | None) -> None:

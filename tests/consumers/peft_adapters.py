@@ -17,6 +17,7 @@ from program import run
 
 PACKAGES = ["torch", "transformers>=5.15", "peft"]
 PLACE = "plain_transformers"
+WHY = {"generate": "PEFT's own fault: its forward pass is exact"}
 FORMAT = "peft"
 OPTIONS: dict[str, Any] = {}
 

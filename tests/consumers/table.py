@@ -29,6 +29,7 @@ class Row:
         reason: why there is nothing to compare.
         versions: of the consumer's packages.
         bounded: the bounds are for this setting; else it is only measured.
+        why: it misses them, if it does.
     """
 
     case: str
@@ -43,6 +44,7 @@ class Row:
     reason: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     bounded: bool = True
+    why: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -61,7 +63,7 @@ class Row:
             missed.append(f"{self.ratio:.0f} x float32")
         if self.kl is not None and self.kl > MAX_KL:
             missed.append(f"KL {self.kl:.0e}")
-        return ", ".join(missed)
+        return ", ".join(missed) + (f" ({self.why})" if missed and self.why else "")
 
     def cells(self) -> list[str]:
         """As a row of the table of one consumer."""
