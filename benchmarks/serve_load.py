@@ -5,6 +5,8 @@ the server takes is read from /proc every second (Linux).
 
 python benchmarks/serve_load.py EXPORT                           # 32 streams for a minute
 python benchmarks/serve_load.py EXPORT --streams 64 --minutes 30 --max-rss-growth 0.05
+python benchmarks/serve_load.py EXPORT --minutes 10 --hostile    # also malformed, oversized, slow and
+                                                                 # vanishing clients; one memory replaced
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,6 +31,7 @@ import click
 import httpx
 from rich.console import Console
 from rich.table import Table
+from serve_hostile import Hostile
 
 PROMPTS = (
     "",
@@ -48,6 +54,7 @@ class Seen:
     failed: list[str] = field(default_factory=list)
     different: int = 0
     rss: list[tuple[float, int]] = field(default_factory=list)
+    hostile: Counter[str] = field(default_factory=Counter)
 
 
 async def stream(
@@ -75,14 +82,32 @@ async def stream(
     return text, first, tokens
 
 
-async def load(url: str, pid: int, streams: int, seconds: float, max_tokens: int) -> Seen:
-    """Keep `streams` streams open for some time."""
+async def load(
+    url: str, pid: int, streams: int, seconds: float, max_tokens: int, replaced: Path | None
+) -> Seen:
+    """Keep `streams` streams open for some time.
+
+    Args:
+        replaced: the export, a copy, whose last memory becomes its first and itself again all the time, and
+            all other hostile clients come; None: nothing of that.
+    """
     seen, limits = Seen(), httpx.Limits(max_connections=streams + 2)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client:
         names = [entry["id"] for entry in (await client.get("/v1/models")).json()["data"]]
         jobs = [(name, prompt) for name in names if name != "auto" for prompt in PROMPTS]
-        alone = {job: (await stream(client, *job, max_tokens))[0] for job in jobs}
+        alone = {job: {(await stream(client, *job, max_tokens))[0]} for job in jobs}
         end = time.perf_counter() + seconds
+        others = []
+        if replaced is not None:
+            first, *_, last = [name for name in names if name not in ("auto", "none")]
+            for prompt in PROMPTS:
+                alone[last, prompt] |= alone[first, prompt]
+            sources = [replaced.with_name(name) for name in (first, last)]
+            for source in sources:
+                shutil.copytree(replaced / "memories" / source.name, source)
+            hostile = Hostile(url, replaced, last, sources, end)
+            seen.hostile = hostile.seen
+            others.append(hostile.run())
 
         async def keep_asking(place: int) -> None:
             while time.perf_counter() < end:
@@ -98,14 +123,14 @@ async def load(url: str, pid: int, streams: int, seconds: float, max_tokens: int
                 seen.tokens += tokens
                 seen.first.append(first)
                 seen.whole.append(time.perf_counter() - began)
-                seen.different += text != alone[job]
+                seen.different += text not in alone[job]
 
         async def watch() -> None:
             while time.perf_counter() < end:
                 seen.rss.append((1 - (end - time.perf_counter()) / seconds, rss(pid)))
                 await asyncio.sleep(1)
 
-        await asyncio.gather(watch(), *(keep_asking(place) for place in range(streams)))
+        await asyncio.gather(watch(), *others, *(keep_asking(place) for place in range(streams)))
     return seen
 
 
@@ -128,6 +153,10 @@ def table(seen: Seen, seconds: float, streams: int) -> Table:
         "tokens a second": f"{seen.tokens / seconds:,.1f}",
         "seconds to the first token (median, 95 %)": f"{cuts[0][9]:.3f}, {cuts[0][18]:.3f}",
         "seconds to the whole answer (median, 95 %)": f"{cuts[1][9]:.3f}, {cuts[1][18]:.3f}",
+        "RSS in MB, ten times": ", ".join(
+            f"{size / 1e6:,.0f}" for _, size in seen.rss[:: max(1, len(seen.rss) // 9)]
+        ),
+        "hostile clients": ", ".join(f"{what} {count}" for what, count in sorted(seen.hostile.items())),
         "RSS in MB at the start, warm, at the end, at most": ", ".join(
             f"{size / 1e6:,.1f}"
             for size in (seen.rss[0][1], warm[0], warm[-1], max(size for _, size in seen.rss))
@@ -145,25 +174,44 @@ def table(seen: Seen, seconds: float, streams: int) -> Table:
 @click.option("--max-tokens", default=32, show_default=True)
 @click.option("--max-batch", default=16, show_default=True)
 @click.option("--max-rss-growth", type=float, help="Fail if RSS grows by a larger share once it is warm.")
+@click.option("--hostile", is_flag=True, help="With clients that nobody wants; the export is copied.")
 def main(
-    export: Path, streams: int, minutes: float, max_tokens: int, max_batch: int, max_rss_growth: float | None
+    export: Path,
+    streams: int,
+    minutes: float,
+    max_tokens: int,
+    max_batch: int,
+    max_rss_growth: float | None,
+    hostile: bool,
 ) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        served = shutil.copytree(export, Path(folder) / "out") if hostile else export
+        seen, code = run(served, streams, minutes * 60, max_tokens, max_batch, hostile=hostile)
+    Console(width=120).print(table(seen, minutes * 60, streams))
+    warm = [size for share, size in seen.rss if share > WARM]
+    grown = max(warm) / warm[0] - 1
+    if seen.failed or seen.different or code or (max_rss_growth is not None and grown > max_rss_growth):
+        raise SystemExit(f"failed: {len(seen.failed)} answers, exit code {code}, RSS grew by {grown:.1%}")
+
+
+def run(
+    export: Path, streams: int, seconds: float, max_tokens: int, max_batch: int, *, hostile: bool
+) -> tuple[Seen, int]:
+    """What was seen of a server, and how it ended."""
     command = [sys.executable, "-m", "koffkit", "serve", str(export), "--port", "0"]
-    command += ["--max-batch", str(max_batch), "--max-queue", str(streams)]
+    command += ["--max-batch", str(max_batch), "--max-queue", str(streams + 8)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
         address = next(line for line in server.stderr if " at http" in line).rpartition(" at ")[2].strip()
-        seen = asyncio.run(load(address, server.pid, streams, minutes * 60, max_tokens))
+        # what it says from now on must not fill the pipe
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        replaced = export if hostile else None
+        seen = asyncio.run(load(address, server.pid, streams, seconds, max_tokens, replaced))
     finally:
         server.send_signal(signal.SIGTERM)
-        server.stderr.read()
         code = server.wait()
-    Console(width=120).print(table(seen, minutes * 60, streams))
-    warm = [size for share, size in seen.rss if share > WARM]
-    grown = max(warm) / warm[0] - 1
-    if seen.failed or code or (max_rss_growth is not None and grown > max_rss_growth):
-        raise SystemExit(f"failed: {len(seen.failed)} answers, exit code {code}, RSS grew by {grown:.1%}")
+    return seen, code
 
 
 if __name__ == "__main__":
