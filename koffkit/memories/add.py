@@ -8,7 +8,6 @@ can be resumed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,7 @@ def add_memory(
 
     Raises:
         UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
-        DataError, IntegrityError: base or text is missing, or too short; base or backbone are others.
-        ResourceError, Interrupted: the device is not available; stopped, with all steps saved.
+        DataError, IntegrityError, Interrupted: base or text is missing or wrong; stopped, steps saved.
     """
     progress, export = progress or Silent(), open_export(path)
     work = work_folder(export, name, replace=replace)
@@ -74,10 +72,10 @@ def add_memory(
     def place() -> Path:
         return taken_place(export, name) if replace else free_place(export, name, work, output)
 
-    target, held = place(), claim if output else partial(claim_memory, export)
+    target = place()
     require_text(against)
     loaded = memory_recipe(export, name, source, _checked_base(export, base, progress), overrides)
-    with held(target):
+    with claim(target) if output else claim_memory(export, target):
         place()  # another command may have changed it before the claim
         state = _learn(loaded, export, work, resume, device, progress)
         with (replacing if replace else staged)(target, claimed=True) as hidden:
