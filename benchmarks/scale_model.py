@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -37,8 +37,7 @@ SMOLLM: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A measured figure and what the counts say.
 
     Args:
@@ -218,7 +217,7 @@ def main(name: str, models: tuple[str, ...], gpus: str, domains: int | None, pat
     click.echo(f"Assumptions\n{ASSUMPTIONS}\n")
     show(rows, checks, f"{name}, {len(recipe.domains)} domains, on {H100.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = [asdict(point) | {"agrees": point.agrees} for point in checks]
+    held = [point._asdict() | {"agrees": point.agrees} for point in checks]
     result = {
         "recipe": name,
         "assumptions": ASSUMPTIONS,

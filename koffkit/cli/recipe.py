@@ -20,18 +20,54 @@ def command() -> None:
 
 
 @command.command("list")
+@click.option(
+    "--gpu",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Only those that fit an accelerator with so much memory, by the plan's estimate.",
+)
 @json_option
-def list_(as_json: bool) -> None:
+def list_(gpu: float | None, as_json: bool) -> None:
     """The recipes that ship with koffkit."""
     from ..recipe.builtin import describe, shipped
 
     descriptions = {name: describe(path) for name, path in shipped().items()}
+    if gpu is not None:
+        _list_presets(gpu, descriptions, as_json)
+        return
     if as_json:
         emit({"recipes": descriptions})
         return
     width = max(map(len, descriptions))
     for name, text in descriptions.items():
         say(f"{name:{width}}  {text}")
+
+
+def _list_presets(gpu: float, descriptions: dict[str, str], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ..planning.presets import preset
+    from ..recipe.builtin import shipped
+
+    found = {name: preset(path, round(gpu * 1e9)) for name, path in shipped().items()}
+    known = {name: one for name, one in found.items() if one is not None}
+    fitting = {name: one for name, one in known.items() if one.fits}
+    too_large = [name for name in known if name not in fitting]
+    if as_json:
+        presets = {name: asdict(one) | {"description": descriptions[name]} for name, one in fitting.items()}
+        emit({"gpu_bytes": round(gpu * 1e9), "presets": presets, "too_large": too_large})
+        return
+    width = max(map(len, fitting), default=0)
+    for name, one in fitting.items():
+        settings = "".join(f" --set {setting}" for setting in one.settings)
+        needs = f", with{settings}" if settings else ""
+        say(f"{name:{width}}  {one.peak_memory_bytes / 1e9:5.1f} GB  {one.base}{needs}")
+    if too_large:
+        least = min(too_large, key=lambda name: known[name].peak_memory_bytes)
+        say(
+            f"Too large for {gpu:g} GB: {len(too_large)}; the smallest of them, {least}, needs "
+            f"{known[least].peak_memory_bytes / 1e9:.1f} GB and a tenth more to spare."
+        )
 
 
 @command.command("show")

@@ -151,7 +151,7 @@ def test_scale_model(tmp_path: Path) -> None:
     assert "9 domains" in found.output
     assert "The recipe's tokens stay the same" in found.output
     result = json.loads(path.read_text())
-    assert [(row["gpus"], row["fits"]) for row in result["rows"]] == [(1, False), (64, False)]
+    assert [(row["gpus"], row["fits"]) for row in result["rows"]] == [(1, False), (64, True)]
     assert len(result["checks"]) > 6
     assert all(check["agrees"] for check in result["checks"])
 

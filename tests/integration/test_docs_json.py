@@ -48,6 +48,7 @@ def test_every_command_with_json_has_a_section() -> None:
         ("memory list", ["memory", "list", "{export}"]),
         ("doctor", ["doctor"]),
         ("recipe list", ["recipe", "list"]),
+        ("recipe list", ["recipe", "list", "--gpu", "8"]),
         ("recipe validate", ["recipe", "validate", "{recipe}"]),
         ("An error", ["inspect", "nowhere"]),
     ],
