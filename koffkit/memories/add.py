@@ -8,6 +8,7 @@ can be resumed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,18 @@ def add_memory(
 
     Raises:
         UsageError: the name is taken or not valid (`replace`: not there), a setting is wrong, `resume` lacks.
-        DataError, IntegrityError, Interrupted: base or text is missing or wrong; stopped, steps saved.
+        DataError: base or text is missing, or there is too little text.
+        IntegrityError: base or backbone are not those of the export.
+        ResourceError, Interrupted: the device is not available; stopped, with all steps saved.
     """
     progress, export = progress or Silent(), open_export(path)
     work = work_folder(export, name, replace=replace)
 
-    def place() -> Path:
-        return taken_place(export, name) if replace else free_place(export, name, work, output)
-
-    target = place()
+    place = partial(taken_place, export, name) if replace else partial(free_place, export, name, work, output)
+    target, held = place(), claim if output else partial(claim_memory, export)
     require_text(against)
     loaded = memory_recipe(export, name, source, _checked_base(export, base, progress), overrides)
-    with claim(target) if output else claim_memory(export, target):
+    with held(target):
         place()  # another command may have changed it before the claim
         state = _learn(loaded, export, work, resume, device, progress)
         with (replacing if replace else staged)(target, claimed=True) as hidden:

@@ -58,6 +58,10 @@ def read_only(out: Path) -> Iterator[Path]:
     for path in folders:
         path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     yield out
+    make_writable(out)
+
+
+def make_writable(out: Path) -> None:
     for path in [out, *out.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -88,8 +92,11 @@ def test_jobs_learn_beside_an_export_that_stays_as_it_is(
     again = subprocess.run(["bash", "-c", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": "2"}, check=False)
     assert again.returncode == 0  # learned already
     assert koffkit("memory", "list", out, "--json").json["memories"].keys() == {"north", "south"}
-    for path in [out, *out.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    make_writable(out)
+    _collect(out, koffkit)
+
+
+def _collect(out: Path, koffkit: Koffkit) -> None:
     collected = koffkit("memory", "collect", out, "new", "--json")
     assert collected.code == 0, collected.err
     assert collected.json == {
