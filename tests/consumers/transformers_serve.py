@@ -8,6 +8,7 @@ It takes text, not tokens, and tells no probabilities.
 from __future__ import annotations
 
 import json
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def asked_of(client: Any, model: Path, asked: dict[str, Any], wanted: dict[str, 
             extra_body={"generation_config": json.dumps(generation)},
         )
     except APIError:
+        time.sleep(1)  # it says why after the answer
         return {"reason": f"the server fails: {last_error(wanted['log'])}"}
     return {"text": found.choices[0].text}
 
@@ -52,6 +54,7 @@ def main(export: Path, questions: Path, answers: Path) -> None:
 
     wanted, port = json.loads(questions.read_text()), free_port()
     command = [tool("transformers"), "serve", "--port", str(port), "--dtype", "float32", "--device", "cpu"]
+    command += ["--trust-remote-code"] * any((export / "backbone").glob("modeling_*.py"))
     settings: dict[str, list[Any]] = {"backbone": [], "merged": [], "linked folder": []}
     merged_name = next((asked["memory"] for asked in wanted["asked"] if asked["memory"]), None)
     log = answers.with_name("log")
