@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -177,11 +178,16 @@ def rows_of(case: Case, reference: Any, answers: dict[str, Any], consumer: Any =
                 max_abs=found.max_abs,
                 floor=reference.floor,
                 kl=found.kl,
-                reason=found.reason,
+                reason=_without_places(found.reason),
                 versions=answers["versions"],
                 bounded=setting not in unbounded,
                 why=why.get(setting, "") if "kv" in condition else "",
             )
+
+
+def _without_places(reason: str) -> str:
+    """Without the folders of this run of the table."""
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^\s/]+/", "", reason)
 
 
 def _badness(found: Compared) -> tuple[int, float]:
@@ -196,7 +202,7 @@ def measure(name: str, python: Path, exporter: Path | None, cases: list[Case]) -
             artefact = case.export(consumer.FORMAT, consumer.OPTIONS, exporter)
             merged = case.merged(consumer)
         except KoffkitError as error:
-            yield Row(case=case.name, reason=str(error).replace(str(case.ready.run), "RUN"))
+            yield Row(case=case.name, reason=_without_places(str(error)))
             continue
         reference = case.reference(getattr(consumer, "ANSWERS", "tokens"))
         jobs.append(Job(case, reference, artefact, reference.questions() | {"merged": merged}))
@@ -205,7 +211,7 @@ def measure(name: str, python: Path, exporter: Path | None, cases: list[Case]) -
         with tempfile.TemporaryDirectory() as place:
             for job, answers in zip(group, ask(python, name, group, Path(place)), strict=True):
                 if "failed" in answers:
-                    yield Row(case=job.case.name, reason=answers["failed"])
+                    yield Row(case=job.case.name, reason=_without_places(answers["failed"]))
                 else:
                     yield from rows_of(job.case, job.reference, answers, consumer)
 

@@ -122,7 +122,7 @@ def _summed(name: str, rows: list[Row]) -> Iterator[list[str]]:
     reasons = dict.fromkeys(row.reason for row in rows if row.reason)
     for reason in reasons:
         cases = dict.fromkeys(row.case for row in rows if row.reason == reason)
-        yield [title, "cannot", ", ".join(cases), "", "", "", reason]
+        yield [title, "cannot", "; ".join(cases), "", "", "", reason]
 
 
 def _versions(rows: list[Row]) -> str:

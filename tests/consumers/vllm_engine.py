@@ -38,6 +38,12 @@ def words_of(export: Path) -> list[str]:
     return shlex.split(block.removeprefix("console\n").replace("\\\n", " "))[2:]
 
 
+def longest(export: Path) -> int:
+    """Tokens that are room enough, if the model has so many positions."""
+    config = json.loads((export / "backbone" / "config.json").read_text())
+    return min(256, int(config["max_position_embeddings"]))
+
+
 def engine_of(export: Path) -> tuple[Any, dict[str, Any]]:
     """The engine, and the LoRA requests of the command by name. An argument that vLLM does not know ends
     here."""
@@ -50,7 +56,7 @@ def engine_of(export: Path) -> tuple[Any, dict[str, Any]]:
     given = make_arg_parser(FlexibleArgumentParser()).parse_args(words_of(export))
     given.model, given.dtype = given.model_tag or given.model, "float32"
     arguments = EngineArgs.from_cli_args(given)
-    arguments.enforce_eager, arguments.max_logprobs, arguments.max_model_len = True, 200, 256
+    arguments.enforce_eager, arguments.max_logprobs, arguments.max_model_len = True, 200, longest(export)
     fields = {
         name: getattr(arguments, name) for name in ("model", "dtype", "trust_remote_code", "enforce_eager")
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 from http_server import free_port, serving
 from program import run
-from vllm_engine import ENVIRONMENT, PACKAGES, UNWANTED, prompt_of, words_of
+from vllm_engine import ENVIRONMENT, PACKAGES, UNWANTED, longest, prompt_of, words_of
 
 __all__ = ["PACKAGES", "UNWANTED"]
 PLACE = "vllm_engine"
@@ -56,7 +56,15 @@ def main(export: Path, questions: Path, answers: Path) -> None:
     words = words_of(export)
     words[words.index("--dtype") + 1] = "float32"
     name = words[words.index("--served-model-name") + 1]
-    more = ["--port", str(port), "--enforce-eager", "--max-logprobs", str(TOP), "--max-model-len", "256"]
+    more = [
+        "--port",
+        str(port),
+        "--enforce-eager",
+        "--max-logprobs",
+        str(TOP),
+        "--max-model-len",
+        str(longest(export)),
+    ]
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words, *more]
     with serving(server, port, export, answers.with_name("log")) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=1800)
