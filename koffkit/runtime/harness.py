@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import lm_eval.models  # noqa: F401  # lm-eval itself fills no registry that has a model
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
