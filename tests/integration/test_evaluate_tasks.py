@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,13 @@ def test_the_name_that_lm_eval_knows_us_by(llama: Path) -> None:
     from koffkit.runtime.harness import HarnessModel
 
     assert get_model("koffkit") is HarnessModel
+
+
+def test_lm_eval_keeps_its_own_models() -> None:
+    program = """
+import koffkit.runtime.harness
+from lm_eval.api.registry import get_model
+print(get_model("koffkit").__name__, get_model("hf").__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["HarnessModel", "HFLM"], done.stderr
