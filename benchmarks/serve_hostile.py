@@ -64,7 +64,7 @@ class Hostile:
             (self._vanishing, 0.3),
             (self._replace, EVERY),
         ]
-        limits = httpx.Limits(max_connections=50)
+        limits = httpx.Limits(max_connections=50, max_keepalive_connections=0)
         async with httpx.AsyncClient(
             base_url=self._url, timeout=600, limits=limits, trust_env=False
         ) as client:
@@ -73,7 +73,10 @@ class Hostile:
                 number = 0
                 while time.perf_counter() + pause < self._end:
                     await asyncio.sleep(pause)
-                    await what(client, number)
+                    try:
+                        await what(client, number)
+                    except (httpx.TransportError, ConnectionError):
+                        self.seen[f"{what.__name__.strip('_')}: hung up on"] += 1
                     number += 1
 
             await asyncio.gather(*(again(what, pause) for what, pause in repeated))
@@ -84,11 +87,8 @@ class Hostile:
 
     async def _oversized(self, client: httpx.AsyncClient, number: int) -> None:
         body = json.dumps({"model": "none", "prompt": "x" * (8 << 20)})
-        try:
-            answer = await client.post(PATH, content=body, headers=JSON)
-            self.seen[f"oversized: HTTP {answer.status_code}"] += 1
-        except httpx.TransportError:
-            self.seen["oversized: hung up on"] += 1
+        answer = await client.post(PATH, content=body, headers=JSON)
+        self.seen[f"oversized: HTTP {answer.status_code}"] += 1
 
     async def _slow(self, client: httpx.AsyncClient, number: int) -> None:
         place = urlsplit(self._url)
@@ -113,8 +113,6 @@ class Hostile:
                 self.seen[f"slow: {data[:12].decode() or 'hung up on'}"] += 1
                 return
             self.seen["slow: still waited for"] += 1
-        except ConnectionError:
-            self.seen["slow: hung up on"] += 1
         finally:
             writer.close()
 

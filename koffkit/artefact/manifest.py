@@ -77,7 +77,7 @@ class Merged(RecordPart):
     halves: list[str] = Field(min_length=1, description="Which halves are in the weights: lora, neurons.")
     left_out: list[str] = Field(description="Halves that weights cannot hold, and that are gone: kv.")
     beside: list[str] = Field(
-        [], description="Halves that ship beside the weights, in files of the format's."
+        [], description="Halves that ship beside the weights, in files of the format. Absent: none."
     )
     neurons: Count = Field(description="Restored neurons, over all layers; each layer's come after its own.")
     parameters: Count = Field(description="By how many they make the backbone larger.")

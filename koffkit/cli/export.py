@@ -182,5 +182,5 @@ def _print(result: dict[str, Any]) -> None:
 def _merged(merged: dict[str, Any]) -> str:
     halves = " and ".join(merged["halves"])
     missing = f", without its {' and '.join(merged['left_out'])}" if merged["left_out"] else ""
-    missing += f", its {' and '.join(merged['beside'])} beside them" if merged["beside"] else ""
+    missing += f", its {' and '.join(merged['beside'])} beside them" if merged.get("beside") else ""
     return f"memory {merged['domain']} merged ({halves}{missing})"
