@@ -62,8 +62,8 @@ real: $(STAMP)  # make real CORPUS=folder: history.txt and science.txt
 	$(BIN)/python benchmarks/real/prepare.py
 	$(BIN)/python benchmarks/real/smoke.py --corpus $(CORPUS)
 
-bench: $(STAMP)
-	$(BIN)/python benchmarks/export_speed.py
+bench: $(STAMP)  # make bench BENCH="--export FOLDER --model FOLDER"
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
