@@ -19,7 +19,7 @@ from ...artefact.digests import backbone_digest
 from ...artefact.manifest import Consumer
 from ...artefact.names import BACKBONE_OF_BUNDLE
 from ...artefact.parts import Golden
-from ...checkpoint.files import CONFIG, load_tokenizer
+from ...checkpoint.files import CONFIG, INDEX, load_tokenizer
 from ...errors import UsageError
 from ...memories.bundle import set_golden
 from ...storage.files import write_json
@@ -110,7 +110,7 @@ def _quantise(made: Checkpoint, draft: Draft, max_shard_size: str | None) -> str
         entry = read_json(written / CONFIG, remedy="export again")["quantization_config"]
         draft.backbone.mkdir()
         for path in made.folder.iterdir():
-            if not path.name.startswith("model") or path.suffix == ".py":  # weights and their index
+            if path.suffix != ".safetensors" and path.name != INDEX:
                 shutil.copyfile(path, draft.backbone / path.name)
         for path in written.glob("model*"):
             path.rename(draft.backbone / path.name)
