@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
 from koffkit.stages.engine import run_recipe
 from koffkit.stages.evaluate import evaluate_domains
+from koffkit.training.tracking import track
 
 from ...common import recipe_dict, sentences, write_recipe
 from ..training.test_loop import loop_for
@@ -100,11 +102,12 @@ def test_steps_are_told_to_trackers(llama: Path, tmp_path: Path, monkeypatch: py
     told: list[tuple[int, dict[str, Any]]] = []
     loop = loop_for(llama, tmp_path)
     monkeypatch.setattr(loop.context.accelerator, "log", lambda values, step: told.append((step, values)))
-    loop._track(1, {"kl": 0.5, "domain": "north"})
+    track(loop.context, loop.name, 1, {"kl": 0.5, "domain": "north"})
     assert told == []
     train = loop.recipe.train.model_copy(update={"trackers": ["any"]})
-    loop.recipe = loop.recipe.model_copy(update={"train": train})
-    loop._track(3, {"kl": 0.5, "domain": "north"})
+    recipe = loop.recipe.model_copy(update={"train": train})
+    context = replace(loop.context, loaded=replace(loop.context.loaded, recipe=recipe))
+    track(context, loop.name, 3, {"kl": 0.5, "domain": "north"})
     assert told == [(3, {"learn_masks/kl": 0.5})]
 
 

@@ -9,7 +9,7 @@ import pytest
 from koffkit.errors import IntegrityError, UsageError
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
-from koffkit.stages.engine import _require_same_run
+from koffkit.stages.opening import _require_same_run
 
 RECIPE = load_recipe("quickstart").recipe
 BASE: Any = SimpleNamespace(digest=lambda kind="full", progress=None: "of the base", folder=Path("base"))
