@@ -70,7 +70,7 @@ def _probed(context: Context, base: ModelSpec, steps: int) -> Forecast:
         kind = cast(StageKind, KINDS[stage.name])
         context.progress.message(f"timing stage {stage.name}")
         seconds[stage.name] = kind.probe(context, stage.options, probe)
-        if kind.learns_masks:
+        if kind.learns_masks and context.masks is None:
             context.project_masks()
     plan = make_plan(recipe, base)
     return Forecast(

@@ -43,9 +43,11 @@ class LearnMasks(StageKind):
             )
 
     def probe(self, context: Context, options: LearnMasksOptions, probe: Probe) -> float:
-        from ..training.probe import probe_training
+        from ..training.probe import probe_training, seconds_of
+        from .outputs import save_memories
 
-        return probe_training(self._loop(context, options), probe)
+        seconds = probe_training(self._loop(context, options), probe)
+        return seconds + seconds_of(context.set_masks) + seconds_of(lambda: save_memories(context))
 
     def _loop(self, context: Context, options: LearnMasksOptions) -> DistillationLoop:
         from ..training.loop import DistillationLoop

@@ -26,9 +26,11 @@ class Recover(StageKind):
 
     def probe(self, context: Context, options: RecoverOptions, probe: Probe) -> float:
         from ..training.loop import DistillationLoop
-        from ..training.probe import probe_training
+        from ..training.probe import probe_training, seconds_of
+        from .outputs import save_memories
 
-        return probe_training(DistillationLoop(context, self.name, options, train_gates=False), probe)
+        loop = DistillationLoop(context, self.name, options, train_gates=False)
+        return probe_training(loop, probe) + seconds_of(lambda: save_memories(context))
 
     def run(self, context: Context, options: RecoverOptions, resume: Checkpoint | None) -> None:
         from ..training.loop import DistillationLoop

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..recipe.schema import Recipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
+    from ..training.probe import Probe
 
 
 class RestoreOptions(StrictModel):
@@ -61,6 +62,11 @@ class Restore(StageKind):
         from ..training.restoring import stored_dtype
 
         check_neurons(loaded.recipe, base, budget_of(loaded.recipe, base), stored_dtype(base).itemsize)
+
+    def probe(self, context: Context, options: RestoreOptions, probe: Probe) -> float:
+        from ..training.probe import seconds_of
+
+        return seconds_of(lambda: self.run(context, options, None))  # there is no part of it to time
 
     def run(self, context: Context, options: RestoreOptions, resume: Checkpoint | None) -> None:
         from ..training.checkpoint import Checkpoint, save_checkpoint

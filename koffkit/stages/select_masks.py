@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..selectors import Selector
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
+    from ..training.probe import Probe
 
     SelectorName = str
 else:  # whatever is installed
@@ -65,6 +66,11 @@ class SelectMasks(StageKind):
             UsageError: by the selector.
         """
         _selector(options).check(loaded.recipe.mask)
+
+    def probe(self, context: Context, options: SelectMasksOptions, probe: Probe) -> float:
+        from ..training.probe import seconds_of
+
+        return seconds_of(lambda: self.run(context, options, None))  # there is no part of it to time
 
     def run(self, context: Context, options: SelectMasksOptions, resume: Checkpoint | None) -> None:
         from ..training.checkpoint import Checkpoint, save_checkpoint

@@ -39,7 +39,8 @@ class StageKind(StageDeclaration, ABC):
         """How many seconds the stage will take, from some real steps of it; None: the text decides.
 
         Args:
-            context: as for `run`, with the masks of an earlier stage, unlearned.
+            context: as for `run`, with what the stages before left of the same, in a folder that is thrown
+                away.
             options: an instance of the class's `options`.
             probe: how many steps; a training stage calls `koffkit.training.probe.probe_training` with it.
         """

@@ -42,7 +42,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def probe_training(loop: DistillationLoop, probe: Probe) -> float:
-    """Seconds of a whole training stage, from some of its steps after one that is not counted.
+    """Seconds of the training of a stage, from its first step, which takes longer, and some after it.
 
     Args:
         loop: of the stage; what it learns in these steps stays in the student.
@@ -55,12 +55,12 @@ def probe_training(loop: DistillationLoop, probe: Probe) -> float:
     if loop.optimizer is None or not options.max_steps:
         return total
     numbers = range(1, probe.steps + 1)
-    loop._step(0)
+    first = seconds_of(lambda: loop._step(0))
     new = again = median(seconds_of(lambda: loop._step(number)) for number in numbers)  # noqa: B023
     if loop.context.cache is not None:
         again = median(seconds_of(lambda: loop._step(number)) for number in numbers)  # noqa: B023
     share, probe.known = cached_share(recipe, options, probe.tokens, probe.known)
-    total += options.max_steps * ((1 - share) * new + share * again)
+    total += max(0.0, first - new) + options.max_steps * ((1 - share) * new + share * again)
     saved = 1 + (options.max_steps - 1) // recipe.train.checkpoint_every
     total += saved * seconds_of(lambda: loop.checkpoint(probe.steps))
     every = recipe.train.evaluate_every
