@@ -5,6 +5,7 @@ Legend: B batch, K KV heads, P memory tokens, H head dim.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ def load_kv(bundle: MemoryFolder, layers: Sequence[LayerWidths]) -> dict[int, KV
 def kv_of(path: Path, tensors: Mapping[str, Tensor], layers: Sequence[LayerWidths]) -> dict[int, KVMemory]:
     """`load_kv` of the tensors of the file `path`."""
     memory = {}
-    for index in sorted({int(name.split(".")[1]) for name in tensors}):
+    for index in sorted({_kv_layer(path, name) for name in tensors}):
         if index >= len(layers):
             raise IntegrityError(f"{path}: layers.{index}: the backbone has {len(layers)} layers.")
         widths = layers[index]
@@ -73,6 +74,13 @@ def kv_of(path: Path, tensors: Mapping[str, Tensor], layers: Sequence[LayerWidth
     return memory
 
 
+def _kv_layer(path: Path, name: str) -> int:
+    known = re.fullmatch(r"layers\.(\d{1,9})\.(key|value)", name, re.ASCII)
+    if known is None:
+        raise IntegrityError(f"{path}: {name!r} is no tensor of a KV memory; copy the bundle again.")
+    return int(known[1])
+
+
 def load_neurons(bundle: MemoryFolder, num_layers: int, hidden: int) -> dict[int, Neurons]:
     """The restored neurons of a memory by layer; empty if it has none.
 
@@ -93,7 +101,7 @@ def neurons_of(path: Path, tensors: Mapping[str, Tensor], num_layers: int, hidde
     for name, value in tensors.items():
         prefix, _, rest = name.partition(".")
         index, _, own = rest.partition(".")
-        if prefix != "layers" or not index.isdigit() or int(index) >= num_layers:
+        if prefix != "layers" or not re.fullmatch("[0-9]{1,9}", index) or int(index) >= num_layers:
             raise IntegrityError(f"{path}: {name}: the backbone has {num_layers} layers.")
         layers.setdefault(int(index), {})[own] = value
     for layer, parts in layers.items():

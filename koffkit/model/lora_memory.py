@@ -9,8 +9,10 @@ Legend: B rows, M memories, T tokens, R rank, D channels of a layer's input, D' 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,7 +152,8 @@ def lora_of(
         other = name.removesuffix(DOWN) + UP
         if other not in tensors:
             raise _unfit(bundle, f"lacks {other}")
-        pair = LowRank(tensors[name], tensors[other], scaling_of(config, module))
+        scaling = scaling_of(config, module, bundle.path / ADAPTER_CONFIG)
+        pair = LowRank(tensors[name], tensors[other], scaling)
         layer = modules.get(module)
         if not isinstance(layer, nn.Linear) or not _fits(pair, layer):
             raise _unfit(bundle, f"{name}: {list(pair.down.shape)} and {list(pair.up.shape)}")
@@ -161,10 +164,20 @@ def lora_of(
     return found
 
 
-def scaling_of(config: Mapping[str, Any], module: str) -> float:
-    """alpha / rank of a module, from an `adapter_config.json`."""
+def scaling_of(config: Mapping[str, Any], module: str, path: Path) -> float:
+    """alpha / rank of a module, from the `adapter_config.json` at `path`.
+
+    Raises:
+        IntegrityError: it says neither, or no numbers.
+    """
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    return float(alphas.get(module, config["lora_alpha"]) / ranks.get(module, config["r"]))
+    try:
+        scaling = float(alphas.get(module, config["lora_alpha"]) / ranks.get(module, config["r"]))
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError):
+        scaling = math.nan
+    if not math.isfinite(scaling):
+        raise IntegrityError(f"{path}: no lora_alpha and r for {module}; copy the bundle again.")
+    return scaling
 
 
 def _fits(pair: LowRank, layer: nn.Linear) -> bool:

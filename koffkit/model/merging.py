@@ -128,7 +128,8 @@ def lora_factors(memory: MemoryFolder, cuts: MemoryCuts | None = None) -> dict[s
     for name in (name for name in tensors if name.endswith(".lora_A.weight")):
         module = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
         other = name.replace(".lora_A.", ".lora_B.")
-        factors[f"{module}.weight"] = Factor(tensors[name], tensors[other], scaling_of(config, module))
+        scaling = scaling_of(config, module, memory.path / ADAPTER_CONFIG)
+        factors[f"{module}.weight"] = Factor(tensors[name], tensors[other], scaling)
     return factors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import weakref
 from dataclasses import replace
@@ -96,6 +97,32 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
     model.store.add(bundle)
     monkeypatch.setattr(FlatFile, "read", lambda *_: pytest.fail("its bytes were read"))
     with pytest.raises(IntegrityError, match=r"kv_memory\.safetensors: layers\.0\.key: shape \["):
+        model.logits(IDS, "n")
+
+
+@pytest.mark.parametrize("name", ["key", "layers.x.key", "layers.0.key.more", "layers.1"])
+def test_a_tensor_of_another_name(name: str, shipped: Shipped, tmp_path: Path) -> None:
+    model = KoffModel.from_pretrained(shipped.export, memory_budget=BYTES)
+    bundle = replace(
+        open_bundle(shutil.copytree(shipped.export / "memories" / "north", tmp_path / "n")), domain="n"
+    )
+    path = bundle.path / "kv_memory.safetensors"
+    save_file(load_file(path) | {name: torch.zeros(1)}, path)
+    model.store.add(bundle)
+    with pytest.raises(IntegrityError, match=f"kv_memory.safetensors: '{name}' is no tensor of a KV memory"):
+        model.logits(IDS, "n")
+
+
+@pytest.mark.parametrize("change", [{"lora_alpha": None}, {"r": 0}, {"r": "8"}, {"alpha_pattern": [1]}])
+def test_an_adapter_without_a_scale(change: dict[str, object], shipped: Shipped, tmp_path: Path) -> None:
+    model = KoffModel.from_pretrained(shipped.export, memory_budget=BYTES)
+    bundle = replace(
+        open_bundle(shutil.copytree(shipped.export / "memories" / "north", tmp_path / "n")), domain="n"
+    )
+    path = bundle.path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    model.store.add(bundle)
+    with pytest.raises(IntegrityError, match="adapter_config.json: no lora_alpha and r for "):
         model.logits(IDS, "n")
 
 
