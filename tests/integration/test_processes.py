@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sequences in a batch and three batches in a step: two processes share the second batch unevenly."""
+    """Three batches of three sequences in a step: two processes share the second batch unevenly."""
     root = tmp_path_factory.mktemp("processes")
     train = {"checkpoint_every": 100, "gradient_accumulation": 3, "evaluate_every": 3}
     tree = recipe_dict(base, root / "data", stages=STAGES, train=train)
