@@ -11,6 +11,7 @@ besides. Prints seconds, tokens a second, the share of the matrix products' rate
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -79,26 +80,29 @@ def steps_of(loop: Any, ways: tuple[str, ...]) -> dict[str, Step]:
 
     steps: dict[str, Step] = {"uncached": ours(False), "cached": ours(True)}
     if "sft" in ways:
-        steps["sft"] = sft_step(loop)
+        steps["sft"] = sft_step(*facts_for_sft(loop), lambda number: loop.batch_of("any", number))
     return {name: steps[name] for name in ways}
 
 
-def sft_step(loop: Any) -> Step:
+def facts_for_sft(loop: Any) -> tuple[Path, list[int], int]:
+    """The base, the layers with memory, and the rank."""
+    return loop.student.spec.folder, list(loop.student.memories.layers), loop.recipe.memory.lora.rank
+
+
+def sft_step(folder: Path, layers: list[int], rank: int, batch: Step) -> Step:
     """PEFT on a model of its own."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(loop.student.spec.folder, dtype=torch.float32)
-    layers = loop.student.memories.layers
-    rank = loop.recipe.memory.lora.rank
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, layers_to_transform=list(layers))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, layers_to_transform=layers)
     model = get_peft_model(model, config)
     model.train()
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-5)
 
     def step(number: int) -> None:
-        ids = loop.batch_of("any", number).ids
+        ids = batch(number).ids
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -183,7 +187,13 @@ def main(
 def _peak(loop: Any, way: str) -> int:
     from koffkit.training.profile import peak_memory
 
-    step = steps_of(loop, (way,))[way]
+    if way == "sft":  # PEFT has a model of its own, and needs no other
+        facts, batches = facts_for_sft(loop), {number: loop.batch_of("any", number) for number in (0, 1)}
+        loop.context.student = loop.student = loop.optimizer = loop.groups = loop.tensor_names = None
+        gc.collect()
+        step = sft_step(*facts, batches.__getitem__)
+    else:
+        step = steps_of(loop, (way,))[way]
     step(0)
     step(1)
     return peak_memory(loop.context.accelerator.device)
