@@ -190,6 +190,7 @@ def _peak(loop: Any, way: str) -> int:
     if way == "sft":  # PEFT has a model of its own, and needs no other
         facts, batches = facts_for_sft(loop), {number: loop.batch_of("any", number) for number in (0, 1)}
         loop.context.student = loop.student = loop.optimizer = loop.groups = loop.tensor_names = None
+        loop.context.accelerator.free_memory()
         gc.collect()
         step = sft_step(*facts, batches.__getitem__)
     else:
