@@ -63,7 +63,7 @@ SIZES = {
     "num_key_value_heads": 2,
 }
 BUFFERS = 110_000_000
-"""Pieces of files that are read at once (16 MB each), one matrix in float64, and what the heap keeps of them."""
+"""Pieces of files that are read at once, one matrix in float64, and what the heap keeps of them."""
 
 
 def make_model(folder: Path, layers: int) -> int:
