@@ -109,7 +109,7 @@ def test_a_tensor_of_another_name(name: str, shipped: Shipped, tmp_path: Path) -
     path = bundle.path / "kv_memory.safetensors"
     save_file(load_file(path) | {name: torch.zeros(1)}, path)
     model.store.add(bundle)
-    with pytest.raises(IntegrityError, match=f"kv_memory.safetensors: '{name}' is no tensor of a KV memory"):
+    with pytest.raises(IntegrityError, match=rf"kv_memory\.safetensors: '{name}' is no tensor of a KV memory"):
         model.logits(IDS, "n")
 
 
@@ -122,7 +122,7 @@ def test_an_adapter_without_a_scale(change: dict[str, object], shipped: Shipped,
     path = bundle.path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     model.store.add(bundle)
-    with pytest.raises(IntegrityError, match="adapter_config.json: no lora_alpha and r for "):
+    with pytest.raises(IntegrityError, match=r"adapter_config\.json: no lora_alpha and r for "):
         model.logits(IDS, "n")
 
 
