@@ -109,7 +109,7 @@ def test_a_tensor_of_another_name(name: str, shipped: Shipped, tmp_path: Path) -
     path = bundle.path / "kv_memory.safetensors"
     save_file(load_file(path) | {name: torch.zeros(1)}, path)
     model.store.add(bundle)
-    with pytest.raises(IntegrityError, match=rf"kv_memory\.safetensors: '{name}' is no tensor of a KV memory"):
+    with pytest.raises(IntegrityError, match=rf"memory\.safetensors: '{name}' is no tensor of a KV memory"):
         model.logits(IDS, "n")
 
 
