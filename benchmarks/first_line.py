@@ -47,6 +47,7 @@ COMMANDS = {
     "memory list": "memory list out",
     "memory replace": "memory replace out {memory} --text text.txt",
     "memory remove": "memory remove out {memory}",
+    "memory collect": "memory collect out found",
     "memory compact": "memory compact out --output new --data text.txt",
     "recipe list": "recipe list",
     "recipe show": "recipe show quickstart",
@@ -118,6 +119,7 @@ def prepare(fresh: Path, run: Path | None, export: Path | None) -> str:
         shutil.copytree(run, fresh / "run")
         shutil.copytree(export, fresh / "out")
     (fresh / "text.txt").write_text(TEXT, encoding="utf-8")
+    shutil.copytree(fresh / "out" / "memories", fresh / "found")
     return min(path.name for path in (fresh / "out" / "memories").iterdir())
 
 

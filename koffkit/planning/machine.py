@@ -104,7 +104,7 @@ def machine_key(device: dict[str, Any]) -> dict[str, Any]:
 def _processor() -> str:
     lines = CPUINFO.read_text(errors="replace").splitlines() if CPUINFO.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
+    return next(named, platform.machine())  # `processor` would start a program
 
 
 def _measure(name: str) -> Machine:

@@ -57,7 +57,7 @@ def shown(context: Context, module: str) -> Tensor:
         lambda module, inputs, output: seen.append(inputs[0].flatten(0, 1))
     )
     with torch.no_grad():
-        for ids, _, _ in text_of(context).batches():
+        for ids, *_ in text_of(context).batches():
             context.student(ids)
     handle.remove()
     return torch.cat(seen)
@@ -136,7 +136,7 @@ def test_taylor_is_weight_times_gradient_of_what_reads_a_unit(llama: Path, tmp_p
     context = context_of(llama, tmp_path)
     weight = context.student.model.model.layers[1].mlp.down_proj.weight
     expected = torch.zeros(weight.shape[1])
-    for ids, _, _ in text_of(context).batches():
+    for ids, *_ in text_of(context).batches():
         weight.requires_grad_()
         logits = context.student(ids)[:, :-1] @ context.student.head.T
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
@@ -153,7 +153,7 @@ def cost_of(context: Context, gate: str, layer: int, unit: int, opening: float) 
     values = {name: torch.ones_like(alpha) for name, alpha in student.gates.log_alpha.items()}
     values[gate][layer, unit] = opening
     with torch.no_grad():
-        for ids, _, _ in text_of(context).batches():
+        for ids, *_ in text_of(context).batches():
             whole, cut = (
                 projected(student(ids, gates).flatten(0, 1), student.head) for gates in (None, values)
             )

@@ -18,11 +18,19 @@ from koffkit.recipe.load import load_recipe
 from koffkit.run.state import RunState
 from koffkit.stages.engine import run_recipe
 from koffkit.training.saliency import warm_start
+from koffkit.training.shares import Share
 
 from ...common import recipe_dict, sentences, write_recipe
 from ..training.test_loop import loop_for
 
 MASK = {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4}
+
+
+def figures_of(loop: Any, batch: Batch, domain: str) -> dict[str, float]:
+    """What one process says of a whole batch."""
+    whole = Share(0, slice(0, len(batch.ids)), len(batch.ids))
+    figures: dict[str, float] = loop._loss(batch, whole, 0, domain)[1]
+    return figures
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,7 @@ def test_cross_entropy_is_that_of_the_next_token(llama: Path, tmp_path: Path) ->
     loop = loop_for(llama, tmp_path, distill={"loss": "cross_entropy"})
     batch = loop._batch(0, 0, "north", False)
     assert batch.loss_mask is None
-    _, figures = loop._loss(batch, 0, "north")
+    figures = figures_of(loop, batch, "north")
     with torch.no_grad():
         values = loop._gate_values(0)
         logits = loop.student(batch.ids, values, "north") @ loop.student.head.T
@@ -209,13 +217,13 @@ def test_the_loss_counts_the_assistants_tokens_only(llama: Path, tmp_path: Path,
     batch = loop._batch(0, 0, "talk", False)
     ids, loss_mask = batch.ids, batch.loss_mask
     assert loss_mask is not None and 0 < loss_mask.float().mean() < 1
-    found = loop._loss(batch, 0, "talk")[1]["loss"]
-    assert found != pytest.approx(loop._loss(Batch(ids), 0, "talk")[1]["loss"], rel=1e-5)
+    found = figures_of(loop, batch, "talk")["loss"]
+    assert found != pytest.approx(figures_of(loop, Batch(ids), "talk")["loss"], rel=1e-5)
     later = ids.clone()  # what stands last is not the assistant's: whatever it is, the loss stays
     row = int((~loss_mask[:, -1]).nonzero()[0]) if bool((~loss_mask[:, -1]).any()) else None
     if row is not None:
         later[row, -1] = (later[row, -1] + 7) % 280
-        assert loop._loss(Batch(later, loss_mask), 0, "talk")[1]["loss"] == pytest.approx(found, rel=1e-5)
+        assert figures_of(loop, Batch(later, loss_mask), "talk")["loss"] == pytest.approx(found, rel=1e-5)
     one = torch.zeros_like(loss_mask)
     one[0, 5] = True
     with torch.no_grad():
