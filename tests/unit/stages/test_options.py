@@ -26,11 +26,14 @@ from ..training.test_loop import loop_for
 MASK = {"structures": ["mlp_neuron"], "global_sparsity": 0.12, "multiple_of": 4}
 
 
+def loss_of(loop: Any, batch: Batch, domain: str) -> tuple[torch.Tensor, dict[str, float]]:
+    """What one process computes of a whole batch."""
+    loss, figures = loop._loss(batch, Share(0, slice(0, len(batch.ids)), len(batch.ids)), 0, domain)
+    return loss, figures
+
+
 def figures_of(loop: Any, batch: Batch, domain: str) -> dict[str, float]:
-    """What one process says of a whole batch."""
-    whole = Share(0, slice(0, len(batch.ids)), len(batch.ids))
-    figures: dict[str, float] = loop._loss(batch, whole, 0, domain)[1]
-    return figures
+    return loss_of(loop, batch, domain)[1]
 
 
 @pytest.mark.parametrize(
@@ -231,8 +234,8 @@ def test_the_loss_counts_the_assistants_tokens_only(llama: Path, tmp_path: Path,
         logits = loop.student(ids, values, "talk") @ loop.student.head.T
     if loss == "cross_entropy":
         expected = torch.nn.functional.cross_entropy(logits[0, 4:5], ids[0, 5:6])
-        assert loop._loss(Batch(ids, one), 0, "talk")[1]["ce"] == pytest.approx(expected.item(), rel=1e-5)
-    nothing, figures = loop._loss(Batch(ids, torch.zeros_like(loss_mask)), 0, "talk")
+        assert figures_of(loop, Batch(ids, one), "talk")["ce"] == pytest.approx(expected.item(), rel=1e-5)
+    nothing, figures = loss_of(loop, Batch(ids, torch.zeros_like(loss_mask)), "talk")
     nothing.backward()
     assert figures["loss"] == 0.0 and figures["covered_mass"] == 1.0
 
