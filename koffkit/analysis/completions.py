@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arch.weights import vocab_size
 from ..data.vocabulary import end_of_document
 from ..progress import Progress
 from ..run.finished import FinishedRun
@@ -73,7 +74,8 @@ def _conditions(opened: OpenedRun, domain: str, with_memory: bool) -> Iterator[t
 
 def _end(opened: OpenedRun, domain: str) -> int | None:
     source = opened.recipe.sources[domain]
-    return end_of_document(opened.tokenizer, source.end_of_document, f"domains.{domain}")[0]
+    size = vocab_size(opened.run.spec.config)
+    return end_of_document(opened.tokenizer, source.end_of_document, f"domains.{domain}", vocab_size=size)[0]
 
 
 def _prompts(opened: OpenedRun, domain: str) -> Iterator[tuple[list[int], list[int]]]:

@@ -157,7 +157,9 @@ class _Job:
     def _end(self) -> int | None:
         if self.source.messages is not None:
             return None
-        end, remark = end_of_document(self.tokenizer, self.source.end_of_document, self.where)
+        end, remark = end_of_document(
+            self.tokenizer, self.source.end_of_document, self.where, vocab_size=self.vocab_size
+        )
         if remark:
             self.warn(remark)
         return end

@@ -14,7 +14,9 @@ from .chat import Conversation, render
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
-def end_of_document(tokenizer: Any, requested: str | None, where: str) -> tuple[int | None, str | None]:
+def end_of_document(
+    tokenizer: Any, requested: str | None, where: str, *, vocab_size: int | None = None
+) -> tuple[int | None, str | None]:
     """Choose the token that ends a document.
 
     The end-of-sequence token of a chat model ends a turn. Between documents it would teach that a turn ends
@@ -24,12 +26,13 @@ def end_of_document(tokenizer: Any, requested: str | None, where: str) -> tuple[
         tokenizer: the base's.
         requested: the token that the recipe names; None: choose one.
         where: the recipe field of the source, for messages.
+        vocab_size: rows of the model's embedding, beyond which no token is chosen; None: not known.
 
     Returns:
         The token's id, None if there is none; and a warning for the user, or None.
 
     Raises:
-        DataError: the requested token is not in the vocabulary.
+        DataError: the token is not in the vocabulary, or the model has no embedding for it.
     """
     if requested is not None:
         vocabulary = tokenizer.get_vocab()
@@ -37,18 +40,31 @@ def end_of_document(tokenizer: Any, requested: str | None, where: str) -> tuple[
             near = difflib.get_close_matches(requested, tokenizer.all_special_tokens, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise DataError(f"{where}.end_of_document: {requested!r} is not a token of this tokenizer.{hint}")
-        return int(vocabulary[requested]), None
+        return _embedded(int(vocabulary[requested]), requested, vocab_size, where), None
     end = tokenizer.eos_token_id
     if end is None or not _ends_turns(tokenizer):
-        return end, None
-    vocabulary = tokenizer.get_vocab()
+        return _embedded(end, tokenizer.eos_token, vocab_size, where), None
+    vocabulary = {
+        name: number
+        for name, number in tokenizer.get_vocab().items()
+        if vocab_size is None or number < vocab_size
+    }
     others = [name for name in END_OF_TEXT if name in vocabulary and vocabulary[name] != end]
     if others:
         return int(vocabulary[others[0]]), None
-    return end, (
+    return _embedded(end, tokenizer.eos_token, vocab_size, where), (
         f"{where}: documents end with {tokenizer.eos_token}, which also ends the turns of this chat model; "
         "name another token with end_of_document if that is not meant."
     )
+
+
+def _embedded(token: int | None, name: str, vocab_size: int | None, where: str) -> int | None:
+    if token is not None and vocab_size is not None and token >= vocab_size:
+        raise DataError(
+            f"{where}.end_of_document: token {token} ({name!r}) is beyond the model's embedding (vocab_size "
+            f"{vocab_size}); name another token."
+        )
+    return token
 
 
 def vocabulary_digest(tokenizer: Any) -> str:

@@ -155,7 +155,7 @@ def packed_text(
     from ..data.sources import documents, file_source
     from ..data.vocabulary import end_of_document
 
-    end, _ = end_of_document(tokenizer, None, "--data")
+    end, _ = end_of_document(tokenizer, None, "--data", vocab_size=vocab_size)
     text = Text([], [])
     for number, document in enumerate(documents(file_source(data, field), Path.cwd(), "--data"), 1):
         ids = tokenizer(document, verbose=False)["input_ids"]

@@ -210,6 +210,22 @@ def test_the_token_between_documents(
         end_of_document(tokenizer, "</S>", "domains.x")
 
 
+def test_the_token_between_documents_is_one_that_the_model_knows(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<|endoftext|>"], special_tokens=True)
+    tokenizer.chat_template = CHAT
+    known, remark = end_of_document(tokenizer, None, "domains.x", vocab_size=size)
+    assert known == tokenizer.eos_token_id and remark is not None
+    assert end_of_document(tokenizer, None, "domains.x", vocab_size=size + 1) == (size, None)
+    message = rf"end_of_document: token {size} \('<\|endoftext\|>'\) is beyond .*vocab_size {size}"
+    with pytest.raises(DataError, match=message):
+        end_of_document(tokenizer, "<|endoftext|>", "domains.x", vocab_size=size)
+    tokenizer.eos_token, tokenizer.chat_template = "<|endoftext|>", None
+    with pytest.raises(DataError, match=message):
+        prepare(loaded(tmp_path), tokenizer, tmp_path / "tokens", vocab_size=size)
+
+
 @pytest.mark.parametrize("begin_sequences", [True, False])
 def test_sequences_begin_as_the_tokenizer_begins_a_text(
     begin_sequences: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
