@@ -21,6 +21,7 @@ from ..model.batch import Batch
 from ..parity.probe import probe_tokens
 from ..progress import Progress, Silent
 from ..runtime.perplexity import Text, attends_across, packed_text, sequences
+from ..storage.lock import tidy
 from ..storage.publish import replacing, staged
 from .compact_bundle import Options, is_compacted, record_loss, write_compact
 from .manage import claim_memory
@@ -146,6 +147,7 @@ class _Compactor:
         return {"output": str(output), "dtype": self._options.dtype, "memories": self._rows}
 
     def _replace(self, bundles: Sequence[Bundle]) -> None:
+        tidy(self._export.path / MEMORIES)  # an earlier command may have been killed while it deleted
         for bundle in bundles:
             if is_compacted(bundle, self._options):
                 self._progress.message(f"memory {bundle.domain} has been compacted like this already.")

@@ -124,6 +124,17 @@ def test_compact_in_place_replaces_and_verify_accepts_it(out: Path, koffkit: Kof
     assert found.code == 4 and "adapter_packed.safetensors" in found.json["problems"][0]
 
 
+def test_what_a_command_killed_at_its_end_left_is_gone(out: Path, koffkit: Koffkit) -> None:
+    given = ("memory", "compact", out, "--in-place", "--data", "*.txt")
+    assert koffkit(*given).code == 0
+    state, litter = digests(out), out / "memories" / ".south.koffkit-partial-4194999"
+    shutil.copytree(out / "memories" / "north", litter)
+    (out / "memories" / ".south.koffkit-lock").touch()
+    assert koffkit(*given).code == 0  # both are compact already
+    assert digests(out) == state
+    assert sorted(path.name for path in (out / "memories").iterdir()) == ["north", "south"]
+
+
 def test_compact_without_text_or_base_says_so(
     out: Path, llama: Path, koffkit: Koffkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
