@@ -197,7 +197,7 @@ def _peers() -> Iterator[None]:
     """Say so if another process has ended."""
     try:
         yield
-    except NotImplementedError:
+    except NotImplementedError:  # a RuntimeError too, and a fault of ours
         raise
     except RuntimeError as error:  # of gloo and of NCCL; DistBackendError is one too
         raise lost() from error
