@@ -75,10 +75,8 @@ def _require_same_run(
     run: RunFolder, state: RunState, recipe: Recipe, base: ModelSpec, progress: Progress | None = None
 ) -> None:
     """Refuse to continue a run with a recipe or base other than its own."""
-    resolved = recipe.model_dump(mode="json")
-    requested = _in_present_names(state.requested_recipe, recipe)
-    if requested != resolved:
-        changed = [key for key in resolved if requested.get(key) != resolved[key]]
+    changed = changed_fields(state, recipe)
+    if changed:
         raise UsageError(
             f"{run.path}: cannot resume, the recipe changed in {', '.join(changed)}; use the recipe of "
             "the run, or another --output."
@@ -87,6 +85,19 @@ def _require_same_run(
         raise IntegrityError(
             f"{run.path}: cannot resume, the base at {base.folder} is not the one the run began with."
         )
+
+
+def changed_fields(state: RunState, recipe: Recipe) -> list[str]:
+    """Where a recipe differs from that of a run, which an earlier version of koffkit may have begun.
+
+    Returns:
+        The outermost fields that differ; none: it is the same recipe.
+    """
+    resolved = recipe.model_dump(mode="json")
+    requested = _in_present_names(state.requested_recipe, recipe)
+    return [
+        key for key in (resolved | requested) if key not in requested or requested[key] != resolved.get(key)
+    ]
 
 
 def _in_present_names(requested: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -136,10 +136,14 @@ def _finished(entry: Entry) -> RunState | None:
     folder = RunFolder(entry.folder)
     if not folder.exists:
         return None
+    from ..stages.opening import changed_fields
+
     state = folder.read()
-    if state.requested_recipe != entry.loaded.recipe.model_dump(mode="json"):
+    changed = changed_fields(state, entry.loaded.recipe)
+    if changed:
         raise UsageError(
-            f"{entry.folder}: a run of another recipe; remove the folder, or choose another --output."
+            f"{entry.folder}: a run of another recipe, which differs in {', '.join(changed)}; remove the "
+            "folder, or choose another --output."
         )
     return state if state.is_finished else None
 

@@ -27,6 +27,13 @@ def recipe(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return write_recipe(tmp_path / "recipe.yaml", found)
 
 
+def forget_field(path: Path, section: str, field: str) -> None:
+    """Make a `run.json` one of an earlier version, whose recipes did not have a field."""
+    state = json.loads(path.read_text())
+    del state["seal"], state["requested_recipe"][section][field]
+    path.write_text(json.dumps(state))
+
+
 def test_an_ablation_is_run_averaged_kept_and_continued(
     recipe: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,12 +56,13 @@ def test_an_ablation_is_run_averaged_kept_and_continued(
     output = Path("runs/tiny-ablation")
     assert json.loads((output / "summary.json").read_text()) == rows
     assert (output / "figure.png").stat().st_size > 1000
+    forget_field(Path("runs/tiny-ablation/koff-0/run.json"), "distill", "cache")  # before there was the field
     monkeypatch.setattr(engine, "run_recipe", lambda *_, **__: pytest.fail("ran a finished run again"))
     again = koffkit(*arguments)
     assert again.json == first.json
     other = koffkit("ablate", recipe, "--rows", "koff", "--set", "sequence_length=12")
     assert other.code == 2
-    assert "a run of another recipe" in other.err
+    assert "a run of another recipe, which differs in sequence_length" in other.err
 
 
 def test_a_sweep_has_a_point_for_every_value(recipe: Path, koffkit: Koffkit) -> None:
