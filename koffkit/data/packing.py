@@ -135,13 +135,23 @@ class PackedTokens:
             self._order = (key, generator.permutation(per_epoch) * length + offset)
         return int(self._order[1][position])
 
-    def sequences(self, length: int, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
+    def sequences(
+        self, length: int, batch_size: int, max_tokens: int | None = None, *, from_end: bool = False
+    ) -> Iterator[Batch]:
         """Batches in order for evaluation. The incomplete last sequence is dropped unless it is the only
-        one."""
+        one.
+
+        Args:
+            length: tokens of a sequence.
+            batch_size: sequences of a batch.
+            max_tokens: at most so many tokens; None: all.
+            from_end: the last ones instead of the first.
+        """
         total = min(len(self.tokens), max_tokens or len(self.tokens))
         length = min(length, total)
         width = self._width(length)
-        starts = [place * width for place in range(total // width)]
+        offset = len(self.tokens) - total if from_end else 0
+        starts = [offset + place * width for place in range(total // width)]
         for first in range(0, len(starts), batch_size):
             yield self._batch(starts[first : first + batch_size], length)
 

@@ -59,3 +59,21 @@ class Training(StrictModel):
     decay: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="How the memory's learning rates fall after that; the gates' stays constant."
     )
+    patience: Positive | None = Field(
+        None,
+        description="End the stage early, after so many measurements of the KL on held-out text in a row "
+        "(every train.evaluate_every steps) that are not below the lowest; in learn_masks those count that "
+        "are made after mask.reach_by of the steps, while the gates are at their target. By default never.",
+    )
+
+    def check_patience(self, train: Train) -> None:
+        """Refuse to wait for measurements that are never made.
+
+        Raises:
+            ValueError: with the fields and the remedy.
+        """
+        if self.patience is not None and train.evaluate_every is None:
+            raise ValueError(
+                f"patience: {self.patience} counts measurements of the KL on held-out text, and "
+                "train.evaluate_every makes none; set it, or leave patience out"
+            )

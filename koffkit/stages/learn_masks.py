@@ -36,6 +36,7 @@ class LearnMasks(StageKind):
     learns_masks = True
 
     def check_recipe(self, options: LearnMasksOptions, recipe: Recipe) -> None:
+        options.check_patience(recipe.train)
         if isinstance(recipe.memory.layers, Learned) and not options.joint:
             raise ValueError(
                 "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which has none "

@@ -8,6 +8,7 @@ from ..recipe.training import Training
 from .stage import StageKind
 
 if TYPE_CHECKING:
+    from ..recipe.schema import Recipe
     from ..training.checkpoint import Checkpoint
     from ..training.context import Context
     from ..training.probe import Probe
@@ -23,6 +24,9 @@ class Recover(StageKind):
     name = "recover"
     options = RecoverOptions
     after = ("learn_masks",)
+
+    def check_recipe(self, options: RecoverOptions, recipe: Recipe) -> None:
+        options.check_patience(recipe.train)
 
     def probe(self, context: Context, options: RecoverOptions, probe: Probe) -> float:
         from ..training.loop import DistillationLoop

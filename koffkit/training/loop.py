@@ -25,7 +25,7 @@ from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
 from .figures import LOW_MASS, gradient_figures, gradients, low_mass, peak_memory_figures, rates
-from .heldout import heldout_kl
+from .heldout import Watch
 from .optimizer import OF_MASK, parameter_groups
 from .parity import check_first_masks
 from .profile import span
@@ -78,6 +78,7 @@ class DistillationLoop:
         self.objective = Objective.named(self.recipe.distill.loss, self.recipe.distill)
         retention = train_gates and context.corpus.retention is not None
         self.schedule = Schedule(self.recipe, context.corpus.domains, options, retention)
+        self.watch = Watch(context, options, train_gates=train_gates, with_memory=self.with_memory)
         self.warned = False
 
     def run(self, resume: Checkpoint | None) -> None:
@@ -88,20 +89,29 @@ class DistillationLoop:
             if self.optimizer is not None:
                 restore_moments(self.optimizer, self.tensor_names, resume)
             self.controller.load(resume.extra["controller"])
+            self.watch.load(resume.extra.get("watch", {}))
         elif self.train_gates:
             warm_start(self.context, self.options)
             check_first_masks(self.context)
         ranks.take_from_leader(self.context.tensors().values())
         steps = self.options.max_steps if self.optimizer is not None else 0
         self.context.progress.start(self.name, steps, first)
-        for step in range(first, steps):
-            figures = self._step(step) | self._heldout(step + 1)
+        self.watch.begin(self.name)
+        for step in range(first, first if self.watch.spent else steps):
+            figures = self._step(step)
+            figures |= self.watch.after(step + 1, figures)
             self.context.run.append_metrics({"stage": self.name, "step": step + 1, **figures})
             track(self.context, self.name, step + 1, figures)
             self.context.progress.advance(self.name, step + 1, figures)
             done, stopping = step + 1, self.context.stop()
-            if stopping or (done % self.recipe.train.checkpoint_every == 0 and done < steps):
+            if (
+                stopping
+                or self.watch.spent
+                or (done % self.recipe.train.checkpoint_every == 0 and done < steps)
+            ):
                 self.checkpoint(done)
+            if self.watch.spent:
+                return self.context.progress.message(self.watch.verdict(self.name, done))
             if stopping:
                 raise Interrupted(
                     f"interrupted in {self.name} after step {done} of {steps}; continue with the same "
@@ -111,9 +121,8 @@ class DistillationLoop:
 
     def checkpoint(self, step: int) -> None:
         moments = {} if self.optimizer is None else optimizer_moments(self.optimizer, self.tensor_names)
-        state = Checkpoint(
-            self.name, step, dict(self.context.tensors()), moments, {"controller": self.controller.state()}
-        )
+        extra = {"controller": self.controller.state(), "watch": self.watch.state()}
+        state = Checkpoint(self.name, step, dict(self.context.tensors()), moments, extra)
         save_checkpoint(self.context.run.checkpoints_dir, self.names.index(self.name), state)
 
     def _step(self, step: int) -> dict[str, Any]:
@@ -149,16 +158,6 @@ class DistillationLoop:
             "tokens_per_second": round(tokens / seconds, 1),
             **peak_memory_figures(self.context.accelerator.device),
         }
-
-    def _heldout(self, done: int) -> dict[str, float]:
-        """`heldout_kl` now and then, with the masks that would be kept now."""
-        every = self.recipe.train.evaluate_every
-        if every is None or done % every:
-            return {}
-        gates = self.student.gates if self.train_gates else None
-        masks = self.context.masks if gates is None else gates.fixed(self.context.budget)
-        batch_size = self.options.batch_size
-        return {"heldout_kl": heldout_kl(self.context, masks, batch_size, with_memory=self.with_memory)}
 
     def _set_temperature(self, temperature: float) -> None:
         if self.student.gates is not None and self.train_gates:

@@ -65,7 +65,7 @@ def probe_training(loop: DistillationLoop, probe: Probe) -> float:
     total += saved * seconds_of(lambda: loop.checkpoint(probe.steps))
     every = recipe.train.evaluate_every
     if every is not None:
-        total += options.max_steps // every * seconds_of(lambda: loop._heldout(every))
+        total += options.max_steps // every * seconds_of(lambda: loop.watch.measured())
     states = loop.optimizer.state
     waiting = [one for group in loop.groups.values() for one in group["params"] if one not in states]
     probe.later = max(probe.later, MOMENTS * sum(one.numel() for one in waiting))

@@ -61,6 +61,12 @@ def test_evaluation_reads_in_order_up_to_a_limit(packed: PackedTokens) -> None:
     assert [len(batch) for batch in batches] == [4, 4, 4]
 
 
+def test_evaluation_reads_the_last_tokens_where_it_should(packed: PackedTokens) -> None:
+    batches = [batch.ids for batch in packed.sequences(16, 4, max_tokens=200, from_end=True)]
+    flat = [token for batch in batches for row in batch.tolist() for token in row]
+    assert flat == list(range(800, 992))
+
+
 def test_text_shorter_than_a_sequence_is_still_evaluated(packed: PackedTokens) -> None:
     assert [batch.ids.tolist() for batch in packed.sequences(5000, 4)] == [[list(range(1000))]]
 

@@ -57,6 +57,12 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
         ),
         (
             "{max_steps: 5}",
+            "{max_steps: 5, patience: 2}",
+            "patience: 2 counts measurements of the KL on held-out text, and train.evaluate_every makes none; "
+            "set it, or leave patience out",
+        ),
+        (
+            "{max_steps: 5}",
             "{max_step: 5}",
             "r.yaml:13: stages.0.learn_masks.max_step: unknown key; did you mean 'max_steps'?",
         ),
