@@ -103,21 +103,19 @@ class DistillationLoop:
             self.context.run.append_metrics({"stage": self.name, "step": step + 1, **figures})
             track(self.context, self.name, step + 1, figures)
             self.context.progress.advance(self.name, step + 1, figures)
-            done, stopping = step + 1, self.context.stop()
-            if (
-                stopping
-                or self.watch.spent
-                or (done % self.recipe.train.checkpoint_every == 0 and done < steps)
-            ):
+            done, stopping, spent = step + 1, self.context.stop(), self.watch.spent
+            if stopping or spent or (done % self.recipe.train.checkpoint_every == 0 and done < steps):
                 self.checkpoint(done)
-            if self.watch.spent:
-                return self.context.progress.message(self.watch.verdict(self.name, done))
+            if spent:
+                self.context.progress.message(self.watch.verdict(self.name, done))
+                return
             if stopping:
                 raise Interrupted(
                     f"interrupted in {self.name} after step {done} of {steps}; continue with the same "
                     "command and --resume."
                 )
-        self.checkpoint(steps)
+        if not self.watch.spent:
+            self.checkpoint(steps)
 
     def checkpoint(self, step: int) -> None:
         moments = {} if self.optimizer is None else optimizer_moments(self.optimizer, self.tensor_names)
