@@ -1,13 +1,14 @@
-"""Neuron memories of a real LLM against pruning less, at equal loaded parameters, for several sparsities.
+"""Memories of a real LLM against pruning less, at equal loaded parameters, for several sparsities.
 
     python benchmarks/real/prepare.py
-    python benchmarks/real/tables.py --corpus FOLDER [--model FOLDER] [--sparsity .12,.2,.3]
+    python benchmarks/real/tables.py --corpus FOLDER [--model FOLDER] [--sparsity .12,.2,.3] [--trained]
 
 FOLDER holds `culture.txt`, ..., or the same with `.xz`. A memory is a sixth of what is removed: the
-backbone with all six is as large as the base. Each sparsity is a `koffkit ablate`, which keeps finished
-runs and continues interrupted ones; `summary.json` has every figure. On one core the first row takes an hour,
-others twenty to forty minutes. What follows `--` goes to `koffkit ablate`, for example `-- --rows
-koff,prune_less,one_shot_flap`.
+backbone with all six has as many parameters as the base. By default memories are neurons and nothing is
+trained; with `--trained` they are neurons, LoRA and KV, and train with the backbone. Each sparsity is a
+`koffkit ablate`, which keeps finished runs and continues interrupted ones; `summary.json` has every figure.
+On one core the first row takes an hour, others twenty to forty minutes, and training half an hour more. What
+follows `--` goes to `koffkit ablate`, for example `-- --rows koff,prune_less,equal_lora_kv`.
 """
 
 from __future__ import annotations
@@ -19,32 +20,34 @@ from pathlib import Path
 import click
 from smoke import source
 
-RECIPE = Path(__file__).with_name("topics.yaml")
+RECIPES = {False: Path(__file__).with_name("topics.yaml"), True: Path(__file__).with_name("trained.yaml")}
 DOMAINS = ("culture", "geography", "history", "mathematics", "science", "technology")
 ROWS = "koff,prune_less"
 
 
-def neurons_of(model: Path, sparsity: float) -> int:
-    """Neurons a layer that six memories can have if they share what is removed."""
+def neurons_of(recipe: Path, sets: list[str], sparsity: float) -> int:
+    """Neurons a layer that six memories can have if they share what is removed, beside their other parts."""
     from koffkit.checkpoint.spec import ModelSpec
     from koffkit.planning.neurons import parameters_of_neuron
+    from koffkit.planning.plan import plan_of
+    from koffkit.recipe.load import load_recipe
 
-    spec = ModelSpec.open(model)
-    share = sparsity * spec.num_parameters / len(DOMAINS)
-    return int(share / parameters_of_neuron(spec) / spec.num_layers)
+    loaded = load_recipe(recipe, [*sets, "memory.neurons.count=1"])
+    spec = ModelSpec.open(Path(loaded.recipe.base.model))
+    one = spec.num_layers * parameters_of_neuron(spec)
+    others = plan_of(loaded).memory_params - one
+    return int((sparsity * spec.num_parameters / len(DOMAINS) - others) / one)
 
 
-def command(corpus: Path, model: Path, sparsity: float, work: Path) -> list[str]:
+def command(corpus: Path, model: Path, sparsity: float, work: Path, trained: bool) -> list[str]:
     """The `koffkit ablate` of one sparsity."""
-    changes = {
-        "base.model": model.resolve(),
-        "mask.global_sparsity": sparsity,
-        "memory.neurons.count": neurons_of(model, sparsity),
-        **{f"domains.{name}.text": source(corpus, name).resolve() for name in DOMAINS},
-    }
-    sets = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
-    output = work / f"topics-{sparsity:g}"
-    return [sys.executable, "-m", "koffkit", "ablate", str(RECIPE), *sets, "--output", str(output)]
+    recipe = RECIPES[trained]
+    sets = [f"base.model={model.resolve()}", f"mask.global_sparsity={sparsity}"]
+    sets += [f"domains.{name}.text={source(corpus, name).resolve()}" for name in DOMAINS]
+    sets.append(f"memory.neurons.count={neurons_of(recipe, sets, sparsity)}")
+    output = work / f"{recipe.stem}-{sparsity:g}"
+    changes = [part for change in sets for part in ("--set", change)]
+    return [sys.executable, "-m", "koffkit", "ablate", str(recipe), *changes, "--output", str(output)]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -54,12 +57,13 @@ def command(corpus: Path, model: Path, sparsity: float, work: Path) -> list[str]
 )
 @click.option("--sparsity", default="0.12,0.2,0.3", show_default=True, help="Separated by commas.")
 @click.option("--work", type=click.Path(path_type=Path), default="runs/real", show_default=True)
+@click.option("--trained", is_flag=True, help="Memories of all parts, trained with the backbone.")
 @click.argument("more", nargs=-1)
-def main(corpus: Path, model: Path, sparsity: str, work: Path, more: tuple[str, ...]) -> None:
+def main(corpus: Path, model: Path, sparsity: str, work: Path, trained: bool, more: tuple[str, ...]) -> None:
     """Print a table for every sparsity."""
     rest = list(more) if "--rows" in more else ["--rows", ROWS, *more]
     for level in map(float, sparsity.split(",")):
-        subprocess.run([*command(corpus, model, level, work), *rest], check=True)
+        subprocess.run([*command(corpus, model, level, work, trained), *rest], check=True)
 
 
 if __name__ == "__main__":

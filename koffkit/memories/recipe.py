@@ -213,7 +213,8 @@ def _require_settable(override: str) -> None:
 
 
 def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `recover`: those of the recipe, with the steps that its stages gave each domain.
+    """Options of `recover`: those of the recipe, with the steps that its stages gave each domain, and for the
+    memory alone.
 
     All of them go to one memory under a hard mask, which makes up for a mask learned without the domain
     (benchmarks/memory_add.py).
@@ -221,7 +222,9 @@ def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
     joint, recover = _stage(recipe, "learn_masks"), _stage(recipe, "recover")
     joint.pop("joint", None)
     steps = joint.get("max_steps", 0) + recover.get("max_steps", 0)
-    return {**(recover or joint), "max_steps": math.ceil(steps / len(recipe["domains"]))}
+    options = recover or joint
+    rates = {**(options.get("lr") or {}), "backbone": None}  # which is finished, and of all memories
+    return {**options, "max_steps": math.ceil(steps / len(recipe["domains"])), "lr": rates}
 
 
 def _stage(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -22,12 +22,15 @@ def use_repair(model: nn.Module, tensors: Mapping[str, Tensor], active: Callable
     """
     for name in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
         linear = plain_linear(model.get_submodule(name))
-        weight, bias = (_like(linear.weight, tensors.get(f"{name}.{kind}")) for kind in ("weight", "bias"))
+        weight, bias = (_placed(linear.weight, tensors.get(f"{name}.{kind}")) for kind in ("weight", "bias"))
         linear.forward = partial(_forward, linear, weight, bias, active)
 
 
-def _like(weight: Tensor, value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.to(weight.device, weight.dtype)
+def _placed(weight: Tensor, value: Tensor | None) -> Tensor | None:
+    """A tensor where the module computes; one that trains keeps its type."""
+    if value is None or value.requires_grad:
+        return value
+    return value.to(weight.device, weight.dtype)
 
 
 def _forward(
@@ -35,6 +38,8 @@ def _forward(
 ) -> Tensor:
     if not active():
         return F.linear(inputs, linear.weight, linear.bias)
+    if weight is not None:
+        weight = weight.to(linear.weight.dtype)
     return F.linear(
         inputs, linear.weight if weight is None else weight, linear.bias if bias is None else bias
     )

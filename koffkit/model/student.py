@@ -76,7 +76,7 @@ class Student(nn.Module):
             float(getattr(model.config, spec.arch.logit_divisor)) if spec.arch.logit_divisor else 1.0
         )
         self._values: GateValues | None = None
-        self._repaired: list[int] = []  # layers
+        self.repaired: dict[str, Tensor] = {}  # by parameter name
         self._pruned: tuple[GateValues, int] | None = None  # masks, and the lowest layer that they change
         register_gates(model, spec, lambda: self._values)
         self.train()
@@ -126,7 +126,7 @@ class Student(nn.Module):
             tensors: by parameter name, at the widths of the base.
         """
         use_repair(self.model, tensors, lambda: self._values is not None)
-        self._repaired = sorted({int(name.split("layers.")[1].split(".")[0]) for name in tensors})
+        self.repaired |= tensors
 
     def lower_layers(self, gate_values: GateValues | None, *, sampled: bool) -> LowerLayers:
         """The layers below everything in which the student differs from the unpruned model.
@@ -137,7 +137,7 @@ class Student(nn.Module):
         """
         changed = [len(self.decoder_layers)]
         if gate_values is not None:
-            changed += self._repaired[:1]
+            changed += [int(name.split("layers.")[1].split(".")[0]) for name in self.repaired]
             changed.append(min(self.gates.layers) if sampled and self.gates else self._lowest(gate_values))
         if self.memories is not None:
             changed.append(self.memories.lowest_layer(len(self.decoder_layers)))

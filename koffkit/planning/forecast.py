@@ -20,7 +20,7 @@ from ..storage.files import make_folder, write_json
 from .estimates import asked_tokens
 from .machine import Machine, machine_key
 from .plan import Plan
-from .work import FLOAT, STUDENT_LOGITS, Work, cache_bytes_a_token, forward_work, step_work
+from .work import FLOAT, STUDENT_LOGITS, Work, cache_bytes_a_token, forward_work, step_work, trained_backbone
 
 TOKEN_BYTES = 4
 CHECKPOINTS, MOMENTS = 2, 2
@@ -89,7 +89,7 @@ def cached_share(recipe: Recipe, options: Training, tokens: Tokens, known: float
 
 def disk_bytes(recipe: Recipe, spec: ModelSpec, plan: Plan, tokens: Tokens) -> int:
     """Token files, two checkpoints, memories, and the teacher cache."""
-    learned = FLOAT * plan.memory_params_training * len(plan.domains)
+    learned = FLOAT * (trained_backbone(recipe, spec) + plan.memory_params_training * len(plan.domains))
     there = sum(count or 0 for count in tokens.values()) / (1 - recipe.holdout)
     asked = asked_tokens(recipe)
     cached = sum(min(count, tokens.get(name) or count) for name, count in asked.items())

@@ -25,7 +25,7 @@ from ..recipe.training import Training
 from .estimates import Net, Range, net_of, seconds_for, stage_seconds, training_tokens
 from .neurons import INDEX_BYTES, check_neurons, parameters_of_neuron, restored_neurons
 from .warnings import warnings_of
-from .work import cache_bytes_a_token, step_operations
+from .work import cache_bytes_a_token, step_operations, trained_backbone
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
@@ -42,8 +42,9 @@ class Plan:
         num_memory_layers: layers that carry memory in the end, fewer if the placement is learned.
         memory_params: parameters of one domain's memory, at the widths of the sliced backbone.
         memory_params_training: the same at the widths of the base.
-        peak_memory_bytes: the libraries + weights + gates and memories with two AdamW moments and gradients +
-            activations + one chunk of logits (student, teacher, gradient).
+        peak_memory_bytes: the libraries + weights + what trains (gates, memories, of the backbone copies of
+            what `lr.backbone` names) with two AdamW moments and gradients + activations + one chunk of logits
+            (student, teacher, gradient).
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
         stage_seconds: of every stage, for the same devices; None where the text decides.
         step_operations: floating-point operations of one step of every training stage: `uncached`, and with
@@ -275,7 +276,7 @@ def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
     return (
         LIBRARIES
         + budget.base_params * BYTES[recipe.base.dtype]
-        + 16 * (gates + memory * len(recipe.domain_names))
+        + 16 * (gates + trained_backbone(recipe, spec) + memory * len(recipe.domain_names))
         + kept
         + logits
     )

@@ -6,12 +6,14 @@ Legend: T tokens of a step, D hidden, V vocabulary, K the teacher's most likely 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .. import plugins
 from ..arch.weights import vocab_size
 from ..arch.widths import linear_shapes
 from ..checkpoint.spec import ModelSpec
+from ..masks.repair import readers
 from ..recipe.learning import layers_of
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
@@ -60,6 +62,7 @@ def step_work(recipe: Recipe, spec: ModelSpec, options: Training, *, cached: boo
     passes = shape.num_layers + own * (1 + again + taught)  # shared once; forward and backward
     heads = 2 + taught
     memory = _memory_operations(recipe, spec)
+    memory += 2.0 * trained_backbone(recipe, spec) * (options.lr.backbone is not None)
     width = 2 if recipe.base.dtype != "float32" else FLOAT
     weights = (layer / 2 * passes + head / 2 * heads) * width
     logits = vocab_size(spec.config) * (STUDENT_LOGITS + TEACHER_LOGITS * taught) * FLOAT
@@ -94,6 +97,17 @@ def lowest_changed_layer(recipe: Recipe, spec: ModelSpec) -> int:
     count = spec.num_layers
     gated = layers_of(recipe.mask.layers, count, "mask.layers")
     return min([*gated, *recipe.memory_layers(count)], default=count)
+
+
+def trained_backbone(recipe: Recipe, spec: ModelSpec) -> int:
+    """Parameters of the backbone that train, at the widths of the base; 0: it is frozen."""
+    training = [stage.options for stage in recipe.stages if isinstance(stage.options, Training)]
+    if all(options.lr.backbone is None for options in training):
+        return 0
+    sizes = linear_shapes(spec.shape)
+    modules = readers(spec, recipe.mask.structure_names)
+    gated = layers_of(recipe.mask.layers, spec.num_layers, "mask.layers")
+    return sum(math.prod(sizes[module]) for module in modules) * len(gated)
 
 
 def step_operations(recipe: Recipe, spec: ModelSpec) -> dict[str, dict[str, float]]:

@@ -37,6 +37,12 @@ class LearningRates(StrictModel):
     lora: Rate = Field(1e-5, description="Learning rate of the LoRA matrices.")
     kv: Rate = Field(1e-2, description="Learning rate of the KV memory.")
     neurons: Rate = Field(1e-4, description="Learning rate of restored neurons that are tuned.")
+    backbone: Rate | None = Field(
+        None,
+        description="In recover: learning rate of the backbone's weights that read pruned units (down and "
+        "output projections), which train for all domains at once; by default they stay the base's, as in "
+        "the paper.",
+    )
     gates: Rate | None = Field(
         None,
         description="Learning rate of the gates, constant. By default 16 / max_steps, at least 0.01, up to "

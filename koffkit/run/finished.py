@@ -75,7 +75,7 @@ class FinishedRun:
             masks=load_masks(folder.masks_file, spec),
             memories=_memories(folder, state),
             router=folder.router_dir if folder.router_dir.is_dir() else None,
-            repair=None if not _repaired(state) else Repair.open(folder.repair_file, spec),
+            repair=_repair(folder, state, spec),
         )
 
     @property
@@ -110,8 +110,10 @@ class FinishedRun:
         return figures
 
 
-def _repaired(state: RunState) -> bool:
-    return state.repair is not None and state.repair.sha256 is not None
+def _repair(folder: RunFolder, state: RunState, spec: ModelSpec) -> Repair | None:
+    if state.repair is None or state.repair.sha256 is None:
+        return None
+    return Repair.open(folder.file_of_repair(state.repair.trained), spec)
 
 
 def _find_base(folder: RunFolder, state: RunState, given: Path | None, progress: Progress | None) -> Path:

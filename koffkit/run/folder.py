@@ -34,6 +34,14 @@ class RunFolder:
         return self.path / "repair.safetensors"
 
     @property
+    def trained_file(self) -> Path:
+        return self.path / "trained.safetensors"
+
+    def file_of_repair(self, trained: bool) -> Path:
+        """What stands in for the base's tensors: a repair, or what stage `recover` made of it."""
+        return self.trained_file if trained else self.repair_file
+
+    @property
     def scores_file(self) -> Path:
         """What the masks were projected from."""
         return self.path / "scores.safetensors"
@@ -90,7 +98,8 @@ class RunFolder:
 
     def list_files(self) -> dict[str, FileEntry]:
         """Digests of what a run learned and read, by path below the folder; not of `run.json`."""
-        places = [self.masks_file, self.scores_file, self.repair_file, self.metrics_file]
+        places = [self.masks_file, self.scores_file, self.repair_file, self.trained_file]
+        places += [self.metrics_file]
         places += [self.domains_file.parent]
         places += [self.data_dir, self.memories_dir, self.router_dir]
         files = [path for place in places for path in (place, *sorted(place.rglob("*"))) if path.is_file()]

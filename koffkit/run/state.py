@@ -55,7 +55,11 @@ class RunRepair(RecordPart):
     """The repair of the masked model (`mask.repair`)."""
 
     kind: str = Field(
-        description="`bias`, `least_squares`, or `scales` (what `mask.gates: top_k` learned beside the mask)."
+        description="`bias`, `least_squares`, `scales` (what `mask.gates: top_k` learned beside the mask) "
+        "or `trained` (by stage `recover` alone)."
+    )
+    trained: bool = Field(
+        False, description="Stage `recover` trained it further: the tensors are in `trained.safetensors`."
     )
     modules: Count | None = Field(None, description="Linear modules that read something that is gone.")
     repaired: Count | None = Field(
@@ -65,7 +69,7 @@ class RunRepair(RecordPart):
         None, description="Squared error of their outputs on held-out text, summed."
     )
     error_after: float | None = Field(None, description="The same with the repair.")
-    sha256: Sha256 | None = Field(None, description="Of `repair.safetensors`; absent: nothing was repaired.")
+    sha256: Sha256 | None = Field(None, description="Of its file; absent: nothing was repaired.")
 
 
 class StageState(RecordPart):

@@ -25,7 +25,7 @@ from ..storage.lock import writing_in
 from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
-from ..training.shares import require_rows
+from ..training.shares import require_rows, require_whole
 from ..training.teaching import open_cache
 from .costs import foreseen, spent
 from .opening import clear, led_run, open_run
@@ -144,6 +144,9 @@ def _carry_out(
 def _finish(context: Context, state: RunState) -> RunState:
     """Note that a run is finished, and delete what only `--resume` needs."""
     run = context.run
+    repair = context.learned.get("repair") or {}
+    if repair.get("trained"):
+        run.repair_file.unlink(missing_ok=True)  # what was trained takes its place
     finished = run.write(
         state.evolve(
             state="finished",
@@ -176,6 +179,7 @@ def _check_stages(loaded: LoadedRecipe, base: ModelSpec, shard: bool) -> None:
     for stage in loaded.recipe.stages:
         if isinstance(stage.options, Training):
             require_rows(loaded.recipe, stage.name, stage.options, in_step=shard)
+            require_whole(stage.name, stage.options, shard)
         _stage_kind(stage.name).check(stage.options, loaded, base)
 
 
@@ -190,7 +194,7 @@ def _run_stages(context: Context, state: RunState) -> RunState:
     elif ranks.leads():
         context.run.metrics_file.unlink(missing_ok=True)
     if checkpoint is not None and first:  # the checkpoint holds everything that earlier stages learned
-        repair = None if state.repair is None else state.repair.sha256
+        repair = None if state.repair is None else state.repair.model_dump(mode="json", exclude_none=True)
         context.restore(checkpoint, state.memory_layers, repair)
         context.results |= state.results
     for place, stage in enumerate(stages[first:], first):

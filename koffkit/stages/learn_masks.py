@@ -37,6 +37,11 @@ class LearnMasks(StageKind):
 
     def check_recipe(self, options: LearnMasksOptions, recipe: Recipe) -> None:
         options.check_patience(recipe.train)
+        if options.lr.backbone is not None:
+            raise ValueError(
+                f"lr.backbone: {options.lr.backbone:g} is for stage recover: what the backbone keeps is "
+                "known only when the masks are; take it out of learn_masks"
+            )
         if isinstance(recipe.memory.layers, Learned) and not options.joint:
             raise ValueError(
                 "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which has none "

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class RecoverOptions(Training):
-    """Training of the memories alone, under the finished masks."""
+    """Training of the memories under the finished masks; with `lr.backbone` also of what the backbone
+    keeps."""
 
 
 class Recover(StageKind):
@@ -29,16 +30,24 @@ class Recover(StageKind):
         options.check_patience(recipe.train)
 
     def probe(self, context: Context, options: RecoverOptions, probe: Probe) -> float:
+        from ..training.backbone import begin
         from ..training.loop import DistillationLoop
         from ..training.probe import probe_training, seconds_of
         from .outputs import save_memories
 
+        if options.lr.backbone is not None:
+            begin(context)
         loop = DistillationLoop(context, self.name, options, train_gates=False)
         return probe_training(loop, probe) + seconds_of(lambda: save_memories(context))
 
     def run(self, context: Context, options: RecoverOptions, resume: Checkpoint | None) -> None:
+        from ..training.backbone import begin, finish
         from ..training.loop import DistillationLoop
         from .outputs import save_memories
 
+        if options.lr.backbone is not None:
+            begin(context)
         DistillationLoop(context, self.name, options, train_gates=False).run(resume)
+        if options.lr.backbone is not None:
+            finish(context)
         save_memories(context)

@@ -92,7 +92,14 @@ def no_memory(tree: Tree, setting: Setting) -> None:
     tree["memory"] |= {"lora": None, "kv": None, "neurons": None}
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"]["layers"] = "all"
-    without(tree, "recover", "restore", "route")
+    without(tree, "restore", "route")
+    _without_memories_to_train(tree)
+
+
+def _without_memories_to_train(tree: Tree) -> None:
+    """Take out `recover`, unless it trains the backbone, too."""
+    if not ((stage_of(tree, "recover") or {}).get("lr") or {}).get("backbone"):
+        without(tree, "recover")
 
 
 def only(half: str) -> Change:
@@ -110,6 +117,7 @@ def one_shot(selector: str, *, recovery: bool) -> Change:
     def change(tree: Tree, setting: Setting) -> None:
         if not recovery:
             no_memory(tree, setting)
+            without(tree, "recover")
         without(tree, "learn_masks", "select_masks")
         tree["stages"].insert(0, {"select_masks": {"selector": selector}})
         tree["mask"]["gates"] = "hard_concrete"
@@ -173,7 +181,8 @@ def restored_neurons(tree: Tree, setting: Setting) -> None:
     if options is not None:
         options["joint"] = False
     known = stage_of(tree, "restore") or {}
-    without(tree, "restore", "recover")
+    without(tree, "restore")
+    _without_memories_to_train(tree)
     tree["stages"].insert(1, {"restore": known})
 
 
@@ -199,6 +208,7 @@ def _memory_stages(tree: Tree) -> list[Tree]:
     joint, recover = (stage_of(tree, name) or {} for name in ("learn_masks", "recover"))
     steps = joint.get("max_steps", 0) + recover.get("max_steps", 0)
     known = {key: value for key, value in (recover or joint).items() if key != "joint"}
+    known["lr"] = {**(known.get("lr") or {}), "backbone": None}  # the base stays what it is
     return [{"recover": {**known, "max_steps": steps}}, {"evaluate": stage_of(tree, "evaluate") or {}}]
 
 

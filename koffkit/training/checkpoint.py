@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]
     extra: dict[str, Any]
+
+    def without(self, prefix: str) -> Checkpoint:
+        """The same without the tensors whose names begin so."""
+        kept = {name: value for name, value in self.tensors.items() if not name.startswith(prefix)}
+        return replace(self, tensors=kept)
 
 
 def save_checkpoint(folder: Path, order: int, checkpoint: Checkpoint) -> None:

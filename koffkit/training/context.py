@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.corpus import Corpus
 from ..errors import Interrupted
@@ -31,6 +31,8 @@ from .checkpoint import Checkpoint, restore
 from .teaching import TeacherCache
 
 T = TypeVar("T")
+BACKBONE = "backbone."
+"""What the names of the backbone's tensors begin with in a checkpoint."""
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Context:
         teacher: the unpruned model, if the student is a sliced backbone; None: the student with all gates off
             is the teacher.
         backbone_masks: the hard gates that a student was sliced by, if it is sliced and they are known.
+        backbone: weights of the backbone that train now, by parameter name; empty: it is frozen.
         cache: what is known of the teacher; None: it is asked every time.
         shared: the folder for what several runs of a study compute alike; None: nothing is shared.
     """
@@ -63,6 +66,7 @@ class Context:
     backbone_masks: dict[str, Tensor] | None = None
     shared: Path | None = None
     cache: TeacherCache | None = None
+    backbone: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property
     def final_masks(self) -> dict[str, Tensor] | None:
@@ -92,18 +96,19 @@ class Context:
         return self.student.lower_layers(gate_values, sampled=sampled)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of a checkpoint: the memories, and the gates even when they no longer change, because
-        the masks follow from them."""
+        """Every tensor of a checkpoint: the memories, what trains of the backbone, and the gates even when
+        they no longer change, because the masks follow from them."""
         memories, gates = self.student.memories, self.student.gates
         tensors = {} if memories is None else memories.tensors()
         if gates is not None:
             tensors |= {f"gates.{name}": value for name, value in gates.log_alpha.items()}
         if isinstance(gates, TopKGates):
             tensors |= {f"scales.{name}": value for name, value in gates.scale.items()}
-        return tensors
+        return tensors | {f"{BACKBONE}{name}": value for name, value in self.backbone.items()}
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Copy the values of a checkpoint into the memories and the gates.
+        """Copy the values of a checkpoint into the memories and the gates; what it has of the backbone is for
+        the stage that trains it.
 
         Raises:
             IntegrityError: the checkpoint belongs to another recipe.
@@ -111,7 +116,7 @@ class Context:
         memories, wanted = self.student.memories, self.loaded.recipe.memory.neurons
         if memories is not None and wanted is not None:
             memories.read_neurons(checkpoint.tensors, self.accelerator.device, tuned=wanted.tuned)
-        restore(checkpoint, self.tensors(), self.run.checkpoints_dir)
+        restore(checkpoint.without(BACKBONE), self.tensors(), self.run.checkpoints_dir)
 
     def set_masks(self) -> Masks:
         """Project the learned scores onto the budget, write both into the run, repair what the recipe wants
@@ -128,7 +133,7 @@ class Context:
 
         if learned is not None:
             self.learned["repair"] = learned
-            self.use_repair(read_repair(self, learned.get("sha256")))
+            self.use_repair(read_repair(self, learned))
 
     def use_repair(self, repair: Repair | None) -> None:
         """Compute with the repair's tensors whenever the student is pruned."""
@@ -155,23 +160,24 @@ class Context:
             self.student.memories.keep_layers(layers)
             self.learned["memory_layers"] = layers
 
-    def restore(self, checkpoint: Checkpoint, layers: list[int], repair: str | None = None) -> None:
+    def restore(
+        self, checkpoint: Checkpoint, layers: list[int], repair: dict[str, Any] | None = None
+    ) -> None:
         """Restore a checkpoint, and what earlier stages had settled.
 
         Args:
             checkpoint: the checkpoint.
             layers: layers that carry memory.
-            repair: the sha256 of the repair's file; None: there is none.
+            repair: what `run.json` says of the repair; None: there is none.
 
         Raises:
             IntegrityError: the checkpoint belongs to another recipe, or the repair is damaged.
         """
-        from .repair import read_repair
 
         self.load(checkpoint)
         if self.student.gates is not None:
             self.project_masks()
-            self.use_repair(read_repair(self, repair))
+            self.resume_repair(repair)
             self.keep_layers(layers)
 
 

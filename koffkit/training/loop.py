@@ -1,7 +1,8 @@
 """The distillation loop that `learn_masks` and `recover` share.
 
 A domain step takes a batch of one domain with its memory attached; every `retention_every` steps a batch of
-retention text with a random memory updates the mask, and that memory only if asked to (method, section 4).
+retention text with a random memory updates what all domains share, the mask or the backbone, and that memory
+only if asked to (method, section 4).
 What happens at a step is a pure function of (seed, step).
 """
 
@@ -26,7 +27,7 @@ from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments,
 from .context import Context
 from .figures import LOW_MASS, gradient_figures, gradients, low_mass, peak_memory_figures, rates
 from .heldout import Watch
-from .optimizer import OF_MASK, parameter_groups
+from .optimizer import OF_MASK, SHARED, parameter_groups
 from .parity import check_first_masks
 from .profile import span
 from .saliency import warm_start
@@ -62,7 +63,9 @@ class DistillationLoop:
         self.student = context.student
         memories = self.student.memories
         self.with_memory = train_memories and memories is not None and memories.exist
-        self.groups = parameter_groups(self.student, gates=train_gates, memories=self.with_memory)
+        self.groups = parameter_groups(
+            self.student, gates=train_gates, memories=self.with_memory, backbone=context.backbone.values()
+        )
         self.tensor_names = {tensor: key for key, tensor in context.tensors().items()}
         self.optimizer = (
             torch.optim.AdamW(list(self.groups.values()), lr=1.0, weight_decay=0.0) if self.groups else None
@@ -76,7 +79,7 @@ class DistillationLoop:
             scaling=mask.lambda_scaling,
         )
         self.objective = Objective.named(self.recipe.distill.loss, self.recipe.distill)
-        retention = train_gates and context.corpus.retention is not None
+        retention = context.corpus.retention is not None and not set(SHARED).isdisjoint(self.groups)
         self.schedule = Schedule(self.recipe, context.corpus.domains, options, retention)
         self.watch = Watch(context, options, train_gates=train_gates, with_memory=self.with_memory)
         self.warned = False
@@ -269,9 +272,9 @@ class DistillationLoop:
     def _update(self, step: int, retention: bool) -> None:
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
-            gates = group["name"] in OF_MASK
+            shared = group["name"] in SHARED
             group["lr"] = self._rate(group["name"], step)
-            if retention and not gates and self.recipe.distill.retention_updates == "mask":
+            if retention and not shared and self.recipe.distill.retention_updates == "mask":
                 for parameter in group["params"]:
                     parameter.grad = None
         if self.recipe.train.max_gradient_norm is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -14,19 +15,24 @@ BETAS = (0.9, 0.999)
 # was active.
 GATE_BETAS = (0.9, 0.98)
 OF_MASK = ("gates", "scales")
-"""Groups that retention text trains, at rates that stay constant."""
+"""Groups of the mask, at rates that stay constant."""
+SHARED = (*OF_MASK, "backbone")
+"""Groups of what all domains share, which retention text trains, too."""
 
 
-def parameter_groups(student: Student, *, gates: bool, memories: bool) -> dict[str, dict[str, Any]]:
+def parameter_groups(
+    student: Student, *, gates: bool, memories: bool, backbone: Iterable[nn.Parameter] = ()
+) -> dict[str, dict[str, Any]]:
     """AdamW's groups by name: `lora`, `kv` and `neurons` with `memories`, `gates` (and their `scales`, if
-    they have some) with `gates`; without empty groups.
+    they have some) with `gates`, `backbone`; without empty groups.
 
     Args:
         student: with its gates and memories.
         gates: whether gates are trained.
         memories: whether memories are trained.
+        backbone: weights of the backbone that are trained.
     """
-    groups: dict[str, list[nn.Parameter]] = {}
+    groups: dict[str, list[nn.Parameter]] = {"backbone": list(backbone)}
     if student.memories is not None and memories:
         groups["lora"] = list(student.memories.lora_parameters())
         groups["kv"] = list(student.memories.kv_parameters())

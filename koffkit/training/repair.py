@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ def make_repair(context: Context, masks: Masks) -> Repair | None:
         context.run.repair_file.unlink(missing_ok=True)
     if isinstance(gates, TopKGates):
         context.learned["repair"] = {"kind": "scales"}
-        return _written(context, folded_scales(context.student, gates, masks))
+        tensors = folded_scales(context.student, gates, masks)
+        return write_repair(context, tensors, context.run.repair_file)
     if kind == "none" or context.loaded.recipe.repairs_with_neurons:
         return None
     return repair_modules(context, masks)
@@ -118,7 +120,7 @@ def _summed_up(context: Context, kind: str, found: Mapping[str, Repaired]) -> Re
     tensors = {
         f"{module}.{part}": value for module, own in found.items() for part, value in own.tensors.items()
     }
-    return _written(context, tensors) if ranks.of_leader(helped) else None
+    return write_repair(context, tensors, context.run.repair_file) if ranks.of_leader(helped) else None
 
 
 def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
@@ -152,16 +154,20 @@ def _repair(context: Context, name: str, kept: Tensor, fit: Means, check: Means)
     return Repaired(tensors, before, after) if after < before else Repaired({}, before, before)
 
 
-def _written(context: Context, replaced: Mapping[str, Tensor]) -> Repair:
-    """Write `repair.safetensors` in the types of the base's file, with every bias that the config switches
-    on."""
+def write_repair(context: Context, replaced: Mapping[str, Tensor], path: Path) -> Repair:
+    """Write a repair in the types of the base's file, with every bias that the config switches on.
+
+    Args:
+        context: see `Context`.
+        replaced: tensors by the name of the base's that they stand in for.
+        path: of the file, in the run folder.
+    """
     from safetensors.torch import save
 
     spec, mask = context.student.spec, context.loaded.recipe.mask
     sizes = new_biases(spec, readers(spec, mask.structure_names)) if mask.repair == "bias" else {}
     tensors = {name: torch.zeros(size) for name, size in sizes.items()} | dict(replaced)
     typed = {name: value.cpu().contiguous() for name, value in _stored(context, tensors).items()}
-    path = context.run.repair_file
     with ranks.leader_first():
         if ranks.leads():
             write_atomically(path, save(typed, metadata={"format": FORMAT}))
@@ -178,19 +184,20 @@ def _stored(context: Context, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     }
 
 
-def read_repair(context: Context, expected: str | None) -> Repair | None:
+def read_repair(context: Context, learned: Mapping[str, Any] | None) -> Repair | None:
     """The repair that an earlier command of this run made.
 
     Args:
         context: see `Context`.
-        expected: the sha256 of its file as `run.json` has it; None: there is none.
+        learned: what `run.json` says of it; None: there is none.
 
     Raises:
         IntegrityError: the file is missing or another one.
     """
-    if expected is None:
+    expected = None if learned is None else learned.get("sha256")
+    if learned is None or expected is None:
         return None
-    path = context.run.repair_file
+    path = context.run.file_of_repair(bool(learned.get("trained")))
     if not path.is_file() or file_entry(path).sha256 != expected:
         raise IntegrityError(
             f"{path}: missing, or not the file that this run made; start anew with another --output."

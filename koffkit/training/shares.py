@@ -65,6 +65,23 @@ def own_shares(recipe: Recipe, options: Training, *, retention: bool) -> list[Sh
     return shares_of(recipe.train.gradient_accumulation, batch_size, ranks.rank(), ranks.size())
 
 
+def require_whole(stage: str, options: Training, shard: bool) -> None:
+    """Refuse to train weights of which every process has a part.
+
+    Args:
+        stage: the stage's name. options: its options.
+        shard: the processes divide the weights.
+
+    Raises:
+        UsageError: the stage trains the backbone.
+    """
+    if shard and options.lr.backbone is not None:
+        raise UsageError(
+            f"stages.{stage}.lr.backbone: {options.lr.backbone:g} trains weights that --shard divides "
+            "among the processes; set it to null, or leave --shard out, which gives each the whole model."
+        )
+
+
 def require_rows(recipe: Recipe, stage: str, options: Training, *, in_step: bool) -> None:
     """Refuse more processes than a step has sequences.
 

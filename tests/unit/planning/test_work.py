@@ -11,8 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.data.teacher_cache import record_type
+from koffkit.planning.forecast import disk_bytes
 from koffkit.planning.plan import make_plan
-from koffkit.planning.work import cache_bytes_a_token, lowest_changed_layer, step_operations, step_work
+from koffkit.planning.work import (
+    cache_bytes_a_token,
+    lowest_changed_layer,
+    step_operations,
+    step_work,
+    trained_backbone,
+)
 from koffkit.recipe.schema import Recipe
 
 from ...common import make_checkpoint, recipe_dict
@@ -95,3 +102,26 @@ def test_checkpointing_and_accumulation_are_counted(llama: Path, tmp_path: Path)
     assert more.operations > 1.15 * one.operations and more.calls > one.calls
     assert two == type(one)(operations=2 * one.operations, bytes=2 * one.bytes, calls=2 * one.calls)
     assert torch.tensor(one.bytes).isfinite()
+
+
+def test_a_backbone_that_trains_costs_its_gradients_and_its_copies(deep: Path, tmp_path: Path) -> None:
+    def made(rate: float | None) -> Recipe:
+        stages = [
+            {"select_masks": {"selector": "magnitude"}},
+            {"recover": {"max_steps": 4, "batch_size": 2, "lr": {"backbone": rate}}},
+            {"evaluate": {}},
+        ]
+        return recipe_of(deep, tmp_path, stages=stages)
+
+    spec, frozen, trained = ModelSpec.open(deep), made(None), made(1e-3)
+    config = spec.config
+    weights = 8 * config["hidden_size"] * config["intermediate_size"]  # down projections, of 8 layers
+    assert (trained_backbone(frozen, spec), trained_backbone(trained, spec)) == (0, weights)
+    plans = [make_plan(recipe, spec) for recipe in (frozen, trained)]
+    assert plans[1].peak_memory_bytes - plans[0].peak_memory_bytes == 16 * weights
+    before, after = (plan.step_operations["recover"]["uncached"] for plan in plans)
+    assert after - before == 2 * weights * 2 * trained.sequence_length
+    grown = [
+        disk_bytes(recipe, spec, plan, {}) for recipe, plan in zip((frozen, trained), plans, strict=True)
+    ]
+    assert grown[1] - grown[0] == 4 * weights * 7  # trained weights, two checkpoints with two moments

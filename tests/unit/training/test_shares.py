@@ -9,7 +9,8 @@ import pytest
 from koffkit.errors import UsageError
 from koffkit.parallel import ranks
 from koffkit.recipe.load import recipe_from_tree
-from koffkit.training.shares import own_shares, require_rows, shares_of
+from koffkit.recipe.training import LearningRates, Training
+from koffkit.training.shares import own_shares, require_rows, require_whole, shares_of
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
@@ -95,3 +96,13 @@ def test_what_cannot_be_divided_is_refused(
         return
     with pytest.raises(UsageError, match=problem):
         require_rows(given, "learn_masks", given.stages[0].options, in_step=in_step)
+
+
+def test_weights_that_train_are_not_divided() -> None:
+    trained = Training(max_steps=1, lr=LearningRates(backbone=1e-3))
+    require_whole("recover", trained, shard=False)
+    require_whole("recover", Training(max_steps=1), shard=True)
+    with pytest.raises(
+        UsageError, match=r"stages.recover.lr.backbone: 0.001 trains weights that --shard div"
+    ):
+        require_whole("recover", trained, shard=True)
