@@ -27,7 +27,7 @@ from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments,
 from .context import Context
 from .figures import LOW_MASS, gradient_figures, gradients, low_mass, peak_memory_figures, rates
 from .heldout import Watch
-from .optimizer import OF_MASK, SHARED, parameter_groups
+from .optimizer import SHARED, parameter_groups
 from .parity import check_first_masks
 from .profile import span
 from .saliency import warm_start
@@ -290,8 +290,9 @@ class DistillationLoop:
         """The learning rate of a parameter group; that of scales stays constant."""
         if name == "gates":
             return self.schedule.gate_rate(step)
-        rate: float = getattr(self.options.lr, name)
-        return rate if name in OF_MASK else rate * self.schedule.rate_scale(step)
+        if name == "scales":
+            return self.options.lr.scales
+        return self.schedule.memory_rate(name) * self.schedule.rate_scale(step)
 
     def _warn_low_mass(self, covered: float) -> None:
         if covered < LOW_MASS and not self.warned:

@@ -14,9 +14,7 @@ BETAS = (0.9, 0.999)
 # With a long average of squared gradients, the gates would stay where the sparsity hinge pushed them while it
 # was active.
 GATE_BETAS = (0.9, 0.98)
-OF_MASK = ("gates", "scales")
-"""Groups of the mask, at rates that stay constant."""
-SHARED = (*OF_MASK, "backbone")
+SHARED = ("gates", "scales", "backbone")
 """Groups of what all domains share, which retention text trains, too."""
 
 
