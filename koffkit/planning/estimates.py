@@ -53,8 +53,11 @@ def asked_tokens(recipe: Recipe) -> dict[str, int]:
     whole = sum(weights.values())
     asked = dict.fromkeys(domains, 0.0)
     retention = 0.0
-    for stage, tokens in training_tokens(recipe).items():
-        share = 1 / recipe.distill.retention_every if stage == "learn_masks" and recipe.retention else 0.0
+    training = training_tokens(recipe)
+    for stage in recipe.stages:
+        tokens = training.get(stage.name, 0)
+        shared = stage.name == "learn_masks" or (tokens and stage.options.lr.backbone is not None)
+        share = 1 / recipe.distill.retention_every if shared and recipe.retention else 0.0
         retention += share * tokens
         for name in domains:
             asked[name] += (1 - share) * tokens * weights[name] / whole

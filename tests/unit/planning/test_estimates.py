@@ -32,6 +32,19 @@ def test_weights_shift_it(tmp_path: Path) -> None:
     assert "retention" not in asked
 
 
+def test_a_backbone_that_trains_in_recover_reads_retention_text_there(tmp_path: Path) -> None:
+    stages: list[dict[str, Any]] = [
+        {"select_masks": {"selector": "magnitude"}},
+        {"recover": {"max_steps": 6, "batch_size": 2, "lr": {"backbone": 1e-3}}},
+        {"evaluate": {}},
+    ]
+    trained = recipe_of(tmp_path, stages=stages)
+    assert asked_tokens(trained)["retention"] == 6 * 2 * 16 // 3
+    assert sum(asked_tokens(trained).values()) == sum(training_tokens(trained).values())
+    frozen = recipe_of(tmp_path, stages=[*stages[:1], {"recover": {"max_steps": 6}}, *stages[2:]])
+    assert asked_tokens(frozen)["retention"] == 0
+
+
 def test_every_stage_has_a_time_or_says_that_the_text_decides(tmp_path: Path) -> None:
     times = stage_seconds(recipe_of(tmp_path), 1000)
     assert list(times) == ["learn_masks", "recover", "route", "evaluate"]
