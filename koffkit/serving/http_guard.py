@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,9 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 OPEN = ("/", "/health")
 """What may be read without a key: a page without content, and whether the server lives."""
 BODY_SECONDS = 30.0
+LEFT_BYTES, LEFT_SECONDS = 64 << 20, 5.0
+"""How much of a refused request is read and dropped, and for how long. A connection that is closed while the
+client still sends is reset, and the answer is lost with it."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -50,12 +54,13 @@ class Guard:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
+        incoming = _Incoming(receive)
         try:
             self._check(scope, headers)
-            body = await self._body(headers, receive)
+            body = await self._body(headers, incoming)
         except ApiError as error:
             self._refused(error.status)
-            await _refuse(error, send)
+            await _refuse(error, incoming, send)
             return
         if body is not None:
             await self._app(scope, _again(body, receive), send)
@@ -72,33 +77,55 @@ class Guard:
             if kind != "application/json":
                 raise ApiError(415, "Content-Type: it must be application/json.", "not_json")
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
+    async def _body(self, headers: dict[str, str], incoming: _Incoming) -> bytes | None:
         """The whole body; None: the client has gone."""
         stated = headers.get("content-length", "")
         if stated.isdigit() and int(stated) > self._max_body:
             raise self._too_large()
         try:
-            return await asyncio.wait_for(self._read(receive), BODY_SECONDS)
+            return await asyncio.wait_for(self._read(incoming), BODY_SECONDS)
         except (TimeoutError, asyncio.TimeoutError):
             raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s.", "slow_body") from None
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, incoming: _Incoming) -> bytes | None:
         parts, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
+        while not incoming.ended:
+            parts.append(await incoming.next())
             size += len(parts[-1])
             if size > self._max_body:
                 raise self._too_large()
-            if not message.get("more_body", False):
-                return b"".join(parts)
+        return None if incoming.gone else b"".join(parts)
 
     def _too_large(self) -> ApiError:
         return ApiError(
             413, f"the body is larger than {self._max_body:,} bytes (--max-body); send less.", "too_large"
         )
+
+
+class _Incoming:
+    """The body of a request, as it comes.
+
+    Args:
+        receive: of the request.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.gone = self.ended = False
+
+    async def next(self) -> bytes:
+        """The next part; `ended` says whether it was the last, `gone` whether the client has left."""
+        message = await self._receive()
+        self.gone = message["type"] == "http.disconnect"
+        self.ended = self.gone or not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
+
+    async def drop(self) -> None:
+        """Read what is left, up to a bound, and keep nothing."""
+        left = LEFT_BYTES
+        while not self.ended and left > 0:
+            left -= len(await self.next())
 
 
 def is_loopback(host: str) -> bool:
@@ -123,9 +150,14 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(error: ApiError, send: Send) -> None:
+async def _refuse(error: ApiError, incoming: _Incoming, send: Send) -> None:
+    """Answer first, then let a client finish that reads nothing before it has sent everything."""
     from starlette.responses import JSONResponse
 
     response = JSONResponse(error.body, error.status, error.headers | HEADERS | {"Connection": "close"})
     await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": bytes(response.body)})
+    await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
+    if error.status != 408:  # it had its time
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(incoming.drop(), LEFT_SECONDS)
+    await send({"type": "http.response.body"})
