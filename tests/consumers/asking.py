@@ -144,7 +144,7 @@ def measure(name: str, python: Path, exporter: Path | None, case: Case) -> Itera
 
 def rows_of(case: str, reference: Any, answers: dict[str, Any], consumer: Any = None) -> Iterator[Row]:
     """The worst of each condition in each setting. Settings of the consumer that are `UNBOUNDED` are only
-    measured; `WHY` says, by setting, why one misses the bounds with a whole memory."""
+    measured; `WHY` says, by setting and condition, why one misses the bounds."""
     unbounded, why = getattr(consumer, "UNBOUNDED", ()), getattr(consumer, "WHY", {})
     for setting, given in answers["settings"].items():
         worst: dict[str, Compared] = {}
@@ -170,7 +170,7 @@ def rows_of(case: str, reference: Any, answers: dict[str, Any], consumer: Any = 
                 reason=_without_places(found.reason),
                 versions=answers["versions"],
                 bounded=setting not in unbounded,
-                why=why.get(setting, "") if "kv" in condition else "",
+                why=why.get((setting, condition), ""),
             )
 
 

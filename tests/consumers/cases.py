@@ -139,17 +139,18 @@ def _compressed(root: Path, tree: Mapping[str, Any], text: str = TEXT) -> Ready:
 
 CASES: dict[str, Callable[[Path], Ready]] = {
     "quickstart": quickstart,
-    "llama, heads too, biases": tiny(family="llama", structure="neurons+groups", plain=False),
-    "mistral, tied": tiny(family="mistral", tied=True),
     "qwen2": tiny(family="qwen2"),
-    "qwen2, heads too": tiny(family="qwen2", structure="neurons+groups"),
+    "mistral, tied": tiny(family="mistral", tied=True),
     "qwen3, heads too": tiny(family="qwen3", structure="neurons+groups"),
-    "granite": tiny(family="granite", plain=False),
     "llama, ragged neurons": tiny(family="llama", layout="ragged"),
-    "llama, ragged heads": tiny(family="llama", structure="neurons+groups", layout="ragged"),
+    "qwen2, heads too": tiny(family="qwen2", structure="neurons+groups"),
+    "llama, heads too, biases": tiny(family="llama", structure="neurons+groups", plain=False),
+    "llama, LoRA alone": lora_alone,
+    "llama, neurons given back": tiny(family="llama", neurons=True),
+    "granite": tiny(family="granite", plain=False),
     "qwen2, ragged neurons": tiny(family="qwen2", layout="ragged"),
     "qwen3, ragged neurons": tiny(family="qwen3", layout="ragged"),
-    "llama, neurons given back": tiny(family="llama", neurons=True),
-    "llama, LoRA alone": lora_alone,
+    "llama, ragged heads": tiny(family="llama", structure="neurons+groups", layout="ragged"),
     "llama, value channels": tiny(family="llama", structure="v_channel", layout="ragged"),
 }
+"""By family and what is pruned. The first ones tell most: an interrupted command has them."""

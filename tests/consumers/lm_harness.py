@@ -18,6 +18,13 @@ PACKAGES = ["torch", "-e.[eval]"]
 FORMAT = "hf"
 OPTIONS: dict[str, Any] = {}
 ANSWERS = "likelihoods"
+WHY = {
+    (
+        "hf",
+        "lora",
+    ): "with peft= lm-eval makes the embedding as long as the tokenizer, to which transformers adds a "
+    "token for a Qwen2 that has none of its name: one more outcome in every softmax; the logits are equal"
+}
 TASK = """task: local
 dataset_path: json
 dataset_kwargs: {data_files: {test: FILE}}

@@ -18,8 +18,11 @@ from program import run
 PACKAGES = ["torch", "transformers>=5.15", "peft"]
 PLACE = "plain_transformers"
 WHY = {
-    "generate": "PEFT 0.21 looks for the cache under its name before transformers 5.24, finds none, and lets "
-    "every step see the memory and the last token alone"
+    (
+        "generate",
+        "lora + kv",
+    ): "PEFT 0.21 looks for the cache under its name before transformers 5.24, finds none, "
+    "and lets every step see the memory and the last token alone"
 }
 FORMAT = "peft"
 OPTIONS: dict[str, Any] = {}

@@ -36,9 +36,9 @@ def right(reference: Any) -> list[dict[str, Any]]:
     return found
 
 
-def rows(reference: Any, given: list[Any]) -> dict[str, Row]:
+def rows(reference: Any, given: list[Any], consumer: Any = None) -> dict[str, Row]:
     answers = {"versions": {"it": "1"}, "settings": {"one": given}}
-    return {row.condition: row for row in rows_of("tiny", reference, answers)}
+    return {row.condition: row for row in rows_of("tiny", reference, answers, consumer)}
 
 
 def test_it_asks_for_every_half_and_what_stays_behind(shipped: Shipped) -> None:
@@ -68,6 +68,10 @@ def test_the_worst_of_a_condition_counts(reference: Reference) -> None:
     assert found["lora + kv"].equal == 5 and found["lora + kv"].beyond == "5 of 8 tokens"
     assert "1000 x float32" in found["backbone"].beyond
     assert found["lora"].beyond == ""
+    known = SimpleNamespace(WHY={("one", condition): "known" for condition in ("lora", "lora + kv")})
+    found = rows(reference, given, known)
+    assert found["lora + kv"].beyond == "5 of 8 tokens (known)" and found["lora"].beyond == ""
+    assert "known" not in found["backbone"].beyond
     said = summary({"it": list(found.values())})
     assert "tiny, lora + kv: 5 of 8 tokens" in said and "| 2 of 3 |" in said
 

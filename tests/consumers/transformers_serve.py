@@ -20,6 +20,7 @@ PACKAGES = ["torch", "transformers[serving]>=5.24", "peft", "openai"]
 FORMAT = "hf"
 OPTIONS: dict[str, Any] = {}
 MERGED = True
+WHY = {("merged", "lora"): "the sum of weights and LoRA is rounded to the type of the base"}
 
 
 def linked(backbone: Path, adapter: Path, target: Path) -> Path:

