@@ -49,7 +49,7 @@ class PeftExporter:
     Options = PeftOptions
     quantized = MappingProxyType({"int8": {"weights": "int8"}})
     carries = Carries(
-        what="PEFT and plain transformers: backbone, LoRA, KV memory",
+        what="PEFT and plain transformers: backbone, LoRA, KV memory (generate with it as example.py does)",
         own_class=True,
         kv="all",
         no_kv_in=frozenset({"gemma3_text"}),  # PEFT hands it a cache of its own kind

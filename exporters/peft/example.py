@@ -87,9 +87,24 @@ one `PeftModel`, so the LoRA half is loaded by transformers:
 {lora}model = PeftModel.from_pretrained(model, "{MEMORIES}/{name}/{CARTRIDGE}")
 ```
 
-Its `forward` is exact. **Its `generate` is not**: peft 0.21.2 with transformers 5.24 gives other text without
-a word, so generate as `{FILE}` does. All rows of a batch have the same cartridge: PEFT ignores
-`adapter_names` for this kind. Memories that `koffkit memory add` or `replace` puts here have no cartridge;
-export again for one.
+Its `forward` is exact. **Its `generate` is not**: peft 0.21.2 hands the memory over as `past_key_values`,
+which transformers 5.24 ignores beside the `cache` of its own (a FutureWarning says so once), and the text is
+that of no KV half at wrong positions. Generate as `{FILE}` does; or, until PEFT knows the new name, tell it
+the old one:
+
+```python
+prepare = model.base_model_prepare_inputs_for_generation
+
+
+def renamed(*args, **inputs):
+    inputs = prepare(*args, **inputs)
+    return {{"past_key_values" if name == "cache" else name: inputs[name] for name in inputs}}
+
+
+model.base_model_prepare_inputs_for_generation = renamed
+```
+
+All rows of a batch have the same cartridge: PEFT ignores `adapter_names` for this kind. Memories that
+`koffkit memory add` or `replace` puts here have no cartridge; export again for one.
 """
     return text + "\n"

@@ -59,6 +59,20 @@ class Case:
             self.references[kind] = REFERENCES[kind](self.ready.export, self.ready.asked())
         return self.references[kind]
 
+    def artefact(self, consumer: Any, python: Path | None) -> Path:
+        """The export that a consumer reads, made with `python`; `OTHERWISE`: its options where the first
+        ones are refused.
+
+        Raises:
+            KoffkitError: the format refuses this run.
+        """
+        try:
+            return self.export(consumer.FORMAT, consumer.OPTIONS, python)
+        except KoffkitError:
+            if not hasattr(consumer, "OTHERWISE"):
+                raise
+            return self.export(consumer.FORMAT, consumer.OTHERWISE, python)
+
     def export(self, format_name: str, options: dict[str, Any], python: Path | None) -> Path:
         """The export of a format.
 
@@ -128,7 +142,7 @@ def measure(name: str, python: Path, exporter: Path | None, case: Case) -> Itera
     """The rows of a consumer and a case."""
     consumer = module_of(name)
     try:
-        artefact = case.export(consumer.FORMAT, consumer.OPTIONS, exporter)
+        artefact = case.artefact(consumer, exporter)
         merged = case.merged(consumer)
     except KoffkitError as error:
         yield Row(case=case.name, reason=_without_places(str(error)))

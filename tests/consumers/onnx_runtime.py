@@ -18,7 +18,8 @@ from program import run
 PACKAGES = ["onnxruntime", "tokenizers", "numpy"]
 EXTRA = "onnx"
 FORMAT = "onnx"
-OPTIONS: dict[str, Any] = {}
+OPTIONS = {"layout": "genai"}  # the same with a file more, and one conversion for two consumers
+OTHERWISE: dict[str, Any] = {}
 PADDING = 3
 
 

@@ -1,5 +1,5 @@
-"""What a client whose request is refused gets to read: the answer, whatever it still sends, and no more of the
-server's time than that takes."""
+"""What a client whose request is refused gets: an answer that it can read, whatever it still sends, and no
+more of the server's time than that takes."""
 
 from __future__ import annotations
 

@@ -73,11 +73,27 @@ def test_the_example_runs_without_koffkit_and_says_what_koffkit_says(made: Path,
     assert said.json["completions"][0]["completion"].strip() in done.stdout
 
 
+def test_generate_of_peft_as_the_readme_has_it(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    text = (made / "README.md").read_text()
+    blocks = [part.partition("```")[0] for part in text.split("```python\n")]
+    load, rename = (block for block in blocks if block.startswith(("model.load_adapter", "prepare = ")))
+    known = {"model": AutoModelForCausalLM.from_pretrained("backbone").eval(), "PeftModel": PeftModel}
+    exec(load + rename, known)
+    koff = KoffModel.from_pretrained(made)
+    ids = koff.tokenizer("A prompt", return_tensors="pt").input_ids
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 64, "do_sample": False}
+    found = known["model"].generate(input_ids=ids, **options)
+    assert found.tolist() == koff.generate(input_ids=ids, memory="north", **options).tolist()
+    assert found.shape[1] > ids.shape[1] + 8
+
+
 def test_an_export_for_peft_is_an_export_like_any_other(made: Path, koffkit: Koffkit) -> None:
     assert koffkit("verify", made, "--json").json["ok"]
     shown = koffkit("inspect", made, "--json").json
     assert shown["format"] == "peft"
-    assert shown["routes"]["peft"] == "PEFT and plain transformers: backbone, LoRA, KV memory"
+    route = "PEFT and plain transformers: backbone, LoRA, KV memory (generate with it as example.py does)"
+    assert shown["routes"]["peft"] == route
 
 
 def test_a_damaged_cartridge_is_noticed(made: Path, tmp_path: Path, koffkit: Koffkit) -> None:
