@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -231,10 +232,10 @@ class KoffModel(Backbone):
         if not read.count:
             return []
         names = [name for name, _ in self.route(read.texts(self.tokenizer))] if memory == "auto" else memory
-        settings = self._settings(options, max_new_tokens) | {"pad_token_id": read.padding} | options
+        settings = self._settings(options, max_new_tokens, read.padding)
         with self.attached(self.rows(names, read.count)):
             found = self.model.generate(**read.batch(self.device), **settings)
-        if input_ids is not None or settings.get("return_dict_in_generate"):
+        if input_ids is not None or not isinstance(found, Tensor):
             return found
         with self._texts:
             return decode_completions(self.tokenizer, found, read.width)
@@ -264,11 +265,20 @@ class KoffModel(Backbone):
             raise UsageError("complete: it gives one text; for several sequences, or ids, call generate.")
         return str(found[0])
 
-    def _settings(self, options: dict[str, Any], max_new_tokens: int | None) -> dict[str, Any]:
-        """What `generate` of transformers is told beside the user's options."""
-        settings: dict[str, Any] = {} if "generation_config" in options else {"do_sample": False}
+    def _settings(self, options: dict[str, Any], max_new_tokens: int | None, padding: int) -> dict[str, Any]:
+        """What `generate` of transformers is told: the user's options, and what they leave open."""
+        given = options.get("generation_config")
+        settings: dict[str, Any] = {"do_sample": False, "pad_token_id": padding} if given is None else {}
         if max_new_tokens is not None:
             settings["max_new_tokens"] = max_new_tokens
-        elif not {"generation_config", "max_length", "max_time"} & options.keys():
+        elif given is None and not {"max_length", "max_time"} & options.keys():
             settings["max_new_tokens"] = NEW_TOKENS
-        return settings | ({"tokenizer": self.tokenizer} if "stop_strings" in options else {})
+        settings |= {"tokenizer": self.tokenizer} if "stop_strings" in options else {}
+        settings |= options
+        if given is None:
+            return settings
+        config = copy.deepcopy(settings.pop("generation_config"))
+        if config.pad_token_id is None:
+            config.pad_token_id = padding
+        rest = config.update(**settings)  # transformers wants all of them in the config, or none
+        return {"generation_config": config, **rest}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.generation import utils
 
 from koffkit import KoffModel
 from koffkit.errors import UsageError
@@ -80,6 +81,24 @@ def test_generate_takes_and_returns_what_a_transformers_user_expects(model: Koff
     beyond = torch.full((1, 4), model.config.vocab_size)
     with pytest.raises(UsageError, match="beyond the model's embedding"):
         model.generate(input_ids=beyond)
+
+
+def test_a_generation_config_and_what_is_said_beside_it(
+    model: KoffModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(utils.logger, "warning_once", said.append)
+    config = GenerationConfig(max_new_tokens=2, do_sample=False)
+    before = config.to_dict()
+    expected = model.generate(PROMPTS[:2], "north", 2)
+    assert model.generate(PROMPTS[:2], "north", generation_config=config) == expected
+    assert model.generate(PROMPTS[:2], "north", 2, generation_config=None) == expected
+    longer = model.generate(PROMPTS[0], "north", 4, generation_config=config, stop_strings=["#"])
+    assert longer == model.generate(PROMPTS[0], "north", 4)
+    config.return_dict_in_generate = True
+    assert model.generate(PROMPTS[0], "north", generation_config=config).sequences.shape[0] == 1
+    config.return_dict_in_generate = before["return_dict_in_generate"]
+    assert config.to_dict() == before and said == []
 
 
 def test_generate_stops_at_a_text(model: KoffModel) -> None:
