@@ -131,14 +131,14 @@ def check_merged(draft: Draft, plan: MergePlan, sliced: Sliced) -> tuple[ParityF
 
     from ...model.loaded import LoadedWeights
     from ...parity.compare import compare, require_same
-    from ...parity.probe import Probe, golden, probe_tokens
+    from ...parity.probe import Probe, golden
 
     draft.progress.message("checking parity")
     draft.progress.start("parity", 4, 0)
     run, domain = plan.run, plan.memory.domain
     with draft.timed("parity"):
         exact = Probe(draft.backbone, view=(run.sliced_config, plan.reader))
-        tokens = probe_tokens(exact.vocabulary)
+        tokens = exact.tokens()
         hidden = exact.hidden(tokens, [None])
         draft.progress.advance("parity", 1, {})
         with LoadedWeights(run.spec.folder) as loaded:

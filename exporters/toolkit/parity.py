@@ -44,7 +44,7 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
 
     from ...model.loaded import LoadedWeights
     from ...parity.compare import NO_MEMORY, compare, require_same
-    from ...parity.probe import Probe, golden, probe_tokens
+    from ...parity.probe import Probe, golden
 
     draft.progress.message("checking parity")
     run, domains = draft.run, [bundle.domain for bundle in bundles]
@@ -52,7 +52,7 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
     with draft.timed("parity"):
         learned = [MemoryFolder(run.memories[domain], domain) for domain in domains]
         sliced = Probe(draft.backbone, bundles, layer_done=step)
-        tokens, rows = probe_tokens(sliced.vocabulary), [None, *domains]
+        tokens, rows = sliced.tokens(), [None, *domains]
         hidden = sliced.hidden(tokens, rows)
         with LoadedWeights(run.spec.folder) as loaded:
             step()
@@ -68,7 +68,7 @@ def check_parity(draft: Draft, bundles: list[Bundle]) -> ParityFigures:
         for bundle, logits in zip(bundles, others, strict=True):
             set_golden(open_bundle(bundle.path), logits)
         step()
-        single = Probe(draft.backbone, bundles, dtype=torch.float32, layer_done=step)
+        single = Probe(draft.backbone, sliced.memories, dtype=torch.float32, layer_done=step)
         rounding = compare(sliced, hidden, single, single.hidden(tokens, rows))
         step()
     noise = dict(zip([NO_MEMORY, *domains], rounding, strict=True))

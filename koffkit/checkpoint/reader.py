@@ -19,27 +19,28 @@ from ..errors import IntegrityError
 from ..storage.read_json import read_json
 from ..storage.tensors_file import TensorInfo, read_header
 from .files import checkpoint_files, index_of
+from .float_rows import AT_ONCE, FloatRows, rows_in
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
 
 Value = TypeVar("Value")
-AT_ONCE = 1 << 24
 COMPUTED = ".rotary_emb.inv_freq"
 """The end of names that older checkpoints store and transformers computes from the config instead."""
-_VIEWS: dict[int, np.dtype[Any]] = {
+VIEWS: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.uint8),
     2: np.dtype(np.uint16),
     4: np.dtype(np.uint32),
     8: np.dtype(np.uint64),
 }
+"""Unsigned integers by their size in bytes: how numbers are read, whatever they mean."""
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 FLOATS = frozenset(_TORCH)
 """Types of weights, as safetensors names them."""
 
 
-class CheckpointReader:
+class CheckpointReader(FloatRows):
     """A checkpoint folder, one file or sharded.
 
     Args:
@@ -144,13 +145,13 @@ class CheckpointReader:
         yield from self._rows(self.tensors[name], at_once)
 
     def _rows(self, info: TensorInfo, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        count = min(info.shape[0], max(1, at_once // max(1, info.row_bytes)))
-        rows = self._room(count * info.row_bytes).view(_VIEWS[info.itemsize]).reshape(count, *info.shape[1:])
+        count = min(info.shape[0], rows_in(at_once, info.shape, info.itemsize))
+        rows = self._room(count * info.row_bytes).view(VIEWS[info.itemsize]).reshape(count, *info.shape[1:])
         with open(info.path, "rb") as file:
             file.seek(info.start)
             for first in range(0, info.shape[0], count):
                 piece = rows[: min(count, info.shape[0] - first)]
-                _fill(piece, file, info)
+                fill(piece, file, info)
                 yield first, piece
 
     def _room(self, size: int) -> NDArray[np.uint8]:
@@ -172,53 +173,42 @@ class CheckpointReader:
 
         info = self.tensors[name]
         with open(info.path, "rb") as file:
-            rows: NDArray[Any] = np.empty((len(indices), *info.shape[1:]), dtype=_VIEWS[info.itemsize])
+            rows: NDArray[Any] = np.empty((len(indices), *info.shape[1:]), dtype=VIEWS[info.itemsize])
             for place, index in enumerate(indices):
                 file.seek(info.start + index * info.row_bytes)
-                _fill(rows[place], file, info)
+                fill(rows[place], file, info)
         return as_tensor(rows, info.dtype).to(dtype or torch.float32)
 
-    def read(self, name: str, out: Tensor | None = None) -> Tensor:
-        """A whole floating-point tensor in float32, or read into `out` in its dtype; reuse `out` to read many
-        weights.
+    def tensor_rows(self, name: str, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """`read_rows` as floating-point numbers of the file's type.
 
         Args:
             name: the tensor's.
-            out: of the tensor's shape, to read into.
+            at_once: bytes.
+
+        Raises:
+            IntegrityError: the tensor is not floating point.
         """
-        import torch
-
-        out = torch.empty(self.tensors[name].shape) if out is None else out
-        for first, rows in self.read_rows(name, AT_ONCE):
-            out[first : first + len(rows)] = as_tensor(rows, self.tensors[name].dtype)
-        return out
-
-    def read_float_rows(
-        self, name: str, at_once: int, dtype: dtype | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """`read_rows` as floating-point numbers, by default in float32; here, too, a piece is valid until the
-        next one is read.
-
-        Args:
-            name: the tensor's.
-            at_once: bytes in the file.
-            dtype: of the result; None: float32.
-        """
-        import torch
-
-        floats = torch.empty(0)
+        dtype = self.tensors[name].dtype
         for first, rows in self.read_rows(name, at_once):
-            floats = (
-                floats if len(floats) >= len(rows) else torch.empty(rows.shape, dtype=dtype or torch.float32)
-            )
-            yield first, floats[: len(rows)].copy_(as_tensor(rows, self.tensors[name].dtype))
+            yield first, as_tensor(rows, dtype)
 
 
 def _stored(tensors: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in tensors.items() if not name.endswith(COMPUTED)}
 
 
-def _fill(rows: NDArray[Any], file: IO[bytes], info: TensorInfo) -> None:
+def fill(rows: NDArray[Any], file: IO[bytes], info: TensorInfo) -> None:
+    """Read rows of a tensor from where its file is.
+
+    Args:
+        rows: contiguous, to read into.
+        file: of the tensor.
+        info: of the tensor, for the message.
+
+    Raises:
+        IntegrityError: the file ends before.
+    """
     _require_whole(file.readinto(rows.reshape(-1).view(np.uint8)), rows.nbytes, info)  # type: ignore[attr-defined]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,14 +30,16 @@ from ..artefact.names import (
 )
 from ..artefact.parts import Golden
 from ..checkpoint.files import read_config
+from ..checkpoint.on_disk import TensorsOnDisk
 from ..masks.memory_cuts import MemoryCuts
 from ..progress import Progress, Silent, StepCounter
 from ..report.verdict import verdict_of
 from ..run.state import RunState
-from ..storage.files import write_atomically, write_json
+from ..storage.files import replacing_file, write_atomically, write_json
 from ..storage.read_json import read_json
-from ..storage.tensors_file import read_arrays, read_header
+from ..storage.tensors_file import read_header, write_header
 
+RESUME = "resume the run to write it again"
 PARTS = (
     ADAPTER_WEIGHTS,
     ADAPTER_CONFIG,
@@ -100,7 +103,7 @@ def write_bundle(
 
 def _write_adapter(source: Path, target: Path, cuts: MemoryCuts | None, base: str) -> int:
     """Slice the LoRA half; returns its number of parameters."""
-    config = read_json(source / ADAPTER_CONFIG, remedy="resume the run to write it again")
+    config = read_json(source / ADAPTER_CONFIG, remedy=RESUME)
     write_json(target / ADAPTER_CONFIG, config | {"base_model_name_or_path": base})
     return _slice_file(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS, cuts.adapter if cuts else _whole)
 
@@ -109,8 +112,9 @@ def _copy_neurons(source: Path, target: Path, state: RunState) -> tuple[NeuronHa
     """Copy the restored neurons, which no mask cuts; also returns how many weights they have, and in which
     layers."""
     path = source / NEURONS
-    header, _ = read_header(path, remedy="resume the run to write it again")
-    write_atomically(target / NEURONS, path.read_bytes())
+    header, _ = read_header(path, remedy=RESUME)
+    with open(path, "rb") as original, replacing_file(target / NEURONS) as file:
+        copyfileobj(original, file)
     counts = {
         int(name.split(".")[1]): info.shape[0] for name, info in header.items() if name.endswith(".neurons")
     }
@@ -138,12 +142,15 @@ def _whole(name: str, value: NDArray[Any]) -> NDArray[Any]:
 
 
 def _slice_file(source: Path, target: Path, cut: Callable[[str, NDArray[Any]], NDArray[Any]]) -> int:
-    from safetensors.numpy import save
-
-    tensors, _ = read_arrays(source, remedy="resume the run to write it again")
-    sliced = {name: np.ascontiguousarray(cut(name, value)) for name, value in tensors.items()}
-    write_atomically(target, save(sliced, metadata={"format": "pt"}))
-    return sum(value.size for value in sliced.values())
+    """Cut a file tensor by tensor, one at a time in memory; returns its number of parameters."""
+    whole = TensorsOnDisk(source, remedy=RESUME, numpy=True)
+    order = sorted(whole, key=lambda name: (-whole.infos[name].itemsize, name))  # as safetensors orders them
+    shapes = {name: cut(name, whole[name].numpy()).shape for name in order}
+    with replacing_file(target) as file:
+        file.write(write_header({name: (whole.infos[name].dtype, shapes[name]) for name in order}))
+        for name in order:
+            file.write(np.ascontiguousarray(cut(name, whole[name].numpy())).data)
+    return sum(map(prod, shapes.values()))
 
 
 def record_golden(path: Path, backbone: Path, progress: Progress | None = None) -> None:
@@ -154,13 +161,13 @@ def record_golden(path: Path, backbone: Path, progress: Progress | None = None) 
         backbone: the folder of the backbone that it is for.
         progress: told of every layer; by default nobody is.
     """
-    from ..parity.probe import Probe, golden, probe_tokens
+    from ..parity.probe import Probe, golden
 
     bundle = open_bundle(path)
     layers = int(read_config(backbone)["num_hidden_layers"])
     step = StepCounter(progress or Silent(), "golden logits", layers)
     probe = Probe(backbone, [bundle], layer_done=step)
-    tokens = probe_tokens(probe.vocabulary)
+    tokens = probe.tokens()
     logits = golden(probe, probe.hidden(tokens, [bundle.domain]))[0]
     set_golden(bundle, Golden(tokens=tokens, **logits))
 

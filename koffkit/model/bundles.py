@@ -17,7 +17,8 @@ from torch import Tensor
 from ..arch.widths import LayerWidths
 from ..artefact.bundle import MemoryFolder
 from ..artefact.names import ADAPTER_CONFIG
-from ..artefact.quantise import unpack
+from ..artefact.quantise import SCALE, unpack
+from ..checkpoint.on_disk import TensorsOnDisk
 from ..errors import IntegrityError
 from ..storage.read_json import read_json
 from ..storage.tensors_file import read_tensors
@@ -164,12 +165,23 @@ class MemoryTensors:
     neurons: NeuronMemory = field(default_factory=dict)
 
 
-def load_memory(bundle: MemoryFolder, layers: Sequence[LayerWidths], hidden: int) -> MemoryTensors:
+def adapter_on_disk(bundle: MemoryFolder) -> Mapping[str, Tensor]:
+    """`load_adapter` with each tensor read when it is asked for; a packed one is read as a whole."""
+    if bundle.adapter_file is None:
+        return {}
+    tensors = TensorsOnDisk(bundle.adapter_file, remedy="copy the bundle again")
+    return load_adapter(bundle) if any(name.endswith(SCALE) for name in tensors) else tensors
+
+
+def load_memory(
+    bundle: MemoryFolder, layers: Sequence[LayerWidths], hidden: int, *, on_disk: bool = False
+) -> MemoryTensors:
     """Load all parts of a bundle.
 
     Args:
         layers: the widths of the backbone's layers.
         hidden: the backbone's hidden size D.
+        on_disk: read the adapter's tensors each time that they are asked for, and keep none.
 
     Raises:
         IntegrityError: a file is damaged, or does not fit the backbone.
@@ -178,7 +190,7 @@ def load_memory(bundle: MemoryFolder, layers: Sequence[LayerWidths], hidden: int
     return MemoryTensors(
         bundle.domain,
         lora,
-        load_adapter(bundle),
+        adapter_on_disk(bundle) if on_disk else load_adapter(bundle),
         load_kv(bundle, layers),
         load_neurons(bundle, len(layers), hidden),
     )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.reader import AT_ONCE, FLOATS, CheckpointReader, as_tensor, torch_dtype
+from ..checkpoint.float_rows import AT_ONCE, FloatRows, rows_in
+from ..checkpoint.reader import FLOATS, CheckpointReader, as_tensor, torch_dtype
 from ..errors import IntegrityError
 from ..progress import Progress, Silent
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from ..checkpoint.spec import ModelSpec
 
+MAPPED = 1 << 24
+"""Bytes of a file that are mapped into memory before they are let go."""
 REMEDY = "the two would be different models, and nothing was learned; please report this with the config.json"
 
 
@@ -114,7 +117,7 @@ def _dtype_of(reader: CheckpointReader) -> torch.dtype:
     return torch.float64 if "F64" in kinds else torch.float32
 
 
-class LoadedWeights:
+class LoadedWeights(FloatRows):
     """The weights of a checkpoint as transformers resolves and reads them, one at a time from disk: what a
     `Probe` can be given in place of a reader of koffkit's. A context manager.
 
@@ -147,30 +150,32 @@ class LoadedWeights:
     ) -> None:
         self._spill.cleanup()
 
-    def read(self, name: str, out: Tensor | None = None) -> Tensor:
-        """A whole tensor, in float32 or in `out` and its type."""
-        value = self._weights[name]
-        return value.float() if out is None else out.copy_(value)
-
     def gather_rows(self, name: str, indices: list[int], dtype: torch.dtype | None = None) -> Tensor:
         """Chosen rows."""
-        return torch.cat([self._rows(name, index, index + 1) for index in indices]).to(dtype or torch.float32)
+        with self._opened(name) as value:
+            rows = [value[index : index + 1] for index in indices]
+            return torch.cat(rows).to(dtype or torch.float32)
 
-    def read_float_rows(
-        self, name: str, at_once: int, dtype: torch.dtype | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """`(first row, rows)` in pieces of about `at_once` bytes in the file."""
-        info = CheckpointReader(self.folder).tensors[name]
-        count = max(1, at_once // max(1, info.row_bytes))
-        for first in range(0, info.shape[0], count):
-            yield first, self._rows(name, first, first + count).to(dtype or torch.float32)
+    def tensor_rows(self, name: str, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """`(first row, rows)` in the type that transformers loads them in."""
+        like = self.tensors[name]
+        count, total = rows_in(at_once, like.shape, like.element_size()), like.shape[0]
+        mapped = max(count, rows_in(MAPPED, like.shape, like.element_size()))
+        for begin in range(0, total, mapped):
+            end = min(total, begin + mapped)
+            with self._opened(name) as value:
+                for first in range(begin, end, count):
+                    yield first, value[first : min(end, first + count)]
 
-    def _rows(self, name: str, first: int, end: int) -> Tensor:
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        """What gives rows of a tensor when it is sliced. The file is mapped: pages that were looked at count
+        as memory of the process until the block ends."""
         from safetensors import safe_open
 
         entry = self._index.get(name, {})
         if "safetensors_file" not in entry:
-            return self._weights[name][first:end]
+            yield self._weights[name]
+            return
         with safe_open(entry["safetensors_file"], framework="pt") as file:
-            rows: Tensor = file.get_slice(entry.get("weight_name", name))[first:end]
-        return rows
+            yield file.get_slice(entry.get("weight_name", name))

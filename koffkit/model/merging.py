@@ -203,15 +203,10 @@ class MergedReader(SlicedReader):
         for _, rows in self.read_rows(name, at_once):
             yield rows.reshape(-1).view(np.uint8).data
 
-    def read(self, name: str, out: Tensor | None = None) -> Tensor:
-        """A whole tensor in the type of `out`: what the memory changes is exact, not rounded to the type that
-        it is stored in."""
-        if name not in self.changed:
-            return super().read(name, out)
-        out = torch.empty(self.tensors[name].shape) if out is None else out
-        for first, rows in self.exact_rows(name, 1 << 24):
-            out[first : first + len(rows)] = rows
-        return out
+    def tensor_rows(self, name: str, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """`(first row, rows)`: what the memory changes is exact, not rounded to the type that it is stored
+        in."""
+        yield from (self.exact_rows if name in self.changed else super().tensor_rows)(name, at_once)
 
 
 __all__ = ["Factor", "MergedMemory", "MergedReader", "lora_factors"]

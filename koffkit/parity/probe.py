@@ -32,10 +32,13 @@ from ..model.gating import register_gates
 from ..model.kv_attention import set_kv_memory, use_koffkit_attention
 from ..model.loaded import LoadedWeights
 from ..model.neuron_memory import set_neuron_rows, use_neuron_memory
-from .weights import Weights
+from .weights import Weights, read_on_demand
 
-ROWS_AT_ONCE = 1 << 23  # bytes of the vocabulary projection
+ROWS_AT_ONCE = 1 << 22  # bytes of the vocabulary projection
 PROBE_TOKENS = 16
+FEW_TOKENS, WIDE = 8, 1024
+"""Of a model whose hidden states have so many channels: every weight acts on every token but perhaps the
+first, so more would find nothing more, and they are most of what comparing a large model costs."""
 
 
 def probe_tokens(vocabulary: int, count: int = PROBE_TOKENS) -> list[int]:
@@ -57,6 +60,9 @@ class Probe:
         loaded: the weights as transformers reads them, which stand in for those that koffkit reads.
         repair: tensors that stand in for some of them.
         layer_done: called after every layer.
+
+    Attributes:
+        memories: as they were read, for another probe.
     """
 
     def __init__(
@@ -81,8 +87,10 @@ class Probe:
         use_neuron_memory(model)
         size = spec.widths, spec.shape.hidden
         attached = [
-            memory if isinstance(memory, MemoryTensors) else load_memory(memory, *size) for memory in memories
+            memory if isinstance(memory, MemoryTensors) else load_memory(memory, *size, on_disk=True)
+            for memory in memories
         ]
+        self.memories: Sequence[MemoryTensors] = attached
         slots = [f"m{index}" for index in range(len(attached))]
         pairs = list(zip(slots, attached, strict=True))
         self._slots = {memory.domain: slot for slot, memory in pairs if memory.lora is not None}
@@ -97,13 +105,18 @@ class Probe:
         self._neurons = {memory.domain: memory.neurons for memory in attached}
         adapters = {slot: memory.adapter for slot, memory in pairs}
         repaired = {} if repair is None else repair.tensors
-        self._weights = Weights(self.reader, adapters, dtype, repaired, self._vocabulary)
-        _read_on_demand(self._model, self._weights)
+        weights = Weights(self.reader, adapters, dtype, repaired)
+        read_on_demand(self._model, weights, self._vocabulary[0])
         self._plain = model
 
     @property
     def vocabulary(self) -> int:
         return int(self._plain.config.vocab_size)
+
+    def tokens(self) -> list[int]:
+        """What this model is compared on: fewer tokens where a token costs much."""
+        wide = self._plain.config.hidden_size >= WIDE
+        return probe_tokens(self.vocabulary, FEW_TOKENS if wide else PROBE_TOKENS)
 
     def _arithmetic(self) -> Any:
         return _Float64() if self.dtype == torch.float64 else nullcontext()
@@ -125,7 +138,7 @@ class Probe:
         batch = (embedded * scale.to(self.dtype)).expand(len(rows), -1, -1).contiguous()
         with self._arithmetic():
             output: Tensor = self._model(inputs_embeds=batch, use_cache=False, **names).logits
-        self._weights.release()
+        self.reader.release()
         return output
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -194,13 +207,6 @@ def _with_adapters(model: Any, memories: Sequence[MemoryTensors], slots: list[st
         else:
             wrapped.add_adapter(slot, memory.lora, low_cpu_mem_usage=True)
     return wrapped.eval()
-
-
-def _read_on_demand(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give every module its weights for the duration of its own forward pass only."""
-    from accelerate.hooks import attach_align_device_hook
-
-    attach_align_device_hook(model, execution_device=torch.device("cpu"), offload=True, weights_map=weights)
 
 
 def golden(probe: Probe, hidden: Tensor, count: int = 8) -> list[dict[str, Any]]:

@@ -1,67 +1,98 @@
-"""The weights of a model, each read from disk when its module runs, so that one matrix at a time is in
-memory."""
+"""The weights of a model, read from disk while they are multiplied: a few rows at a time are in memory, never
+a matrix.
+
+Legend: N rows of the input, all conditions and tokens, I inputs, O outputs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from math import prod
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..checkpoint.reader import CheckpointReader
+from ..checkpoint.float_rows import FloatRows
 from ..masks.slicing import ADAPTER_PREFIX
-from ..model.loaded import LoadedWeights
+
+AT_ONCE = 1 << 21
+"""Bytes of a matrix in its file: what they become in float64 stays in the processor's cache between its
+conversion and its product."""
 
 
-class Weights(Mapping[str, Tensor]):
-    """Parameter name in the (perhaps peft-wrapped) model -> tensor, read on access.
-
-    A matrix is needed during the forward pass of its own module only, so all of them share one buffer of the
-    largest one's size: allocating each anew, or ever larger ones, would fragment the heap to several times
-    what is in use.
+class Weights:
+    """Parameters by their names in the (perhaps peft-wrapped) model.
 
     Args:
         reader: the checkpoint.
         adapters: LoRA by name of the adapter.
         dtype: of what is read.
         repair: tensors that stand in for the checkpoint's.
-        apart: matrices that are never asked for: those of the vocabulary.
     """
 
     def __init__(
         self,
-        reader: CheckpointReader | LoadedWeights,
+        reader: FloatRows,
         adapters: Mapping[str, Mapping[str, Tensor]],
         dtype: torch.dtype,
         repair: Mapping[str, Tensor],
-        apart: Container[str] = (),
     ) -> None:
-        sizes = {name: tuple(info.shape) for name, info in reader.tensors.items() if name not in apart}
-        self._largest = max((prod(shape) for shape in sizes.values() if len(shape) > 1), default=0)
         self.reader, self.adapters, self.dtype, self.repair = reader, adapters, dtype, repair
-        self.release()
 
-    def release(self) -> None:
-        """Free the buffer; a comparison of two models needs only one at a time."""
-        self._buffer = torch.empty(0, dtype=self.dtype)
+    def rows(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """`(first row, rows)` of a tensor; a piece is valid until the next one is read."""
+        own = self._beside(name)
+        if own is None:
+            yield from self.reader.read_float_rows(_plain(name), AT_ONCE, self.dtype)
+        else:
+            yield 0, own.to(self.dtype)
 
-    def __getitem__(self, name: str) -> Tensor:
+    def vector(self, name: str) -> Tensor:
+        """A small tensor as a whole."""
+        own = self._beside(name)
+        if own is not None:
+            return own.to(self.dtype)
+        out = torch.empty(tuple(self.reader.tensors[_plain(name)].shape), dtype=self.dtype)
+        return self.reader.read(_plain(name), out)
+
+    def _beside(self, name: str) -> Tensor | None:
+        """A tensor that is not the checkpoint's own."""
         for slot, tensors in self.adapters.items():
             if name.endswith(f".{slot}.weight"):
-                return tensors[name.removesuffix(f".{slot}.weight") + ".weight"].to(self.dtype)
-        name = name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
-        if name in self.repair:
-            return self.repair[name].to(self.dtype)
-        shape = self.reader.tensors[name].shape
-        if len(shape) == 1:  # a bias is in use together with its matrix
-            return self.reader.read(name, torch.empty(shape, dtype=self.dtype))
-        if self._buffer.numel() < prod(shape):
-            self._buffer = torch.empty(max(prod(shape), self._largest), dtype=self.dtype)
-        return self.reader.read(name, self._buffer[: prod(shape)].view(shape))
+                return tensors[name.removesuffix(f".{slot}.weight") + ".weight"]
+        return self.repair.get(_plain(name))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.reader.tensors)
 
-    def __len__(self) -> int:
-        return len(self.reader.tensors)
+def _plain(name: str) -> str:
+    """The checkpoint's name of a parameter of a model that peft has wrapped."""
+    return name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", ".")
+
+
+def read_on_demand(model: nn.Module, weights: Weights, apart: str) -> None:
+    """Make every linear module of a model without weights read its own while it runs, and give the others
+    theirs, which are vectors.
+
+    Args:
+        model: with parameters on device meta.
+        weights: where they are.
+        apart: a parameter that stays without values: the embeddings'.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            bias = None if module.bias is None else f"{name}.bias"
+            setattr(module, "forward", partial(_multiply, weights, f"{name}.weight", bias))  # noqa: B010
+            continue
+        for kind, parameter in module.named_parameters(recurse=False):
+            full = f"{name}.{kind}"
+            if parameter.is_meta and _plain(full) != apart:
+                setattr(module, kind, nn.Parameter(weights.vector(full), requires_grad=False))
+
+
+def _multiply(weights: Weights, weight: str, bias: str | None, values: Tensor) -> Tensor:
+    """`values` [..., I] times a matrix [O, I], plus a bias [O]: [..., O]."""
+    flat = values.reshape(-1, values.shape[-1])
+    parts = [F.linear(flat, rows) for _, rows in weights.rows(weight)]
+    product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    product = product if bias is None else product + weights.vector(bias)
+    return product.view(*values.shape[:-1], -1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -204,12 +205,27 @@ def read_arrays(
     from safetensors.numpy import load
 
     tensors, metadata = read_header(path, error=error, remedy=remedy)
+    require_numpy(path, tensors, error=error, remedy=remedy)
+    arrays: dict[str, NDArray[Any]] = load(path.read_bytes())
+    return arrays, metadata
+
+
+def require_numpy(
+    path: Path,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    error: type[KoffkitError] = IntegrityError,
+    remedy: str = "copy the file again",
+) -> None:
+    """Refuse tensors of a type that NumPy does not have; arguments as of `read_arrays`.
+
+    Raises:
+        error: there is one.
+    """
     unknown = next((name for name, info in tensors.items() if info.dtype in _NOT_NUMPY), None)
     if unknown is not None:
         dtype = tensors[unknown].dtype
         raise error(f"{path}: {unknown} has type {dtype}, which does not belong here; {remedy}.")
-    arrays: dict[str, NDArray[Any]] = load(path.read_bytes())
-    return arrays, metadata
 
 
 def read_tensors(

@@ -20,7 +20,7 @@ from ..model.loaded import LoadedWeights
 from ..model.memory import Memories, lora_config
 from ..parallel import ranks
 from ..parity.compare import require_same
-from ..parity.probe import Probe, probe_tokens
+from ..parity.probe import Probe
 from ..progress import StepCounter
 from .context import Context
 
@@ -50,7 +50,7 @@ def check_first_masks(context: Context) -> None:
         view=(sliced_config(spec, masks), reader),
         layer_done=step,
     )
-    tokens, domains = probe_tokens(sliced.vocabulary), [memory.domain for memory in whole]
+    tokens, domains = sliced.tokens(), [memory.domain for memory in whole]
     with LoadedWeights(spec.folder) as loaded:
         step()
         masked = Probe(spec.folder, whole, masks, loaded=loaded, layer_done=step)

@@ -1,4 +1,4 @@
-"""The gate needs the memory of a layer, not of a model."""
+"""The gate needs memory for pieces of a matrix, not for a model."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ SIZES = {
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
 }
-BUFFERS = 110_000_000
-"""Pieces of files that are read at once, one matrix in float64, and what the heap keeps of them."""
+BOUND = 60_000_000
+"""Pieces of files that are read at once, in float64, too, and the modules of two models without weights."""
 
 
-def make_model(folder: Path, layers: int) -> int:
-    """A random model in bfloat16; returns the bytes of a layer."""
+def make_model(folder: Path, layers: int) -> None:
+    """A random model in bfloat16."""
     make_checkpoint(folder, hidden_size=64)  # for its tokenizer
     sizes = SIZES | {"num_hidden_layers": layers}
     config = AutoConfig.for_model("llama", **sizes, dtype="bfloat16", architectures=["LlamaForCausalLM"])
@@ -78,7 +78,6 @@ def make_model(folder: Path, layers: int) -> int:
         for name, shape in ModelSpec.open(folder).weight_shapes.items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return sum(value.nbytes for name, value in weights.items() if ".layers.0." in name)
 
 
 @pytest.mark.skipif(
@@ -87,8 +86,8 @@ def make_model(folder: Path, layers: int) -> int:
 def test_a_model_larger_than_the_memory_for_it_is_compared(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     make_model(small, 1)
-    bound = 2 * make_model(large, SIZES["num_hidden_layers"]) + BUFFERS
-    assert (large / "model.safetensors").stat().st_size > 2 * bound
+    make_model(large, SIZES["num_hidden_layers"])
+    assert (large / "model.safetensors").stat().st_size > 4 * BOUND
     command = [sys.executable, "-c", GATE, str(small), str(large)]
     ended = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -96,4 +95,4 @@ def test_a_model_larger_than_the_memory_for_it_is_compared(tmp_path: Path) -> No
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["logit"] > 0
-    assert found["bytes"] < bound
+    assert found["bytes"] < BOUND

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from koffkit import KoffModel
 from koffkit.artefact.export import open_export
-from koffkit.parity.compare import compare
-from koffkit.parity.probe import Probe, distances_to_golden, golden, probe_tokens
+from koffkit.parity.compare import TOLERANCE, compare
+from koffkit.parity.probe import FEW_TOKENS, Probe, distances_to_golden, golden, probe_tokens
 
 from ...common import make_checkpoint
 from ...conftest import Shipped
@@ -60,3 +61,40 @@ def test_golden_logits_are_the_largest(llama: Path) -> None:
     found = golden(probe, probe.hidden(tokens, [None]))[0]
     assert found["ids"] == expected.indices.tolist()
     assert found["logits"] == pytest.approx(expected.values.tolist(), abs=1e-4)
+
+
+WIDE = {
+    "hidden_size": 1024,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "tie_word_embeddings": False,
+}
+
+
+def test_one_weight_of_any_tensor_of_a_wide_model_is_found_with_few_tokens(tmp_path: Path) -> None:
+    folder, other = make_checkpoint(tmp_path / "a", **WIDE), tmp_path / "b"
+    one = Probe(folder)
+    tokens = one.tokens()
+    assert len(tokens) == FEW_TOKENS < len(probe_tokens(300)) and len(set(tokens)) == FEW_TOKENS
+    first = one.hidden(tokens, [None])
+    stored = load_file(folder / "model.safetensors")
+    shutil.copytree(folder, other)
+    draw = torch.Generator().manual_seed(0)
+    for name, value in stored.items():
+        changed = value.clone()
+        place = int(torch.randint(value.numel(), (), generator=draw))
+        if "embed_tokens" in name:  # rows of other tokens act on nothing here; they are copied, and hashed
+            place = tokens[2] * value.shape[1] + place % value.shape[1]
+        changed.view(-1)[place] *= 1 + 2**-8  # the last bit in bfloat16
+        save_file(stored | {name: changed}, other / "model.safetensors", metadata={"format": "pt"})
+        two = Probe(other)
+        found = compare(one, first, two, two.hidden(tokens, [None]))[0]
+        assert found.relative > TOLERANCE, name
+    assert len(stored) == 21
+
+
+def test_narrow_models_are_compared_on_more_tokens(llama: Path) -> None:
+    assert Probe(llama).tokens() == probe_tokens(300)
