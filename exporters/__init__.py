@@ -30,7 +30,9 @@ class Exporter(Protocol):
     An exporter may also have a class attribute `carries` (`koffkit.artefact.routes.Carries`): what it can
     carry. Then a recipe whose result it cannot carry is refused before anything is learned, and `koffkit
     inspect` says for every artefact whether the format is a route for it. A class attribute `quantized` says
-    which options `--quantize TYPE` stands for, by type: `{"int8": {"type": "q8_0"}}`.
+    which options `--quantize TYPE` stands for, by type: `{"int8": {"type": "q8_0"}}`. With `checks_base =
+    True` an exporter that writes its backbone with `toolkit.write_checkpoint` gets a run whose base is
+    compared with what the run was made from only then, so that it is read once.
     """
 
     Options: type[BaseModel]
@@ -112,6 +114,11 @@ def check_options(name: str, exporter: Exporter, options: Mapping[str, Any]) -> 
         raise UsageError(f"export: format {name}: {first_problem(error)}.") from None
 
 
+def checks_base(exporter: Exporter) -> bool:
+    """Whether an exporter compares the base of its run while it reads it."""
+    return bool(getattr(exporter, "checks_base", False))
+
+
 def _option_names(options: type[BaseModel]) -> set[str]:
     return {field.alias or name for name, field in options.model_fields.items()}
 
@@ -144,5 +151,7 @@ def export(
     exporter = find(name)
     checked = check_options(name, exporter, options or {})
     progress = progress or Silent()
-    finished = run if isinstance(run, FinishedRun) else FinishedRun.open(run, progress=progress)
+    finished = run
+    if not isinstance(finished, FinishedRun):
+        finished = FinishedRun.open(finished, progress=progress, check_later=checks_base(exporter))
     return exporter.export(finished, Path(output), checked, progress)

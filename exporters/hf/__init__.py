@@ -55,6 +55,7 @@ class HfExporter:
     """Writes a backbone that `AutoModelForCausalLM` loads, PEFT adapters with KV memories, and the router."""
 
     Options = HfOptions
+    checks_base = True
     quantized = MappingProxyType({"int8": {"weights": "int8"}})
     carries = Carries(
         what="koffkit and transformers; PEFT for the LoRA half",

@@ -6,19 +6,20 @@ import shutil
 from pathlib import Path
 
 from ...checkpoint.files import tokenizer_files
+from ...checkpoint.fingerprint import FullDigest
 from ...checkpoint.license import license_files
 from ...masks.sliced_reader import SlicedReader
 from ...masks.slicing import backbone_slices, zero_rows
 from ...storage.files import write_json
 from .publishing import Draft
-from .stream import Sliced, slice_checkpoint
+from .stream import Sliced, can_hash, slice_checkpoint
 
 
 def write_backbone(
     draft: Draft, reader: SlicedReader | None = None, *, max_shard_size: str | None = None
 ) -> Sliced:
     """Write weights, config, tokenizer, license and, where no stock class holds the result, the code of its
-    class.
+    class. The base is read once, for its digest, too, where that is still to be compared.
 
     Args:
         draft: the export.
@@ -26,7 +27,7 @@ def write_backbone(
         max_shard_size: most bytes of a file of weights, such as `5GB`; None: the files of the base.
 
     Raises:
-        IntegrityError: the base is damaged.
+        IntegrityError: the base is damaged, or no longer what the run was made from.
     """
     run, folder = draft.run, draft.backbone
     folder.mkdir()
@@ -36,8 +37,15 @@ def write_backbone(
         if reader is None:
             slices, rows = backbone_slices(run.spec, run.masks), zero_rows(run.spec, run.masks)
             reader = SlicedReader(run.spec.folder, slices, rows, run.repair)
+    check = run.base_check
+    passing = not check.is_settled and check.reads_all and can_hash(reader, skip, max_shard_size)
+    digest = FullDigest(check.folder) if passing else None
+    if digest is None:
+        check.settle(progress=draft.progress)
     with draft.timed("slice"):
-        sliced = slice_checkpoint(reader, skip, folder, draft.progress, max_shard_size)
+        sliced = slice_checkpoint(reader, skip, folder, draft.progress, max_shard_size, digest)
+    if digest is not None:
+        check.settle(digest.end())
     write_json(folder / "config.json", config)
     if "auto_map" in config:
         from ...sliced import CODE

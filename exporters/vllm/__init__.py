@@ -56,6 +56,7 @@ class VllmExporter:
     """Writes what `vllm serve` loads."""
 
     Options = VllmOptions
+    checks_base = True
     quantized = MappingProxyType({"int8": {"weights": "int8"}})
     carries = Carries(
         what="vllm serve --enable-lora: backbone, LoRA, KV memory through koffkit's connector",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..progress import Progress, Silent
+from ..storage.tensors_file import TensorInfo
 from .files import checkpoint_files, read_config, tokenizer_files
 from .reader import CheckpointReader
 
@@ -45,6 +46,37 @@ def _update(hasher: Any, path: Path) -> None:
     hasher.update(str(size).encode())
 
 
+class FullDigest:
+    """`full_digest` for who reads the checkpoint anyway: begin every tensor in the order of their names, and
+    hand over its bytes.
+
+    Args:
+        folder: a checkpoint.
+
+    Raises:
+        DataError: there is no valid config.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._hasher = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
+
+    def begin(self, name: str, info: TensorInfo) -> None:
+        """The bytes that follow are those of this tensor."""
+        self._hasher.update(f"\n{name} {info.dtype} {list(info.shape)}\n".encode())
+
+    def update(self, data: Any) -> None:
+        """The next bytes of a tensor."""
+        self._hasher.update(data)
+
+    def end(self) -> str:
+        """The digest, once all tensors were read; reads what else belongs to the checkpoint."""
+        for path in tokenizer_files(self._folder):
+            content = path.read_bytes()
+            self._hasher.update(f"\n{path.name} {len(content)}\n".encode() + content)
+        return str(self._hasher.hexdigest())
+
+
 def full_digest(folder: Path, progress: Progress | None = None) -> str:
     """sha256 over the config, every byte of every tensor, the tokenizer and the settings of generation.
 
@@ -58,18 +90,15 @@ def full_digest(folder: Path, progress: Progress | None = None) -> str:
         DataError: there is no valid config.
         IntegrityError: a file is missing or damaged.
     """
-    hasher = hashlib.sha256(json.dumps(read_config(folder), sort_keys=True).encode())
+    digest = FullDigest(folder)
     reader, progress = CheckpointReader(folder), progress or Silent()
     progress.start("reading base", len(reader.tensors), 0)
     for done, (name, info) in enumerate(sorted(reader.tensors.items()), 1):
-        hasher.update(f"\n{name} {info.dtype} {list(info.shape)}\n".encode())
+        digest.begin(name, info)
         for part in reader.read_bytes(name, CHUNK):
-            hasher.update(part)
+            digest.update(part)
         progress.advance("reading base", done, {})
-    for path in tokenizer_files(folder):
-        content = path.read_bytes()
-        hasher.update(f"\n{path.name} {len(content)}\n".encode() + content)
-    return hasher.hexdigest()
+    return digest.end()
 
 
 def digest_of(folder: Path, kind: DigestKind, progress: Progress | None = None) -> str:

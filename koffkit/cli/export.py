@@ -74,8 +74,7 @@ def command(
     loads."""
     from ..run.folder import RunFolder, newest_finished
 
-    folder = RunFolder(run) if run is not None else newest_finished()
-    given = _given(more)
+    folder, given = RunFolder(run) if run is not None else newest_finished(), _given(more)
     named = {"merge": merge, "keep_removed": keep_removed or None, "max_shard_size": max_shard_size}
     given |= {name: value for name, value in named.items() if value is not None}
     jobs = _jobs(folder.require_finished().recipe, format_, given)
@@ -93,11 +92,13 @@ def command(
     for target in targets.values():
         require_free(target)
     quiet_libraries()
+    from ..exporters import checks_base
     from ..run.finished import FinishedRun
 
     progress = RichProgress()
     with progress.live():
-        finished = FinishedRun.open(folder, base, progress)
+        checks = all(map(checks_base, exporters.values()))
+        finished = FinishedRun.open(folder, base, progress, check_later=checks)
         results = [
             exporter.export(finished, targets[name], options[name], progress)
             for name, exporter in exporters.items()

@@ -3,7 +3,7 @@ it before anything is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from ..checkpoint.reader import CheckpointReader
 from ..storage.tensors_file import TensorInfo, read_header
 from .repair import Repair
 from .slicing import Slices
+
+Heard = Callable[[Any], Callable[[], Any]]
 
 
 class SlicedReader(CheckpointReader):
@@ -41,6 +43,8 @@ class SlicedReader(CheckpointReader):
         super().__init__(folder)
         self.added: set[str] = set()
         """Tensors that the base does not have."""
+        self.heard: Heard | None = None
+        """Given all that is read of the base, uncut; what it returns ends once that may be overwritten."""
         if repair is not None:
             self._put_in(repair)
         self._slices, self._zero_rows, self._whole = slices, zero_rows, self.tensors
@@ -57,11 +61,30 @@ class SlicedReader(CheckpointReader):
             self.by_file[beside].setdefault(name, info)
             self.tensors[name] = info
 
+    def replaces(self, name: str) -> bool:
+        """Whether a tensor comes from the repair, so that the base's own is not read."""
+        return self._whole[name].path not in self.by_file
+
+    def _rows(self, info: TensorInfo, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        for first, rows in super()._rows(info, at_once):
+            done = None if self.heard is None else self.heard(rows.reshape(-1).view(np.uint8).data)
+            yield first, rows
+            if done is not None:
+                done()
+
+    def read_bytes(self, name: str, at_once: int) -> Iterator[bytes]:
+        """A tensor's bytes in pieces of at most `at_once`."""
+        for part in super().read_bytes(name, at_once):
+            if self.heard is not None:
+                self.heard(part)
+            yield part
+
     def read_rows(self, name: str, at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """`(first row, rows)` after slicing; pieces of at most about `at_once` bytes before they are cut."""
         cuts, zero_rows, done = self._slices.get(name, {}), self._zero_rows.get(name), 0
         for first, rows in self._rows(self._whole[name], at_once):
             if zero_rows is not None:
+                rows = rows.copy()  # others may still look at what was read
                 rows[_within(zero_rows, first, len(rows))] = 0
             if 0 in cuts:
                 rows = rows[_within(cuts[0], first, len(rows))]
@@ -76,7 +99,7 @@ class SlicedReader(CheckpointReader):
             yield from self.read_bytes(name, at_once)
             return
         for _, rows in self.read_rows(name, at_once):
-            yield (rows if name in self._slices else rows.copy()).reshape(-1).view(np.uint8).data
+            yield rows.reshape(-1).view(np.uint8).data
 
 
 def _shape(info: TensorInfo, cuts: Mapping[int, Indices] | None) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact.check import listed_problems
-from ..checkpoint.fingerprint import digest_of
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
 from ..hub import locate_again
@@ -18,6 +17,7 @@ from ..masks.file import load_masks
 from ..masks.masks import Masks
 from ..masks.repair import Repair
 from ..progress import Progress
+from .base_check import BaseCheck
 from .folder import RunFolder
 from .state import RunState
 
@@ -35,6 +35,8 @@ class FinishedRun:
         memories: the folder of every memory, at the widths of the base, by domain; empty for pruning alone.
         router: the router's folder, if the run has one.
         repair: tensors that stand in for the base's; None: there are none.
+        base_check: whether every byte of the base is as it was; `open` has settled it unless it was told to
+            leave that to whoever reads all of the base.
     """
 
     folder: RunFolder
@@ -44,10 +46,16 @@ class FinishedRun:
     memories: Mapping[str, Path]
     router: Path | None
     repair: Repair | None = None
+    base_check: BaseCheck
 
     @classmethod
     def open(
-        cls, folder: RunFolder | Path | str, base: Path | None = None, progress: Progress | None = None
+        cls,
+        folder: RunFolder | Path | str,
+        base: Path | None = None,
+        progress: Progress | None = None,
+        *,
+        check_later: bool = False,
     ) -> FinishedRun:
         """Open a run and check all its parts.
 
@@ -55,6 +63,7 @@ class FinishedRun:
             folder: the run.
             base: the unpruned model, if it is neither where the run loaded it from nor beside the run.
             progress: told how far the reading of the base is; by default nobody is.
+            check_later: leave it to the exporter to compare the base's digest, so that the base is read once.
 
         Raises:
             UsageError: this is not a run, or it is not finished.
@@ -66,7 +75,10 @@ class FinishedRun:
         if progress is not None:
             progress.message("checking the run and its base")
         _require_unchanged(folder, state)
-        spec = open_complete(_find_base(folder, state, base, progress))
+        check = BaseCheck(_find_base(folder, state, base), state.base, folder.path)
+        if not check_later:
+            check.settle(progress=progress)
+        spec = open_complete(check.folder)
         spec.reader()
         return cls(
             folder=folder,
@@ -76,6 +88,7 @@ class FinishedRun:
             memories=_memories(folder, state),
             router=folder.router_dir if folder.router_dir.is_dir() else None,
             repair=_repair(folder, state, spec),
+            base_check=check,
         )
 
     @property
@@ -116,15 +129,14 @@ def _repair(folder: RunFolder, state: RunState, spec: ModelSpec) -> Repair | Non
     return Repair.open(folder.file_of_repair(state.repair.trained), spec)
 
 
-def _find_base(folder: RunFolder, state: RunState, given: Path | None, progress: Progress | None) -> Path:
+def _find_base(folder: RunFolder, state: RunState, given: Path | None) -> Path:
     """The base that the run was made from: where it was then, or where it is now.
 
     Raises:
         DataError: it cannot be located.
-        IntegrityError: it has changed since.
     """
     settings = state.recipe["base"]
-    base = locate_again(
+    return locate_again(
         Path(state.base.path),
         settings["model"],
         Path(state.recipe_root),
@@ -132,12 +144,6 @@ def _find_base(folder: RunFolder, state: RunState, given: Path | None, progress:
         revision=settings["revision"],
         given=given,
     )
-    if digest_of(base, state.base.digest_kind, progress) != state.base.fingerprint:
-        raise IntegrityError(
-            f"{base}: this is not the base that {folder.path} was made from (its files changed since); "
-            "restore it, or compress again."
-        )
-    return base
 
 
 def _require_unchanged(folder: RunFolder, state: RunState) -> None:
