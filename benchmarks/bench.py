@@ -1,10 +1,11 @@
 """What koffkit costs beside the obvious other way, in one table: export, training step, decoding, attaching.
 
-    python benchmarks/bench.py [--export FOLDER] [--model FOLDER] [--layers 14] [--folder build/bench]
+    python benchmarks/bench.py [--export FOLDER] [--model FOLDER] [--layers 14] [--folder build/bench] [--quick]
 
 Each figure is a ratio of two things that are timed in turns, by the benchmark that is named beside it; the
 limits are those that we set ourselves. EXPORT has several memories; without it a quickstart of a few steps is
-made. Let nothing else run beside it. Exit code 1 if a limit is missed.
+made. Let nothing else run beside it, or take --quick. Rows are said as they are measured. Exit code 1 if a
+limit is missed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
+QUICK = {
+    "export_speed.py": ["--repeats", "1"],
+    "sft.py": ["--rounds", "2"],
+    "runtime.py": ["--rounds", "2", "--new-tokens", "8", "--cpu-time"],
+}
+"""What each benchmark is given with --quick."""
 
 
 class Figure(NamedTuple):
@@ -55,18 +62,19 @@ def quickstart(folder: Path) -> Path:
     return out
 
 
-def figures(export: Path, model: str, layers: int, folder: Path) -> Iterator[Figure]:
-    made = folder / "export"
+def figures(export: Path, model: str, layers: int, folder: Path, quick: bool) -> Iterator[Figure]:
+    made, less = folder / "export", QUICK if quick else dict[str, list[str]]()
     program = [sys.executable, str(HERE / "export_speed.py"), "--folder", str(made), "--layers", str(layers)]
+    program += less.get("export_speed.py", [])
     subprocess.run(program, stdout=subprocess.DEVNULL, check=True)
     written = json.loads((made / "result.json").read_text())
     size = f"{written['base_bytes'] / 1e9:.1f} GB"
     yield Figure(f"export of {size} / cp -r and sync", written["ratio"], 2.0, "export_speed.py")
     yield Figure("peak RSS of the export, MB", written["peak_rss_bytes"] / 1e6, 600, "export_speed.py")
-    steps = printed("sft.py", "--model", model)["steps"]
+    steps = printed("sft.py", "--model", model, *less.get("sft.py", []))["steps"]
     yield Figure("step / step of PEFT's SFT", steps["uncached"]["against_sft"], 1.575, "sft.py")
     yield Figure("with a teacher cache", steps["cached"]["against_sft"], 1.05, "sft.py")
-    found = printed("runtime.py", str(export))
+    found = printed("runtime.py", str(export), *less.get("runtime.py", []))
     batches, loading = found["batches"], found["loading"]
     yield Figure("decoding: a memory for each row / one", batches["mixed / one memory"], 1.1, "runtime.py")
     yield Figure(
@@ -81,13 +89,15 @@ def figures(export: Path, model: str, layers: int, folder: Path) -> Iterator[Fig
 @click.option("--model", default="embedded:base", show_default=True, help="Whose steps are timed.")
 @click.option("--layers", default=14, show_default=True, help="Of the Llama that is exported, .15 GB each.")
 @click.option("--folder", type=click.Path(path_type=Path), default="build/bench", show_default=True)
-def main(export: Path | None, model: str, layers: int, folder: Path) -> None:
+@click.option("--quick", is_flag=True, help="Few rounds; decoding and loading by the processor's time.")
+def main(export: Path | None, model: str, layers: int, folder: Path, quick: bool) -> None:
     table = Table("", "measured", "limit", "by")
     missed = 0
-    for figure in figures(export or quickstart(folder), model, layers, folder):
+    for figure in figures(export or quickstart(folder), model, layers, folder, quick):
         bound = f"{'>=' if figure.least else '<='} {figure.limit:g}"
         table.add_row(figure.what, f"{figure.value:.3g}", bound, f"benchmarks/{figure.program}")
         missed += not figure.is_met
+        click.echo(f"{figure.what}: {figure.value:.3g} ({bound})", err=True)
     Console().print(table)
     if missed:
         raise SystemExit(1)

@@ -80,8 +80,10 @@ def command(
     loaded = load_recipe(recipe, overrides)
     run = output or Path("runs") / loaded.recipe.name
     if dry_run:
+        there = max(num_processes, place.num_processes())
+        _require_several(shard, there)
         if place.rank() == 0:
-            dry_run_of(loaded, run, as_json, device, probe)
+            dry_run_of(loaded, run, as_json, device, probe, processes=there, shard=shard)
         return
     if probe is not None:
         raise UsageError("--probe: it is a part of the plan; add --dry-run.")
@@ -138,7 +140,11 @@ def _start_anew(num_processes: int, shard: bool) -> None:
         raise UsageError(
             f"--num-processes {num_processes}: the launcher started {there}; leave the option out."
         )
-    if shard and there == 1:
+    _require_several(shard, there)
+
+
+def _require_several(shard: bool, processes: int) -> None:
+    if shard and processes == 1:
         raise UsageError("--shard divides the model among processes; add --num-processes, or leave it out.")
 
 

@@ -16,9 +16,11 @@ from .console import RichProgress, emit, quiet_libraries, say, stdout
 from .supply import Supply, read_too_often, supply_rows, text_supply
 
 if TYPE_CHECKING:
+    from ..checkpoint.spec import ModelSpec
     from ..method.budget import Budget
     from ..planning.forecast import Forecast
     from ..planning.plan import Plan
+    from ..planning.processes import Shared
     from ..recipe.load import LoadedRecipe
 
 Rows = Iterator[tuple[str, str]]
@@ -27,7 +29,14 @@ CLASSES = {"cpu": "2 CPU cores", "mps": "2 CPU cores"}
 
 
 def dry_run_of(
-    loaded: LoadedRecipe, run: Path, as_json: bool, device: str | None = None, probe: int | None = None
+    loaded: LoadedRecipe,
+    run: Path,
+    as_json: bool,
+    device: str | None = None,
+    probe: int | None = None,
+    *,
+    processes: int = 1,
+    shard: bool = False,
 ) -> None:
     """Print the plan of a recipe.
 
@@ -37,9 +46,10 @@ def dry_run_of(
         as_json: print one JSON object instead of tables.
         device: the device that the user names; None: the accelerator of the machine, or the CPU.
         probe: how many real steps of every training stage to time; None: none.
+        processes: how many the run would have. shard: whether they divide the base among them.
 
     Raises:
-        UsageError: something in the recipe cannot be carried out.
+        UsageError: something in the recipe cannot be carried out, or not in so many processes.
         DataError: text, a base or an encoder is missing; without `--json` the plan comes first, which is
             still worth seeing.
         ResourceError: the disk has no room for it.
@@ -58,11 +68,13 @@ def dry_run_of(
     check_disk(plan, run)
     check_cache_disk(plan.teacher_cache_bytes, loaded, run)
     forecast = None if problem is not None else _forecast(loaded, plan, at_hand, text, device, probe)
+    shared = None if processes == 1 else _shared(loaded, at_hand, text, processes, shard)
     if as_json:
         shown = {"recipe": loaded.recipe.name, "plan": plan.to_json(), "device": at_hand, "text": text}
-        emit({**shown, "forecast": None if forecast is None else asdict(forecast)})
+        costs = {"forecast": forecast, "processes": shared}
+        emit(shown | {name: None if one is None else asdict(one) for name, one in costs.items()})
         return
-    _print(plan, at_hand, text, forecast)
+    _print(plan, at_hand, text, forecast, shared)
     if problem is not None:
         raise problem
 
@@ -76,7 +88,6 @@ def _forecast(
     probe: int | None,
 ) -> Forecast | None:
     """What the run will cost on this machine; None without torch, or where the base's shape is not known."""
-    from ..hub import locate
     from ..planning.forecast import forecast_of, known_probe
 
     recipe, progress = loaded.recipe, RichProgress()
@@ -89,17 +100,36 @@ def _forecast(
     known = known_probe(recipe, at_hand)
     if known is not None or find_spec("torch") is None:
         return known
-    from ..checkpoint.spec import ModelSpec
     from ..planning.machine import known_machine, measured_machine
 
     machine = known_machine(at_hand)
     if machine is None:
         progress.message("measuring this machine, once")
         machine = measured_machine(at_hand, device)
-    base = recipe.base
-    folder = locate(base.model, loaded.root, revision=base.revision, config_only=True)
-    tokens = {name: count["available"] for name, count in text.items()}
-    return forecast_of(recipe, ModelSpec.open(folder), plan, machine, tokens)
+    return forecast_of(recipe, _spec(loaded), plan, machine, _tokens(text))
+
+
+def _shared(
+    loaded: LoadedRecipe, at_hand: dict[str, Any], text: Supply, processes: int, shard: bool
+) -> Shared:
+    """The plan for several processes, by the machine's speed if it was measured."""
+    from ..planning.machine import known_machine
+    from ..planning.processes import shared_run
+
+    machine = known_machine(at_hand)
+    return shared_run(loaded.recipe, _spec(loaded), machine, _tokens(text), processes, shard=shard)
+
+
+def _spec(loaded: LoadedRecipe) -> ModelSpec:
+    from ..checkpoint.spec import ModelSpec
+    from ..hub import locate
+
+    base = loaded.recipe.base
+    return ModelSpec.open(locate(base.model, loaded.root, revision=base.revision, config_only=True))
+
+
+def _tokens(text: Supply) -> dict[str, int | None]:
+    return {name: count["available"] for name, count in text.items()}
 
 
 def _with_text(plan: Plan, text: Supply) -> Plan:
@@ -113,13 +143,16 @@ def _with_text(plan: Plan, text: Supply) -> Plan:
     return replace(plan, teacher_cache_bytes=round(plan.teacher_cache_bytes * kept / asked))
 
 
-def _print(plan: Plan, device: Mapping[str, Any], text: Supply, forecast: Forecast | None) -> None:
+def _print(
+    plan: Plan, device: Mapping[str, Any], text: Supply, forecast: Forecast | None, shared: Shared | None
+) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
-    for rows in (_sizes(plan), supply_rows(text), _costs(plan, device, forecast)):
+    more = () if shared is None else _in_processes(shared)
+    for rows in (_sizes(plan), supply_rows(text), _costs(plan, device, forecast), more):
         for row in rows:
             table.add_row(*row)
     stdout().print(table)
@@ -136,10 +169,17 @@ def _sizes(plan: Plan) -> Rows:
         yield _kept(name, budget), f"{kept} of {budget.total_units[name]}"
     yield "backbone", f"{plan.backbone_params:,} parameters, {plan.backbone_bytes:,} bytes"
     size = f"{plan.memory_params:,} parameters, {plan.memory_bytes:,} bytes"
-    yield "one memory", f"{size}, {plan.num_memory_layers} layers"
+    yield "one memory", ", ".join([size, *_halves(plan)])
     against = f"{abs(net.saved):,} {'fewer' if net.saved >= 0 else 'more'} than the base"
     even = "" if net.break_even is None else f"; smaller with at most {net.break_even}"
     yield f"with {net.memories} memories", f"{net.total:,} bytes, {against}{even}"
+
+
+def _halves(plan: Plan) -> Iterator[str]:
+    if plan.num_memory_layers:
+        yield f"{plan.num_memory_layers} layers"
+    if plan.memory_neurons:
+        yield f"{plan.memory_neurons:,} neurons"
 
 
 def _kept(name: str, budget: Budget) -> str:
@@ -183,3 +223,14 @@ def _costs(plan: Plan, device: Mapping[str, Any], forecast: Forecast | None) -> 
         else:
             low, high = times[like]
             yield f"stage {stage}", f"{duration(low)} to {duration(high)}, as on {like}"
+
+
+def _in_processes(shared: Shared) -> Rows:
+    base = "a part of the base" if shared.sharded else "a copy of the base"
+    rows = f"{shared.sequences} sequence{'' if shared.sequences == 1 else 's'} at once"
+    each = f"{base}, {rows}, {shared.peak_memory / 1e9:.2f} GB at most, estimated"
+    yield f"each of {shared.processes} processes", each
+    for stage, seconds in shared.seconds.items():
+        if seconds is not None:
+            took = f"{duration(seconds)} by the speed measured; adding up gradients is not counted"
+            yield f"stage {stage} in {shared.processes} processes", took

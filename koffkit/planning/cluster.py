@@ -143,14 +143,24 @@ def layer_bytes(recipe: Recipe, spec: ModelSpec) -> int:
     return width * spec.num_layers * sum(out * inner for out, inner in linear_shapes(spec.shape).values())
 
 
+def memory_of(own: Recipe, spec: ModelSpec, group: int) -> int:
+    """Bytes that one process needs.
+
+    Args:
+        own: the recipe as one process has it. spec: its base.
+        group: how many divide the layers among them; 1: each has all. Two whole ones are fetched at a time.
+    """
+    layers = layer_bytes(own, spec)
+    kept = layers if group == 1 else layers / group + 2 * layers / spec.num_layers
+    return round(make_plan(own, spec).peak_memory_bytes - layers + kept)
+
+
 def _estimate(
     recipe: Recipe, spec: ModelSpec, cluster: Cluster, gpus: int, layout: Layout, group: int
 ) -> Estimate:
     own = local(recipe, gpus)
     plan = make_plan(own, spec)
-    layers = layer_bytes(recipe, spec)
-    kept = layers if group == 1 else layers / group + 2 * layers / spec.num_layers
-    memory = round(plan.peak_memory_bytes - layers + kept)
+    layers, memory = layer_bytes(recipe, spec), memory_of(own, spec, group)
     speed = cluster.between if group > cluster.per_node else cluster.in_node
     gathers = 3 * (group > 1) * layers * (group - 1) / group / speed
     steps, total, work = 0, 0.0, 0.0
@@ -161,7 +171,7 @@ def _estimate(
         sequences = stage.options.batch_size * recipe.train.gradient_accumulation
         passes = math.ceil(sequences / gpus / one.options.batch_size)
         count = math.ceil(stage.options.max_steps * sequences / max(sequences, gpus))
-        share = step_work(_once(own), spec, one.options, cached=False)
+        share = step_work(once(own), spec, one.options, cached=False)
         computing, fetching = passes * cluster.machine.seconds(share, RATE), passes * gathers
         adding = _adding(plan, spec, cluster, gpus, max(sequences, gpus))
         for place, part in enumerate((computing, fetching, adding)):
@@ -184,7 +194,8 @@ def _estimate(
     )
 
 
-def _once(recipe: Recipe) -> Recipe:
+def once(recipe: Recipe) -> Recipe:
+    """The recipe without gradient accumulation."""
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"gradient_accumulation": 1})})
 
 

@@ -42,6 +42,7 @@ class Plan:
         num_memory_layers: layers that carry memory in the end, fewer if the placement is learned.
         memory_params: parameters of one domain's memory, at the widths of the sliced backbone.
         memory_params_training: the same at the widths of the base.
+        memory_neurons: neurons that one memory gives back, over all layers.
         peak_memory_bytes: the libraries + weights + what trains (gates, memories, of the backbone copies of
             what `lr.backbone` names) with two AdamW moments and gradients + activations + one chunk of logits
             (student, teacher, gradient).
@@ -64,6 +65,7 @@ class Plan:
     memory_params: int
     memory_bytes: int
     memory_params_training: int
+    memory_neurons: int
     domains: list[str]
     training_tokens: dict[str, int]
     peak_memory_bytes: int
@@ -197,6 +199,7 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         memory_params=sliced + neurons * parameters_of_neuron(spec),
         memory_bytes=memory_bytes,
         memory_params_training=full,
+        memory_neurons=neurons,
         domains=recipe.domain_names,
         training_tokens=tokens,
         peak_memory_bytes=_peak(recipe, budget, spec, full),

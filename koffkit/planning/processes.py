@@ -1,0 +1,99 @@
+"""What one of several processes needs, and how long they take together: `koffkit compress --num-processes N
+--dry-run`. From the counts of `cluster`, and the measured speed of this machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..checkpoint.spec import ModelSpec
+from ..errors import UsageError
+from ..recipe.schema import Recipe
+from ..recipe.training import Training
+from .cluster import local, memory_of, once
+from .forecast import Tokens, cached_share, forecast_of
+from .machine import Machine
+from .plan import make_plan
+from .work import step_work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """A run in several processes.
+
+    Args:
+        processes: how many. sharded: whether they divide the base's layers among them.
+        sequences: that one has at once, at most. peak_memory: bytes that one needs.
+        seconds: by stage, without adding up gradients and fetching layers; None where it is not known.
+    """
+
+    processes: int
+    sharded: bool
+    sequences: int
+    peak_memory: int
+    seconds: dict[str, float | None]
+
+
+def shared_run(
+    recipe: Recipe, spec: ModelSpec, machine: Machine | None, tokens: Tokens, processes: int, *, shard: bool
+) -> Shared:
+    """Plan a run in several processes.
+
+    Args:
+        recipe: the recipe. spec: its base. machine: this one; None: its speed is not known.
+        tokens: of the text. processes: how many. shard: divide the base's layers among them.
+
+    Raises:
+        UsageError: a step has fewer sequences than there are processes.
+    """
+    _require_sequences(recipe, processes)
+    own = local(recipe, processes)
+    sizes = [stage.options.batch_size for stage in own.stages if isinstance(stage.options, Training)]
+    return Shared(
+        processes=processes,
+        sharded=shard,
+        sequences=max(sizes, default=0),
+        peak_memory=memory_of(own, spec, processes if shard else 1),
+        seconds={stage.name: None for stage in recipe.stages}
+        if machine is None
+        else _seconds(recipe, own, spec, _part(machine, processes), tokens, processes),
+    )
+
+
+def _part(machine: Machine, processes: int) -> Machine:
+    """The speed of each process: a CPU is divided among them, accelerators are one for each."""
+    if machine.at_once:
+        return machine
+    operations = {dtype: rate / processes for dtype, rate in machine.operations.items()}
+    return replace(machine, operations=operations, bytes=machine.bytes / processes)
+
+
+def _seconds(
+    recipe: Recipe, own: Recipe, spec: ModelSpec, machine: Machine, tokens: Tokens, processes: int
+) -> dict[str, float | None]:
+    dtype = "bfloat16" if recipe.train.precision == "bf16" else recipe.base.dtype
+    seconds = forecast_of(recipe, spec, make_plan(recipe, spec), machine, tokens).seconds  # not divided
+    known = 0.0
+    for stage, one in zip(recipe.stages, own.stages, strict=True):
+        if not isinstance(stage.options, Training) or not isinstance(one.options, Training):
+            continue
+        share, known = cached_share(recipe, stage.options, tokens, known)
+        sequences = stage.options.batch_size * recipe.train.gradient_accumulation
+        passes = math.ceil(sequences / processes / one.options.batch_size)
+        ways = (step_work(once(own), spec, one.options, cached=cached) for cached in (False, True))
+        new, again = (passes * machine.seconds(work, dtype) for work in ways)
+        seconds[stage.name] = stage.options.max_steps * ((1 - share) * new + share * again)
+    return seconds
+
+
+def _require_sequences(recipe: Recipe, processes: int) -> None:
+    for stage in recipe.stages:
+        options: Any = stage.options
+        parts = recipe.train.gradient_accumulation
+        if isinstance(options, Training) and options.batch_size * parts < processes:
+            raise UsageError(
+                f"stages.{stage.name}.batch_size: {options.batch_size} x train.gradient_accumulation: {parts} "
+                f"are {options.batch_size * parts} sequences a step, too few for {processes} processes; start "
+                f"at most {options.batch_size * parts}, or raise either."
+            )

@@ -1,0 +1,86 @@
+"""The plan for several processes, on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from koffkit.checkpoint.spec import ModelSpec
+from koffkit.errors import UsageError
+from koffkit.planning.cluster import H100, estimate, layer_bytes
+from koffkit.planning.forecast import forecast_of
+from koffkit.planning.machine import Machine
+from koffkit.planning.plan import make_plan
+from koffkit.planning.processes import shared_run
+from koffkit.planning.shapes import SHAPES
+from koffkit.recipe.load import load_recipe
+
+from ...common import recipe_dict, write_recipe
+from ...conftest import Koffkit
+
+CPU = Machine(operations={"float32": 1e9, "bfloat16": 1e9}, bytes=1e12, call=0.0, at_once=False)
+GPU = replace(CPU, at_once=True)
+UNKNOWN: dict[str, int | None] = {}
+
+
+def large() -> tuple[Any, ModelSpec]:
+    recipe = load_recipe("llama-3.2-3b-topics", ["stages.0.learn_masks.batch_size=8"]).recipe
+    return recipe, ModelSpec(config=SHAPES["meta-llama/Llama-3.2-3B"])
+
+
+@pytest.mark.parametrize(("processes", "sequences"), [(2, 4), (3, 3), (8, 1)])
+def test_each_process_has_its_share_of_the_sequences_and_a_device(processes: int, sequences: int) -> None:
+    recipe, spec = large()
+    recipe = recipe.model_copy(update={"stages": recipe.stages[:1]})
+    one = forecast_of(recipe, spec, make_plan(recipe, spec), GPU, UNKNOWN).seconds["learn_masks"]
+    found = shared_run(recipe, spec, GPU, UNKNOWN, processes, shard=False)
+    assert found.sequences == sequences
+    assert found.seconds["learn_masks"] == pytest.approx(one * sequences / 8, rel=0.05)  # type: ignore[operator]
+    assert found.peak_memory < make_plan(recipe, spec).peak_memory_bytes
+
+
+def test_processes_divide_a_cpu() -> None:
+    recipe, spec = large()
+    recipe = recipe.model_copy(update={"stages": recipe.stages[:1]})
+    one = forecast_of(recipe, spec, make_plan(recipe, spec), CPU, UNKNOWN).seconds["learn_masks"]
+    found = shared_run(recipe, spec, CPU, UNKNOWN, 4, shard=False)
+    assert found.seconds["learn_masks"] == pytest.approx(one, rel=0.05)
+
+
+def test_memory_is_that_of_the_model_for_clusters() -> None:
+    recipe, spec = large()
+    recipe = recipe.model_copy(update={"stages": recipe.stages[:1]})
+    whole = shared_run(recipe, spec, None, UNKNOWN, 4, shard=False)
+    parts = shared_run(recipe, spec, None, UNKNOWN, 4, shard=True)
+    assert whole.peak_memory == estimate(recipe, spec, H100, 4).memory
+    saved = layer_bytes(recipe, spec) * (3 / 4 - 2 / spec.num_layers)
+    assert whole.peak_memory - parts.peak_memory == pytest.approx(saved, abs=2)
+    assert (whole.sharded, parts.sharded) == (False, True)
+    assert parts.seconds == {"learn_masks": None}
+
+
+def test_more_processes_than_sequences_are_refused() -> None:
+    recipe, spec = large()
+    with pytest.raises(UsageError, match=r"stages\.learn_masks\.batch_size: 8 x .* too few for 9 processes"):
+        shared_run(recipe, spec, None, UNKNOWN, 9, shard=False)
+
+
+def test_the_dry_run_says_it(koffkit: Koffkit, llama: Path, tmp_path: Path) -> None:
+    tree = recipe_dict(llama, tmp_path / "data")
+    tree["memory"] = {"lora": None, "kv": None, "neurons": {"count": 2}}
+    tree["stages"] = [{"select_masks": {"selector": "magnitude"}}, {"restore": {"batches": 1}}]
+    tree["stages"] += [{"recover": {"max_steps": 2, "batch_size": 2}}]
+    path = str(write_recipe(tmp_path / "recipe.yaml", tree))
+    alone = koffkit("compress", path, "--dry-run")
+    assert "6 neurons" in alone.out and "0 layers" not in alone.out and "processes" not in alone.out
+    told = koffkit("compress", path, "--dry-run", "--num-processes", "2", "--shard").out
+    assert "each of 2 processes" in told and "a part of the base, 1 sequence at once" in told
+    shown = json.loads(koffkit("compress", path, "--dry-run", "--num-processes", "2", "--json").out)
+    assert shown["processes"]["processes"] == 2 and shown["processes"]["sharded"] is False
+    assert shown["plan"]["memory_neurons"] == 6
+    refused = koffkit("compress", path, "--dry-run", "--shard")
+    assert refused.code == 2 and "--shard divides the model among processes" in refused.err
