@@ -1,6 +1,6 @@
 """What koffkit costs beside the obvious other way, in one table: export, training step, decoding, attaching.
 
-    python benchmarks/bench.py [--export FOLDER] [--model FOLDER] [--layers 14] [--folder build/bench] [--quick]
+    python benchmarks/bench.py [--export FOLDER] [--model FOLDER] [--layers 14] [--quick]
 
 Each figure is a ratio of two things that are timed in turns, by the benchmark that is named beside it; the
 limits are those that we set ourselves. EXPORT has several memories; without it a quickstart of a few steps is

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
@@ -88,12 +87,14 @@ def _seconds(
 
 
 def _require_sequences(recipe: Recipe, processes: int) -> None:
+    parts = recipe.train.gradient_accumulation
     for stage in recipe.stages:
-        options: Any = stage.options
-        parts = recipe.train.gradient_accumulation
-        if isinstance(options, Training) and options.batch_size * parts < processes:
+        if not isinstance(stage.options, Training):
+            continue
+        size = stage.options.batch_size
+        if size * parts < processes:
             raise UsageError(
-                f"stages.{stage.name}.batch_size: {options.batch_size} x train.gradient_accumulation: {parts} "
-                f"are {options.batch_size * parts} sequences a step, too few for {processes} processes; start "
-                f"at most {options.batch_size * parts}, or raise either."
+                f"stages.{stage.name}.batch_size: {size} x train.gradient_accumulation: {parts} are "
+                f"{size * parts} sequences a step, too few for {processes} processes; start at most "
+                f"{size * parts}, or raise either."
             )
