@@ -180,9 +180,7 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
     stored = _stored(recipe, spec)
     tokens = training_tokens(recipe)
     backbone = budget.base_params - budget.removed_params
-    check_neurons(recipe, spec, budget, stored)
-    wanted = recipe.memory.neurons
-    neurons = 0 if wanted is None else restored_neurons(wanted, spec, stored)
+    neurons = _neurons(recipe, spec, budget, stored)
     memory_bytes = sliced * 4 + neurons * (parameters_of_neuron(spec) * stored + INDEX_BYTES)
     return Plan(
         budget=budget,
@@ -215,6 +213,13 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         ),
         warnings=warnings_of(recipe, budget, spec),
     )
+
+
+def _neurons(recipe: Recipe, spec: ModelSpec, budget: Budget, stored: int) -> int:
+    """Neurons that one memory gives back."""
+    check_neurons(recipe, spec, budget, stored)
+    wanted = recipe.memory.neurons
+    return 0 if wanted is None else restored_neurons(wanted, spec, stored)
 
 
 def _stored(recipe: Recipe, spec: ModelSpec) -> int:
