@@ -77,6 +77,8 @@ def open_run(
     student = make_student(recipe, run.spec, model, gated=False).to(place).eval()
     if student.memories is not None:
         student.memories.keep_layers(list(run.state.memory_layers))
+    if run.repair is not None:
+        student.repair(run.repair.tensors)
     return OpenedRun(
         run=run,
         recipe=recipe,

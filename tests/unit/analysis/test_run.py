@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from koffkit.exporters import export
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
 
 from koffkit.analysis.analyse import analyse
 from koffkit.analysis.completions import NEW, complete
@@ -14,8 +17,11 @@ from koffkit.analysis.opened import load_memories, open_run
 from koffkit.errors import DataError, UsageError
 from koffkit.masks.file import load_scores
 from koffkit.progress import Silent
+from koffkit.recipe.load import load_recipe
 from koffkit.run.finished import FinishedRun
+from koffkit.stages.engine import run_recipe
 
+from ...common import recipe_dict, write_recipe
 from ...conftest import Shipped
 
 
@@ -62,6 +68,25 @@ def test_completions_are_those_of_the_export(shipped: Shipped) -> None:
             assert [continued[name]] == expected
         assert len({continued["unpruned"], continued["backbone"], continued["matched"]}) > 1
         assert sample["prompt"] + continued["text"] != sample["prompt"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_repaired_backbone_is_asked_as_it_ships(llama: Path, tmp_path: Path, trained: bool) -> None:
+    mask = {"structures": ["mlp_neuron"], "global_sparsity": 0.3, "repair": "least_squares"}
+    stages = [
+        {"select_masks": {"selector": "magnitude"}},
+        {"recover": {"max_steps": 2, "batch_size": 2, "lr": {"backbone": 1e-2 if trained else None}}},
+        {"evaluate": {"max_tokens": 64}},
+    ]
+    recipe = recipe_dict(llama, tmp_path / "data", mask=mask, stages=stages)
+    run_recipe(load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe)), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    sliced = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "backbone", dtype=torch.float32)
+    asked = open_run(opened(tmp_path / "run"), Silent(), device="cpu")
+    ids = (torch.arange(24).reshape(2, 12) * 7919) % 280 + 5
+    with torch.no_grad():
+        found = F.linear(asked.student(ids, asked.gates), asked.student.head)
+        assert torch.allclose(found, sliced(ids).logits, atol=1e-4)
 
 
 def test_a_memory_of_an_unknown_kind_is_refused(shipped: Shipped, tmp_path: Path) -> None:
