@@ -102,11 +102,11 @@ def test_plans_are_held_against_runs(
     module = load("plans")
     monkeypatch.setenv("KOFFKIT_CACHE", str(tmp_path))
 
-    def here(folder: Path, *arguments: str) -> object:
+    def here(folder: Path, processor: bool, *arguments: str) -> object:
         return koffkit("compress", folder / "recipe.yaml", *arguments, "--json").json
 
     monkeypatch.setattr(module, "command", here)  # in this process, for speed
-    found = module.measure(str(llama), 2, 1, True)
+    found = module.measure(str(llama), 2, 1, True, False)
     assert {found[name]["basis"] for name in found} == {"machine", "probe", "run"}
     ratios = module.compared(found, "probe")
     assert set(ratios) == {"time", "learn_masks", "recover", "evaluate", "peak_memory", "disk"}
