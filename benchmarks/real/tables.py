@@ -5,10 +5,10 @@
 
 FOLDER holds `culture.txt`, ..., or the same with `.xz`. A memory is a sixth of what is removed: the
 backbone with all six has as many parameters as the base. By default memories are neurons and nothing is
-trained; with `--trained` they are neurons, LoRA and KV, and train with the backbone. Each sparsity is a
+trained; with `--trained` they train, and with them the backbone. Each sparsity is a
 `koffkit ablate`, which keeps finished runs and continues interrupted ones; `summary.json` has every figure.
 On one core the first row takes an hour, others twenty to forty minutes, and training half an hour more. What
-follows `--` goes to `koffkit ablate`, for example `-- --rows koff,prune_less,equal_lora_kv`.
+follows `--` goes to `koffkit ablate`, for example `-- --rows koff,prune_less,one_shot_flap`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def command(corpus: Path, model: Path, sparsity: float, work: Path, trained: boo
 )
 @click.option("--sparsity", default="0.12,0.2,0.3", show_default=True, help="Separated by commas.")
 @click.option("--work", type=click.Path(path_type=Path), default="runs/real", show_default=True)
-@click.option("--trained", is_flag=True, help="Memories of all parts, trained with the backbone.")
+@click.option("--trained", is_flag=True, help="Memories and backbone train.")
 @click.argument("more", nargs=-1)
 def main(corpus: Path, model: Path, sparsity: str, work: Path, trained: bool, more: tuple[str, ...]) -> None:
     """Print a table for every sparsity."""

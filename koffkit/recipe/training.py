@@ -37,13 +37,10 @@ class LearningRates(StrictModel):
     lora: Rate | None = Field(
         None,
         description="Learning rate of the LoRA matrices. By default 0.012 / sqrt(steps of one memory), at "
-        "least 1e-4 and at most 3e-3.",
+        "least 1e-4 and at most 1e-3.",
     )
     kv: Rate = Field(1e-2, description="Learning rate of the KV memory.")
-    neurons: Rate | None = Field(
-        None,
-        description="Learning rate of restored neurons that are tuned. By default a third of that of LoRA.",
-    )
+    neurons: Rate = Field(1e-4, description="Learning rate of restored neurons that are tuned.")
     backbone: Rate | None = Field(
         None,
         description="In recover: learning rate of the backbone's weights that read pruned units (down and "

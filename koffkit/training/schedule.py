@@ -15,9 +15,9 @@ from ..recipe.training import Training
 GATE_RATE, GATE_WAY, SLOWEST = 1e-2, 16.0, 0.1
 """Of the gates: the lowest rate, the way that they can go at the default rate in all steps, and the share of
 the rate that is left at the end."""
-LORA_RATE, LORA_LEAST, LORA_MOST = 1.2e-2, 1e-4, 3e-3
+LORA_RATE, LORA_LEAST, LORA_MOST = 1.2e-2, 1e-4, 1e-3
 """Of LoRA: the default rate if a memory gets one step, which falls with the root of the steps that it gets,
-and the limits. Measured at 16 steps a memory (benchmarks/results, "Rates of a short training")."""
+and the limits (benchmarks/results, "Rates of a short training")."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,13 @@ class Schedule:
         """The learning rate of a part of the memories before warm-up and decay.
 
         Args:
-            name: `lora`, `kv` or `neurons`, or `backbone`, which has no default.
+            name: `lora`, `kv`, `neurons` or `backbone`.
         """
         given: float | None = getattr(self.options.lr, name)
         if given is not None:
             return given
         steps = max(1.0, self.options.max_steps / len(self.domains))
-        rate = min(LORA_MOST, max(LORA_LEAST, LORA_RATE / math.sqrt(steps)))
-        return rate if name == "lora" else rate / 3
+        return min(LORA_MOST, max(LORA_LEAST, LORA_RATE / math.sqrt(steps)))
 
     def gate_rate(self, step: int) -> float:
         """The learning rate of the gates.
