@@ -20,31 +20,26 @@ from pathlib import Path
 import click
 from smoke import source
 
-RECIPES = {False: Path(__file__).with_name("topics.yaml"), True: Path(__file__).with_name("trained.yaml")}
 DOMAINS = ("culture", "geography", "history", "mathematics", "science", "technology")
 ROWS = "koff,prune_less"
 
 
-def neurons_of(recipe: Path, sets: list[str], sparsity: float) -> int:
-    """Neurons a layer that six memories can have if they share what is removed, beside their other parts."""
+def neurons_of(model: Path, sparsity: float) -> int:
+    """Neurons a layer that six memories can have if they share what is removed."""
     from koffkit.checkpoint.spec import ModelSpec
     from koffkit.planning.neurons import parameters_of_neuron
-    from koffkit.planning.plan import plan_of
-    from koffkit.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe, [*sets, "memory.neurons.count=1"])
-    spec = ModelSpec.open(Path(loaded.recipe.base.model))
-    one = spec.num_layers * parameters_of_neuron(spec)
-    others = plan_of(loaded).memory_params - one
-    return int((sparsity * spec.num_parameters / len(DOMAINS) - others) / one)
+    spec = ModelSpec.open(model)
+    share = sparsity * spec.num_parameters / len(DOMAINS)
+    return int(share / parameters_of_neuron(spec) / spec.num_layers)
 
 
 def command(corpus: Path, model: Path, sparsity: float, work: Path, trained: bool) -> list[str]:
     """The `koffkit ablate` of one sparsity."""
-    recipe = RECIPES[trained]
+    recipe = Path(__file__).with_name("trained.yaml" if trained else "topics.yaml")
     sets = [f"base.model={model.resolve()}", f"mask.global_sparsity={sparsity}"]
     sets += [f"domains.{name}.text={source(corpus, name).resolve()}" for name in DOMAINS]
-    sets.append(f"memory.neurons.count={neurons_of(recipe, sets, sparsity)}")
+    sets.append(f"memory.neurons.count={neurons_of(model, sparsity)}")
     output = work / f"{recipe.stem}-{sparsity:g}"
     changes = [part for change in sets for part in ("--set", change)]
     return [sys.executable, "-m", "koffkit", "ablate", str(recipe), *changes, "--output", str(output)]

@@ -160,7 +160,7 @@ class LoadedWeights(FloatRows):
         """`(first row, rows)` in the type that transformers loads them in."""
         like = self.tensors[name]
         count, total = rows_in(at_once, like.shape, like.element_size()), like.shape[0]
-        mapped = max(count, rows_in(MAPPED, like.shape, like.element_size()))
+        mapped = count * max(1, rows_in(MAPPED, like.shape, like.element_size()) // count)
         for begin in range(0, total, mapped):
             end = min(total, begin + mapped)
             with self._opened(name) as value:

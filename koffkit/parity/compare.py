@@ -6,7 +6,7 @@ Legend: B rows (one for each condition), T tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,7 @@ def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Dif
     # first, so far.
     total = [torch.full(first.shape[:2], -torch.inf, dtype=torch.float64) for _ in range(2)]
     mean = torch.zeros(first.shape[:2], dtype=torch.float64)
-    for (_, a), (_, b) in zip(one.logits(first), other.logits(second), strict=True):
+    for a, b in _side_by_side(one.logits(first), other.logits(second)):
         a, b = a.double(), b.double()
         gap = a - b
         worst = torch.maximum(worst, gap.abs().amax(dim=(1, 2)))
@@ -66,6 +66,24 @@ def compare(one: Probe, first: Tensor, other: Probe, second: Tensor) -> list[Dif
         mean = mean * (before - total[0]).exp() + (share - total[0]).exp() * (a.softmax(-1) * gap).sum(-1)
     kl = (mean - total[0] + total[1]).mean(-1).clamp_min(0)
     return [Difference(*row) for row in zip(worst.tolist(), largest.tolist(), kl.tolist(), strict=True)]
+
+
+def _side_by_side(
+    one: Iterator[tuple[int, Tensor]], other: Iterator[tuple[int, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same parts [..., v] of two vocabularies, wherever the pieces that either comes in begin."""
+    nothing = 0, torch.empty(0)
+    a = b = nothing[1]
+    while True:
+        a = a if a.shape[-1] else next(one, nothing)[1]
+        b = b if b.shape[-1] else next(other, nothing)[1]
+        width = min(a.shape[-1], b.shape[-1])
+        if not width:
+            break
+        yield a[..., :width], b[..., :width]
+        a, b = a[..., width:], b[..., width:]
+    if a.shape[-1] or b.shape[-1]:
+        raise IntegrityError("parity: one model has logits for more tokens than the other.")
 
 
 def require_same(

@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass, replace
 
 from ..checkpoint.spec import ModelSpec
-from ..errors import UsageError
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
 from .cluster import local, memory_of, once
 from .forecast import Tokens, cached_share, forecast_of
 from .machine import Machine
 from .plan import make_plan
+from .shares import require_divisible
 from .work import step_work
 
 
@@ -44,9 +44,9 @@ def shared_run(
         tokens: of the text. processes: how many. shard: divide the base's layers among them.
 
     Raises:
-        UsageError: a step has fewer sequences than there are processes.
+        UsageError: the processes cannot divide a step, or `shard` the weights that train.
     """
-    _require_sequences(recipe, processes)
+    require_divisible(recipe, processes, shard=shard)
     own = local(recipe, processes)
     sizes = [stage.options.batch_size for stage in own.stages if isinstance(stage.options, Training)]
     return Shared(
@@ -84,17 +84,3 @@ def _seconds(
         new, again = (passes * machine.seconds(work, dtype) for work in ways)
         seconds[stage.name] = stage.options.max_steps * ((1 - share) * new + share * again)
     return seconds
-
-
-def _require_sequences(recipe: Recipe, processes: int) -> None:
-    parts = recipe.train.gradient_accumulation
-    for stage in recipe.stages:
-        if not isinstance(stage.options, Training):
-            continue
-        size = stage.options.batch_size
-        if size * parts < processes:
-            raise UsageError(
-                f"stages.{stage.name}.batch_size: {size} x train.gradient_accumulation: {parts} are "
-                f"{size * parts} sequences a step, too few for {processes} processes; start at most "
-                f"{size * parts}, or raise either."
-            )

@@ -14,10 +14,10 @@ from ..errors import DataError, KoffkitError
 from ..hub import locate
 from ..interrupts import interruptible
 from ..parallel import ranks
+from ..planning.shares import require_divisible
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
 from ..recipe.stages import KINDS
-from ..recipe.training import Training
 from ..run.folder import RunFolder
 from ..run.state import RunState
 from ..storage.clock import timestamp
@@ -25,7 +25,6 @@ from ..storage.lock import writing_in
 from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
-from ..training.shares import require_rows, require_whole
 from ..training.teaching import open_cache
 from .costs import foreseen, spent
 from .opening import clear, led_run, open_run
@@ -176,10 +175,8 @@ def _stage_kind(name: str) -> StageKind:
 
 def _check_stages(loaded: LoadedRecipe, base: ModelSpec, shard: bool) -> None:
     """Check the options of all stages before the first one starts."""
+    require_divisible(loaded.recipe, ranks.size(), shard=shard)
     for stage in loaded.recipe.stages:
-        if isinstance(stage.options, Training):
-            require_rows(loaded.recipe, stage.name, stage.options, in_step=shard)
-            require_whole(stage.name, stage.options, shard)
         _stage_kind(stage.name).check(stage.options, loaded, base)
 
 

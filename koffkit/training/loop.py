@@ -22,6 +22,7 @@ from ..method.losses.base import Objective
 from ..method.losses.chunked import training_loss
 from ..model.batch import Batch
 from ..parallel import ranks
+from ..planning.shares import Share
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
@@ -32,7 +33,7 @@ from .parity import check_first_masks
 from .profile import span
 from .saliency import warm_start
 from .schedule import Schedule
-from .shares import Share, own_shares
+from .shares import own_shares
 from .sparsity import active_and_target, sparsity_figures
 from .tracking import track
 
@@ -263,8 +264,7 @@ class DistillationLoop:
     def _require_finite(self, figures: Mapping[str, float], step: int) -> None:
         if not math.isfinite(figures["loss"]):
             raise IntegrityError(
-                f"{self.name}: the loss is {figures['loss']} at step {step + 1}; nothing of this step was "
-                "kept. "
+                f"{self.name}: the loss is {figures['loss']} at step {step + 1}; nothing of this step was kept. "
                 f"Lower stages.{self.name}.lr, or resume from the last checkpoint in "
                 f"{self.context.run.checkpoints_dir}."
             )

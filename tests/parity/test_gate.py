@@ -66,6 +66,18 @@ def test_rounding_does_not_refuse_an_export(exported: Path) -> None:
     assert f"in float32 instead moves its logits by {floor:.1e}" in " ".join(card.split())
 
 
+def test_a_vocabulary_that_is_read_in_uneven_pieces_passes(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the base of a real model is: larger than what is mapped at once, which its pieces do not divide."""
+    row = 64 * 4
+    monkeypatch.setattr("koffkit.parity.probe.ROWS_AT_ONCE", 7 * row)
+    monkeypatch.setattr("koffkit.model.loaded.MAPPED", 10 * row)
+    export(run, tmp_path / "out")
+    parity = json.loads((tmp_path / "out" / MANIFEST).read_text())["parity"]
+    assert set(parity["max_abs"]) == {"none", "north", "south"}
+
+
 def swap_a_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that stays is taken for one that goes, in one matrix of one layer."""
     real: Callable[..., Any] = backbone.backbone_slices

@@ -69,6 +69,14 @@ def test_more_processes_than_sequences_are_refused() -> None:
         shared_run(recipe, spec, None, UNKNOWN, 9, shard=False)
 
 
+def test_what_a_run_would_refuse_a_plan_refuses() -> None:
+    recipe, spec = large()
+    uneven = recipe.model_copy(update={"train": recipe.train.model_copy(update={"gradient_accumulation": 3})})
+    shared_run(uneven, spec, None, UNKNOWN, 4, shard=False)
+    with pytest.raises(UsageError, match="batches each, which --shard cannot do"):
+        shared_run(uneven, spec, None, UNKNOWN, 4, shard=True)
+
+
 def test_the_dry_run_says_it(koffkit: Koffkit, llama: Path, tmp_path: Path) -> None:
     tree = recipe_dict(llama, tmp_path / "data")
     tree["memory"] = {"lora": None, "kv": None, "neurons": {"count": 2}}

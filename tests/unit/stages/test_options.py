@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from koffkit.method.controller import LagrangianController, PacedController, ProgressiveController
 from koffkit.model.batch import Batch
+from koffkit.planning.shares import Share
 from koffkit.recipe.load import load_recipe
 from koffkit.run.state import RunState
 from koffkit.stages.engine import run_recipe
 from koffkit.training.saliency import warm_start
-from koffkit.training.shares import Share
 
 from ...common import recipe_dict, sentences, write_recipe
 from ..training.test_loop import loop_for

@@ -14,17 +14,15 @@ from safetensors.torch import load_file
 from koffkit.checkpoint.spec import ModelSpec
 from koffkit.errors import Interrupted, UsageError
 from koffkit.memories.recipe import _training
-from koffkit.progress import Silent
 from koffkit.recipe.load import LoadedRecipe, load_recipe
-from koffkit.run.folder import RunFolder
 from koffkit.stages.engine import run_recipe
 from koffkit.studies.changes import Setting, no_memory, one_shot, restored_neurons, unpruned_lora
 from koffkit.training import backbone
-from koffkit.training.build import build_context
 from koffkit.training.loop import DistillationLoop
 
 from ...common import recipe_dict, write_recipe
 from ...integration.test_whole_method import StopAt
+from .test_repair import IDS, random_masks
 
 RATES = {"lora": 2e-2, "kv": 5e-2, "neurons": 1e-2, "backbone": 1e-2}
 MASK = {"structures": ["mlp_neuron", "kv_group"], "global_sparsity": 0.4, "multiple_of": 4, "init": "cold"}
@@ -46,21 +44,11 @@ def loaded_for(base: Path, root: Path, *, repair: str = "none", **changes: Any) 
 
 def loop_for(base: Path, root: Path, **changes: Any) -> DistillationLoop:
     loaded = loaded_for(base, root, **changes)
-    run = RunFolder(root / "run")
-    run.path.mkdir()
-    context = build_context(loaded, run, ModelSpec.open(base), Silent())
-    assert context.student.gates is not None
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for alpha in context.student.gates.log_alpha.values():
-            alpha.copy_(torch.randn(alpha.shape, generator=generator))
+    context = random_masks(base, root, loaded)
     context.set_masks()
     backbone.begin(context)
     options = next(stage.options for stage in loaded.recipe.stages if stage.name == "recover")
     return DistillationLoop(context, "recover", options, train_gates=False)
-
-
-IDS = (torch.arange(24).reshape(2, 12) * 7919) % 280 + 5
 
 
 @pytest.mark.parametrize("repair", ["none", "least_squares"])

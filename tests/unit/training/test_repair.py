@@ -14,7 +14,7 @@ from koffkit.checkpoint.spec import ModelSpec
 from koffkit.errors import DataError, IntegrityError, Interrupted, UsageError
 from koffkit.masks.repair import Repair
 from koffkit.progress import Silent
-from koffkit.recipe.load import load_recipe
+from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.run.state import RunState
 from koffkit.stages.engine import run_recipe
@@ -39,7 +39,11 @@ def recipe_of(base: Path, root: Path, repair: str, **changes: Any) -> Path:
 
 
 def context_of(base: Path, root: Path, repair: str, **changes: Any) -> Context:
-    loaded = load_recipe(recipe_of(base, root, repair, **changes))
+    return random_masks(base, root, load_recipe(recipe_of(base, root, repair, **changes)))
+
+
+def random_masks(base: Path, root: Path, loaded: LoadedRecipe) -> Context:
+    """What is trained in root/run, with gates at random."""
     run = RunFolder(root / "run")
     run.path.mkdir()
     context = build_context(loaded, run, ModelSpec.open(base), Silent())
