@@ -264,7 +264,7 @@ class DistillationLoop:
     def _require_finite(self, figures: Mapping[str, float], step: int) -> None:
         if not math.isfinite(figures["loss"]):
             raise IntegrityError(
-                f"{self.name}: the loss is {figures['loss']} at step {step + 1}; nothing of this step was kept. "
+                f"{self.name}: the loss is {figures['loss']} at step {step + 1}; nothing was kept of it. "
                 f"Lower stages.{self.name}.lr, or resume from the last checkpoint in "
                 f"{self.context.run.checkpoints_dir}."
             )
