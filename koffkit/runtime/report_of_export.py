@@ -13,6 +13,7 @@ from ..method.budget import unit_parameters
 from ..report.page.facts import Cut, PageFacts, Planned, Sizes
 from .inspect import describe
 from .report_of_run import python_lines, readable_time, stock_lines
+from .verify import backbone_spec
 
 
 def facts_of_export(path: Path) -> PageFacts:
@@ -33,7 +34,7 @@ def facts_of_export(path: Path) -> PageFacts:
         target=removed.target / manifest.base.parameters,
         base_parameters=manifest.base.parameters,
         removed_parameters=removed.parameters,
-        structures=_structures(manifest, ModelSpec.open(path / manifest.backbone.path)),
+        structures=_structures(manifest, backbone_spec(export)),
         plan=[Planned(what="parity", planned=_tolerance(manifest), actual=_parity(manifest))],
         sizes=_sizes(export, found),
         loading=_loading(path.name, found),

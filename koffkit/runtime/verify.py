@@ -55,7 +55,7 @@ def verify_export(path: Path, progress: Progress | None = None) -> dict[str, Any
             problems += _check_backbone(export, progress)
             router = routed(export, bundles)
             if router is not None:
-                shape = _backbone_spec(export).shape
+                shape = backbone_spec(export).shape
                 router.require_backbone(shape.num_layers, shape.hidden)
             for bundle in bundles:
                 bundle.require_backbone(export.backbone_digest, export.backbone)
@@ -115,14 +115,15 @@ def verify_run(path: Path, progress: Progress | None = None) -> dict[str, Any]:
     }
 
 
-def _backbone_spec(export: Export) -> ModelSpec:
+def backbone_spec(export: Export) -> ModelSpec:
+    """The backbone of an export, whose own class may be koffkit's, as one of its base's family."""
     return ModelSpec.open(export.backbone, family=export.manifest.base.architecture)
 
 
 def _check_backbone(export: Export, progress: Progress) -> list[str]:
     reader = CheckpointReader(export.backbone)
     problems = []
-    for name, size in _backbone_spec(export).weight_shapes.items():
+    for name, size in backbone_spec(export).weight_shapes.items():
         try:
             reader.require(name, size)
         except KoffkitError as error:
@@ -144,7 +145,7 @@ def _check_golden(
     recorded |= {bundle.domain: bundle.info.golden for bundle in bundles if bundle.info.golden is not None}
     expected = {name: logits.model_dump() for name, logits in recorded.items()}
     passes = len({tuple(values["tokens"]) for values in expected.values()})
-    step = StepCounter(progress, "golden logits", passes * _backbone_spec(export).num_layers)
+    step = StepCounter(progress, "golden logits", passes * backbone_spec(export).num_layers)
     distances = distances_to_golden(Probe(export.backbone, bundles, layer_done=step), expected)
     by_condition = {name or "none": value for name, value in distances.items()}
     limits = {name: _golden_limit(values) for name, values in recorded.items()}

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from koffkit.exporters import export
 
+from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
 from koffkit.runtime.report_of_export import facts_of_export
 from koffkit.runtime.report_of_run import facts_of_run, steps_to_target
+from koffkit.stages.engine import run_recipe
 
-from ...common import write_record
+from ...common import recipe_dict, write_recipe, write_record
 from ...conftest import Shipped
 
 
@@ -77,3 +80,20 @@ def test_facts_of_an_export(shipped: Shipped) -> None:
     assert facts.sizes is not None
     assert not facts.sizes.estimated
     assert set(facts.sizes.memories) == {"north", "south"}
+
+
+def test_facts_of_an_export_in_ragged_layers(llama: Path, tmp_path: Path) -> None:
+    """Its backbone is of koffkit's own class, which is no family of models."""
+    tree = recipe_dict(llama, tmp_path / "data")
+    tree["mask"] = {
+        "structures": ["mlp_neuron"],
+        "global_sparsity": 0.2,
+        "layout": "ragged",
+        "multiple_of": 1,
+    }
+    tree["stages"] = [{"select_masks": {"selector": "flap", "batches": 1}}, {"recover": {"max_steps": 1}}]
+    run_recipe(load_recipe(write_recipe(tmp_path / "recipe.yaml", tree)), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    facts = facts_of_export(tmp_path / "out")
+    assert len({cut.kept for cut in facts.structures}) > 1
+    assert facts.structures == facts_of_run(RunFolder(tmp_path / "run")).structures
