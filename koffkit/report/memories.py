@@ -44,10 +44,13 @@ def memories_table(memories: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def layer_range(layers: list[int]) -> str:
-    """`0-5`, or the full list if it has gaps."""
-    if layers == list(range(layers[0], layers[-1] + 1)):
-        return f"{layers[0]}-{layers[-1]}"
-    return ",".join(str(index) for index in layers)
+    """Consecutive layers as one: `0-5`, with a gap `0,2-5`."""
+    ends = [(index, index - 1 not in layers, index + 1 not in layers) for index in layers]
+    firsts = [index for index, first, _ in ends if first]
+    lasts = [index for index, _, last in ends if last]
+    return ",".join(
+        str(first) if first == last else f"{first}-{last}" for first, last in zip(firsts, lasts, strict=True)
+    )
 
 
 def _or_none(value: int | None) -> str:

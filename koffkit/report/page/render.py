@@ -41,7 +41,7 @@ def render(facts: PageFacts, script: str) -> str:
         "condition": condition_name,
         "figure_text": lambda value, figure: shown(figure, value),
     }
-    template = environment.from_string(_part(TEMPLATE))
+    template, drawn = environment.from_string(_part(TEMPLATE)), charts(facts)
     return template.render(
         facts=facts,
         verdict=verdict_of(facts.results),
@@ -56,7 +56,8 @@ def render(facts: PageFacts, script: str) -> str:
         style=_part(STYLE),
         library=script,
         script=_part(SCRIPT),
-        specs=inert_json(charts(facts)),
+        drawn=drawn,
+        specs=inert_json(drawn),
     )
 
 

@@ -70,7 +70,8 @@ def test_replaced_is_only_what_says_so(shipped: Shipped, tmp_path: Path) -> None
 
 
 def test_layers_are_a_range_or_a_list() -> None:
-    assert [layer_range(layers) for layers in ([0, 1, 2], [3], [1, 3])] == ["0-2", "3-3", "1,3"]
+    layers = [0, 1, 2], [3], [1, 3], [0, 2, 3, 4, 6]
+    assert [layer_range(own) for own in layers] == ["0-2", "3", "1,3", "0,2-4,6"]
 
 
 def test_the_table_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,14 @@ def test_every_chart_has_a_place() -> None:
     assert set(specs) <= page.ids
 
 
+def test_a_chart_without_figures_has_no_place() -> None:
+    """Masks of a selector are not learned: there are no gates to watch."""
+    steps = [{"step": step, "stage": "recover", "kl": 1 / step} for step in range(1, 5)]
+    page = seen(page_facts(steps=steps, steps_to_target=None))
+    assert "chart-loss" in page.ids and "chart-sparsity" not in page.ids
+    assert "What the gates are expected to remove" not in page.text
+
+
 def test_text_of_a_run_stays_text() -> None:
     evil = "</script><script>alert(1)</script>"
     sample = Completion(domain=evil, prompt=evil, continued={"unpruned": evil})
