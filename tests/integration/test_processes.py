@@ -187,11 +187,13 @@ def test_more_processes_than_sequences_are_refused_before_anything(llama: Path, 
 
 @pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_stage(shard: bool, llama: Path, tmp_path: Path) -> None:
-    """One-shot masks, restored neurons repaired with the backbone, a router, and general text."""
+    """One-shot masks, restored neurons repaired with the backbone, which trains on where it is whole, a router,
+    and general text."""
+    rates = RATES if shard else RATES | {"backbone": 1e-3}
     stages = [
         {"select_masks": {"selector": "sensitivity", "batches": 2}},
         {"restore": {"batches": 2, "batch_size": 2}},
-        {"recover": {"max_steps": 2, "batch_size": 2, "lr": RATES}},
+        {"recover": {"max_steps": 2, "batch_size": 2, "lr": rates}},
         {"route": {"num_buckets": 512, "epochs": 2}},
         {"evaluate": {"batch_size": 4, "max_tokens": 64}},
     ]
