@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..arch import Shape
-from ..arch.weights import vocab_size
 from ..arch.widths import LayerWidths, linear_shapes
 from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
@@ -21,14 +20,11 @@ from ..progress import Progress
 from ..recipe.learning import Learned, layers_of
 from ..recipe.load import LoadedRecipe
 from ..recipe.schema import Recipe
-from ..recipe.training import Training
 from .estimates import Net, Range, net_of, seconds_for, stage_seconds, training_tokens
 from .neurons import INDEX_BYTES, check_neurons, parameters_of_neuron, restored_neurons
+from .peak import BYTES, peak_memory
 from .warnings import warnings_of
-from .work import cache_bytes_a_token, step_operations, trained_backbone
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-LIBRARIES = 450_000_000  # bytes that Python, torch and transformers take before anything is loaded
+from .work import cache_bytes_a_token, step_operations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +40,8 @@ class Plan:
         memory_params_training: the same at the widths of the base.
         memory_neurons: neurons that one memory gives back, over all layers.
         peak_memory_bytes: the libraries + weights + what trains (gates, memories, of the backbone copies of
-            what `lr.backbone` names) with two AdamW moments and gradients + activations + one chunk of logits
-            (student, teacher, gradient).
+            what `lr.backbone` names) with two AdamW moments and gradients + what the largest of training,
+            one-shot selection and a repair holds beside them.
         seconds: from 6 * parameters * tokens operations at the throughput range of each device class.
         stage_seconds: of every stage, for the same devices; None where the text decides.
         step_operations: floating-point operations of one step of every training stage: `uncached`, and with
@@ -200,7 +196,7 @@ def make_plan(recipe: Recipe, spec: ModelSpec) -> Plan:
         memory_neurons=neurons,
         domains=recipe.domain_names,
         training_tokens=tokens,
-        peak_memory_bytes=_peak(recipe, budget, spec, full),
+        peak_memory_bytes=peak_memory(recipe, budget, spec, full),
         seconds=seconds_for(6 * budget.base_params * sum(tokens.values())),
         stage_seconds=stage_seconds(recipe, budget.base_params),
         step_operations=step_operations(recipe, spec),
@@ -263,28 +259,3 @@ def layer_memory_parameters(recipe: Recipe, shape: Shape, widths: LayerWidths) -
 def _widths_kept(spec: ModelSpec, keep: Mapping[str, int]) -> LayerWidths:
     """The widths of a layer that keeps these counts; which units they are does not matter."""
     return widths_of(spec, masks_of_counts(spec, keep))[0]
-
-
-def _peak(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
-    shape = spec.shape
-    gates = sum(count * shape.num_layers for count in budget.total_units.values())
-    batches = [stage.options.batch_size for stage in recipe.stages if isinstance(stage.options, Training)]
-    batches.append(recipe.distill.retention_batch_size or 1)
-    tokens = max(batches, default=1) * recipe.sequence_length
-    width = 4 if recipe.train.precision == "no" and recipe.base.dtype == "float32" else 2
-    # What one layer keeps for the backward pass: about 10 vectors of the hidden and 5 of the intermediate
-    # size a token.
-    layer = tokens * (10 * shape.hidden + 5 * shape.intermediate) * width
-    kept = (
-        layer + shape.num_layers * tokens * shape.hidden * width
-        if recipe.train.gradient_checkpointing
-        else layer * shape.num_layers
-    )
-    logits = 3 * min(tokens, recipe.distill.chunk_tokens) * vocab_size(spec.config) * 4
-    return (
-        LIBRARIES
-        + budget.base_params * BYTES[recipe.base.dtype]
-        + 16 * (gates + trained_backbone(recipe, spec) + memory * len(recipe.domain_names))
-        + kept
-        + logits
-    )

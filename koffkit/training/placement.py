@@ -14,7 +14,8 @@ from ..errors import Interrupted
 from ..masks.masks import Masks
 from ..masks.slicing import widths_of
 from ..parallel import ranks
-from ..planning.plan import BYTES, layer_memory_parameters
+from ..planning.peak import BYTES
+from ..planning.plan import layer_memory_parameters
 from .loop import DistillationLoop
 
 BATCHES = 2

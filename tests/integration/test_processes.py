@@ -187,8 +187,8 @@ def test_more_processes_than_sequences_are_refused_before_anything(llama: Path, 
 
 @pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_stage(shard: bool, llama: Path, tmp_path: Path) -> None:
-    """One-shot masks, restored neurons repaired with the backbone, which trains on where it is whole, a router,
-    and general text."""
+    """One-shot masks, restored neurons repaired with the backbone, which then trains where it is whole, a
+    router, and general text."""
     rates = RATES if shard else RATES | {"backbone": 1e-3}
     stages = [
         {"select_masks": {"selector": "sensitivity", "batches": 2}},
