@@ -120,7 +120,9 @@ def _copy_neurons(source: Path, target: Path, state: RunState) -> tuple[NeuronHa
     }
     weights = sum(prod(info.shape) for name, info in header.items() if not name.endswith(".neurons"))
     settings = state.recipe["memory"]["neurons"]
-    fitted = state.recipe["mask"].get("repair") == "least_squares" and state.backbone is None
+    fitted = state.recipe["mask"].get("repair") == "least_squares"
+    if state.backbone is not None:  # of a memory alone: where its text was enough
+        fitted = fitted and state.repair is not None and bool(state.repair.repaired)
     half = NeuronHalf(
         count=sum(counts.values()), layout=settings["layout"], tuned=settings["tuned"], fitted=fitted
     )

@@ -58,6 +58,13 @@ def refit(
     return Refit(weight[:, keep] + change, memories)
 
 
+def refit_memory(weight: Tensor, kept: Tensor, means: Means, restored: Tensor, damping: float) -> Tensor:
+    """Fit the columns of one memory, [D, S], beside a backbone that stays as it is; arguments are those of
+    `refit`, of one domain."""
+    part = _Part(weight.double(), kept.nonzero().flatten(), means, restored, damping)
+    return part.columns(torch.zeros_like(part.explained))
+
+
 class _Part:
     """One domain's part of the fit."""
 

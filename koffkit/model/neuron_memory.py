@@ -76,7 +76,11 @@ class Neurons:
         return output + self.output(hidden, mlp.act_fn)
 
     def output(self, hidden: Tensor, activation: Any) -> Tensor:
-        """What they add to the MLP's output [..., D].
+        """What they add to the MLP's output [..., D]; arguments are those of `activations`."""
+        return F.linear(self.activations(hidden, activation), self.down.to(hidden.dtype))
+
+    def activations(self, hidden: Tensor, activation: Any) -> Tensor:
+        """What their columns of down read, [..., n].
 
         Args:
             hidden: the MLP's input [..., D].
@@ -84,8 +88,8 @@ class Neurons:
         """
         dtype = hidden.dtype
         gate = F.linear(hidden, self.gate.to(dtype), _as(self.gate_bias, dtype))
-        up = F.linear(hidden, self.up.to(dtype), _as(self.up_bias, dtype))
-        return F.linear(activation(gate) * up, self.down.to(dtype))
+        activated: Tensor = activation(gate) * F.linear(hidden, self.up.to(dtype), _as(self.up_bias, dtype))
+        return activated
 
 
 def _as(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:

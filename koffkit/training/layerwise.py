@@ -24,7 +24,7 @@ from ..method.repair import Moments
 from ..model.batch import Batch
 from ..model.linear import plain_linear
 from ..model.neuron_memory import NeuronMemory, set_neuron_memory, use_neuron_memory
-from ..model.student import LayerCalls
+from ..model.student import LayerCalls, Student
 from .context import Context
 
 CHECKED = 4
@@ -43,7 +43,7 @@ class Passage:
     Args:
         stream: the domain, or `RETENTION`.
         check: it is kept out of fits.
-        calls: how layers are called.
+        calls: how layers of the pruned model are called. above: those of the unpruned one.
         unpruned, pruned: hidden states [1, T, D] that enter the next layer of either model.
         entered: what entered the present layer of the unpruned model, [1, T, D].
         written: what modules of the present layer write in the unpruned model, [1, T, D] by name.
@@ -52,6 +52,7 @@ class Passage:
     stream: str
     check: bool
     calls: LayerCalls
+    above: LayerCalls
     unpruned: Tensor
     pruned: Tensor
     entered: Tensor
@@ -81,21 +82,34 @@ class Walk:
 
     def __init__(self, context: Context, neurons: dict[str, dict[int, Any]]) -> None:
         self.context, self.neurons = context, neurons
-        known: dict[int, LayerCalls] = {}
+        self.teacher = context.teacher or context.student
+        known: dict[tuple[Student, int], LayerCalls] = {}
         self.passages = [
             self._begin(stream, check, batch, known) for stream, batch, check in calibration_text(context)
         ]
 
-    def _begin(self, stream: str, check: bool, batch: Batch, known: dict[int, LayerCalls]) -> Passage:
+    def _begin(
+        self, stream: str, check: bool, batch: Batch, known: dict[tuple[Student, int], LayerCalls]
+    ) -> Passage:
         batch = batch.to(self.context.accelerator.device)
-        length = batch.ids.shape[1]
+        hidden, above = self._enter(self.teacher, batch, known)
+        pruned, calls = hidden, above
+        if self.teacher is not self.context.student:
+            pruned, calls = self._enter(self.context.student, batch, known)
+        return Passage(stream, check, calls, above, hidden, pruned, hidden)
+
+    def _enter(
+        self, model: Student, batch: Batch, known: dict[tuple[Student, int], LayerCalls]
+    ) -> tuple[Tensor, LayerCalls]:
+        """What enters the first layer of a model, and how its layers are called."""
+        key = model, batch.ids.shape[1]
         with self.context.accelerator.autocast():
-            hidden, calls = self.context.student.layer_calls(
-                batch.ids, batch.positions, known.get(length) if batch.positions is None else None
+            hidden, calls = model.layer_calls(
+                batch.ids, batch.positions, known.get(key) if batch.positions is None else None
             )
         if batch.positions is None:
-            known[length] = calls
-        return Passage(stream, check, calls, hidden, hidden, hidden)
+            known[key] = calls
+        return hidden, calls
 
     def _through(self, index: int, *, pruned: bool) -> Iterator[tuple[Passage, Tensor]]:
         """Every passage with its hidden states after the layer."""
@@ -106,15 +120,17 @@ class Walk:
             if self.neurons:
                 own: NeuronMemory | None = self.neurons.get(passage.stream) if pruned else None
                 set_neuron_memory(context.student.model, own)
-            hidden = passage.pruned if pruned else passage.unpruned
             with context.accelerator.autocast():
-                values = context.masks if pruned else None
-                yield passage, context.student.run_layer(index, hidden, passage.calls, values)
+                if pruned:
+                    after = context.student.run_layer(index, passage.pruned, passage.calls, context.masks)
+                else:
+                    after = self.teacher.run_layer(index, passage.unpruned, passage.above, None)
+            yield passage, after
 
     def unpruned(self, index: int) -> None:
         """Take the unpruned model through a layer, and remember what the modules write there."""
         names = [self.context.student.spec.arch.layer(index) + part for part in (ATTENTION, MLP)]
-        with self._watching(names) as seen:
+        with self._watching(self.teacher, names) as seen:
             for passage, after in self._through(index, pruned=False):
                 passage.entered, passage.unpruned = passage.unpruned, after
                 passage.written = dict(zip((ATTENTION, MLP), (seen[name] for name in names), strict=True))
@@ -132,28 +148,53 @@ class Walk:
             name: of the module.
             apart: each stream has its own; else all are together under the empty name.
         """
-        model, arch = self.context.student.model, self.context.student.spec.arch
-        linear, part = plain_linear(model.get_submodule(name)), ATTENTION if ATTENTION in name else MLP
+        linear = plain_linear(self.context.student.model.get_submodule(name))
         sizes = linear.in_features, linear.out_features, linear.weight.device
         streams = {passage.stream if apart else "" for passage in self.passages}
         found = {stream: ReadAndWanted(Moments(*sizes), Moments(*sizes)) for stream in sorted(streams)}
-        with self._watching([arch.layer(index) + part]) as seen, self._reading(name) as read:
+        for passage, read, wanted in self._read_and_wanted(index, name):
+            found[passage.stream if apart else ""].add(passage.check, read, wanted)
+        return found
+
+    def moments_with_neurons(self, index: int, domain: str) -> ReadAndWanted:
+        """What the MLP of a sliced layer should write in a domain's text, and what its down projection reads
+        together with the columns of the memory's neurons, in this order: K + n channels.
+
+        Args:
+            index: as in `moments`. domain: whose memory.
+        """
+        own, mlp = self.neurons[domain][index], self.context.student.decoder_layers[index].mlp
+        down = plain_linear(mlp.down_proj)
+        sizes = down.in_features + len(own.index), down.out_features, down.weight.device
+        found = ReadAndWanted(Moments(*sizes), Moments(*sizes))
+        layer = self.context.student.spec.arch.layer(index)
+        with self._reading(layer + MLP) as entered:
+            for passage, read, wanted in self._read_and_wanted(index, f"{layer}{MLP}.down_proj"):
+                if passage.stream == domain:
+                    given = own.activations(entered[0], mlp.act_fn)
+                    found.add(passage.check, torch.cat([read, given], -1), wanted)
+        return found
+
+    def _read_and_wanted(self, index: int, name: str) -> Iterator[tuple[Passage, Tensor, Tensor]]:
+        """Every passage with what a module reads, [1, T, F], and should write, [1, T, D]."""
+        student, part = self.context.student, ATTENTION if ATTENTION in name else MLP
+        writes = student.spec.arch.layer(index) + part
+        with self._watching(student, [writes]) as seen, self._reading(name) as read:
             for passage, after in self._through(index, pruned=True):
                 wanted = passage.written[part]
                 if _adds_up(passage):
-                    wanted = wanted + _lost(passage, part, after, seen[arch.layer(index) + part])
-                found[passage.stream if apart else ""].add(passage.check, read[0], wanted)
-        return found
+                    wanted = wanted + _lost(passage, part, after, seen[writes])
+                yield passage, read[0], wanted
 
     @contextmanager
-    def _watching(self, names: list[str]) -> Iterator[dict[str, Tensor]]:
-        """What modules write in the last call."""
+    def _watching(self, student: Student, names: list[str]) -> Iterator[dict[str, Tensor]]:
+        """What modules of a model write in the last call."""
         seen: dict[str, Tensor] = {}
 
         def keep(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
             seen[name] = output
 
-        model = self.context.student.model
+        model = student.model
         handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
         try:
             yield seen

@@ -18,6 +18,7 @@ from ..model.linear import plain_linear, plain_weight
 from ..model.neuron_memory import Neurons
 from .context import Context
 from .layerwise import RETENTION, Walk
+from .neuron_fit import fit_columns
 from .repair import Repaired, repair_modules
 
 Places = Mapping[str, Mapping[int, Tensor]]
@@ -27,7 +28,8 @@ Places = Mapping[str, Mapping[int, Tensor]]
 def repair(
     context: Context, neurons: Mapping[str, Mapping[int, Neurons]], own_share: float
 ) -> dict[str, dict[int, Tensor]]:
-    """Make the repair of a run whose memories give neurons back, if the recipe asks for one, and use it.
+    """Make the repair of a run whose memories give neurons back, if the recipe asks for one, and use it. A
+    backbone that is sliced already stays as it is, and the memory is fitted to it.
 
     Args:
         context: its masks are final.
@@ -37,8 +39,10 @@ def repair(
     Returns:
         The restored neurons' columns of down, [D, n] by domain and layer; what is left out stays as it was.
     """
-    if not context.loaded.recipe.repairs_with_neurons or context.teacher is not None:
-        return {}  # a backbone that is sliced already stays as it is
+    if not context.loaded.recipe.repairs_with_neurons:
+        return {}
+    if context.teacher is not None:
+        return fit_columns(context, neurons)
     assert context.masks is not None
     together = Together(own_share, {domain: dict(own) for domain, own in neurons.items()})
     context.use_repair(repair_modules(context, as_masks(context.masks), together))

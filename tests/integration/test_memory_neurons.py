@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from koffkit.exporters import export
 from safetensors.torch import load_file
 
 from koffkit import KoffModel
@@ -17,8 +19,11 @@ from koffkit.masks.convert import as_gates
 from koffkit.masks.file import load_masks
 from koffkit.memories.add import add_memory
 from koffkit.model.student import Student, load_frozen
+from koffkit.recipe.load import load_recipe
+from koffkit.runtime.verify import verify_export
+from koffkit.stages.engine import run_recipe
 
-from ..common import digests, sentences, write_record
+from ..common import digests, recipe_dict, sentences, write_recipe, write_record
 from ..conftest import Koffkit, Shipped
 
 SOURCE = {"text": ["east.txt"]}
@@ -92,3 +97,50 @@ def test_an_export_without_masks_says_so(whole: Path) -> None:
 def test_more_neurons_than_were_removed_are_refused(whole: Path) -> None:
     with pytest.raises(UsageError, match=r"memory\.neurons\.count: 48 means 144 neurons .* the mask removes"):
         add_memory(whole, "east", SOURCE, overrides=[*ALONE, "memory.neurons.count=48"])
+
+
+@pytest.fixture
+def fitted(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An export whose backbone was fitted together with its memories, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    tree = recipe_dict(llama, tmp_path / "data")
+    tree["memory"] = {"layers": "all", "lora": None, "kv": None, "neurons": {"count": 6}}
+    tree["mask"] |= {"global_sparsity": 0.2, "repair": "least_squares", "repair_tokens": 4096}
+    tree["stages"] = [
+        {"select_masks": {"selector": "flap", "batches": 1}},
+        {"restore": {"batches": 2, "batch_size": 2}},
+        {"evaluate": {"max_tokens": 256}},
+    ]
+    run_recipe(load_recipe(write_recipe(tmp_path / "recipe.yaml", tree)), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def memory_of(folder: Path, name: str) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads((folder / "memories" / name / "memory.json").read_text())
+    return info
+
+
+def test_an_added_memory_is_fitted_to_a_fitted_backbone(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text is that of a memory of the run, which was fitted together with the backbone."""
+    text = {"text": ["data/north.txt"]}
+    add_memory(fitted, "east", text)
+    with monkeypatch.context() as patch:
+        patch.setattr("koffkit.training.neuron_repair.fit_columns", lambda *_: {})
+        add_memory(fitted, "west", text)
+    kl = {name: memory_of(fitted, name)["figures"]["matched"]["kl"] for name in ("north", "east", "west")}
+    assert kl["east"] < 0.95 * kl["west"]
+    assert kl["north"] < kl["east"]  # fitted together they are better still
+    assert memory_of(fitted, "east")["neurons"]["fitted"] is True
+    assert memory_of(fitted, "west")["neurons"]["fitted"] is False
+    assert verify_export(fitted)["ok"] is True
+
+
+def test_too_little_text_to_fit_is_said(fitted: Path, tmp_path: Path, koffkit: Koffkit) -> None:
+    (tmp_path / "east.txt").write_text("\n\n".join(sentences(7, 2)) + "\n")
+    done = koffkit("memory", "add", fitted, "east", "--text", "east.txt")
+    assert done.code == 0, done.err
+    assert "the neurons keep the base's columns" in done.err
+    assert memory_of(fitted, "east")["neurons"]["fitted"] is False

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from koffkit.method.refit import refit, whole_weight
+from koffkit.method.refit import refit, refit_memory, whole_weight
 from koffkit.method.repair import Means, output_error
 
 D, U, TOKENS = 5, 12, 400
@@ -76,3 +76,16 @@ def test_strong_damping_leaves_the_weights_as_they_are() -> None:
     fitted = refit(WEIGHT, KEPT, MOMENTS, RESTORED, 1e12)
     assert torch.allclose(fitted.backbone, WEIGHT[:, KEPT], atol=1e-6)
     assert torch.allclose(fitted.memories["a"], WEIGHT[:, RESTORED["a"]], atol=1e-6)
+
+
+def test_a_memory_alone_is_fitted_to_the_backbone_that_there_is() -> None:
+    """What the kept columns do not write is regressed on the restored neurons; the kept ones do not move."""
+    backbone = refit(WEIGHT, KEPT, MOMENTS, dict.fromkeys(MOMENTS, NONE), 1e-12).backbone
+    weight = WEIGHT.clone()
+    weight[:, KEPT] = backbone
+    own, restored = ACTIVATIONS["a"], RESTORED["a"]
+    left = WANTED["a"] - own[:, KEPT] @ backbone.T
+    expected = torch.linalg.lstsq(own[:, restored], left).solution.T
+    found = refit_memory(weight, KEPT, MOMENTS["a"], restored, 1e-12)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.allclose(found, WEIGHT[:, restored], atol=1e-2)
