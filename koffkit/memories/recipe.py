@@ -150,10 +150,9 @@ def memory_recipe(
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"] = tree["memory"] | {"layers": _learned_layers(export)}
     tree["name"] = f"{export.manifest.name}-{name}"
-    tree["base"] = tree["base"] | {
-        "model": str(base),
-        "trust_remote_code": False,
-    }  # the export may come from somebody else
+    tree["mask"] = _mask(original)
+    # The export may come from somebody else.
+    tree["base"] = tree["base"] | {"model": str(base), "trust_remote_code": False}
     tree["domains"] = {name: dict(source)}
     tree["stages"] = [
         {"restore": _stage(original, "restore")},
@@ -225,6 +224,13 @@ def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
     options = recover or joint
     rates = {**(options.get("lr") or {}), "backbone": None}  # which is finished, and of all memories
     return {**options, "max_steps": math.ceil(steps / len(recipe["domains"])), "lr": rates}
+
+
+def _mask(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """That of the recipe; without its repair where the backbone trained, for to that least squares do not fit
+    a memory (benchmarks/results)."""
+    trained = (_stage(recipe, "recover").get("lr") or {}).get("backbone") is not None
+    return {**recipe["mask"], "repair": "none"} if trained else dict(recipe["mask"])
 
 
 def _stage(recipe: Mapping[str, Any], name: str) -> dict[str, Any]:

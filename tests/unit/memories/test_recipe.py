@@ -37,6 +37,20 @@ def test_settings_are_those_of_the_export(shipped: Shipped, llama: Path) -> None
     assert [stage.name for stage in recipe.stages] == ["recover", "evaluate"]
 
 
+@pytest.mark.parametrize(("rate", "repair"), [(None, "least_squares"), (1e-3, "none")])
+def test_neurons_are_fitted_to_a_backbone_that_was_only_fitted(
+    rate: float | None, repair: str, shipped: Shipped, llama: Path
+) -> None:
+    export = open_export(shipped.export)
+    changes = {
+        "mask": export.manifest.recipe["mask"] | {"repair": "least_squares"},
+        "memory": export.manifest.recipe["memory"] | {"neurons": {"count": 2}},
+        "stages": [{"recover": {"max_steps": 4, "lr": {"backbone": rate}}}],
+    }
+    changed = with_recipe(export, **changes)
+    assert memory_recipe(changed, "east", SOURCE, llama).recipe.mask.repair == repair
+
+
 @pytest.mark.parametrize(
     ("stages", "steps", "rate"),
     [
