@@ -227,8 +227,8 @@ def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mask(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """That of the recipe; without its repair where the backbone trained, for to that least squares do not fit
-    a memory (benchmarks/results)."""
+    """That of the recipe, but without its repair where the backbone trained: fitting neurons to such a
+    backbone brought nothing (benchmarks/results)."""
     trained = (_stage(recipe, "recover").get("lr") or {}).get("backbone") is not None
     return {**recipe["mask"], "repair": "none"} if trained else dict(recipe["mask"])
 
