@@ -23,7 +23,7 @@ from ..errors import DataError, Interrupted
 from ..method.repair import Moments
 from ..model.batch import Batch
 from ..model.linear import plain_linear
-from ..model.neuron_memory import NeuronMemory, set_neuron_memory, use_neuron_memory
+from ..model.neuron_memory import NeuronMemory, mlp_modules, set_neuron_memory, use_neuron_memory
 from ..model.student import LayerCalls, Student
 from .context import Context
 
@@ -163,7 +163,7 @@ class Walk:
         Args:
             index: as in `moments`. domain: whose memory.
         """
-        own, mlp = self.neurons[domain][index], self.context.student.decoder_layers[index].mlp
+        own, mlp = self.neurons[domain][index], dict(mlp_modules(self.context.student.model))[index]
         down = plain_linear(mlp.down_proj)
         sizes = down.in_features + len(own.index), down.out_features, down.weight.device
         found = ReadAndWanted(Moments(*sizes), Moments(*sizes))

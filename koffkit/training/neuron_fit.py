@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..method.refit import refit_memory
 from ..method.repair import output_error
 from ..model.linear import plain_linear, plain_weight
-from ..model.neuron_memory import Neurons
+from ..model.neuron_memory import Neurons, mlp_modules
 from .context import Context, watched
 from .layerwise import ReadAndWanted, Walk, walking
 
@@ -66,7 +66,7 @@ def fit_columns(
 
 def _fit(context: Context, walk: Walk, layer: int, domain: str) -> tuple[Tensor | None, tuple[float, float]]:
     """The columns of one layer, None if none are better, and the error without and with them."""
-    down = plain_linear(context.student.decoder_layers[layer].mlp.down_proj)
+    down = plain_linear(dict(mlp_modules(context.student.model))[layer].down_proj)
     moments: ReadAndWanted = walk.moments_with_neurons(layer, domain)
     fit, check = (part.means().without(down.bias) for part in (moments.fit, moments.check))
     kept = plain_weight(down).detach().double()
