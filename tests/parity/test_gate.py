@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from koffkit.artefact.names import MANIFEST
 from koffkit.errors import IntegrityError
+from koffkit.model.loaded import MAPPED
 from koffkit.parity.probe import Probe, golden, probe_tokens
 from koffkit.recipe.load import load_recipe
 from koffkit.run.folder import RunFolder
@@ -76,6 +77,18 @@ def test_a_vocabulary_that_is_read_in_uneven_pieces_passes(
     export(run, tmp_path / "out")
     parity = json.loads((tmp_path / "out" / MANIFEST).read_text())["parity"]
     assert set(parity["max_abs"]) == {"none", "north", "south"}
+
+
+def test_a_vocabulary_of_real_size(tmp_path: Path) -> None:
+    """Larger than what is mapped or read at once: it comes in several pieces, from the run to `verify`."""
+    base = make_checkpoint(tmp_path / "base", vocab_size=49152, hidden_size=96, num_hidden_layers=2)
+    assert MAPPED < 49152 * 96 * 4
+    tree = recipe_dict(base, tmp_path / "data")
+    tree["mask"]["global_sparsity"] = 0.002  # nearly all of it are embeddings
+    tree["stages"] = [{"learn_masks": {"max_steps": 1, "batch_size": 1}}, {"evaluate": {"max_tokens": 64}}]
+    run_recipe(load_recipe(write_recipe(tmp_path / "recipe.yaml", tree)), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    assert verify_export(tmp_path / "out")["problems"] == []
 
 
 def swap_a_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
