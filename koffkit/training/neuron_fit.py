@@ -20,7 +20,8 @@ from ..method.repair import output_error
 from ..model.linear import plain_linear, plain_weight
 from ..model.neuron_memory import Neurons, mlp_modules
 from .context import Context, watched
-from .layerwise import ReadAndWanted, Walk, walking
+from .layerwise import Walk, walking
+from .repair import Repaired, keep_figures
 
 
 def fit_columns(
@@ -41,18 +42,17 @@ def fit_columns(
     """
     given = {domain: dict(own) for domain, own in neurons.items()}
     found: dict[str, dict[int, Tensor]] = {domain: {} for domain in given}
-    errors: list[tuple[float, float]] = []
+    tried: list[Repaired] = []
     try:
         with walking(context, given) as walk:
-            for layer in watched("fit", range(context.student.spec.num_layers), context):
+            for layer in watched("repair", range(context.student.spec.num_layers), context):
                 walk.unpruned(layer)
                 for domain in (name for name in given if layer in given[name]):
-                    columns, error = _fit(context, walk, layer, domain)
-                    errors.append(error)
-                    if columns is not None:
+                    tried.append(_fit(context, walk, layer, domain))
+                    if columns := tried[-1].tensors:
                         known = given[domain][layer]
-                        given[domain][layer] = replace(known, down=columns.to(known.down))
-                        found[domain][layer] = columns
+                        given[domain][layer] = replace(known, down=columns["weight"].to(known.down))
+                        found[domain][layer] = columns["weight"]
                 walk.pruned(layer)
     except DataError:
         context.progress.warn(
@@ -60,14 +60,14 @@ def fit_columns(
             "fitted to this backbone; add text."
         )
         return {}
-    _keep_record(context, errors)
+    keep_figures(context, "least_squares", tried)
     return found
 
 
-def _fit(context: Context, walk: Walk, layer: int, domain: str) -> tuple[Tensor | None, tuple[float, float]]:
-    """The columns of one layer, None if none are better, and the error without and with them."""
+def _fit(context: Context, walk: Walk, layer: int, domain: str) -> Repaired:
+    """The columns of one layer, if they help on held-out text."""
     down = plain_linear(dict(mlp_modules(context.student.model))[layer].down_proj)
-    moments: ReadAndWanted = walk.moments_with_neurons(layer, domain)
+    moments = walk.moments_with_neurons(layer, domain)
     fit, check = (part.means().without(down.bias) for part in (moments.fit, moments.check))
     kept = plain_weight(down).detach().double()
     weight = torch.cat([kept, walk.neurons[domain][layer].down.double()], 1)
@@ -78,15 +78,4 @@ def _fit(context: Context, walk: Walk, layer: int, domain: str) -> tuple[Tensor 
     tried = [weight[:, count:]] + [refit_memory(weight, keep, fit, restored, damping) for damping in dampings]
     after = [output_error(torch.cat([kept, columns], 1), check) for columns in tried]
     best = after.index(min(after))
-    return (tried[best] if best else None), (after[0], after[best])
-
-
-def _keep_record(context: Context, errors: list[tuple[float, float]]) -> None:
-    before, after = (sum(part) for part in zip(*errors, strict=True))
-    helped = sum(after < before for before, after in errors)
-    context.progress.message(
-        f"fit: {helped} of {len(errors)} layers, squared error of their outputs on held-out text "
-        f"{before:.4g} -> {after:.4g}"
-    )
-    figures = {"kind": "least_squares", "modules": len(errors), "repaired": helped}
-    context.learned["repair"] = figures | {"error_before": before, "error_after": after}
+    return Repaired({"weight": tried[best]} if best else {}, after[0], after[best])

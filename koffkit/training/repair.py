@@ -9,7 +9,7 @@ Legend: F inputs of a module, D outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,19 +108,24 @@ def _in_order(modules: Iterable[str], layer: str) -> list[str]:
 
 
 def _summed_up(context: Context, kind: str, found: Mapping[str, Repaired]) -> Repair | None:
-    helped = [name for name, part in found.items() if part.tensors]
-    before = sum(part.before for part in found.values())
-    after = sum(part.after for part in found.values())
-    context.progress.message(
-        f"repair ({kind}): {len(helped)} of {len(found)} modules, squared error of their outputs on held-out "
-        f"text {before:.4g} -> {after:.4g}"
-    )
-    figures = {"kind": kind, "modules": len(found), "repaired": len(helped)}
-    context.learned["repair"] = figures | {"error_before": before, "error_after": after}
+    helped = keep_figures(context, kind, list(found.values()))
     tensors = {
         f"{module}.{part}": value for module, own in found.items() for part, value in own.tensors.items()
     }
     return write_repair(context, tensors, context.run.repair_file) if ranks.of_leader(helped) else None
+
+
+def keep_figures(context: Context, kind: str, found: Sequence[Repaired]) -> int:
+    """Say what a repair brought, and keep it for `run.json`; returns how many modules it helps."""
+    helped = sum(bool(part.tensors) for part in found)
+    before, after = sum(part.before for part in found), sum(part.after for part in found)
+    context.progress.message(
+        f"repair ({kind}): {helped} of {len(found)} modules, squared error of their outputs on held-out "
+        f"text {before:.4g} -> {after:.4g}"
+    )
+    figures = {"kind": kind, "modules": len(found), "repaired": helped}
+    context.learned["repair"] = figures | {"error_before": before, "error_after": after}
+    return helped
 
 
 def kept_inputs(context: Context, masks: Masks) -> dict[str, Tensor]:
