@@ -64,9 +64,11 @@ class Selector(ABC):
 
     Attributes:
         any_sparsity: the scores are the same however much is to go, so that runs of a study share them.
+        additive: a score estimates a loss, so that those of several texts can be added.
     """
 
     any_sparsity: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
 
     def check(self, mask: Mask) -> None:
         """Refuse masks that the selector cannot choose; the default accepts all.

@@ -26,6 +26,7 @@ class Fisher(Selector):
     per parameter."""
 
     any_sparsity = True
+    additive = True
 
     def saliency(self, text: Calibration) -> Saliencies:
         total = text.zeros()

@@ -22,6 +22,7 @@ class Sensitivity(Selector):
     """
 
     any_sparsity = True
+    additive = True
 
     def saliency(self, text: Calibration) -> Saliencies:
         products = text.zeros()

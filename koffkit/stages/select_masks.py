@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from .. import plugins
+from ..errors import UsageError
 from ..recipe.learning import Learned
 from ..strict import Positive, StrictModel
 from .stage import StageKind
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 else:  # whatever is installed
     SelectorName = Literal[tuple(plugins.names(plugins.SELECTORS))]
 
+WHAT_IS_READ = {"selector", "batches", "batch_size", "text"}
+
 
 class SelectMasksOptions(StrictModel):
     """Masks from a one-shot selector, instead of learned ones."""
@@ -37,6 +40,11 @@ class SelectMasksOptions(StrictModel):
     batch_size: Positive = Field(2, description="Sequences in a batch.")
     text: Literal["all", "domains", "retention"] = Field(
         "all", description="Which text to look at: of every domain, retention text, or both."
+    )
+    for_memories: bool = Field(
+        False,
+        description="Count on the neurons that stage restore gives back: what few domains need is cheap to "
+        "remove. For selectors fisher and sensitivity.",
     )
 
 
@@ -53,6 +61,14 @@ class SelectMasks(StageKind):
                 "stages.select_masks.text: retention, but the recipe has no retention text; add it, or use "
                 "text: domains"
             )
+        if options.for_memories and (recipe.memory.neurons is None or options.text == "retention"):
+            missing = (
+                "memory.neurons is null" if recipe.memory.neurons is None else "the text is retention text alone"
+            )
+            raise ValueError(
+                f"stages.select_masks.for_memories: true, but {missing}, so there is nothing to count on; "
+                "change that, or take for_memories out"
+            )
         if isinstance(recipe.memory.layers, Learned):
             raise ValueError(
                 "memory.layers.learned_bytes chooses by the memories of stage learn_masks, which this recipe "
@@ -65,7 +81,15 @@ class SelectMasks(StageKind):
         Raises:
             UsageError: by the selector.
         """
-        _selector(options).check(loaded.recipe.mask)
+        selector = _selector(options)
+        selector.check(loaded.recipe.mask)
+        if options.for_memories and not selector.additive:
+            known = [name for name in plugins.names(plugins.SELECTORS) if _named(name).additive]
+            raise UsageError(
+                f"stages.select_masks.selector: {options.selector} does not estimate a loss, so its scores of "
+                f"several domains cannot be weighed against each other (for_memories: true); choose "
+                f"{' or '.join(known)}, or take for_memories out."
+            )
 
     def probe(self, context: Context, options: SelectMasksOptions, probe: Probe) -> float:
         from ..training.probe import seconds_of
@@ -75,10 +99,12 @@ class SelectMasks(StageKind):
     def run(self, context: Context, options: SelectMasksOptions, resume: Checkpoint | None) -> None:
         from ..training.checkpoint import Checkpoint, save_checkpoint
         from ..training.parity import check_first_masks
+        from ..training.selecting import select
         from .outputs import save_memories
 
         if resume is None:
-            _score(context, options)
+            own_share = _own_share(context.loaded.recipe) if options.for_memories else None
+            select(context, _selector(options), options.model_dump(include=WHAT_IS_READ), own_share)
             check_first_masks(context)
             names = [stage.name for stage in context.loaded.recipe.stages]
             state = Checkpoint(self.name, 0, context.tensors(), {}, {})
@@ -90,30 +116,15 @@ class SelectMasks(StageKind):
 
 
 def _selector(options: SelectMasksOptions) -> Selector:
-    selector: Selector = plugins.load(plugins.SELECTORS, options.selector, "stages.select_masks.selector")
+    return _named(options.selector)
+
+
+def _named(name: str) -> Selector:
+    selector: Selector = plugins.load(plugins.SELECTORS, name, "stages.select_masks.selector")
     return selector
 
 
-def _score(context: Context, options: SelectMasksOptions) -> None:
-    """Leave the selector's scores in the student's gates."""
-    import torch
-
-    from ..training.calibration import calibration, calibration_batches
-    from ..training.shared import computed_once
-
-    sources: list[str | None] = [] if options.text == "retention" else list(context.corpus.domains)
-    if options.text != "domains" and context.corpus.retention is not None:
-        sources.append(None)
-    batches = calibration_batches(context, options.batches, options.batch_size, sources)
-    selector = _selector(options)
-    settings = options.model_dump() | ({} if selector.any_sparsity else {"budget": context.budget.to_json()})
-
-    def compute() -> dict[str, torch.Tensor]:
-        return dict(selector.scores(calibration(context, SelectMasks.name, batches), context.budget))
-
-    scores = computed_once(context, SelectMasks.name, settings, compute)
-    gates = context.student.gates
-    assert gates is not None
-    with torch.no_grad():
-        for name, values in scores.items():
-            gates.log_alpha[name].copy_(values)
+def _own_share(recipe: Recipe) -> float:
+    """The weight of a domain's own scores in stage `restore`, which chooses the neurons that are counted on."""
+    share: float = next(stage.options.own_share for stage in recipe.stages if stage.name == "restore")
+    return share

@@ -88,11 +88,21 @@ def without(tree: Tree, *names: str) -> None:
     tree["stages"] = [entry for entry in tree["stages"] if not set(entry) & set(names)]
 
 
+def without_neurons(tree: Tree) -> None:
+    """No memory gives neurons back, and no mask counts on it."""
+    tree["memory"]["neurons"] = None
+    without(tree, "restore")
+    options = stage_of(tree, "select_masks")
+    if options is not None:
+        options.pop("for_memories", None)
+
+
 def no_memory(tree: Tree, setting: Setting) -> None:
-    tree["memory"] |= {"lora": None, "kv": None, "neurons": None}
+    tree["memory"] |= {"lora": None, "kv": None}
+    without_neurons(tree)
     if isinstance(tree["memory"].get("layers"), dict) and "learned_bytes" in tree["memory"]["layers"]:
         tree["memory"]["layers"] = "all"
-    without(tree, "restore", "route")
+    without(tree, "route")
     _without_memories_to_train(tree)
 
 
@@ -106,9 +116,9 @@ def only(half: str) -> Change:
     def change(tree: Tree, setting: Setting) -> None:
         if getattr(setting.recipe.memory, half) is None:
             raise UsageError(f"row {half}_only: the recipe has no memory.{half}; leave the row out.")
-        others = {name: None for name in ("lora", "kv", "neurons") if name != half}
-        tree["memory"] |= others
-        without(tree, "restore")
+        tree["memory"] |= {name: None for name in ("lora", "kv") if name != half}
+        if half != "neurons":
+            without_neurons(tree)
 
     return change
 
@@ -152,11 +162,12 @@ def random_memory(tree: Tree, setting: Setting) -> None:
             "row random_memory: the recipe has no memory.kv, and an untrained LoRA does nothing; leave the "
             "row out."
         )
-    tree["memory"] |= {"kv": {**tree["memory"]["kv"], "init": "random"}, "neurons": None}
+    tree["memory"]["kv"] = {**tree["memory"]["kv"], "init": "random"}
+    without_neurons(tree)
     options = stage_of(tree, "learn_masks")
     if options is not None:
         options["joint"] = False
-    without(tree, "recover", "restore")
+    without(tree, "recover")
 
 
 def prune_less(tree: Tree, setting: Setting) -> None:

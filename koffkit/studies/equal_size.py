@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UsageError
 from ..planning.plan import make_plan
 from ..recipe.learning import Memory
-from .changes import Change, Setting, Tree, without
+from .changes import Change, Setting, Tree, without_neurons
 
 SIZES = {"lora": ("rank",), "kv": ("tokens",), "neurons": ("count", "bytes")}
 """What the size of each part of a memory is proportional to."""
@@ -42,7 +42,7 @@ def of_equal_size(row: str) -> Change:
         tree["memory"] |= {part: None for part in SIZES if part not in parts}
         tree["memory"] |= _scaled(memory, parts, factor)
         if "neurons" not in parts:
-            without(tree, "restore")
+            without_neurons(tree)
 
     return change
 

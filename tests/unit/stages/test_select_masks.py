@@ -83,6 +83,52 @@ def test_the_text_that_is_looked_at_matters(llama: Path, tmp_path: Path) -> None
     assert found[0] != found[1]
 
 
+def for_memories(llama: Path, root: Path, layout: str, **options: Any) -> Path:
+    """A recipe whose memories give neurons back."""
+    memory = {"layers": "all", "lora": None, "kv": None, "neurons": {"count": 3, "layout": layout}}
+    recipe = recipe_dict(llama, root / "data", mask=MASK | {"layout": layout}, memory=memory)
+    chosen = {"selector": "sensitivity", "batches": 2} | options
+    recipe["stages"] = [{"select_masks": chosen}, {"restore": {"batches": 2}}, {"evaluate": {}}]
+    return write_recipe(root / "recipe.yaml", recipe)
+
+
+@pytest.mark.parametrize("layout", ["uniform", "ragged"])
+def test_a_mask_that_counts_on_memories_has_the_same_size_and_is_another(
+    llama: Path, tmp_path: Path, layout: str
+) -> None:
+    states = []
+    for counted in (False, True):
+        recipe = for_memories(llama, tmp_path, layout, for_memories=counted)
+        states.append(run_recipe(load_recipe(recipe), tmp_path / str(counted)))
+    assert states[0].budget == states[1].budget
+    found = [(tmp_path / name / "masks.safetensors").read_bytes() for name in ("False", "True")]
+    assert found[0] != found[1]
+    export(tmp_path / "True", tmp_path / "out")  # refuses what is not the same
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selector": "activation"}, "does not estimate a loss.*choose fisher or sensitivity"),
+        ({"text": "retention"}, "the text is retention text alone, so"),
+    ],
+)
+def test_counting_on_memories_is_refused_where_it_makes_no_sense(
+    llama: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    recipe = for_memories(llama, tmp_path, "ragged", for_memories=True, **options)
+    with pytest.raises(UsageError, match=message):
+        run_recipe(load_recipe(recipe), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_counting_on_memories_needs_some_that_give_neurons_back(llama: Path, tmp_path: Path) -> None:
+    recipe = recipe_dict(llama, tmp_path / "data", mask=MASK)
+    recipe["stages"][0] = {"select_masks": {"selector": "fisher", "for_memories": True}}
+    with pytest.raises(UsageError, match=r"memory\.neurons is null, so"):
+        load_recipe(write_recipe(tmp_path / "recipe.yaml", recipe))
+
+
 def test_depth_and_uniform_layers_are_refused_before_anything_is_loaded(llama: Path, tmp_path: Path) -> None:
     loaded = load_recipe(recipe_of(llama, tmp_path, "depth", mask=MASK))
     with pytest.raises(UsageError, match=r"set mask.layout to ragged"):
