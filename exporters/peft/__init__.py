@@ -52,6 +52,7 @@ class PeftExporter:
         what="PEFT and plain transformers: backbone, LoRA, KV memory (generate with it as example.py does)",
         own_class=True,
         kv="all",
+        heads_of_config=True,
         no_kv_in=frozenset({"gemma3_text"}),  # PEFT hands it a cache of its own kind
     )
 

@@ -27,7 +27,7 @@ def facts_of_run(run: FinishedRun, *, merged: bool = False) -> Facts:
         ranks=frozenset([memory["lora"]["rank"]] if on and memory["lora"] is not None else []),
         kv=kv,
         neurons=on and memory.get("neurons") is not None,
-        **width_facts(widths_of(run.spec, run.masks), run.spec.shape.head_dim),
+        **width_facts(widths_of(run.spec, run.masks), run.spec.shape),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..arch.spec import Shape
 from ..arch.widths import LayerWidths
 
 SLIDING = "sliding_attention"
@@ -27,6 +28,7 @@ class Facts:
         neurons_differ: layers have different numbers of neurons.
         heads_differ: layers have different numbers of heads.
         heads_divided: parts of heads are gone.
+        heads_fewer: some layers have fewer KV heads than the base.
         sliding: some layers attend to a window of the text only.
         ranks: LoRA ranks of the memories; empty: they have no LoRA.
         kv: layers with a KV memory: all, some of them, or none.
@@ -38,6 +40,7 @@ class Facts:
     neurons_differ: bool
     heads_differ: bool
     heads_divided: bool
+    heads_fewer: bool
     sliding: bool
     ranks: frozenset[int]
     kv: Literal["all", "some", "none"]
@@ -64,6 +67,8 @@ class Carries:
         kv: which KV memories it carries: in any layers, in all layers only, or none.
         no_kv_in: families whose KV memories it does not carry.
         kv_in_ragged_heads: it carries them where layers have different numbers of heads, or parts of heads.
+        heads_of_config: it takes their number of heads from `config.json`, which has the base's in koffkit's
+            class.
         neurons: it carries neurons that memories give back.
     """
 
@@ -77,6 +82,7 @@ class Carries:
     kv: Literal["any", "all", "none"] = "none"
     no_kv_in: frozenset[str] = frozenset()
     kv_in_ragged_heads: bool = False
+    heads_of_config: bool = False
     neurons: bool = False
 
     def obstacles(self, facts: Facts) -> list[str]:
@@ -124,19 +130,23 @@ class Carries:
             yield f"KV memories in a backbone of {facts.family}; {AS_HF}, or {NO_KV}"
         elif ragged and not self.kv_in_ragged_heads:
             yield f"a KV memory for heads that differ; {AS_HF}, or {WHOLE}"
+        elif self.heads_of_config and facts.own_class and facts.heads_fewer:
+            yield f"a KV memory for fewer heads than the base's in layers that differ; {AS_HF}, or {WHOLE}"
 
 
-def width_facts(widths: Sequence[LayerWidths], head_dim: int) -> dict[str, bool]:
+def width_facts(widths: Sequence[LayerWidths], shape: Shape) -> dict[str, bool]:
     """The facts that follow from the widths of the layers.
 
     Args:
         widths: of every layer.
-        head_dim: of a whole head.
+        shape: of the base.
     """
+    whole = {shape.head_dim}
     return {
         "neurons_differ": len({layer.intermediate for layer in widths}) > 1,
         "heads_differ": len({layer.kv_heads for layer in widths}) > 1,
-        "heads_divided": any({layer.key_channels, layer.value_channels} != {head_dim} for layer in widths),
+        "heads_divided": any({layer.key_channels, layer.value_channels} != whole for layer in widths),
+        "heads_fewer": any(layer.kv_heads < shape.kv_heads for layer in widths),
     }
 
 

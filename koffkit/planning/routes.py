@@ -23,6 +23,7 @@ def facts_of_recipe(recipe: Recipe) -> Facts:
         neurons_differ=ragged and "mlp_neuron" in names,
         heads_differ=ragged and "kv_group" in names,
         heads_divided=divided,
+        heads_fewer="kv_group" in names,
         sliding=False,
         ranks=frozenset([] if memory.lora is None else [memory.lora.rank]),
         kv=kv,

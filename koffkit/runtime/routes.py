@@ -41,7 +41,7 @@ def facts_of(spec: ModelSpec, family: str, bundles: Sequence[Bundle]) -> Facts:
         ranks=frozenset(rank for info in infos for rank in ranks_of(info)),
         kv=kv_facts(len(spec.widths), [len(info.layers) for info in infos if info.kv is not None]),
         neurons=any(info.neurons is not None for info in infos),
-        **width_facts(spec.widths, spec.shape.head_dim),
+        **width_facts(spec.widths, spec.shape),
     )
 
 

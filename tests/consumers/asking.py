@@ -147,6 +147,9 @@ def measure(name: str, python: Path, exporter: Path | None, case: Case) -> Itera
     except KoffkitError as error:
         yield Row(case=case.name, reason=_without_places(str(error)))
         return
+    except Exception as error:  # a fault of ours belongs into the table, beside all the rest
+        yield Row(case=case.name, reason=_without_places(f"{type(error).__name__}: {error}"), failed=True)
+        return
     reference = case.reference(getattr(consumer, "ANSWERS", "tokens"))
     with tempfile.TemporaryDirectory() as place:
         answers = ask(python, name, artefact, reference.questions() | {"merged": merged}, Path(place))

@@ -22,6 +22,7 @@ from koffkit.stages.engine import run_recipe
 
 from ...common import make_checkpoint, recipe_dict, write_recipe
 from ...conftest import Koffkit, Shipped
+from ...parity import conformance
 
 IDS = torch.tensor([[5, 9, 17, 4, 88, 12]])
 
@@ -57,6 +58,17 @@ def test_the_base_of_an_adapter_is_found_from_the_folder_of_the_export(
         with model.disable_adapter():
             bare = model(input_ids=IDS).logits
     assert float((with_lora - bare).abs().max()) > 1e-3
+
+
+def test_fewer_heads_than_the_config_says_are_refused_first(tmp_path: Path) -> None:
+    """PEFT takes the number of KV heads from the config, which in koffkit's class has the base's."""
+    case = conformance.Case("llama", "neurons+groups", "ragged", False, plain=True, wide=True)
+    conformance.build(case, tmp_path)
+    heads = {layer["kv_heads"] for layer in json.loads((tmp_path / "out/backbone/config.json").read_text())["sliced_layers"]}
+    assert heads == {1}  # of two; layers differ in their neurons alone
+    with pytest.raises(UsageError, match=r"format peft: a KV memory for fewer heads than the base's"):
+        export(tmp_path / "run", tmp_path / "peft", "peft")
+    assert not (tmp_path / "peft").exists()
 
 
 def test_the_example_runs_without_koffkit_and_says_what_koffkit_says(made: Path, koffkit: Koffkit) -> None:
