@@ -63,7 +63,9 @@ class SelectMasks(StageKind):
             )
         if options.for_memories and (recipe.memory.neurons is None or options.text == "retention"):
             missing = (
-                "memory.neurons is null" if recipe.memory.neurons is None else "the text is retention text alone"
+                "memory.neurons is null"
+                if recipe.memory.neurons is None
+                else "the text is retention text alone"
             )
             raise ValueError(
                 f"stages.select_masks.for_memories: true, but {missing}, so there is nothing to count on; "
@@ -86,8 +88,8 @@ class SelectMasks(StageKind):
         if options.for_memories and not selector.additive:
             known = [name for name in plugins.names(plugins.SELECTORS) if _named(name).additive]
             raise UsageError(
-                f"stages.select_masks.selector: {options.selector} does not estimate a loss, so its scores of "
-                f"several domains cannot be weighed against each other (for_memories: true); choose "
+                f"stages.select_masks.selector: {options.selector} does not estimate a loss, so its scores "
+                f"of several domains cannot be weighed against each other (for_memories: true); choose "
                 f"{' or '.join(known)}, or take for_memories out."
             )
 
@@ -125,6 +127,6 @@ def _named(name: str) -> Selector:
 
 
 def _own_share(recipe: Recipe) -> float:
-    """The weight of a domain's own scores in stage `restore`, which chooses the neurons that are counted on."""
+    """The weight of a domain's own scores in stage `restore`, whose choice is counted on."""
     share: float = next(stage.options.own_share for stage in recipe.stages if stage.name == "restore")
     return share

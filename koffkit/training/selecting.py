@@ -49,7 +49,9 @@ def _scored(
     context: Context, selector: Selector, settings: Mapping[str, Any], sources: Sequence[str | None]
 ) -> Saliencies:
     """The scores by the text of some domains, and of None: retention text."""
-    depends = dict(settings) | {"sources": [RETENTION if name is None else name for name in sources]}
+    names = [RETENTION if name is None else name for name in sources]
+    label = f"{LABEL} ({names[0]})" if len(names) == 1 else LABEL
+    depends = dict(settings) | {"sources": names}
     if not selector.any_sparsity:
         depends["budget"] = context.budget.to_json()
     batches = calibration_batches(context, settings["batches"], settings["batch_size"], sources)
@@ -57,7 +59,7 @@ def _scored(
         context,
         LABEL,
         depends,
-        lambda: dict(selector.scores(calibration(context, LABEL, batches), context.budget)),
+        lambda: dict(selector.scores(calibration(context, label, batches), context.budget)),
     )
 
 

@@ -64,7 +64,10 @@ def test_fewer_heads_than_the_config_says_are_refused_first(tmp_path: Path) -> N
     """PEFT takes the number of KV heads from the config, which in koffkit's class has the base's."""
     case = conformance.Case("llama", "neurons+groups", "ragged", False, plain=True, wide=True)
     conformance.build(case, tmp_path)
-    heads = {layer["kv_heads"] for layer in json.loads((tmp_path / "out/backbone/config.json").read_text())["sliced_layers"]}
+    heads = {
+        layer["kv_heads"]
+        for layer in json.loads((tmp_path / "out/backbone/config.json").read_text())["sliced_layers"]
+    }
     assert heads == {1}  # of two; layers differ in their neurons alone
     with pytest.raises(UsageError, match=r"format peft: a KV memory for fewer heads than the base's"):
         export(tmp_path / "run", tmp_path / "peft", "peft")

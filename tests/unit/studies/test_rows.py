@@ -68,6 +68,19 @@ def test_rows_with_a_part_of_the_memory(base: Path, tmp_path: Path) -> None:
         recipe_of(base, tmp_path, "kv_only", memory={"lora": None, "kv": None})
 
 
+NEURONS = {"layers": "all", "lora": None, "kv": {"tokens": 2}, "neurons": {"count": 3}}
+
+
+def test_masks_count_on_neurons_only_where_they_come_back(base: Path, tmp_path: Path) -> None:
+    chosen = {"select_masks": {"selector": "sensitivity", "for_memories": True}}
+    kept = [chosen, {"restore": {}}, {"recover": {"max_steps": 2}}, {"evaluate": {}}]
+    given = {"memory": NEURONS, "stages": kept, "retention": None}
+    for row, counted in {"koff": True, "neurons_only": True, "kv_only": False, "prune_less": False}.items():
+        recipe = recipe_of(base, tmp_path, row, **given)
+        assert recipe.stages[0].options.for_memories is counted
+        assert ("restore" in stages(recipe)) is counted is (recipe.memory.neurons is not None)
+
+
 def test_one_shot_rows_recover_as_the_recipe_does(base: Path, tmp_path: Path) -> None:
     recipe = recipe_of(base, tmp_path, "one_shot_fisher")
     assert stages(recipe) == ["select_masks", "recover", "route", "evaluate"]
