@@ -15,6 +15,7 @@ from ...artefact.manifest import Manifest
 from ...artefact.names import MEMORIES
 from ...artefact.routes import Carries, Facts
 from ...errors import UsageError
+from ...masks.slicing import widths_of
 from ...progress import Progress
 from ...recipe.servable import VLLM_RANKS
 from ...run.finished import FinishedRun
@@ -148,6 +149,6 @@ def _write_memory(draft: Draft, bundle: Bundle, sentinels: dict[str, int]) -> di
             "path": f"{CARTRIDGES}/{name}",
             "tokens": bundle.info.kv.tokens,
             "sentinel": sentinels[name],
-            "kv_heads": draft.run.sliced_config["num_key_value_heads"],
+            "kv_heads": widths_of(draft.run.spec, draft.run.masks)[0].kv_heads,
         }
     return entry

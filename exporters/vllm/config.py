@@ -63,6 +63,7 @@ def write_config(draft: Draft, facts: Facts) -> None:
         "model_type": "nemotron-nas",
         "auto_map": {"AutoConfig": f"{MODULE}.{CLASS}"},
         "block_configs": _blocks(spec.widths, spec.shape.queries_per_kv),
+        "num_attention_heads": spec.widths[0].kv_heads * spec.shape.queries_per_kv,  # of every layer
         "qkv_bias": draft.run.spec.arch.has_bias("self_attn.q_proj", config),
     }
     write_json(backbone / CONFIG, dict(sorted(config.items())))

@@ -20,6 +20,7 @@ from koffkit.stages.engine import run_recipe
 
 from ...common import make_checkpoint, make_tokenizer, recipe_dict, write_recipe
 from ...conftest import Shipped
+from ...parity import conformance
 
 IDS = torch.tensor([[5, 9, 17, 4, 88, 12]])
 
@@ -101,6 +102,19 @@ def test_ragged_neurons_become_a_decilm(tmp_path: Path) -> None:
     assert json.loads(config.to_json_string(use_diff=False))["block_configs"][0]["ffn"]["no_op"] is False
     assert "--trust-remote-code" in (tmp_path / "out" / "README.md").read_text()
     assert not (backbone / "modeling_koffkit.py").exists()
+
+
+def test_a_decilm_has_the_heads_that_are_left(tmp_path: Path) -> None:
+    """Layers differ in their neurons; every one lost a KV head of two, with its two queries."""
+    case = conformance.Case("llama", "neurons+groups", "ragged", False, plain=True, wide=True)
+    conformance.build(case, tmp_path)
+    export(tmp_path / "run", tmp_path / "vllm", "vllm")
+    backbone, serving = (
+        json.loads((tmp_path / "vllm" / name).read_text())
+        for name in ("backbone/config.json", "serving.json")
+    )
+    assert backbone["num_attention_heads"] == 2
+    assert [entry["kv"]["kv_heads"] for entry in serving["memories"].values()] == [1]
 
 
 def test_ragged_heads_and_restored_neurons_are_refused(restored: Shipped, tmp_path: Path) -> None:
