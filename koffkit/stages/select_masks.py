@@ -83,10 +83,10 @@ class SelectMasks(StageKind):
         Raises:
             UsageError: by the selector.
         """
-        selector = _selector(options)
+        selector = _selector(options.selector)
         selector.check(loaded.recipe.mask)
         if options.for_memories and not selector.additive:
-            known = [name for name in plugins.names(plugins.SELECTORS) if _named(name).additive]
+            known = [name for name in plugins.names(plugins.SELECTORS) if _selector(name).additive]
             raise UsageError(
                 f"stages.select_masks.selector: {options.selector} does not estimate a loss, so its scores "
                 f"of several domains cannot be weighed against each other (for_memories: true); choose "
@@ -106,7 +106,7 @@ class SelectMasks(StageKind):
 
         if resume is None:
             own_share = _own_share(context.loaded.recipe) if options.for_memories else None
-            select(context, _selector(options), options.model_dump(include=WHAT_IS_READ), own_share)
+            select(context, _selector(options.selector), options.model_dump(include=WHAT_IS_READ), own_share)
             check_first_masks(context)
             names = [stage.name for stage in context.loaded.recipe.stages]
             state = Checkpoint(self.name, 0, context.tensors(), {}, {})
@@ -117,11 +117,7 @@ class SelectMasks(StageKind):
         save_memories(context)
 
 
-def _selector(options: SelectMasksOptions) -> Selector:
-    return _named(options.selector)
-
-
-def _named(name: str) -> Selector:
+def _selector(name: str) -> Selector:
     selector: Selector = plugins.load(plugins.SELECTORS, name, "stages.select_masks.selector")
     return selector
 

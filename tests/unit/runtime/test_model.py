@@ -5,6 +5,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -100,17 +101,27 @@ def test_a_plain_checkpoint_is_a_backbone_without_memories(llama: Path) -> None:
 
 @pytest.fixture
 def four(model: KoffModel, shipped: Shipped, tmp_path: Path) -> KoffModel:
-    """Two more memories: LoRA and KV tensors of those there are, turned around."""
-    for domain in ("north", "south"):
-        folder = shutil.copytree(shipped.export / "memories" / domain, tmp_path / domain)
+    """Two more memories."""
+    return with_scaled(model, shipped, tmp_path, {"un": -2})
+
+
+@pytest.fixture
+def eight(model: KoffModel, shipped: Shipped, tmp_path: Path) -> KoffModel:
+    """Six more memories."""
+    return with_scaled(model, shipped, tmp_path, {"un": -2, "very-": 3, "back-": -1})
+
+
+def with_scaled(model: KoffModel, shipped: Shipped, root: Path, factors: dict[str, int]) -> KoffModel:
+    """The model with more memories: LoRA and KV tensors of those there are, times a number, by prefix."""
+    for (prefix, factor), domain in product(factors.items(), ("north", "south")):
+        folder = shutil.copytree(shipped.export / "memories" / domain, root / f"{prefix}{domain}")
         for name in ("adapter_model", "kv_memory"):
             path = folder / f"{name}.safetensors"
-            save_file(
-                {key: -2 * value for key, value in load_file(path).items()}, path, metadata={"format": "pt"}
-            )
+            scaled = {key: factor * value for key, value in load_file(path).items()}
+            save_file(scaled, path, metadata={"format": "pt"})
         info = json.loads((folder / "memory.json").read_text())
         info["files"] = {name: file_entry(folder / name).to_json() for name in info["files"]}
-        write_record(folder / "memory.json", info | {"domain": f"un{domain}"})
+        write_record(folder / "memory.json", info | {"domain": folder.name})
         model.load_memory(folder)
     return model
 
@@ -223,11 +234,13 @@ def test_attention_that_knows_no_kv_memory_is_refused(shipped: Shipped) -> None:
         ]
 
 
-def test_eight_threads_with_memories_of_their_own_never_mix(four: KoffModel) -> None:
-    names = [*four.domains, None]
-    alone = {name: four.complete(PROMPTS[1], memory=name, max_new_tokens=4) for name in names}
-    assert len(set(alone.values())) == 5
-    asked = [names[number % 5] for number in range(200)]
+def test_eight_threads_with_memories_of_their_own_never_mix(eight: KoffModel) -> None:
+    names = eight.domains
+    alone = {name: eight.complete(PROMPTS[1], memory=name, max_new_tokens=8) for name in names}
+    assert len(set(alone.values())) == 8
+    asked = [names[number % 8] for number in range(200)]
     with ThreadPoolExecutor(8) as pool:
-        written = list(pool.map(lambda name: four.complete(PROMPTS[1], memory=name, max_new_tokens=4), asked))
+        written = list(
+            pool.map(lambda name: eight.complete(PROMPTS[1], memory=name, max_new_tokens=8), asked)
+        )
     assert written == [alone[name] for name in asked]
