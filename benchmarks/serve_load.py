@@ -200,6 +200,7 @@ def run(
     """What was seen of a server, and how it ended."""
     command = [sys.executable, "-m", "koffkit", "serve", str(export), "--port", "0"]
     command += ["--max-batch", str(max_batch), "--max-queue", str(streams + 8)]
+    command += ["--dtype", "float32"]  # in bfloat16 the rows of a batch decide which of two near tokens comes
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
