@@ -68,13 +68,23 @@ def print_verdict(verdict: Mapping[str, Any]) -> None:
         console.print(f"WARNING: {warning}", style="bold red", markup=False)
 
 
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""What limits the kernels that torch on a CPU compiles for products of matrices in half precision and keeps:
+one for every number of rows, up to a megabyte each, and by default 1,024 in each of two caches."""
+KERNELS = 128
+"""Enough for every batch of a server that decodes; what prompts of all lengths add is let go again."""
+
+
 def quiet_libraries() -> None:
-    """Import the libraries, which takes seconds, and silence their progress bars and notices."""
+    """Import the libraries, which takes seconds, with limits that they read then, and silence their progress
+    bars and notices."""
     import warnings
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in KERNEL_CACHES:
+        os.environ.setdefault(name, str(KERNELS))
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     progress = RichProgress()
     progress.keep_alive()

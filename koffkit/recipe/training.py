@@ -11,6 +11,12 @@ from ..strict import Positive, Rate, StrictModel
 
 class Train(StrictModel):
     precision: Literal["no", "bf16"] = Field("no", description="Automatic mixed precision.")
+    float32_matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest",
+        description="How products of float32 matrices are computed (torch.set_float32_matmul_precision): "
+        "high lets a GPU use TF32, medium rounds what is multiplied to bfloat16, also on CPUs that have "
+        "instructions for that. Weights, sums and all else stay float32; checks of parity use float64.",
+    )
     gradient_accumulation: Positive = Field(1, description="Batches whose gradients add up to one step.")
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, more time."

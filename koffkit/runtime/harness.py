@@ -83,38 +83,43 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
 
     def _loglikelihood_tokens(self, requests: list[Pair], **_: Any) -> list[tuple[float, bool]]:
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        order = sorted(range(len(requests)), key=lambda place: -sum(map(len, requests[place][1:])))
-        for done, places in _grouped(order, self.batch_size):
-            scores = self._score([requests[place] for place in places])
-            for place, score in zip(places, scores, strict=True):
-                found[place] = score
+        alike: dict[tuple[str, tuple[int, ...]], list[int]] = {}  # choices of one token: read once
+        for place, (texts, context, continuation) in enumerate(requests):
+            row = (context + continuation)[-self._longest - 1 : -1]
+            alike.setdefault((_read_by_router(*texts), tuple(row)), []).append(place)
+        prompts, done = sorted(alike, key=lambda prompt: -len(prompt[1])), 0
+        for _, group in _grouped(prompts, self.batch_size):
+            counts = [len(alike[prompt]) for prompt in group]
+            logits = self._logits([row for _, row in group], [text for text, _ in group], counts)
+            for prompt, predicted in zip(group, logits, strict=True):
+                for place in alike[prompt]:
+                    found[place] = _scored(predicted, requests[place][2])
+            done += sum(counts)
             self._progress(done, len(requests))
         return found
 
-    def _memories(self, pairs: Sequence[Pair]) -> list[str | None]:
-        """The memory of each prompt. The router sees what the user would have written: the context."""
+    def _memories(self, texts: Sequence[str], counts: Sequence[int]) -> list[str | None]:
+        """The memory of each prompt, which so many requests share."""
         if self.memory != "auto":
-            return [self.memory] * len(pairs)
-        chosen = [name for name, _ in self.model.route([text or other for (text, other), _, _ in pairs])]
-        for name in chosen:
-            self.picked[name or "none"] = self.picked.get(name or "none", 0) + 1
+            return [self.memory] * len(texts)
+        chosen = [name for name, _ in self.model.route(list(texts))]
+        for name, count in zip(chosen, counts, strict=True):
+            self.picked[name or "none"] = self.picked.get(name or "none", 0) + count
         return chosen
 
-    def _score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether it is the likeliest at every token."""
-        rows = [(context + continuation)[-self._longest - 1 :] for _, context, continuation in pairs]
-        width = max(len(row) - 1 for row in rows)
+    def _logits(
+        self, rows: Sequence[Sequence[int]], texts: Sequence[str], counts: Sequence[int]
+    ) -> list[Tensor]:
+        """What follows each token of each row, [T, V]."""
+        width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.eot_token_id)
         mask = torch.zeros_like(ids)
         for place, row in enumerate(rows):
-            ids[place, : len(row) - 1] = torch.tensor(row[:-1])
-            mask[place, : len(row) - 1] = 1
+            ids[place, : len(row)] = torch.tensor(row)
+            mask[place, : len(row)] = 1
         device = self.model.device
-        logits = self.model.logits(ids.to(device), self._memories(pairs), mask.to(device))
-        return [
-            _scored(logits[place, : len(row) - 1], row, len(continuation))
-            for place, (row, (_, _, continuation)) in enumerate(zip(rows, pairs, strict=True))
-        ]
+        logits = self.model.logits(ids.to(device), self._memories(texts, counts), mask.to(device))
+        return [logits[place, : len(row)] for place, row in enumerate(rows)]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         found = []
@@ -130,7 +135,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
         texts = []
         for done, group in _grouped(requests, 1):
             ((context, options),) = [request.args for request in group]
-            memory = self._memories([((context, ""), [], [])])
+            memory = self._memories([context], [1])
             limit = int(options.get("max_gen_toks", NEW_TOKENS))
             (text,) = self.model.generate([context], memory, max_new_tokens=limit)
             texts.append(_until(text, options.get("until", [])))
@@ -138,10 +143,16 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
         return texts
 
 
-def _scored(logits: Tensor, row: Sequence[int], count: int) -> tuple[float, bool]:
-    """The score of the last `count` tokens of `row`; logits [T, V] predict `row[1:]`."""
-    targets = torch.tensor(row[-count:], device=logits.device)
-    log_probabilities = logits[-count:].float().log_softmax(-1)
+def _read_by_router(context: str, continuation: str) -> str:
+    """What a user would have written: the context, if there is one."""
+    return context or continuation
+
+
+def _scored(logits: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
+    """Log-likelihood of a continuation, whose tokens the last of these logits [T, V] predict, and whether it
+    is the likeliest at every token."""
+    targets = torch.tensor(continuation, device=logits.device)
+    log_probabilities = logits[-len(targets) :].float().log_softmax(-1)
     chosen = log_probabilities.gather(-1, targets[:, None]).sum()
     return float(chosen), bool((log_probabilities.argmax(-1) == targets).all())
 

@@ -23,6 +23,7 @@ from ..run.state import RunCosts, RunState
 from ..storage.files import make_folder
 from ..training.build import build_context
 from ..training.context import Context
+from ..training.precision import multiplying
 from ..training.probe import Probe
 from ..training.profile import peak_memory
 from ..training.teaching import open_cache
@@ -57,7 +58,8 @@ def probe_recipe(loaded: LoadedRecipe, steps: int, device: str | None, progress:
         apart = resolve_domains(apart, run, base, progress)
         context = build_context(apart, run, base, progress, device=device)
         context.cache = open_cache(context, "")
-        with interruptible(at_once=True, answer=ANSWER) as context.stop:
+        precision = recipe.train.float32_matmul_precision
+        with interruptible(at_once=True, answer=ANSWER) as context.stop, multiplying(precision):
             found = _probed(context, base, steps)
     keep_probe(recipe, device_at_hand(device), found)
     return found

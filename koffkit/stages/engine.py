@@ -25,6 +25,7 @@ from ..storage.lock import writing_in
 from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
+from ..training.precision import multiplying
 from ..training.teaching import open_cache
 from .costs import foreseen, spent
 from .opening import clear, led_run, open_run
@@ -132,7 +133,8 @@ def _carry_out(
             clear(run, keep_tokens=not isinstance(error, DataError))
         raise
     try:
-        with interruptible(at_once=False, answer=ANSWER if ranks.leads() else "") as stop:
+        stopping = interruptible(at_once=False, answer=ANSWER if ranks.leads() else "")
+        with stopping as stop, multiplying(loaded.recipe.train.float32_matmul_precision):
             context.stop = ranks.agreed(stop)
             state = _run_stages(context, state)
     finally:

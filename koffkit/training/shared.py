@@ -74,6 +74,7 @@ def _depends(context: Context, what: str, settings: Mapping[str, Any]) -> dict[s
         "recipe": {name: value for name, value in recipe.items() if name not in OF_NO_MATTER},
         "gates": {name: mask[name] for name in OF_THE_GATES},
         "precision": context.loaded.recipe.train.precision,
+        "products": context.loaded.recipe.train.float32_matmul_precision,
         "base": context.run.read().base.fingerprint,
         "text": [[name, read_index(context.run.data_dir / f"{name}.json")["files"]] for name in streams],
         "device": str(context.accelerator.device),

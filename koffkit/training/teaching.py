@@ -147,6 +147,7 @@ def _facts(context: Context, base: str, name: str, stream: PackedTokens) -> dict
         "base": base,
         "dtype": recipe.base.dtype,
         "precision": recipe.train.precision,
+        "products": recipe.train.float32_matmul_precision,
         "tokenizer": vocabulary_digest(context.tokenizer),
         "text": ", ".join(files[part]["sha256"] for part in read),
         "sequence_length": recipe.sequence_length,

@@ -16,6 +16,7 @@ from koffkit.recipe.load import load_recipe
 from koffkit.router import load_router
 from koffkit.stages.engine import run_recipe
 from koffkit.stages.evaluate import evaluate_domains
+from koffkit.stages.learn_masks import LearnMasks
 from koffkit.training.tracking import track
 
 from ...common import recipe_dict, sentences, write_recipe
@@ -89,6 +90,25 @@ def test_precision_and_gradient_checkpointing(llama: Path, tmp_path: Path) -> No
     assert loop.context.accelerator.mixed_precision == "bf16" and loop.student.model.is_gradient_checkpointing
     rounded = loop._step(0)["kl"]
     assert rounded != exact and rounded == pytest.approx(exact, rel=0.2)
+
+
+def test_products_of_float32_are_computed_as_asked_while_stages_run(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    run = LearnMasks.run
+
+    def noted(self: LearnMasks, *rest: Any) -> None:
+        seen.append(torch.get_float32_matmul_precision())
+        run(self, *rest)
+
+    monkeypatch.setattr(LearnMasks, "run", noted)
+    for precision in ("medium", "highest"):
+        root = tmp_path / precision
+        train = {"float32_matmul_precision": precision}
+        recipe = recipe_dict(llama, root / "data", stages=[{"learn_masks": {"max_steps": 0}}], train=train)
+        run_recipe(load_recipe(write_recipe(root / "recipe.yaml", recipe)), root / "run")
+    assert seen == ["medium", "highest"] and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_base_is_held_in_the_type_asked_for(llama: Path, tmp_path: Path) -> None:
