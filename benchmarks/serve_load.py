@@ -7,8 +7,8 @@ python benchmarks/serve_load.py EXPORT                           # 32 streams fo
 python benchmarks/serve_load.py EXPORT --streams 64 --minutes 30 --max-rss-growth 0.05
 python benchmarks/serve_load.py EXPORT --minutes 10 --hostile    # also malformed, oversized, slow and
                                                                  # vanishing clients; one memory replaced
-python benchmarks/serve_load.py EXPORT --dtype bfloat16          # where the other rows of a batch decide which
-                                                                 # of two near tokens comes: only counted
+python benchmarks/serve_load.py EXPORT --dtype bfloat16          # where other rows of a batch decide which of
+                                                                 # two near tokens comes: only counted
 """
 
 from __future__ import annotations

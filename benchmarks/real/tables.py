@@ -1,14 +1,19 @@
-"""Memories of a real LLM against pruning less, at equal loaded parameters, for several sparsities.
+"""Tables of a real LLM, for several sparsities.
 
     python benchmarks/real/prepare.py
-    python benchmarks/real/tables.py --corpus FOLDER [--model FOLDER] [--sparsity .12,.2,.3] [--trained]
+    python benchmarks/real/tables.py --corpus FOLDER [--model FOLDER] [--sparsity .12,.2,.3] [--recipe NAME]
 
-FOLDER holds `culture.txt`, ..., or the same with `.xz`. A memory is a sixth of what is removed: the
-backbone with all six has as many parameters as the base. By default memories are neurons and nothing is
-trained; with `--trained` they train, and with them the backbone. Each sparsity is a
-`koffkit ablate`, which keeps finished runs and continues interrupted ones; `summary.json` has every figure.
-On one core the first row takes an hour, others twenty to forty minutes, and training half an hour more. What
-follows `--` goes to `koffkit ablate`, for example `-- --rows koff,prune_less,one_shot_flap`.
+FOLDER holds `culture.txt`, ..., or the same with `.xz`. NAME is one of the recipes beside this file:
+
+- `topics` (the default): memories of neurons against pruning less, at equal loaded parameters; nothing is
+  trained. A memory is a sixth of what is removed: the backbone with all six is as large as the base.
+- `trained`: the same, and then memories and backbone train.
+- `parts`: trained memories of that size made of neurons, LoRA and KV, and of some of them.
+- `selectors`: the mask of every one-shot selector, with the same LoRA recovery, and (backbone alone) without.
+
+Each sparsity is a `koffkit ablate`, which keeps finished runs and continues interrupted ones; `runs.csv` has
+every figure by topic. On one core a run takes a quarter of an hour to an hour. What follows `--` goes to
+`koffkit ablate`, for example `-- --rows koff,prune_less --set train.float32_matmul_precision=medium`.
 """
 
 from __future__ import annotations
@@ -21,7 +26,15 @@ import click
 from smoke import source
 
 DOMAINS = ("culture", "geography", "history", "mathematics", "science", "technology")
-ROWS = "koff,prune_less"
+SELECTORS = ("sensitivity", "fisher", "activation", "flap", "taylor", "magnitude", "depth")
+ROWS = {
+    "topics": "koff,prune_less",
+    "trained": "koff,prune_less",
+    "parts": "koff,prune_less,equal_lora_kv,equal_neurons_lora,equal_neurons",
+    "selectors": ",".join(f"one_shot_{name}" for name in SELECTORS),
+}
+OTHER_PARTS = 18
+"""Neurons a layer that weigh as much as the LoRA and KV memory of `parts.yaml`."""
 
 
 def neurons_of(model: Path, sparsity: float) -> int:
@@ -34,12 +47,14 @@ def neurons_of(model: Path, sparsity: float) -> int:
     return int(share / parameters_of_neuron(spec) / spec.num_layers)
 
 
-def command(corpus: Path, model: Path, sparsity: float, work: Path, trained: bool) -> list[str]:
+def command(corpus: Path, model: Path, sparsity: float, work: Path, name: str) -> list[str]:
     """The `koffkit ablate` of one sparsity."""
-    recipe = Path(__file__).with_name("trained.yaml" if trained else "topics.yaml")
+    recipe = Path(__file__).with_name(f"{name}.yaml")
     sets = [f"base.model={model.resolve()}", f"mask.global_sparsity={sparsity}"]
-    sets += [f"domains.{name}.text={source(corpus, name).resolve()}" for name in DOMAINS]
-    sets.append(f"memory.neurons.count={neurons_of(model, sparsity)}")
+    sets += [f"domains.{domain}.text={source(corpus, domain).resolve()}" for domain in DOMAINS]
+    if name != "selectors":
+        count = neurons_of(model, sparsity) - (OTHER_PARTS if name == "parts" else 0)
+        sets.append(f"memory.neurons.count={count}")
     output = work / f"{recipe.stem}-{sparsity:g}"
     changes = [part for change in sets for part in ("--set", change)]
     return [sys.executable, "-m", "koffkit", "ablate", str(recipe), *changes, "--output", str(output)]
@@ -52,13 +67,13 @@ def command(corpus: Path, model: Path, sparsity: float, work: Path, trained: boo
 )
 @click.option("--sparsity", default="0.12,0.2,0.3", show_default=True, help="Separated by commas.")
 @click.option("--work", type=click.Path(path_type=Path), default="runs/real", show_default=True)
-@click.option("--trained", is_flag=True, help="Memories and backbone train.")
+@click.option("--recipe", type=click.Choice(list(ROWS)), default="topics", show_default=True)
 @click.argument("more", nargs=-1)
-def main(corpus: Path, model: Path, sparsity: str, work: Path, trained: bool, more: tuple[str, ...]) -> None:
+def main(corpus: Path, model: Path, sparsity: str, work: Path, recipe: str, more: tuple[str, ...]) -> None:
     """Print a table for every sparsity."""
-    rest = list(more) if "--rows" in more else ["--rows", ROWS, *more]
+    rest = list(more) if "--rows" in more else ["--rows", ROWS[recipe], *more]
     for level in map(float, sparsity.split(",")):
-        subprocess.run([*command(corpus, model, level, work, trained), *rest], check=True)
+        subprocess.run([*command(corpus, model, level, work, recipe), *rest], check=True)
 
 
 if __name__ == "__main__":
