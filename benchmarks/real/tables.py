@@ -9,7 +9,8 @@ FOLDER holds `culture.txt`, ..., or the same with `.xz`. NAME is one of the reci
   trained. A memory is a sixth of what is removed: the backbone with all six is as large as the base.
 - `trained`: the same, and then memories and backbone train.
 - `parts`: trained memories of that size made of neurons, LoRA and KV, and of some of them.
-- `selectors`: the mask of every one-shot selector, with the same LoRA recovery, and (backbone alone) without.
+- `selectors`: the mask of every one-shot selector, with the same LoRA recovery of two topics, and (backbone
+  alone) without.
 
 Each sparsity is a `koffkit ablate`, which keeps finished runs and continues interrupted ones; `runs.csv` has
 every figure by topic. On one core a run takes a quarter of an hour to an hour. What follows `--` goes to
@@ -26,6 +27,7 @@ import click
 from smoke import source
 
 DOMAINS = ("culture", "geography", "history", "mathematics", "science", "technology")
+TWO = ("history", "science")
 SELECTORS = ("sensitivity", "fisher", "activation", "flap", "taylor", "magnitude", "depth")
 ROWS = {
     "topics": "koff,prune_less",
@@ -51,7 +53,8 @@ def command(corpus: Path, model: Path, sparsity: float, work: Path, name: str) -
     """The `koffkit ablate` of one sparsity."""
     recipe = Path(__file__).with_name(f"{name}.yaml")
     sets = [f"base.model={model.resolve()}", f"mask.global_sparsity={sparsity}"]
-    sets += [f"domains.{domain}.text={source(corpus, domain).resolve()}" for domain in DOMAINS]
+    domains = TWO if name == "selectors" else DOMAINS
+    sets += [f"domains.{domain}.text={source(corpus, domain).resolve()}" for domain in domains]
     if name != "selectors":
         count = neurons_of(model, sparsity) - (OTHER_PARTS if name == "parts" else 0)
         sets.append(f"memory.neurons.count={count}")

@@ -18,6 +18,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,26 +64,38 @@ def measured(path: Path, memory: str, task: str, kept: Path, options: list[str])
     return found
 
 
-def show(rows: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Accuracy with its standard error, and what is kept of the base's accuracy above chance."""
+@dataclass(frozen=True)
+class Accuracy:
+    """Of one condition on one task."""
+
+    share: float
+    questions: int
+    guessing: float
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return math.sqrt(self.share * (1 - self.share) / self.questions)
+
+    @property
+    def above(self) -> float:
+        """What guessing does not explain."""
+        return self.share - self.guessing
+
+
+def show(rows: dict[str, dict[str, Accuracy]]) -> None:
+    """Accuracy with its standard error, and what is kept of the base's accuracy above chance: mean over the
+    tasks in which the base is more than two standard errors above it."""
+    base = rows["base"]
+    counted = [task for task in TASKS if base[task].above > 2 * base[task].error]
     table = Table("", *TASKS, "above chance, kept", title="accuracy (standard error)")
-    guessed = {task: chance(task) for task in TASKS}
-    above = {}
-    for name, by_task in rows.items():
-        cells, accuracies = [], []
-        for task in TASKS:
-            figures = by_task[task]["results"][task]
-            accuracy, count = figures["acc"], figures["questions"]
-            accuracies.append(accuracy - guessed[task])
-            cells.append(f"{accuracy:.3f} ({math.sqrt(accuracy * (1 - accuracy) / count):.3f})")
-        above[name] = sum(accuracies)
-        table.add_row(name, *cells, f"{above[name] / above['base']:.1%}")
-    table.add_row("guessing", *(f"{guessed[task]:.3f}" for task in TASKS), "0.0%")
-    Console(width=120).print(table)
-    for name, by_task in rows.items():
-        picked = {task: by_task[task]["picked"] for task in TASKS if by_task[task]["picked"]}
-        for task, names in picked.items():
-            click.echo(f"{name}, {task}: the router picked {names}")
+    for name, row in rows.items():
+        cells = [f"{row[task].share:.3f} ({row[task].error:.3f})" for task in TASKS]
+        kept = [row[task].above / base[task].above for task in counted]
+        table.add_row(name, *cells, " ".join(f"{share:.1%}" for share in [sum(kept) / len(kept), *kept]))
+    table.add_row("guessing", *(f"{base[task].guessing:.3f}" for task in TASKS), "0 %")
+    Console(width=130).print(table)
+    click.echo(f"kept: the mean, then {', '.join(counted)}, where the base is above chance")
 
 
 @click.command()
@@ -114,10 +127,15 @@ def main(
     for memory in memories.split(","):
         name = "backbone alone" if memory == "none" else f"memory {memory}"
         conditions[name] = (export, memory, kept / export.resolve().name / memory)
-    rows = {
-        name: {task: measured(path, memory, task, folder / f"{task}.json", options) for task in TASKS}
-        for name, (path, memory, folder) in conditions.items()
-    }
+    rows: dict[str, dict[str, Accuracy]] = {}
+    for name, (path, memory, folder) in conditions.items():
+        rows[name] = {}
+        for task in TASKS:
+            found = measured(path, memory, task, folder / f"{task}.json", options)
+            figures = found["results"][task]
+            rows[name][task] = Accuracy(figures["acc"], figures["questions"], chance(task))
+            if found["picked"]:
+                click.echo(f"{name}, {task}: the router picked {found['picked']}")
     show(rows)
 
 

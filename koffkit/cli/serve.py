@@ -13,13 +13,14 @@ import click
 from ..errors import DataError, UsageError
 from .console import RichProgress, quiet_libraries
 from .place import device_option, dtype_option, verify_option
+from .serve_llama import UPSTREAM_KEY_VARIABLE, serve_llama, upstream_key
 
 if TYPE_CHECKING:
     from ..artefact.export import Export
     from ..serving.http_proxy import Upstream
+    from ..serving.llama_served import LlamaServing
 
 KEY_VARIABLE = "KOFFKIT_API_KEY"
-UPSTREAM_KEY_VARIABLE = "KOFFKIT_UPSTREAM_KEY"
 NEEDED = ("fastapi", "httpx", "prometheus_client", "uvicorn")
 MAX_KEY_BYTES = 4096
 
@@ -84,7 +85,7 @@ MAX_KEY_BYTES = 4096
     "--upstream-export",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="The export of format vllm that --upstream runs; it says how KV memories are asked for.",
+    help="The export of format vllm or gguf that --upstream runs; it says how memories are asked for.",
 )
 @device_option
 @dtype_option("auto")
@@ -116,11 +117,21 @@ def command(
 
     opened = open_export(export)
     with bind(host, port) as bound:
-        if upstream is not None:
+        llama = None if upstream is None or upstream_export is None else _llama(upstream_export)
+        if upstream is not None and llama is not None:
+            kept = {name: options[name] for name in ("max_queue", "max_tokens", "timeout", "max_body")}
+            serve_llama(opened, llama, upstream, bound, key=key, loopback=loopback, **kept)
+        elif upstream is not None:
             asked = find_upstream(opened, upstream, upstream_backbone, upstream_export, options["timeout"])
             _pass_on(asked, bound, key=key, loopback=loopback, max_body=options["max_body"])
         else:
             _serve(opened, bound, key=key, loopback=loopback, **options)
+
+
+def _llama(folder: Path) -> LlamaServing | None:
+    from ..serving.llama_served import llama_serving
+
+    return llama_serving(folder)
 
 
 def _serve(
@@ -206,7 +217,7 @@ def find_upstream(
         router=router,
         tokenizer=load_tokenizer(export.backbone) if sentinels else None,
         sentinels=sentinels,
-        key=os.environ.get(UPSTREAM_KEY_VARIABLE, "").strip() or None,
+        key=upstream_key(),
         seconds=seconds,
     )
 

@@ -88,7 +88,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
             row = (context + continuation)[-self._longest - 1 : -1]
             alike.setdefault((_read_by_router(*texts), tuple(row)), []).append(place)
         prompts, done = sorted(alike, key=lambda prompt: -len(prompt[1])), 0
-        for _, group in _grouped(prompts, self.batch_size):
+        for _count, group in _grouped(prompts, self.batch_size):
             counts = [len(alike[prompt]) for prompt in group]
             logits = self._logits([row for _, row in group], [text for text, _ in group], counts)
             for prompt, predicted in zip(group, logits, strict=True):

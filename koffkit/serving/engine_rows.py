@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import KoffkitError, ResourceError, UsageError
 from .engine_text import TextStream
@@ -96,6 +96,24 @@ class Request:
     seconds: float | None = None
 
 
+class Answering(Protocol):
+    """What answers requests."""
+
+    max_batch: int
+    max_queue: int
+
+    @property
+    def queued(self) -> int: ...
+
+    @property
+    def active(self) -> int: ...
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    def submit(self, requests: Sequence[Request]) -> list[Row]: ...
+
+
 @dataclass(eq=False)
 class Row:
     """A request while it waits or is answered.
@@ -117,12 +135,12 @@ class Row:
     deadline: float = field(default=float("inf"))
 
     @classmethod
-    def of(cls, request: Request, tokenizer: Any, ends: frozenset[int]) -> Row:
-        """A request that has just come."""
-        import torch
-
+    def of(cls, request: Request, tokenizer: Any, ends: frozenset[int], *, samples: bool = True) -> Row:
+        """A request that has just come; `samples`: its tokens are chosen here."""
         row = cls(request, TextStream(tokenizer, request.sampling.stop), ends)
-        if request.sampling.temperature > 0:
+        if samples and request.sampling.temperature > 0:
+            import torch
+
             seed = request.sampling.seed
             row.generator = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
         if request.seconds is not None:
@@ -153,11 +171,11 @@ class Row:
             return self._end("stop", text)
         if self.num_tokens >= self.request.sampling.max_tokens:
             return self._end("length", text + self.text.finish())
-        return self._tell(Piece(text=text, num_tokens=self.num_tokens))
+        return self.tell(Piece(text=text, num_tokens=self.num_tokens))
 
     def fail(self, error: Exception) -> None:
         """There will be no more of this answer."""
-        self._tell(Piece(num_tokens=self.num_tokens, error=error))
+        self.tell(Piece(num_tokens=self.num_tokens, error=error))
 
     def is_over(self, now: float) -> bool:
         """Whether the row has to leave: it is done, nobody waits for it, or its time is up."""
@@ -172,9 +190,10 @@ class Row:
 
     def _end(self, why: Finish, text: str) -> None:
         stopped = why == "length" and self.text.stopped  # the last characters completed a stop string
-        self._tell(Piece(text=text, num_tokens=self.num_tokens, finish="stop" if stopped else why))
+        self.tell(Piece(text=text, num_tokens=self.num_tokens, finish="stop" if stopped else why))
 
-    def _tell(self, piece: Piece) -> None:
+    def tell(self, piece: Piece) -> None:
+        """Pass a piece on to who asked."""
         self.done = self.done or piece.is_last
         if self.cancelled:
             return

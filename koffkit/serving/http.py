@@ -30,7 +30,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 def create_app(
     service: Service,
-    memories: Memories,
+    memories: Memories | None,
     metrics: Metrics,
     *,
     key: str | None = None,
@@ -42,7 +42,7 @@ def create_app(
 
     Args:
         service: what answers.
-        memories: what is loaded.
+        memories: what is loaded; None: another server's, which do not change.
         metrics: figures.
         key: the API key; None: none is asked for.
         loopback: answer requests to loopback names only.
@@ -54,7 +54,7 @@ def create_app(
     _add_answers(app, service, metrics)
     _add_views(app, service, memories)
     add_figures_and_page(app, metrics)
-    if admin:
+    if admin and memories is not None:
         _add_admin(app, memories)
     return Guard(app, key, loopback, max_body, metrics.refused)
 
@@ -100,7 +100,7 @@ def _add_answers(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return await answer(service, metrics, asked, http, chat=True)
 
 
-def _add_views(app: FastAPI, service: Service, memories: Memories) -> None:
+def _add_views(app: FastAPI, service: Service, memories: Memories | None) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [model_entry(name) for name in service.names]}
@@ -120,7 +120,7 @@ def _add_views(app: FastAPI, service: Service, memories: Memories) -> None:
             "chat": service.chats,
             "queued": service.engine.queued,
             "active": service.engine.active,
-            "problems": memories.problems,
+            "problems": {} if memories is None else memories.problems,
         }
         return JSONResponse(state, 200 if alive else 503)
 

@@ -9,8 +9,7 @@ from threading import RLock
 from typing import Any
 
 from ..errors import near_name
-from .engine import Engine
-from .engine_rows import NO_MEMORY, Sampling
+from .engine_rows import NO_MEMORY, Answering, Sampling
 from .http_errors import ApiError, invalid
 from .http_schema import Asked, ChatRequest, CompletionRequest
 
@@ -44,7 +43,7 @@ class Service:
     """Everything that answers need.
 
     Args:
-        model: a `KoffModel`.
+        model: a `KoffModel`, or what stands for one.
         engine: of that model.
         max_tokens: the most tokens of an answer that may be asked for; None: what the model has room for.
         seconds: how long an answer may take.
@@ -53,7 +52,7 @@ class Service:
     def __init__(
         self,
         model: Any,
-        engine: Engine,
+        engine: Answering,
         *,
         max_tokens: int | None = None,
         seconds: float = 300.0,

@@ -169,17 +169,19 @@ def test_what_cannot_be_passed_on(
     from koffkit.serving.http_metrics import Metrics
     from koffkit.serving.http_proxy import create_proxy
 
-    url = ("--upstream", "http://127.0.0.1:9")
-    assert koffkit("serve", shipped.export, "--upstream", "localhost:8000").code == 2
-    assert koffkit("serve", shipped.export, *url, "--upstream-export", shipped.export).code == 2
+    url = ("--port", 0, "--upstream", "http://127.0.0.1:9")
+    refused = koffkit("serve", shipped.export, "--port", 0, "--upstream", "localhost:8000")
+    assert refused.code == 2 and "must begin with http://" in refused.err
+    refused = koffkit("serve", shipped.export, *url, "--upstream-export", shipped.export)
+    assert refused.code == 2 and "no serving.json" in refused.err
     (tmp_path / "serving.json").write_text('{"memories": {"north": 3}}')
     assert koffkit("serve", shipped.export, *url, "--upstream-export", tmp_path).code == 4
-    upstream = find_upstream(open_export(shipped.export), url[1], "theirs", None, 5.0)
+    upstream = find_upstream(open_export(shipped.export), url[-1], "theirs", None, 5.0)
     assert (upstream.backbone, upstream.sentinels) == ("theirs", {})
     app = create_proxy(upstream, Metrics(), key=None, loopback=True, max_body=10_000)
     with running(app) as here, httpx.Client(base_url=here, timeout=20, trust_env=False) as client:
         assert client.post("/v1/completions", json={"model": "none", "prompt": "x"}).status_code == 502
         assert client.get("/health").status_code == 503
     monkeypatch.setattr(TextRouter, "read_backbone", lambda self, features: None)
-    refused = koffkit("serve", shipped.export, *url, "--port", 0)
+    refused = koffkit("serve", shipped.export, *url)
     assert refused.code == 2 and "reads the backbone's hidden states" in refused.err

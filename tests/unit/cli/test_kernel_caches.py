@@ -27,6 +27,6 @@ print(peak() - warm)
 
 
 def test_products_of_ever_new_sizes_take_no_more_memory() -> None:
-    """On CPUs that multiply bfloat16, torch keeps a kernel for every number of rows: 767 MB without a limit."""
+    """On CPUs that multiply bfloat16, torch keeps a kernel for every number of rows: without limit 767 MB."""
     done = subprocess.run([sys.executable, "-c", GROWN], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 200  # MB
