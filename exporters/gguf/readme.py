@@ -153,6 +153,9 @@ not the memory's.
 - With `-fa on`, which rounds more, restore `{kv.file_flash_attention}`, or say `--flash-attention` to
   `ask.py`. A state that does not fit is refused by the server with status 400.
 - One slot (`-np 1`), or several with one cache for all (`--kv-unified`).
+- `koffkit serve EXPORT --upstream http://127.0.0.1:{PORT} --upstream-export FOLDER` (EXPORT: of format hf, of
+  the same run; FOLDER: this one) stands before this server: the router picks the memory, and clients of
+  OpenAI's API need to know nothing of slots.
 - llama-cli and ollama cannot restore a slot: LoRA only.
 """
 

@@ -73,6 +73,12 @@ def heartbeat() -> Heartbeat | None:
     return None if context is None else context.find_root().meta.get(_KEY)
 
 
+def rest() -> None:
+    """No more signs of life: from now on the command waits for others, as a server does."""
+    if beating := heartbeat():
+        beating.stop()
+
+
 def begin(speak: Callable[[str], None]) -> None:
     """Start the heartbeat of the running command, which ends with it; outside of a command nothing happens.
 

@@ -12,6 +12,7 @@ import click
 
 from ..errors import DataError, UsageError
 from .console import RichProgress, quiet_libraries
+from .heartbeat import rest
 from .place import device_option, dtype_option, verify_option
 from .serve_llama import UPSTREAM_KEY_VARIABLE, serve_llama, upstream_key
 
@@ -180,6 +181,7 @@ def _serve(
         stack.enter_context(engine)
         stack.enter_context(memories)
         progress.message(f"serving {', '.join(service.names)} at {address_of(bound)}")
+        rest()
         run(app, bound, look_now=memories.look_now)
         progress.message("stopped")
 
@@ -230,6 +232,7 @@ def _pass_on(upstream: Upstream, bound: Any, *, key: str | None, loopback: bool,
     app = create_proxy(upstream, Metrics(), key=key, loopback=loopback, max_body=max_body)
     names = ", ".join(upstream.names)
     RichProgress().message(f"passing on {names} to {upstream.url} at {address_of(bound)}")
+    rest()
     run(app, bound)
     RichProgress().message("stopped")
 

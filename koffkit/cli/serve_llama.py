@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .console import RichProgress, quiet_libraries
+from .heartbeat import rest
 
 if TYPE_CHECKING:
     from ..artefact.export import Export
@@ -36,6 +37,7 @@ def serve_llama(export: Export, serving: LlamaServing, url: str, bound: Any, **o
     progress = RichProgress()
     with engine:
         progress.message(f"serving {', '.join(service.names)} by {url} at {address_of(bound)}")
+        rest()
         run(app, bound)
         progress.message("stopped")
 

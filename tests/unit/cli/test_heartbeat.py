@@ -6,7 +6,7 @@ import click
 import pytest
 
 from koffkit.cli.draw import RichProgress
-from koffkit.cli.heartbeat import Heartbeat, begin, heartbeat
+from koffkit.cli.heartbeat import Heartbeat, begin, heartbeat, rest
 
 from .conftest import Clock
 from .test_draw import lines
@@ -78,6 +78,18 @@ def test_it_ends_with_its_command() -> None:
         assert not beating._over.is_set()
     assert beating._over.is_set()
     assert heartbeat() is None
+
+
+def test_a_command_that_waits_for_others_is_silent(clock: Clock, capsys: Any) -> None:
+    @click.command()
+    def wait() -> None:
+        RichProgress().keep_alive()
+        beating = heartbeat()
+        assert beating is not None and not beating._over.is_set()
+        rest()
+        assert beating._over.is_set()
+
+    wait.main([], standalone_mode=False)
 
 
 def test_outside_of_a_command_there_is_none() -> None:
