@@ -6,7 +6,8 @@
 FOLDER holds `culture.txt`, ..., or the same with `.xz`. A memory is a sixth of what is removed: the
 backbone with all six has as many parameters as the base. By default memories are neurons and nothing is
 trained; with `--trained` they train, and with them the backbone. Each sparsity is a
-`koffkit ablate`, which keeps finished runs and continues interrupted ones; `summary.json` has every figure.
+`koffkit ablate`, which keeps finished runs and continues interrupted ones; `summary.json` has the means over
+the topics, `runs.csv` the figures of every topic.
 On one core the first row takes an hour, others twenty to forty minutes, and training half an hour more. What
 follows `--` goes to `koffkit ablate`, for example `-- --rows koff,prune_less,one_shot_flap`.
 """
