@@ -182,6 +182,16 @@ def test_an_infinite_figure_is_the_worst_of_its_row() -> None:
     assert domain_chart({"domains": domains}) is not None
 
 
+def test_a_row_that_is_infinite_throughout_is_shown() -> None:
+    lost = {"kl": None, "perplexity": None}
+    domains = {
+        "de": {"backbone": lost, "matched": lost, "swap": {"fr": lost}},
+        "fr": RESULTS["domains"]["fr"],
+    }
+    cells = dict(swap_rows({"domains": domains}, "kl"))["de"]
+    assert [(cell.text, cell.shade) for cell in cells] == [("inf", 0.0)] * 3
+
+
 def test_long_curves_are_thinned_within_their_stage() -> None:
     steps = [{"step": n, "stage": "a" if n <= 1000 else "b", "kl": 1.0} for n in range(1, 2001)]
     layers = charts(page_facts(steps=steps))["chart-loss"]["layer"]

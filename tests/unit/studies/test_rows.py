@@ -112,6 +112,22 @@ def test_untrained_neurons_are_not_run_twice(base: Path, tmp_path: Path, tuned: 
     ) is (not tuned)
 
 
+def test_neurons_that_train_come_back_untrained(base: Path, tmp_path: Path) -> None:
+    memory = {"layers": "all", "lora": None, "kv": None, "neurons": {"count": 2, "tuned": True}}
+    stages = [
+        {"learn_masks": {"max_steps": 2}},
+        {"restore": {}},
+        {"recover": {"max_steps": 2}},
+        {"evaluate": {}},
+    ]
+    given = {"mask": MASK, "memory": memory, "stages": stages}
+    neurons = recipe_of(base, tmp_path, "restored_neurons", **given).memory.neurons
+    assert neurons is not None
+    assert (neurons.count, neurons.tuned) == (2, False)
+    with pytest.raises(UsageError, match="the recipe learns no memory together with the masks; leave"):
+        recipe_of(base, tmp_path, "prune_then_recover", **given)
+
+
 def test_rows_of_a_memory_s_size_need_a_memory(base: Path, tmp_path: Path) -> None:
     memory = {"layers": "all", "lora": None, "kv": None}
     for row in ("prune_less", "restored_neurons", "unpruned_lora"):

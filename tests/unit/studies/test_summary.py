@@ -90,8 +90,10 @@ def test_rows_with_memories_are_held_against_the_row_of_their_size() -> None:
     }
     assert equal_size_verdict(found) == {
         "lines": [
-            "koff against prune_less: lower KL in 1 of 2 domains (mean difference -0.0250), lower perplexity "
-            "in 1 (mean difference -13.4%); mean of 2 seeds."
+            (
+                "koff against prune_less: lower KL in 1 of 2 domains (mean difference -0.0250), lower "
+                "perplexity in 1 (mean difference -13.4%); mean of 2 seeds."
+            ),
         ],
         "warnings": [],
     }
@@ -101,8 +103,10 @@ def test_a_row_that_loses_to_the_row_of_its_size_is_warned_of() -> None:
     lost = [row("koff", 0, 0.1, 0.6), row("unpruned_lora", 0, 1.0, 1.0, sparsity=0.0)]
     said = equal_size_verdict(summary([*lost, *LESS], {}))
     assert said["warnings"] == [
-        "koff loses to prune_less, which loads as much: lower KL in 1 of 2 domains (mean difference "
-        "+0.0500), lower perplexity in 1 (mean difference -13.4%); 1 seed."
+        (
+            "koff loses to prune_less, which loads as much: lower KL in 1 of 2 domains (mean difference "
+            "+0.0500), lower perplexity in 1 (mean difference -13.4%); 1 seed."
+        ),
     ]
     (line,) = said["lines"]
     assert line.startswith("unpruned_lora against prune_less: lower KL in 0 of 2 domains")
