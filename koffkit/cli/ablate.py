@@ -12,7 +12,11 @@ from .study import carry_out, numbers, study_options
 
 @click.command("ablate")
 @click.argument("recipe")
-@click.option("--rows", help="Rows by name, separated by commas; --list shows them.  [default: baselines]")
+@click.option(
+    "--rows",
+    help="Rows by name, separated by commas; --list shows them.  [default: the baselines that make sense for "
+    "RECIPE]",
+)
 @click.option("--list", "show", is_flag=True, help="Only list the rows.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field in every row; repeatable."
@@ -32,7 +36,7 @@ def command(
     """Run RECIPE and its baselines, and print one table: each row is the recipe with a named change, averaged
     over seeds. Finished runs are kept, interrupted ones continued."""
     from ..recipe.load import load_recipe
-    from ..studies.rows import DEFAULT, ROWS
+    from ..studies.rows import ROWS
     from ..studies.study import ablation
 
     if show:
@@ -40,8 +44,8 @@ def command(
             say(f"{name:<28} {row.meaning}")
         return
     loaded = load_recipe(recipe, overrides)
-    chosen = list(DEFAULT) if rows is None else [name.strip() for name in rows.split(",")]
+    chosen = None if rows is None else [name.strip() for name in rows.split(",")]
     folder = output or Path("runs") / f"{loaded.recipe.name}-ablation"
     entries = ablation(loaded, chosen, numbers(seeds), folder, RichProgress())
-    meanings = {name: ROWS[name].meaning for name in chosen}
+    meanings = {entry.row: ROWS[entry.row].meaning for entry in entries}
     carry_out(entries, folder, f"{loaded.recipe.name}: ablation", meanings, csv_file, plot, as_json)

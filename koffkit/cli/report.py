@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     "stay in the run.",
 )
 @click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="OTHER_RUN",
+    help="Of a run: show another run beside it, for example row prune_less of an ablation.",
+)
+@click.option(
     "--base",
     type=click.Path(path_type=Path),
     help="The unpruned model.  [default: where the run found it]",
@@ -47,6 +53,7 @@ def command(
     output: Path | None,
     analyses: bool,
     completions: int | None,
+    baseline: Path | None,
     base: Path | None,
     device: str | None,
     as_json: bool,
@@ -61,8 +68,10 @@ def command(
     RichProgress().message(f"reading {path}")
     library = chart_library()
     if analyses or completions is not None:
+        if baseline is not None:
+            _facts(path, baseline)  # refuse what cannot be compared before minutes of work
         _compute(path, analyses, completions, base, device)
-    facts = _facts(path)
+    facts = _facts(path, baseline)
     page = render(facts, library)
     target = output or _default(path, facts)
     write_atomically(target, page)
@@ -98,11 +107,11 @@ def _compute(
             write_json(run.folder.completions_file, found)
 
 
-def _facts(path: Path) -> PageFacts:
+def _facts(path: Path, baseline: Path | None) -> PageFacts:
     """What the page shows.
 
     Raises:
-        UsageError: there is neither a run nor an export.
+        UsageError: there is neither a run nor an export, or the baseline is nothing to compare it with.
     """
     from ..artefact.export import is_export
     from ..run.folder import RunFolder
@@ -110,13 +119,15 @@ def _facts(path: Path) -> PageFacts:
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder.")
     if is_export(path):
+        if baseline is not None:
+            raise UsageError(f"--baseline: {path} is an export; name the run that it was made from.")
         from ..runtime.report_of_export import facts_of_export
 
         return facts_of_export(path)
     if RunFolder(path).exists:
         from ..runtime.report_of_run import facts_of_run
 
-        return facts_of_run(RunFolder(path))
+        return facts_of_run(RunFolder(path), None if baseline is None else RunFolder(baseline))
     raise UsageError(f"{path}: neither a run nor an export; name the folder of one.")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .console import RichProgress, emit, json_option, quiet_libraries, stdout
+from .console import RichProgress, emit, json_option, print_verdict, quiet_libraries, stdout
 
 if TYPE_CHECKING:
     from ..studies.study import Entry
@@ -65,7 +65,7 @@ def carry_out(
     if plot is not None and find_spec("matplotlib") is None:
         raise UsageError("--plot: drawing needs the extra: pip install 'koffkit[plot]'.")
     quiet_libraries()
-    from ..report.study import draw_study, study_table
+    from ..report.study import draw_study, equal_size_verdict, study_table
     from ..storage.files import make_folder, write_atomically, write_json
     from ..studies.study import run_study
     from ..studies.summary import Found, csv_text, found, summary
@@ -86,3 +86,4 @@ def carry_out(
         emit({"output": str(output), "rows": result})
     else:
         stdout().print(study_table(result, title))
+        print_verdict(equal_size_verdict(result))

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from ..errors import UsageError
+from .against import in_words
 
 NAMES = {"recall": "fact recall", "perplexity": "perplexity", "kl": "KL to the unpruned model, nats a token"}
 COLOUR, PALE = "#1f5fa8", "#b9c6d8"
@@ -47,6 +48,23 @@ def _cell(figures: Mapping[str, Any], figure: str) -> str:
     mean, std, count = (figures[figure][key] for key in ("mean", "std", "values"))
     digits = {"recall": ".1%", "perplexity": ".2f", "kl": ".4f"}[figure]
     return format(mean, digits) + (f" ± {format(std, digits)}" if len(count) > 1 else "")
+
+
+def equal_size_verdict(summary: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Of every row with memories, how it does against the row of its size: `lines`, and `warnings` about
+    those whose mean KL is higher. A row that prunes nothing loads more and has another aim than a low KL, so
+    it is not warned of."""
+    said: dict[str, list[str]] = {"lines": [], "warnings": []}
+    for name, row in summary.items():
+        if "against" not in row:
+            continue
+        found, seeds = row["against"], row["against"]["seeds"]
+        words = f"{in_words(found)}; {'1 seed' if seeds == 1 else f'mean of {seeds} seeds'}."
+        if row["sparsity"] > 0 and found.get("kl", {}).get("worse"):
+            said["warnings"].append(f"{name} loses to {found['row']}, which loads as much: {words}")
+        else:
+            said["lines"].append(f"{name} against {found['row']}: {words}")
+    return said
 
 
 def draw_study(summary: Mapping[str, Any], path: Path, title: str) -> None:

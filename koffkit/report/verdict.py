@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from .against import against_baseline
 from .gates import gates_warning
 
 ENOUGH_TOKENS = 2000
@@ -93,7 +94,8 @@ def verdict_of(results: Mapping[str, Any], routing: Mapping[str, Any] | None = N
     """Judge the results of a run.
 
     Args:
-        results: figures by stage, as `results` of `run.json`; any part may be missing.
+        results: figures by stage, as `results` of `run.json`; any part may be missing. They may hold another
+            run's beside them; see `against_baseline`.
         routing: of an added memory, how well the router knows it: `recognised` and `mistaken`.
     """
     domains = results.get("domains", {})
@@ -101,15 +103,17 @@ def verdict_of(results: Mapping[str, Any], routing: Mapping[str, Any] | None = N
     matched = {name: part for name, part in losses.items() if part.matched is not None}
     compared = [part for part in matched.values() if part.wrong]
     harmed = [name for name, part in matched.items() if part.harmed]
+    against, lost = against_baseline(results)
     warnings = [
         _harm_warning(matched, harmed),
+        *lost,
         _text_warning(domains),
         _router_warning(results.get("router")),
         _routing_warning(routing),
         gates_warning(results.get("gates")),
     ]
     return Verdict(
-        lines=[*_lines(losses, matched, compared), *_kept(results.get("retention", {}))],
+        lines=[*_lines(losses, matched, compared), *against, *_kept(results.get("retention", {}))],
         warnings=[warning for warning in warnings if warning],
         recovered={name: _share([part]) for name, part in matched.items()},
         recovered_mean=_share(list(matched.values())),

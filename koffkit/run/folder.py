@@ -77,6 +77,17 @@ class RunFolder:
     def data_dir(self) -> Path:
         return self.path / "data"
 
+    def same_heldout(self, domain: str, state: RunState, other: RunState) -> bool:
+        """Whether two finished runs hold out the same tokens of a domain, as far as both list their files."""
+        if state.files is None or other.files is None:
+            return True
+        start = f"{self.data_dir.name}/{domain}.heldout."
+        kept = [
+            {name: entry for name, entry in (one.files or {}).items() if name.startswith(start)}
+            for one in (state, other)
+        ]
+        return kept[0] == kept[1]
+
     @property
     def domains_file(self) -> Path:
         """The index of the domains of `domains: {auto: ...}`, beside the text of each."""

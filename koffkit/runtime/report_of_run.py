@@ -7,17 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ..arch.widths import linear_shapes
 from ..artefact.public import public_name
 from ..checkpoint.spec import ModelSpec
-from ..errors import KoffkitError
 from ..masks.file import load_masks
 from ..masks.masks import Masks
 from ..masks.slicing import widths_of
-from ..planning.plan import Plan, make_plan
-from ..recipe.schema import Recipe
+from ..planning.plan import Plan
 from ..report.costs import cost_rows
 from ..report.duration import duration
 from ..report.page.facts import Completion, Cut, PageFacts, Planned, Sizes
@@ -25,6 +21,7 @@ from ..report.page.render import readable
 from ..run.folder import RunFolder
 from ..run.live import training_steps
 from ..run.state import RunState
+from .baseline import plan_of_run, with_baseline
 
 NEAR = 0.05
 """Share of the target within which the gates count as having reached it."""
@@ -33,23 +30,27 @@ UNFINISHED = "The run is not finished: what is not there yet is left out."
 NO_PLAN = "The recipe is of another version of koffkit, so what was planned is not known."
 
 
-def facts_of_run(folder: RunFolder) -> PageFacts:
+def facts_of_run(folder: RunFolder, baseline: RunFolder | None = None) -> PageFacts:
     """Everything that the page shows of a run, finished or not.
 
+    Args:
+        folder: the run.
+        baseline: another run, to be shown beside it.
+
     Raises:
-        UsageError: this is not a run folder.
+        UsageError: this is not a run folder, or the baseline was measured on something else.
         IntegrityError: its masks are damaged.
     """
     state = folder.read()
     spec = ModelSpec(config=state.base.config)
     masks = load_masks(folder.masks_file, spec) if folder.masks_file.is_file() else {}
-    rows, plan = list(metrics(folder.metrics_file)), _plan(state, spec)
+    rows, plan = list(metrics(folder.metrics_file)), plan_of_run(state)
     steps = _counted(rows, state)
     return PageFacts(
         kind="run",
         title=str(state.recipe["name"]),
         about=_about(state, spec),
-        results=state.results,
+        results=state.results if baseline is None else with_baseline(folder, baseline),
         sparsity=state.budget.global_sparsity,
         target=state.budget.target_params / state.budget.base_params,
         base_parameters=state.budget.base_params,
@@ -160,14 +161,6 @@ def structures(masks: Masks) -> list[Cut]:
         Cut(place=name, layer=layer, kept=int(keep.sum()), total=len(keep))
         for (layer, name), keep in sorted(masks.items())
     ]
-
-
-def _plan(state: RunState, spec: ModelSpec) -> Plan | None:
-    """The plan of the run's recipe; None if this koffkit does not read it any more."""
-    try:
-        return make_plan(Recipe.model_validate(state.recipe), spec)
-    except (ValidationError, KoffkitError):
-        return None
 
 
 def _planned(state: RunState, rows: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[Planned]:

@@ -14,6 +14,7 @@ from ..masks.repair import check_repair
 from ..planning.plan import Plan, make_plan, memory_parameters
 from ..recipe.learning import Lora
 from ..recipe.schema import Recipe
+from ..stages.select_masks import WHAT_IS_READ
 
 Tree = dict[str, Any]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -39,6 +40,30 @@ class Setting:
 
 Change = Callable[[Tree, Setting], None]
 """Changes a recipe, a tree of plain values, in place."""
+
+
+class RowRefused(UsageError):
+    """A row that makes no sense for a recipe.
+
+    Args:
+        row: its name.
+        why: what the recipe lacks.
+        remedy: what may be done instead of leaving the row out.
+    """
+
+    def __init__(self, row: str, why: str, remedy: str = "") -> None:
+        super().__init__(f"row {row}: {why}; leave the row out{remedy}.")
+        self.why = why
+
+
+def require_memory(row: str, setting: Setting) -> None:
+    """Refuse a row that is as large as a memory where there is none.
+
+    Raises:
+        RowRefused: the recipe has no memory.
+    """
+    if not setting.recipe.memory.is_on:
+        raise RowRefused(row, "the recipe has no memory")
 
 
 def fields(**values: Any) -> Change:
@@ -115,7 +140,7 @@ def _without_memories_to_train(tree: Tree) -> None:
 def only(half: str) -> Change:
     def change(tree: Tree, setting: Setting) -> None:
         if getattr(setting.recipe.memory, half) is None:
-            raise UsageError(f"row {half}_only: the recipe has no memory.{half}; leave the row out.")
+            raise RowRefused(f"{half}_only", f"the recipe has no memory.{half}")
         tree["memory"] |= {name: None for name in ("lora", "kv") if name != half}
         if half != "neurons":
             without_neurons(tree)
@@ -124,12 +149,16 @@ def only(half: str) -> Change:
 
 
 def one_shot(selector: str, *, recovery: bool) -> Change:
+    """The mask of a selector, which looks at the text that the recipe's own selector looks at."""
+
     def change(tree: Tree, setting: Setting) -> None:
+        given = stage_of(tree, "select_masks") or {}
+        text = {key: value for key, value in given.items() if key in WHAT_IS_READ}
         if not recovery:
             no_memory(tree, setting)
             without(tree, "recover")
         without(tree, "learn_masks", "select_masks")
-        tree["stages"].insert(0, {"select_masks": {"selector": selector}})
+        tree["stages"].insert(0, {"select_masks": text | {"selector": selector}})
         tree["mask"]["gates"] = "hard_concrete"
         if selector == "depth":
             tree["mask"]["layout"] = "ragged"
@@ -151,17 +180,17 @@ def _bias_where_possible(setting: Setting) -> str:
 def prune_then_recover(tree: Tree, setting: Setting) -> None:
     options = stage_of(tree, "learn_masks")
     if options is None:
-        raise UsageError("row prune_then_recover: the recipe has no stage learn_masks; leave the row out.")
+        raise RowRefused("prune_then_recover", "the recipe has no stage learn_masks")
+    if setting.recipe.memory.lora is None and setting.recipe.memory.kv is None:
+        raise RowRefused("prune_then_recover", "the recipe learns no memory together with the masks")
     options["joint"] = False
 
 
 def random_memory(tree: Tree, setting: Setting) -> None:
     """Masks without memories, then memories of random numbers that are not trained."""
     if setting.recipe.memory.kv is None:
-        raise UsageError(
-            "row random_memory: the recipe has no memory.kv, and an untrained LoRA does nothing; leave the "
-            "row out."
-        )
+        why = "the recipe has no memory.kv, and an untrained LoRA does nothing"
+        raise RowRefused("random_memory", why)
     tree["memory"]["kv"] = {**tree["memory"]["kv"], "init": "random"}
     without_neurons(tree)
     options = stage_of(tree, "learn_masks")
@@ -173,24 +202,30 @@ def random_memory(tree: Tree, setting: Setting) -> None:
 def prune_less(tree: Tree, setting: Setting) -> None:
     """No memory, and so much less pruned that as many parameters are loaded as backbone and one memory
     have."""
+    require_memory("prune_less", setting)
     plan = setting.plan
     removed = plan.budget.removed_params - plan.memory_params
     if removed <= 0:
-        raise UsageError(
-            f"row prune_less: one memory ({plan.memory_params:,} parameters) is as large as what is pruned "
-            f"({plan.budget.removed_params:,}); leave the row out, or make the memory smaller."
+        why = (
+            f"one memory ({plan.memory_params:,} parameters) is as large as what is pruned "
+            f"({plan.budget.removed_params:,})"
         )
+        raise RowRefused("prune_less", why, ", or make the memory smaller")
     no_memory(tree, setting)
     tree["mask"]["global_sparsity"] = removed / plan.budget.base_params
 
 
 def restored_neurons(tree: Tree, setting: Setting) -> None:
     """Instead of the recipe's memory as many bytes of removed neurons, as they were and untrained."""
-    neurons = {"bytes": setting.plan.memory_bytes, "layout": setting.recipe.mask.layout}
-    tree["memory"] |= {"lora": None, "kv": None, "neurons": neurons}
-    options = stage_of(tree, "learn_masks")
-    if options is not None:
-        options["joint"] = False
+    require_memory("restored_neurons", setting)
+    memory, options = setting.recipe.memory, stage_of(tree, "learn_masks")
+    if memory.lora is None and memory.kv is None:
+        tree["memory"]["neurons"] = tree["memory"]["neurons"] | {"tuned": False}
+    else:
+        neurons = {"bytes": setting.plan.memory_bytes, "layout": setting.recipe.mask.layout}
+        tree["memory"] |= {"lora": None, "kv": None, "neurons": neurons}
+        if options is not None:
+            options["joint"] = False
     known = stage_of(tree, "restore") or {}
     without(tree, "restore")
     _without_memories_to_train(tree)
@@ -200,6 +235,7 @@ def restored_neurons(tree: Tree, setting: Setting) -> None:
 def unpruned_lora(tree: Tree, setting: Setting) -> None:
     """One LoRA for each domain on the unpruned base, of the bytes of one memory, trained on the text as teams
     do today."""
+    require_memory("unpruned_lora", setting)
     recipe, plan = setting.recipe, setting.plan
     targets = list(TARGETS if recipe.memory.lora is None else recipe.memory.lora.targets)
     one = replace_memory(recipe, Lora(rank=1, alpha=1, targets=targets))
@@ -218,6 +254,8 @@ def _memory_stages(tree: Tree) -> list[Tree]:
     """`recover` with the steps of all stages that train, and `evaluate`."""
     joint, recover = (stage_of(tree, name) or {} for name in ("learn_masks", "recover"))
     steps = joint.get("max_steps", 0) + recover.get("max_steps", 0)
+    if not steps:
+        raise RowRefused("unpruned_lora", "no stage of the recipe trains, so a LoRA has no steps")
     known = {key: value for key, value in (recover or joint).items() if key != "joint"}
     known["lr"] = {**(known.get("lr") or {}), "backbone": None}  # the base stays what it is
     return [{"recover": {**known, "max_steps": steps}}, {"evaluate": stage_of(tree, "evaluate") or {}}]

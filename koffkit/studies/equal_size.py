@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UsageError
 from ..planning.plan import make_plan
 from ..recipe.learning import Memory
-from .changes import Change, Setting, Tree, without_neurons
+from .changes import Change, RowRefused, Setting, Tree, without_neurons
 
 SIZES = {"lora": ("rank",), "kv": ("tokens",), "neurons": ("count", "bytes")}
 """What the size of each part of a memory is proportional to."""
@@ -36,7 +36,7 @@ def of_equal_size(row: str) -> Change:
         memory = setting.recipe.memory
         missing = next((part for part in parts if getattr(memory, part) is None), None)
         if missing is not None:
-            raise UsageError(f"row {row}: the recipe has no memory.{missing}; leave the row out.")
+            raise RowRefused(row, f"the recipe has no memory.{missing}")
         wanted = setting.plan.memory_params
         factor = _largest(lambda factor: _parameters(setting, parts, factor) <= wanted)
         tree["memory"] |= {part: None for part in SIZES if part not in parts}

@@ -107,7 +107,17 @@ ROWS: dict[str, Row] = {
 }
 """Every row by name."""
 
-DEFAULT = ("koff", "pruning_only", "prune_then_recover", "prune_less", "one_shot_activation")
+DEFAULT = (
+    "koff",
+    "pruning_only",
+    "prune_less",
+    "restored_neurons",
+    "prune_then_recover",
+    "random_memory",
+    "one_shot_activation",
+    "unpruned_lora",
+)
+"""What a table should not be without; those that make no sense for a recipe are left out of it."""
 
 
 def find_row(name: str) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from ..progress import Progress
 from ..recipe.load import LoadedRecipe, recipe_from_tree, validated
 from ..run.folder import RunFolder
 from ..run.state import RunState
-from .changes import Setting, Tree
-from .rows import find_row
+from .changes import RowRefused, Setting, Tree
+from .rows import DEFAULT, find_row
 
 SHARED = "shared"
 """The folder, beside the runs, of what they compute alike: scores of units on the same text, for one."""
@@ -41,30 +41,63 @@ class Entry:
 
 
 def ablation(
-    loaded: LoadedRecipe, rows: Sequence[str], seeds: Sequence[int], output: Path, progress: Progress
+    loaded: LoadedRecipe, rows: Sequence[str] | None, seeds: Sequence[int], output: Path, progress: Progress
 ) -> list[Entry]:
     """The runs of an ablation, every recipe checked.
 
     Args:
         loaded: the recipe that rows change.
-        rows: names of rows.
+        rows: names of rows; None: the default ones, as far as they make sense for this recipe.
         seeds: a run of every row for each.
         output: the folder of the run folders.
-        progress: is told when a base must be prepared first.
+        progress: is told when a base must be prepared first, and which default rows are left out.
 
     Raises:
         UsageError: a row is unknown, or makes no sense for this recipe.
     """
     spec = _base(loaded, progress)
     setting, tree = Setting(loaded.recipe, spec), _written_out(loaded)
-    entries = []
-    for name in rows:
+
+    def entries_of(name: str) -> list[Entry]:
         row = find_row(name)
         changed = row.of(tree, setting)
-        for seed in seeds:
-            recipe = _recipe(changed | {"seed": seed}, loaded, row.unpruned)
-            entries.append(_entry(name, seed, recipe, output, spec, unpruned=row.unpruned))
+        recipes = [_recipe(changed | {"seed": seed}, loaded, row.unpruned) for seed in seeds]
+        return [
+            _entry(name, seed, recipe, output, spec, unpruned=row.unpruned)
+            for seed, recipe in zip(seeds, recipes, strict=True)
+        ]
+
+    if rows is None:
+        return _default_entries(entries_of, progress)
+    return [entry for name in rows for entry in entries_of(name)]
+
+
+def _default_entries(entries_of: Callable[[str], list[Entry]], progress: Progress) -> list[Entry]:
+    """The runs of the default rows, but for those that are refused or that another row is already.
+
+    Raises:
+        UsageError: the recipe itself, the first row, cannot be run.
+    """
+    first, *others = DEFAULT
+    entries = entries_of(first)
+    known = {_content(entries[0]): first}
+    for name in others:
+        try:
+            made = entries_of(name)
+        except UsageError as reason:
+            why = reason.why if isinstance(reason, RowRefused) else " ".join(str(reason).split())
+            progress.message(f"row {name} is left out: {why.removesuffix('.')}.")
+            continue
+        twin = known.setdefault(_content(made[0]), name)
+        if twin != name:
+            progress.message(f"row {name} is left out: for this recipe it is the same as {twin}.")
+            continue
+        entries += made
     return entries
+
+
+def _content(entry: Entry) -> str:
+    return entry.loaded.recipe.model_dump_json()
 
 
 def sweep(

@@ -11,11 +11,14 @@ from typing import Any
 
 from ..checkpoint.spec import ModelSpec
 from ..planning.plan import make_plan, memory_parameters
+from ..report.against import against, served
 from ..run.state import RunState
 from .study import Entry
 
 FIGURES = ("perplexity", "kl", "recall")
 COLUMNS = ("row", "seed", "domain", "condition", "tokens", *FIGURES)
+EQUAL_SIZE = "prune_less"
+"""The row that rows with memories are held against: no memory, and as many parameters loaded."""
 Loaded = Mapping[str, Any]
 
 
@@ -50,12 +53,6 @@ def found(entry: Entry, state: RunState) -> Found:
     return Found(
         entry.row, entry.seed, base - removed + memory, removed / base, results["domains"], results["mean"]
     )
-
-
-def served(figures: Loaded) -> Loaded:
-    """The condition that a user would load: the matched memory, or the backbone where there is none."""
-    condition: Loaded = figures.get("matched") or figures["backbone"]
-    return condition
 
 
 def csv_text(runs: Iterable[Found]) -> str:
@@ -93,7 +90,8 @@ def summary(runs: Iterable[Found], meanings: Mapping[str, str]) -> dict[str, Any
     Returns:
         `{row: {"meaning", "seeds", "parameters", "sparsity", condition: {figure: {"mean", "std",
         "values"}}}}` with the conditions `unpruned`, `backbone`, `served` (what a user would load) and
-        `wrong` (the mean of the other memories).
+        `wrong` (the mean of the other memories). Rows with memories have `against` beside a row `prune_less`:
+        `row`, `seeds` (how many both have, whose means are compared), and what `report.against` says.
     """
     by_row: dict[str, list[Found]] = {}
     for run in runs:
@@ -105,9 +103,31 @@ def summary(runs: Iterable[Found], meanings: Mapping[str, str]) -> dict[str, Any
             "parameters": round(statistics.fmean(run.parameters for run in group)),
             "sparsity": statistics.fmean(run.sparsity for run in group),
             **_averages(group),
+            **_against(group, by_row.get(EQUAL_SIZE, [])),
         }
         for row, group in by_row.items()
     }
+
+
+def _against(group: list[Found], baseline: list[Found]) -> dict[str, Any]:
+    """A row with memories, and the row of its size, by the means over the seeds that both have."""
+    seeds = {run.seed for run in group} & {run.seed for run in baseline}
+    if not seeds or not all("matched" in figures for run in group for figures in run.domains.values()):
+        return {}
+    ours, theirs = (_means([run for run in side if run.seed in seeds]) for side in (group, baseline))
+    return {"against": {"row": EQUAL_SIZE, "seeds": len(seeds), **against(ours, theirs)}}
+
+
+def _means(runs: list[Found]) -> dict[str, dict[str, float | None]]:
+    """Figures of what is served, by domain, means over runs; None: beyond the range of a float."""
+    means = {}
+    for domain in runs[0].domains:
+        parts = [served(run.domains[domain]) for run in runs]
+        known = {name: [part[name] for part in parts] for name in FIGURES if all(name in p for p in parts)}
+        means[domain] = {
+            name: None if None in values else statistics.fmean(values) for name, values in known.items()
+        }
+    return means
 
 
 def _averages(group: list[Found]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from koffkit.run.folder import RunFolder
+
 from ..conftest import Koffkit, Shipped
 
 pytest.importorskip("vl_convert")
@@ -34,6 +36,30 @@ def test_nothing_else_has_a_page(koffkit: Koffkit, tmp_path: Path) -> None:
     result = koffkit("report", tmp_path)
     assert result.code == 2
     assert "neither a run nor an export" in result.err
+
+
+def test_another_run_has_its_column(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+    shutil.copytree(shipped.run, tmp_path / "less")
+    page = tmp_path / "page.html"
+    done = koffkit("report", shipped.run, "--baseline", tmp_path / "less", "--output", page)
+    assert done.code == 0, done.err
+    text = page.read_text()
+    assert '<th scope="col">baseline less</th>' in text
+    assert "<p>Against less (" in text
+
+
+def test_another_run_that_is_no_run_is_refused(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+    page = tmp_path / "page.html"
+    for path, other, message in (
+        (shipped.run, tmp_path, "not a run folder"),
+        (shipped.run, shipped.run, f"--baseline {shipped.run}: this is the run itself"),
+        (shipped.export, shipped.run, f"--baseline: {shipped.export} is an export"),
+    ):
+        done = koffkit("report", path, "--baseline", other, "--output", page, "--completions", "1")
+        assert done.code == 2
+        assert message in done.err
+    assert not page.exists()
+    assert not RunFolder(shipped.run).completions_file.exists()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ..common import recipe_dict, write_recipe
 from ..conftest import Koffkit
+from .test_docs_json import names_in
 
 ROWS = "koff,one_shot_activation_bare,unpruned_lora"
 
@@ -63,6 +65,35 @@ def test_an_ablation_is_run_averaged_kept_and_continued(
     other = koffkit("ablate", recipe, "--rows", "koff", "--set", "sequence_length=12")
     assert other.code == 2
     assert "a run of another recipe, which differs in sequence_length" in other.err
+
+
+def test_the_default_rows_are_held_against_the_one_of_equal_size(recipe: Path, koffkit: Koffkit) -> None:
+    tree = yaml.safe_load(recipe.read_text())
+    tree["mask"]["global_sparsity"] = 0.2
+    tree["memory"] = {"layers": "all", "lora": {"rank": 3, "alpha": 3, "targets": ["up_proj"]}, "kv": None}
+    tree["stages"][0] = {"select_masks": {"batches": 1}}
+    write_recipe(recipe, tree)
+    done = koffkit("ablate", recipe, "--json")
+    assert done.code == 0, done.err
+    rows = done.json["rows"]
+    assert list(rows) == ["koff", "pruning_only", "prune_less", "restored_neurons", "unpruned_lora"]
+    assert "row prune_then_recover is left out: the recipe has no stage learn_masks." in done.err
+    assert "row one_shot_activation is left out: for this recipe it is the same as koff." in done.err
+    held = {name: row["against"] for name, row in rows.items() if "against" in row}
+    assert list(held) == ["koff", "restored_neurons", "unpruned_lora"]
+    apart = rows["koff"]["served"]["kl"]["mean"] - rows["prune_less"]["served"]["kl"]["mean"]
+    assert held["koff"]["kl"]["difference"] == pytest.approx(apart)
+    assert (held["koff"]["seeds"], held["koff"]["domains"]) == (1, 2)
+    assert set(rows["koff"]) <= names_in("ablate")
+    assert set(held["koff"]) | set(held["koff"]["kl"]) | set(held["koff"]["perplexity"]) <= names_in("ablate")
+    words = " ".join(koffkit("ablate", recipe, "--rows", "koff,prune_less").out.split())
+    said = "koff loses to prune_less, which loads as much: " if apart > 0 else "koff against prune_less: "
+    assert f"{'WARNING: ' if apart > 0 else ''}{said}lower KL in " in words
+    run, baseline = (f"runs/tiny-ablation/{row}-0" for row in ("koff", "prune_less"))
+    reported = koffkit("report", run, "--baseline", baseline, "--output", "page.html")
+    assert reported.code == 0, reported.err
+    loaded = f"({rows['prune_less']['parameters']:,} parameters loaded, here {rows['koff']['parameters']:,})"
+    assert f"Against prune_less-0 {loaded}: lower KL in " in Path("page.html").read_text()
 
 
 def test_a_sweep_has_a_point_for_every_value(recipe: Path, koffkit: Koffkit) -> None:

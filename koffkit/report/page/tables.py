@@ -118,6 +118,7 @@ def swap_rows(results: Figures, figure: str) -> list[tuple[str, list[Cell]]]:
 def _shaded(domain: str, matrix: Mapping[str, Figures | None], figure: str) -> list[Cell]:
     values = {name: figures.get(figure) for name, figures in matrix.items() if figures}
     finite = [float(value) for value in values.values() if value is not None and math.isfinite(value)]
+    finite = finite or [math.inf]  # nothing to shade by
     best, worst = (max(finite), min(finite)) if figure == "recall" else (min(finite), max(finite))
     cells = []
     for name in matrix:

@@ -51,6 +51,7 @@ LAPE = {
     "protection": 0.2,
     "paper": {"lift": 1.34, "protection": 0.09},
     "pruned_by_rank": [0.6, 0.5, 0.1],
+    "score_correlation": 0.37,
 }
 REPRESENTATION = {
     "texts": 40,

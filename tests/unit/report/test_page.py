@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from koffkit.report.against import baseline_key
 from koffkit.report.page.charts import charts, domain_chart
 from koffkit.report.page.facts import Completion, PageFacts
 from koffkit.report.page.highlights import highlights
@@ -70,6 +71,7 @@ def test_the_page_tells_what_the_run_holds() -> None:
         "about 3 s 4 s",
         "1.20 1.34",
         "0.20 0.09",
+        "scores with that entropy: 0.37;",
         "linear CKA 0.980",
         "Der Fluss",
         "156.0 kB",
@@ -149,12 +151,45 @@ def test_the_swap_matrix_ends_with_the_bare_backbone() -> None:
     assert [cell.strong for cell in rows["de"]] == [True, False, False]
 
 
+def test_the_page_has_a_swap_matrix_of_every_figure() -> None:
+    page = render(page_facts(), LIBRARY)
+    swap = page[page.index('<section id="swap">') : page.index('<section id="removed">')]
+    assert re.findall(r"<caption>(.*)</caption>", swap) == ["KL, nats per token", "perplexity"]
+    cells = re.findall(r'title="text of fr, memory de">([^<]*)<', swap)
+    assert cells == ["0.7000", "3.70"]
+
+
+def test_a_baseline_has_its_column_and_its_line() -> None:
+    key = baseline_key("less-0")
+    domains = {name: figures | {key: figures["prune_less"]} for name, figures in RESULTS["domains"].items()}
+    mean = RESULTS["mean"] | {key: {"kl": 0.1499, "perplexity": 2.35}}
+    beside = {"name": "less-0", "parameters": 70123, "own_parameters": 70456}
+    results = {**RESULTS, "domains": domains, "mean": mean, "baseline": beside}
+    text = seen(page_facts(results=results)).text
+    assert (
+        "Against less-0 (70,123 parameters loaded, here 70,456): lower KL in 1 of 2 domains (mean "
+        "difference +0.0000), lower perplexity in 2" in text
+    )
+    assert "matched memory prune less baseline less-0" in text
+    assert "0.1500 - 0.1499" in text
+
+
 def test_an_infinite_figure_is_the_worst_of_its_row() -> None:
     domains = {**RESULTS["domains"]}
     domains["de"] = domains["de"] | {"backbone": {"kl": None, "perplexity": None}}
     cells = dict(swap_rows({"domains": domains}, "perplexity"))["de"]
     assert (cells[-1].text, cells[-1].shade) == ("inf", 0.0)
     assert domain_chart({"domains": domains}) is not None
+
+
+def test_a_row_that_is_infinite_throughout_is_shown() -> None:
+    lost = {"kl": None, "perplexity": None}
+    domains = {
+        "de": {"backbone": lost, "matched": lost, "swap": {"fr": lost}},
+        "fr": RESULTS["domains"]["fr"],
+    }
+    cells = dict(swap_rows({"domains": domains}, "kl"))["de"]
+    assert [(cell.text, cell.shade) for cell in cells] == [("inf", 0.0)] * 3
 
 
 def test_long_curves_are_thinned_within_their_stage() -> None:

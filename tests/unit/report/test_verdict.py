@@ -201,3 +201,14 @@ def test_what_is_kept_of_general_text_is_said() -> None:
     (line,) = verdict_of({"retention": retention}).lines
     assert "KL to the unpruned model is 0.2, with a memory 0.4 in the mean, with the routed one 0.25." in line
     assert verdict_of({"retention": {}}).lines == []
+
+
+@pytest.mark.parametrize(("kl", "lost"), [(0.2, False), (0.1, True)])
+def test_another_run_is_compared_and_a_defeat_is_warned_of(kl: float, lost: bool) -> None:
+    given = results(baseline={"name": "other", "parameters": None, "own_parameters": 9})
+    domains = {name: figures | {"baseline other": {"kl": kl}} for name, figures in given["domains"].items()}
+    verdict = verdict_of(given | {"domains": domains})
+    wins, apart = (1, "+0.0250") if lost else (2, "-0.0750")
+    wins -= lost  # .1 is no lower than .1
+    assert f"Against other: lower KL in {wins} of 2 domains (mean difference {apart})." in verdict.lines
+    assert [warning.startswith("this run loses to other: ") for warning in verdict.warnings] == [True] * lost

@@ -15,7 +15,7 @@ from koffkit.progress import Silent
 from koffkit.recipe.load import LoadedRecipe, load_recipe
 from koffkit.recipe.schema import Recipe
 from koffkit.studies.equal_size import COMBINATIONS, SIZES
-from koffkit.studies.rows import ROWS, find_row
+from koffkit.studies.rows import DEFAULT, ROWS, find_row
 from koffkit.studies.study import Entry, ablation
 
 from ...common import make_checkpoint, recipe_dict, write_recipe
@@ -41,6 +41,109 @@ def recipe_of(base: Path, root: Path, row: str, **changes: Any) -> Recipe:
 
 def stages(recipe: Recipe) -> list[str]:
     return [stage.name for stage in recipe.stages]
+
+
+class Told(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def default_rows(base: Path, root: Path, **changes: Any) -> tuple[list[str], list[str]]:
+    """The default rows of a recipe, and what was said of others."""
+    told = Told()
+    found = ablation(loaded_of(base, root, **changes), None, [0, 1], root / "runs", told)
+    assert [entry.seed for entry in found] == [0, 1] * (len(found) // 2)
+    return [entry.row for entry in found[::2]], told.texts
+
+
+MASK = {"structures": ["mlp_neuron"], "global_sparsity": 0.2, "multiple_of": 4}
+SMALL = {"layers": "all", "lora": {"rank": 2, "alpha": 2, "targets": ["up_proj"]}, "kv": {"tokens": 3}}
+HEADS = {"structures": ["kv_group"], "global_sparsity": 0.1, "multiple_of": 1}
+SELECTED = [{"select_masks": {}}, {"recover": {"max_steps": 2}}, {"evaluate": {}}]
+
+
+def test_the_default_rows_are_all_baselines(base: Path, tmp_path: Path) -> None:
+    assert default_rows(base, tmp_path, mask=MASK, memory=SMALL) == (list(DEFAULT), [])
+    named = {"pruning_only", "prune_less", "restored_neurons", "prune_then_recover", "random_memory"}
+    assert named | {"koff", "unpruned_lora"} <= set(DEFAULT)
+
+
+def test_default_rows_that_make_no_sense_are_left_out_and_told(base: Path, tmp_path: Path) -> None:
+    memory = SMALL | {"kv": None, "lora": {"rank": 3, "alpha": 3, "targets": ["up_proj"]}}
+    rows, told = default_rows(base, tmp_path, mask=MASK, memory=memory, stages=SELECTED)
+    gone = ["prune_then_recover", "random_memory", "one_shot_activation"]
+    assert rows == [row for row in DEFAULT if row not in gone]
+    assert told == [
+        "row prune_then_recover is left out: the recipe has no stage learn_masks.",
+        "row random_memory is left out: the recipe has no memory.kv, and an untrained LoRA does nothing.",
+        "row one_shot_activation is left out: for this recipe it is the same as koff.",
+    ]
+    with pytest.raises(
+        UsageError, match="row prune_then_recover: the recipe has no stage learn_masks; leave"
+    ):
+        entries(base, tmp_path, ["koff", "prune_then_recover"], mask=MASK, memory=memory, stages=SELECTED)
+
+
+def test_a_default_row_whose_recipe_cannot_be_run_is_left_out(base: Path, tmp_path: Path) -> None:
+    rows, told = default_rows(base, tmp_path, mask=HEADS, memory=SMALL)
+    assert "restored_neurons" not in rows and "koff" in rows
+    (said,) = [text for text in told if "restored_neurons" in text]
+    assert "memory.neurons: the mask removes none" in said and "\n" not in said
+    with pytest.raises(UsageError, match="a study needs the figures of stage evaluate"):
+        default_rows(base, tmp_path, stages=[{"learn_masks": {"max_steps": 1}}])
+
+
+@pytest.mark.parametrize(("tuned", "left_out"), [(False, True), (True, False)])
+def test_untrained_neurons_are_not_run_twice(base: Path, tmp_path: Path, tuned: bool, left_out: bool) -> None:
+    memory = {"layers": "all", "lora": None, "kv": None, "neurons": {"count": 2, "tuned": tuned}}
+    stages = [{"select_masks": {"selector": "fisher", "for_memories": True}}, {"restore": {}}]
+    stages += [{"recover": {"max_steps": 2}}] * tuned + [{"evaluate": {}}]
+    rows, told = default_rows(base, tmp_path, mask=MASK, memory=memory, stages=stages, retention=None)
+    assert ("restored_neurons" not in rows) is left_out
+    same = "row restored_neurons is left out: for this recipe it is the same as koff."
+    assert (same in told) is left_out
+    assert (
+        "row unpruned_lora is left out: no stage of the recipe trains, so a LoRA has no steps." in told
+    ) is (not tuned)
+
+
+def test_neurons_that_train_come_back_untrained(base: Path, tmp_path: Path) -> None:
+    memory = {"layers": "all", "lora": None, "kv": None, "neurons": {"count": 2, "tuned": True}}
+    stages = [
+        {"learn_masks": {"max_steps": 2}},
+        {"restore": {}},
+        {"recover": {"max_steps": 2}},
+        {"evaluate": {}},
+    ]
+    given = {"mask": MASK, "memory": memory, "stages": stages}
+    neurons = recipe_of(base, tmp_path, "restored_neurons", **given).memory.neurons
+    assert neurons is not None
+    assert (neurons.count, neurons.tuned) == (2, False)
+    with pytest.raises(UsageError, match="the recipe learns no memory together with the masks; leave"):
+        recipe_of(base, tmp_path, "prune_then_recover", **given)
+
+
+def test_rows_of_a_memory_s_size_need_a_memory(base: Path, tmp_path: Path) -> None:
+    memory = {"layers": "all", "lora": None, "kv": None}
+    for row in ("prune_less", "restored_neurons", "unpruned_lora"):
+        with pytest.raises(UsageError, match=f"row {row}: the recipe has no memory; leave the row out"):
+            recipe_of(base, tmp_path, row, memory=memory, mask=MASK, stages=SELECTED[::2])
+    rows, _ = default_rows(base, tmp_path, memory=memory, mask=MASK, stages=SELECTED[::2])
+    assert rows == ["koff"]
+
+
+def test_one_shot_rows_look_at_the_text_that_the_recipe_looks_at(base: Path, tmp_path: Path) -> None:
+    chosen = {"selector": "fisher", "batches": 3, "batch_size": 5, "text": "domains", "for_memories": True}
+    stages = [{"select_masks": chosen}, {"restore": {}}, {"recover": {"max_steps": 2}}, {"evaluate": {}}]
+    for row in ("one_shot_taylor", "one_shot_taylor_bare"):
+        options = recipe_of(base, tmp_path, row, memory=NEURONS, stages=stages).stages[0].options
+        assert (options.batches, options.batch_size, options.text) == (3, 5, "domains")
+        assert (options.selector, options.for_memories) == ("taylor", False)
 
 
 def test_all_rows_are_recipes_that_differ(base: Path, tmp_path: Path) -> None:

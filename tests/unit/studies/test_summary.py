@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from koffkit.report.study import draw_study, study_table
+from koffkit.report.study import draw_study, equal_size_verdict, study_table
 from koffkit.studies.summary import Found, csv_text, summary
 
 
@@ -62,3 +62,56 @@ def test_table_and_picture(tmp_path: Path) -> None:
     assert cells[3] == ["0.0000 ± 0.0000", "0.3000 ± 0.1414", "0.9000"]
     draw_study(found, tmp_path / "a.png", "a study")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def row(name: str, seed: int, *kls: float, memory: bool = True, sparsity: float = 0.25) -> Found:
+    """A run with one KL for each domain; its perplexities are ten times as much."""
+    condition = "matched" if memory else "backbone"
+    nothing = {"backbone": {"perplexity": 50.0, "kl": 5.0}}
+    domains = {
+        f"d{place}": nothing | {condition: {"perplexity": 10 * kl, "kl": kl}} for place, kl in enumerate(kls)
+    }
+    return Found(name, seed, 1000, sparsity, domains, domains["d0"])
+
+
+LESS = [row("prune_less", 0, 0.2, 0.4, memory=False), row("prune_less", 1, 0.4, 0.4, memory=False)]
+
+
+def test_rows_with_memories_are_held_against_the_row_of_their_size() -> None:
+    koff = [row("koff", 0, 0.1, 0.3), row("koff", 1, 0.3, 0.6)]
+    found = summary([*koff, *LESS], {})
+    assert "against" not in found["prune_less"]
+    assert found["koff"]["against"] == {
+        "row": "prune_less",
+        "seeds": 2,
+        "domains": 2,
+        "kl": {"lower": 1, "worse": False, "difference": pytest.approx(-0.025)},  # .2, .45 against .3, .4
+        "perplexity": {"lower": 1, "worse": False, "ratio": pytest.approx(0.75**0.5)},
+    }
+    assert equal_size_verdict(found) == {
+        "lines": [
+            (
+                "koff against prune_less: lower KL in 1 of 2 domains (mean difference -0.0250), lower "
+                "perplexity in 1 (mean difference -13.4%); mean of 2 seeds."
+            ),
+        ],
+        "warnings": [],
+    }
+
+
+def test_a_row_that_loses_to_the_row_of_its_size_is_warned_of() -> None:
+    lost = [row("koff", 0, 0.1, 0.6), row("unpruned_lora", 0, 1.0, 1.0, sparsity=0.0)]
+    said = equal_size_verdict(summary([*lost, *LESS], {}))
+    assert said["warnings"] == [
+        (
+            "koff loses to prune_less, which loads as much: lower KL in 1 of 2 domains (mean difference "
+            "+0.0500), lower perplexity in 1 (mean difference -13.4%); 1 seed."
+        ),
+    ]
+    (line,) = said["lines"]
+    assert line.startswith("unpruned_lora against prune_less: lower KL in 0 of 2 domains")
+
+
+def test_seeds_that_only_one_row_has_are_not_compared() -> None:
+    assert "against" not in summary([row("koff", 7, 0.1, 0.3), *LESS], {})["koff"]
+    assert "against" not in summary([row("koff", 0, 0.1, 0.3)], {})["koff"]
