@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +18,9 @@ from ..progress import Progress
 from ..run.finished import FinishedRun
 from ..run.folder import RunFolder
 from ..storage.record import first_problem
+
+if TYPE_CHECKING:
+    from ..artefact.routes import Carries
 
 
 class Exporter(Protocol):
@@ -103,6 +106,13 @@ def check_options(name: str, exporter: Exporter, options: Mapping[str, Any]) -> 
         UsageError: one is unknown or has a wrong value; the text names it.
     """
     unknown = sorted(set(options) - _option_names(exporter.Options))
+    carries: Carries | None = getattr(exporter, "carries", None)
+    if "merge" in unknown and carries is not None and not carries.merges:
+        raise UsageError(
+            f"export: format {name}: merge: {options['merge']}: a memory in the weights leaves no adapter to "
+            f"write; export with --format hf --merge {options['merge']}, whose backbone stock transformers "
+            "and PEFT load."
+        )
     if unknown and exporter.Options.model_config.get("extra") != "allow":
         known = ", ".join(sorted(_option_names(exporter.Options))) or "no options"
         raise UsageError(

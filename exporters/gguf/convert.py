@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ...artefact.bundle import Bundle, MemoryFolder
-from ...artefact.names import MEMORIES
+from ...artefact.names import MEMORIES, SERVING
 from ...checkpoint.reader import CheckpointReader
 from ...masks.memory_cuts import MemoryCuts
 from ...progress import Progress
@@ -16,7 +16,7 @@ from ..toolkit.rotation import Rotary
 from .adapter import write_adapter
 from .metadata import write_metadata
 from .plan import GgufPlan
-from .serving import SERVING, KvFiles, MemoryFiles, Serving
+from .serving import KvFiles, MemoryFiles, Serving
 from .state import read_layers, write_state
 from .weights import check_written, plan_tensors, smallest_type, write_tensors
 

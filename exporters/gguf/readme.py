@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ...artefact.card import front_matter, license_sentence
 from ...artefact.manifest import Manifest
-from ...artefact.names import CARD, MEMORIES
+from ...artefact.names import CARD, MEMORIES, SERVING
 from ...storage.files import write_atomically
 from ..toolkit.root_card import origin, title
-from .serving import SERVING, KvFiles, Serving
+from .serving import KvFiles, Serving
 
 ASK = "ask.py"
 MODELFILE = "Modelfile"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from ...artefact.names import MEMORIES
 from ...strict import StrictModel
 
-SERVING = "serving.json"
-
 
 class KvFiles(StrictModel):
     """The KV half of a memory.

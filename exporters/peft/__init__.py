@@ -54,6 +54,7 @@ class PeftExporter:
         kv="all",
         heads_of_config=True,
         no_kv_in=frozenset({"gemma3_text"}),  # PEFT hands it a cache of its own kind
+        merges=False,
     )
 
     def export(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ...artefact.bundle import Bundle
 from ...artefact.manifest import BundleEntry, Manifest, Merged
@@ -89,17 +90,26 @@ def scratch_checkpoint(
     shutil.rmtree(inner.folder)
 
 
-def with_files(manifest: Manifest, what: str, model_bytes: int, memory_bytes: Mapping[str, int]) -> Manifest:
+def with_files(
+    manifest: Manifest,
+    what: str,
+    model_bytes: int,
+    memory_bytes: Mapping[str, int],
+    memory_folders: Mapping[str, str] = MappingProxyType({}),
+) -> Manifest:
     """The manifest of a checkpoint, with what was made from it.
 
     Args:
         what: the backbone is now.
         model_bytes: its size.
         memory_bytes: the size of each memory's files.
+        memory_folders: where they lie, where that is not the folder of memories.
     """
     backbone = manifest.backbone.model_copy(update={"model_class": what, "bytes": model_bytes})
     domains = {
-        name: BundleEntry(path=MEMORIES, parameters=entry.parameters, bytes=memory_bytes[name])
+        name: BundleEntry(
+            path=memory_folders.get(name, MEMORIES), parameters=entry.parameters, bytes=memory_bytes[name]
+        )
         for name, entry in manifest.domains.items()
     }
     return manifest.evolve(backbone=backbone, domains=domains)

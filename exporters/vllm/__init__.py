@@ -4,6 +4,7 @@ memories for the connector that ships with koffkit (`koffkit.serving.vllm_connec
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,25 +12,31 @@ from typing import Any
 from pydantic import Field
 
 from ...artefact.bundle import Bundle
+from ...artefact.digests import list_files
 from ...artefact.manifest import Manifest
-from ...artefact.names import MEMORIES
+from ...artefact.names import FORMAT, MEMORIES, SERVING
 from ...artefact.routes import Carries, Facts
+from ...checkpoint.files import CONFIG
 from ...errors import UsageError
 from ...masks.slicing import widths_of
 from ...progress import Progress
 from ...recipe.servable import VLLM_RANKS
 from ...run.finished import FinishedRun
 from ...storage.files import write_atomically, write_json
+from ...storage.read_json import read_json
 from ...strict import StrictModel
 from ..toolkit import (
+    Checkpoint,
     Draft,
     MergePlan,
     ShardSize,
     plan_merge,
     publishing,
     require_carried,
+    with_files,
     write_cartridge,
     write_checkpoint,
+    write_manifest,
 )
 from ..toolkit.quantised import DESCRIPTION, Weights, require_torchao, write_quantised
 from .adapters import write_adapter
@@ -38,7 +45,6 @@ from .readme import write_readme
 from .sentinels import chat_template, choose_sentinels
 
 ADAPTERS, CARTRIDGES = "adapters", "cartridges"
-SERVING = "serving.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
@@ -99,24 +105,28 @@ class VllmExporter:
                 "were not run there in int8; export with weights: auto, or learn with mask.layout: uniform."
             )
         with publishing(run if plan is None else plan.run, output, progress) as draft:
-            manifest, serving = _write(draft, facts, plan, options)
+            checkpoint, manifest = _write_backbone(draft, plan, options)
+            serving = _write_memories(draft, facts, checkpoint.bundles)
+            manifest = _of_files(draft, manifest, serving["memories"])
             write_json(draft.folder / SERVING, serving)
             write_readme(draft.folder, manifest, serving)
-        shown = {key: value for key, value in manifest.to_json().items() if key not in ("files", "golden")}
-        return {"output": str(output), **shown, **serving, "seconds": draft.seconds}
+            return write_manifest(draft, manifest, checkpoint.sliced) | serving
 
 
-def _write(
-    draft: Draft, facts: Facts, plan: MergePlan | None, options: VllmOptions
-) -> tuple[Manifest, dict[str, Any]]:
-    """Everything but the README; returns the manifest of what was written, and what the connector reads."""
+def _write_backbone(
+    draft: Draft, plan: MergePlan | None, options: VllmOptions
+) -> tuple[Checkpoint, Manifest]:
+    """The backbone and its bundles, which other files are made from, with the manifest of both."""
     if options.weights == "auto":
         checkpoint = write_checkpoint(draft, plan, max_shard_size=options.max_shard_size)
-        manifest = checkpoint.manifest("vllm")
-    else:
-        checkpoint, measured = write_quantised(draft, plan, max_shard_size=options.max_shard_size)
-        manifest = checkpoint.manifest("vllm").evolve(consumer=measured)
-    bundles = checkpoint.bundles
+        return checkpoint, checkpoint.manifest("vllm")
+    checkpoint, measured = write_quantised(draft, plan, max_shard_size=options.max_shard_size)
+    return checkpoint, checkpoint.manifest("vllm").evolve(consumer=measured)
+
+
+def _write_memories(draft: Draft, facts: Facts, bundles: Sequence[Bundle]) -> dict[str, Any]:
+    """What vLLM reads of every memory, in the place of its bundle, and the chat template; returns what the
+    connector reads."""
     names = [bundle.domain for bundle in bundles] if facts.kv == "all" else []
     sentinels = choose_sentinels(draft.backbone, names, int(draft.run.sliced_config["vocab_size"]))
     memories = {bundle.domain: _write_memory(draft, bundle, sentinels) for bundle in bundles}
@@ -128,12 +138,11 @@ def _write(
         write_atomically(draft.folder / CHAT_TEMPLATE, template)
     write_config(draft, facts)
     shutil.rmtree(draft.folder / MEMORIES, ignore_errors=True)
-    serving = {
-        "koffkit": 1,
+    return {
+        "koffkit": FORMAT,
         "chat_template": None if template is None else CHAT_TEMPLATE,
         "memories": memories,
     }
-    return manifest, serving
 
 
 def _write_memory(draft: Draft, bundle: Bundle, sentinels: dict[str, int]) -> dict[str, Any]:
@@ -152,3 +161,23 @@ def _write_memory(draft: Draft, bundle: Bundle, sentinels: dict[str, int]) -> di
             "kv_heads": widths_of(draft.run.spec, draft.run.masks)[0].kv_heads,
         }
     return entry
+
+
+def _of_files(draft: Draft, manifest: Manifest, memories: Mapping[str, dict[str, Any]]) -> Manifest:
+    """The manifest of the checkpoint, with the class that vLLM loads, and the folders of the memories.
+
+    Args:
+        memories: of `serving.json`.
+    """
+    config = read_json(draft.backbone / CONFIG, remedy="export again")
+    folders = {
+        name: [half["path"] for half in entry.values() if half is not None]
+        for name, entry in memories.items()
+    }
+    sizes = {
+        name: sum(path.stat().st_size for place in places for path in list_files(draft.folder / place))
+        for name, places in folders.items()
+    }
+    first = {name: places[0] for name, places in folders.items()}
+    what = f"vLLM {config['architectures'][0]}"
+    return with_files(manifest, what, manifest.backbone.bytes, sizes, first)

@@ -36,6 +36,7 @@ from .names import (
 from .parts import FileEntry
 
 PARTS = (BACKBONE, MEMORIES, ROUTER, REMOVED)
+"""Folders of an export, beside those of which its manifest lists files."""
 ACTED_ON = {".py", ".json", ".jinja", ".safetensors", ".model", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 """Endings of files that other software acts on; beside the folders of an export, others do no harm."""
 
@@ -84,9 +85,10 @@ def export_problems(export: Export, *, whole: bool, progress: Progress | None = 
         yield from _half_problems(bundle)
         if f"{MEMORIES}/{bundle.path.name}/{MEMORY_FILE}" not in listed:
             yield from listed_problems(bundle.path, bundle.info.files, MEMORY_FILE)
+    parts = {*PARTS, *(name.partition("/")[0] for name in listed if "/" in name)}
     for path in _files(root):
         part = path.relative_to(root).parts[0]
-        if path not in allowed and (part in PARTS or (path.parent == root and path.suffix in ACTED_ON)):
+        if path not in allowed and (part in parts or (path.parent == root and path.suffix in ACTED_ON)):
             yield _unlisted(path)
     yield from _escapes(root)
 

@@ -9,7 +9,7 @@ from ..checkpoint.files import CONFIG
 from ..errors import KoffkitError, UsageError
 from .bundle import Bundle, is_bundle, open_bundle
 from .manifest import Manifest
-from .names import BACKBONE, MANIFEST, MASKS, MEMORIES, MEMORY_FILE, ROUTER
+from .names import BACKBONE, MANIFEST, MASKS, MEMORIES, MEMORY_FILE, ROUTER, SERVING
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Export:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats, and
-        quantised weights, are for other software."""
-        if self.is_quantised:
+        """Whether the backbone is a checkpoint of transformers, which koffkit runs; other formats, folders
+        for a server of other software among them, and quantised weights are for other software."""
+        if self.is_quantised or SERVING in self.manifest.files:
             return False
         files = [name for name in self.manifest.files if name.startswith(f"{BACKBONE}/")]
         return f"{BACKBONE}/{CONFIG}" in files and any(name.endswith(".safetensors") for name in files)

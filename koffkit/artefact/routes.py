@@ -70,6 +70,8 @@ class Carries:
         heads_of_config: it takes their number of heads from `config.json`, which has the base's in koffkit's
             class.
         neurons: it carries neurons that memories give back.
+        merges: it has the option `merge`; a format without it is for adapters, of which a merged memory
+            leaves none, and format hf has it.
     """
 
     what: str
@@ -84,6 +86,7 @@ class Carries:
     kv_in_ragged_heads: bool = False
     heads_of_config: bool = False
     neurons: bool = False
+    merges: bool = True
 
     def obstacles(self, facts: Facts) -> list[str]:
         """What this format cannot carry, each with the remedy; empty: it carries everything."""
@@ -111,7 +114,7 @@ class Carries:
         if facts.neurons and not self.neurons:
             yield (
                 "memories give neurons back, which only koffkit adds at run time; make one of them part "
-                f"of the weights with --merge NAME, or {AS_HF}"
+                f"of the weights with {'' if self.merges else '--format hf '}--merge NAME, or {AS_HF}"
             )
         if facts.ranks and not self.lora:
             yield f"memories have LoRA, which it has no way in for; {AS_HF}"

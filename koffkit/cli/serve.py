@@ -211,14 +211,21 @@ def find_upstream(
 
     router = routed(export)
     require_usable(router)
-    memories, sentinels = served_memories(export.bundles(), folder)
+    served = served_memories(export.bundles(), folder)
+    if not served.chats:
+        RichProgress().warn(
+            f"--upstream-export {folder}: serving.json: chat_template: null; chats with memories that have a "
+            "KV half are refused, /v1/completions takes them. A tokenizer with a chat template and a special "
+            "token to spare for each memory makes an export that takes both."
+        )
     return Upstream(
         url=url,
         backbone=backbone or export.manifest.name,
-        memories=memories,
+        memories=served.memories,
         router=router,
-        tokenizer=load_tokenizer(export.backbone) if sentinels else None,
-        sentinels=sentinels,
+        tokenizer=load_tokenizer(export.backbone) if served.sentinels else None,
+        sentinels=served.sentinels,
+        chats=served.chats,
         key=upstream_key(),
         seconds=seconds,
     )

@@ -46,6 +46,8 @@ class Upstream:
         router: picks a memory; None: there is none.
         tokenizer: of the backbone, for KV memories; None: there are none.
         sentinels: by memory the token that stands for its KV half, and how many there are.
+        chats: the other server's chat template takes memories with a KV half; False: chats with them are
+            refused, since their KV half would be missing without a word.
         key: what the other server wants; None: nothing.
         seconds: between two parts of an answer, at most.
     """
@@ -56,6 +58,7 @@ class Upstream:
     router: Any = None
     tokenizer: Any = None
     sentinels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    chats: bool = True
     key: str | None = None
     seconds: float = 300.0
 
@@ -72,7 +75,8 @@ class Upstream:
             chat: for `/v1/chat/completions`.
 
         Raises:
-            ApiError: there is no such memory, or the router cannot read the request.
+            ApiError: there is no such memory, the router cannot read the request, or a chat cannot ask for
+                the memory.
         """
         name = body.get("model", self.names[0])
         if name not in self.names:
@@ -100,6 +104,12 @@ class Upstream:
     def _with_kv(self, body: Body, memory: str, *, chat: bool) -> Body:
         sentinel, count = self.sentinels[memory]
         if chat:
+            if not self.chats:
+                raise invalid(
+                    f"messages: the other server's chat template does not take memory {memory!r} (its export "
+                    "has none that does); ask /v1/completions.",
+                    "messages",
+                )
             given = body.get("chat_template_kwargs") or {}
             return body | {"chat_template_kwargs": {**given, "memory": memory}}
         prompt = body.get("prompt")
@@ -159,8 +169,8 @@ def create_proxy(
             found = (await client.get("/v1/models", timeout=CONNECT_SECONDS)).is_success
         except httpx.HTTPError:
             found = False
-        state = {"memories": upstream.memories, "router": upstream.router is not None, "chat": True}
-        state |= {"status": "ok" if found else "the other server does not answer"}
+        state = {"memories": upstream.memories, "router": upstream.router is not None}
+        state |= {"chat": upstream.chats, "status": "ok" if found else "the other server does not answer"}
         return JSONResponse(state, 200 if found else 503)
 
     return Guard(app, key, loopback, max_body, metrics.refused)

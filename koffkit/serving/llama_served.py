@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import IntegrityError, UsageError
+from ..artefact.export import is_export, open_export
+from ..artefact.names import SERVING
+from ..errors import IntegrityError
 from ..storage.read_json import read_json
-from .sentinels import SERVING
+
+FORMAT = "gguf"
 
 
 class LlamaState(BaseModel):
@@ -46,26 +49,21 @@ class LlamaServing(BaseModel):
         memories: by name, in the order in which llama-server numbers the adapters.
     """
 
-    architecture: str
     context: int
     memories: dict[str, LlamaMemory]
 
 
 def llama_serving(folder: Path) -> LlamaServing | None:
-    """What the `serving.json` of an export of format `gguf` says; None: it is of another format.
+    """What the `serving.json` of an export of format `gguf` says; None: the folder is none.
 
     Raises:
-        UsageError: the folder has none.
         IntegrityError: it is damaged.
     """
-    path = folder / SERVING
-    if not path.is_file():
-        raise UsageError(f"--upstream-export {folder}: no {SERVING}; name an export of format vllm or gguf.")
-    tree: Any = read_json(path, remedy="export again")
-    if not isinstance(tree, Mapping) or "architecture" not in tree:
+    if not is_export(folder) or open_export(folder, any_format=True).manifest.format != FORMAT:
         return None
+    path = folder / SERVING
     try:
-        return LlamaServing.model_validate(tree)
+        return LlamaServing.model_validate(read_json(path, remedy="export again"))
     except ValidationError:
         raise IntegrityError(f"{path}: not as koffkit writes it; export again.") from None
 

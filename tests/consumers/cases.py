@@ -150,7 +150,10 @@ CASES: dict[str, Callable[[Path], Ready]] = {
     "granite": tiny(family="granite", plain=False),
     "qwen2, ragged neurons": tiny(family="qwen2", layout="ragged"),
     "qwen3, ragged neurons": tiny(family="qwen3", layout="ragged"),
-    "llama, ragged heads": tiny(family="llama", structure="neurons+groups", layout="ragged"),
+    "llama, ragged neurons, heads too": tiny(family="llama", structure="neurons+groups", layout="ragged"),
+    "llama, ragged neurons and heads": tiny(
+        family="llama", structure="neurons+groups", layout="ragged", sparsity=0.2
+    ),
     "llama, value channels": tiny(family="llama", structure="v_channel", layout="ragged"),
 }
 """By family and what is pruned. The first ones tell most: an interrupted command has them."""

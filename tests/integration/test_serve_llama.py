@@ -4,6 +4,7 @@ slot forgets its state when its adapters change, and looks up what it has read b
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,10 +113,13 @@ def there() -> Iterator[Llama]:
 
 
 @pytest.fixture
-def gguf(tmp_path: Path) -> Path:
-    tree = {"architecture": "llama", "context": 64, "memories": MEMORIES}
-    (tmp_path / "serving.json").write_text(json.dumps(tree))
-    return tmp_path
+def gguf(shipped: Shipped, tmp_path: Path) -> Path:
+    """As much of an export of that format as is looked at."""
+    out = Path(shutil.copytree(shipped.export, tmp_path / "served"))
+    manifest = json.loads((out / "koffkit.json").read_text())
+    (out / "koffkit.json").write_text(json.dumps(manifest | {"format": "gguf"}))
+    (out / "serving.json").write_text(json.dumps({"context": 64, "memories": MEMORIES}))
+    return out
 
 
 @contextmanager
@@ -200,5 +204,5 @@ def test_another_server_is_refused(shipped: Shipped, gguf: Path, there: Llama, k
     there.restores = False
     unable = koffkit(*command, there.url)
     assert unable.code == 2 and "--kv-unified" in unable.err
-    (gguf / "serving.json").write_text('{"architecture": "llama", "context": 3, "memories": {"north": 3}}')
+    (gguf / "serving.json").write_text('{"context": 3, "memories": {"north": 3}}')
     assert koffkit(*command, there.url).code == 4

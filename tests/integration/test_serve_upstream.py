@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from koffkit.checkpoint.files import load_tokenizer
+from koffkit.errors import UsageError
 
 from ..conftest import Koffkit, Shipped
 
@@ -80,22 +82,37 @@ def vllm(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def proxy(
-    shipped: Shipped, vllm: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Other, httpx.Client]]:
+@pytest.fixture(scope="module")
+def chatting(vllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export as if its tokenizer had a chat template and special tokens to spare."""
+    out = Path(shutil.copytree(vllm, tmp_path_factory.mktemp("chatting") / "out"))
+    serving = json.loads((out / "serving.json").read_text())
+    (out / "serving.json").write_text(json.dumps(serving | {"chat_template": "chat_template.jinja"}))
+    return out
+
+
+@contextmanager
+def proxied(shipped: Shipped, served: Path) -> Iterator[tuple[Other, httpx.Client]]:
     from koffkit.artefact.export import open_export
     from koffkit.cli.serve import find_upstream
     from koffkit.serving.http_metrics import Metrics
     from koffkit.serving.http_proxy import create_proxy
 
-    monkeypatch.setenv("KOFFKIT_UPSTREAM_KEY", "theirs")
     other = Other()
     with running(other) as there:
-        upstream = find_upstream(open_export(shipped.export), f"{there}/v1", None, vllm, 20.0)
+        upstream = find_upstream(open_export(shipped.export), f"{there}/v1", None, served, 20.0)
         app = create_proxy(upstream, Metrics(), key=None, loopback=True, max_body=10_000)
         with running(app) as here, httpx.Client(base_url=here, timeout=20, trust_env=False) as client:
             yield other, client
+
+
+@pytest.fixture
+def proxy(
+    shipped: Shipped, chatting: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Other, httpx.Client]]:
+    monkeypatch.setenv("KOFFKIT_UPSTREAM_KEY", "theirs")
+    with proxied(shipped, chatting) as both:
+        yield both
 
 
 def test_a_memory_is_a_model_with_sentinels(vllm: Path, proxy: tuple[Other, httpx.Client]) -> None:
@@ -118,6 +135,40 @@ def test_a_memory_is_a_model_with_sentinels(vllm: Path, proxy: tuple[Other, http
     ]
     assert set(other.keys) == {"Bearer theirs"}
     assert 'koffkit_requests_total{memory="north",status="200"} 2.0' in client.get("/metrics").text
+
+
+def test_a_chat_without_the_kv_half_is_refused(
+    shipped: Shipped, vllm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizer has no chat template, so the other server has none that takes a memory."""
+    assert json.loads((vllm / "serving.json").read_text())["chat_template"] is None
+    with proxied(shipped, vllm) as (other, client):
+        assert "chat_template: null; chats with memories that have a KV" in capsys.readouterr().err
+        turns: dict[str, Any] = {"messages": [{"role": "user", "content": "river"}]}
+        answer = client.post("/v1/chat/completions", json={"model": "north", **turns})
+        assert answer.status_code == 400 and not other.asked
+        error = answer.json()["error"]
+        assert error["param"] == "messages" and "ask /v1/completions" in error["message"]
+        assert client.get("/health").json()["chat"] is False
+        assert client.post("/v1/completions", json={"model": "north", "prompt": "river"}).status_code == 200
+        assert client.post("/v1/chat/completions", json={"model": "none", **turns}).status_code == 200
+        assert other.asked[-1] == {"model": "tiny", **turns}
+
+
+def test_only_what_vllm_serves_is_asked_in_its_way(shipped: Shipped, vllm: Path, tmp_path: Path) -> None:
+    from koffkit.artefact.export import open_export
+    from koffkit.cli.serve import find_upstream
+
+    def ask(folder: Path) -> None:
+        find_upstream(open_export(shipped.export), "http://127.0.0.1:9", None, folder, 5.0)
+
+    wrong = r"upstream-export \S+export: an export of format hf; it must be of format vllm or gguf"
+    with pytest.raises(UsageError, match=wrong):
+        ask(shipped.export)
+    (tmp_path / "old").mkdir()
+    shutil.copy(vllm / "serving.json", tmp_path / "old")
+    with pytest.raises(UsageError, match=r"old: no koffkit\.json; name an export of format vllm"):
+        ask(tmp_path / "old")
 
 
 def test_the_router_picks(shipped: Shipped, proxy: tuple[Other, httpx.Client]) -> None:
@@ -161,7 +212,7 @@ def test_who_goes_is_not_answered_any_more(proxy: tuple[Other, httpx.Client]) ->
 
 
 def test_what_cannot_be_passed_on(
-    shipped: Shipped, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
+    shipped: Shipped, vllm: Path, tmp_path: Path, koffkit: Koffkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from koffkit.artefact.export import open_export
     from koffkit.cli.serve import find_upstream
@@ -173,9 +224,11 @@ def test_what_cannot_be_passed_on(
     refused = koffkit("serve", shipped.export, "--port", 0, "--upstream", "localhost:8000")
     assert refused.code == 2 and "must begin with http://" in refused.err
     refused = koffkit("serve", shipped.export, *url, "--upstream-export", shipped.export)
-    assert refused.code == 2 and "no serving.json" in refused.err
-    (tmp_path / "serving.json").write_text('{"memories": {"north": 3}}')
-    assert koffkit("serve", shipped.export, *url, "--upstream-export", tmp_path).code == 4
+    assert refused.code == 2 and "must be of format vllm or gguf" in refused.err
+    for damaged in ('{"memories": {"north": 3}, "chat_template": null}', '{"memories": {}}'):
+        out = Path(shutil.copytree(vllm, tmp_path / "damaged", dirs_exist_ok=True))
+        (out / "serving.json").write_text(damaged)
+        assert koffkit("serve", shipped.export, *url, "--upstream-export", out).code == 4
     upstream = find_upstream(open_export(shipped.export), url[-1], "theirs", None, 5.0)
     assert (upstream.backbone, upstream.sentinels) == ("theirs", {})
     app = create_proxy(upstream, Metrics(), key=None, loopback=True, max_body=10_000)

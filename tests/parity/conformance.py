@@ -101,6 +101,7 @@ class Case:
     neurons: bool = False  # see `tests.parity.neurons`
     plain: bool = False  # without the biases, windows and scales of FAMILY
     wide: bool = False
+    sparsity: float | None = None  # instead of SPARSITY's
 
     @property
     def name(self) -> str:
@@ -156,7 +157,7 @@ def build(case: Case, root: Path) -> Context:
         "structures": STRUCTURES[case.structure],
         "layout": case.layout,
         "multiple_of": 1,
-        "global_sparsity": SPARSITY.get(case.structure, 0.2),
+        "global_sparsity": case.sparsity or SPARSITY.get(case.structure, 0.2),
         "repair": case.repair,
         "repair_damping": 1.0,
     }

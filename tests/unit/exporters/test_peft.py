@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from koffkit.exporters import export
+from koffkit.exporters import available, export, find
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -70,6 +70,16 @@ def test_fewer_heads_than_the_config_says_are_refused_first(tmp_path: Path) -> N
     }
     assert heads == {1}  # of two; layers differ in their neurons alone
     with pytest.raises(UsageError, match=r"format peft: a KV memory for fewer heads than the base's"):
+        export(tmp_path / "run", tmp_path / "peft", "peft")
+    assert not (tmp_path / "peft").exists()
+
+
+def test_layers_with_different_numbers_of_heads_are_refused_first(tmp_path: Path) -> None:
+    case = conformance.Case("llama", "neurons+groups", "ragged", False, plain=True, wide=True, sparsity=0.2)
+    conformance.build(case, tmp_path)
+    layers = json.loads((tmp_path / "out/backbone/config.json").read_text())["sliced_layers"]
+    assert {layer["kv_heads"] for layer in layers} == {1, 2}
+    with pytest.raises(UsageError, match=r"format peft: a KV memory for heads that differ"):
         export(tmp_path / "run", tmp_path / "peft", "peft")
     assert not (tmp_path / "peft").exists()
 
@@ -143,9 +153,27 @@ def test_kv_memory_in_some_layers_is_refused_before_anything_is_learned(
 
 
 def test_restored_neurons_are_refused(restored: Shipped, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"format peft: memories give neurons back.*--merge NAME"):
+    remedy = r"format peft: memories give neurons back.*with --format hf --merge NAME"
+    with pytest.raises(UsageError, match=remedy):
         export(restored.run, tmp_path / "out", "peft")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_merged_memory_is_for_another_format(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
+    command = ("export", shipped.run, "--format", "peft", "--output", tmp_path / "out", "--merge", "north")
+    refused = koffkit(*command)
+    assert refused.code == 2 and not list(tmp_path.iterdir())
+    assert "format peft: merge: north: a memory in the weights leaves no adapter" in refused.err
+    remedy = "--format hf --merge north"
+    assert remedy in refused.err
+    command = tuple(refused.err.partition("export with ")[2].partition(",")[0].split())
+    assert koffkit("export", shipped.run, "--output", tmp_path / "out", *command).code == 0
+
+
+def test_formats_declare_whether_they_merge() -> None:
+    for name in available():
+        exporter = find(name)
+        assert exporter.carries.merges == ("merge" in exporter.Options.model_fields), name
 
 
 def test_ragged_neurons_and_no_rope_layers(tmp_path: Path) -> None:

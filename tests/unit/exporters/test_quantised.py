@@ -66,6 +66,7 @@ def test_a_folder_for_vllm(torchao: Any, shipped: Shipped, tmp_path: Path, koffk
     assert done.code == 0, done.err
     assert stored(out)["model.layers.0.mlp.up_proj._weight_qdata"].dtype == torch.int8
     assert 0 < done.json["consumer"]["kl"]["north"] < 0.01
+    assert koffkit("verify", out).code == 0
     assert "`pip install torchao` beside vLLM first" in (out / "README.md").read_text()
     plain = tmp_path / "plain"
     export(shipped.run, plain, "vllm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from koffkit.recipe.load import load_recipe
 from koffkit.stages.engine import run_recipe
 
 from ...common import make_checkpoint, make_tokenizer, recipe_dict, write_recipe
-from ...conftest import Shipped
+from ...conftest import Koffkit, Shipped
 from ...parity import conformance
 
 IDS = torch.tensor([[5, 9, 17, 4, 88, 12]])
@@ -64,7 +65,7 @@ def test_a_padded_adapter_computes_the_same(made: Path, shipped: Shipped) -> Non
 
 def test_the_folder_says_how_to_serve_it_and_holds_nothing_else(made: Path) -> None:
     names = sorted(path.name for path in made.iterdir())
-    assert names == ["README.md", "adapters", "backbone", "cartridges", "serving.json"]
+    assert names == ["README.md", "adapters", "backbone", "cartridges", "koffkit.json", "serving.json"]
     text = (made / "README.md").read_text()
     assert "vllm serve backbone --served-model-name tiny --dtype float32" in text
     assert "--enable-lora --max-loras 3 --max-lora-rank 8" in text
@@ -91,7 +92,45 @@ def test_sentinels_are_special_tokens_that_a_chat_template_can_write(tmp_path: P
     assert tokenizer.apply_chat_template(chat, tokenize=False) == "<s><user>river"
 
 
-def test_ragged_neurons_become_a_decilm(tmp_path: Path) -> None:
+def test_an_export_for_vllm_is_verified_inspected_and_pushed(
+    made: Path, shipped: Shipped, koffkit: Koffkit
+) -> None:
+    checked, shown = koffkit("verify", made, "--json").json, koffkit("inspect", made, "--json").json
+    assert checked["ok"] and checked["memories"] == ["north", "south"]
+    assert shown["loads_in"] == {"vllm": "vLLM LlamaForCausalLM; README.md says how"}
+    assert shown["domains"]["north"]["path"] == "adapters/north"
+    folders = made / "adapters" / "north", made / "cartridges" / "north"
+    size = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+    assert shown["memories"]["north"]["bytes"] == shown["domains"]["north"]["bytes"] == size
+    plain = json.loads((shipped.export / "koffkit.json").read_text())
+    assert shown["backbone"]["digest"] == plain["backbone"]["digest"]
+    files = koffkit("push", made, "acme/lean", "--dry-run", "--json").json["would_upload"]["acme/lean"]
+    assert {*files} == {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
+    refused = koffkit("generate", made, "--prompt", "river")
+    assert refused.code == 2 and "an export of format vllm, for other software" in refused.err
+
+
+@pytest.mark.parametrize("name", ["adapters/north/adapter_model.safetensors", "serving.json"])
+def test_damage_is_noticed(made: Path, tmp_path: Path, koffkit: Koffkit, name: str) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    data = bytearray((out / name).read_bytes())
+    data[-9] ^= 1
+    (out / name).write_bytes(data)
+    done = koffkit("verify", out)
+    assert done.code == 4 and name in done.err
+
+
+@pytest.mark.parametrize("folder", ["adapters/north", "cartridges/south"])
+def test_a_file_that_nobody_lists_is_noticed(
+    made: Path, tmp_path: Path, koffkit: Koffkit, folder: str
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    (out / folder / "adapter_model.bin").write_bytes(b"x")
+    done = koffkit("verify", out)
+    assert done.code == 4 and "nobody lists this file" in done.err
+
+
+def test_ragged_neurons_become_a_decilm(tmp_path: Path, koffkit: Koffkit) -> None:
     export(_run(tmp_path, mask={"layout": "ragged"}), tmp_path / "out", "vllm")
     backbone = tmp_path / "out" / "backbone"
     config = AutoConfig.from_pretrained(backbone, trust_remote_code=True)
@@ -102,6 +141,9 @@ def test_ragged_neurons_become_a_decilm(tmp_path: Path) -> None:
     assert json.loads(config.to_json_string(use_diff=False))["block_configs"][0]["ffn"]["no_op"] is False
     assert "--trust-remote-code" in (tmp_path / "out" / "README.md").read_text()
     assert not (backbone / "modeling_koffkit.py").exists()
+    assert koffkit("verify", tmp_path / "out").code == 0
+    shown = koffkit("inspect", tmp_path / "out", "--json").json
+    assert shown["loads_in"] == {"vllm": "vLLM DeciLMForCausalLM; README.md says how"}
 
 
 def test_a_decilm_has_the_heads_that_are_left(tmp_path: Path) -> None:
@@ -127,13 +169,17 @@ def test_ragged_heads_and_restored_neurons_are_refused(restored: Shipped, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_merged_memory_is_served_as_an_ordinary_model(restored: Shipped, tmp_path: Path) -> None:
+def test_a_merged_memory_is_served_as_an_ordinary_model(
+    restored: Shipped, tmp_path: Path, koffkit: Koffkit
+) -> None:
     export(restored.run, tmp_path / "out", "vllm", {"merge": "north"})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md",
         "backbone",
+        "koffkit.json",
         "serving.json",
     ]
+    assert koffkit("inspect", tmp_path / "out", "--json").json["merged"]["domain"] == "north"
     text = (tmp_path / "out" / "README.md").read_text()
     assert "vllm serve backbone" in text and "--enable-lora" not in text and "kv-transfer" not in text
 
