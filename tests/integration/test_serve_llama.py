@@ -117,7 +117,7 @@ def gguf(shipped: Shipped, tmp_path: Path) -> Path:
     """As much of an export of that format as is looked at."""
     out = Path(shutil.copytree(shipped.export, tmp_path / "served"))
     manifest = json.loads((out / "koffkit.json").read_text())
-    (out / "koffkit.json").write_text(json.dumps(manifest | {"format": "gguf"}))
+    (out / "koffkit.json").write_text(json.dumps(manifest | {"format": "gguf", "seal": None}))
     (out / "serving.json").write_text(json.dumps({"context": 64, "memories": MEMORIES}))
     return out
 
