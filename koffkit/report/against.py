@@ -90,7 +90,8 @@ def against_baseline(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         {domain: served(figures) for domain, figures in domains.items()},
         {domain: figures[key] for domain, figures in domains.items()},
     )
-    line = f"Against {given['name']}{_loaded(given)}: {in_words(found)}."
+    loaded = loaded_in_words(given["parameters"], given["own_parameters"])
+    line = f"Against {given['name']}{loaded}: {in_words(found)}."
     if not found.get("kl", {}).get("worse"):
         return [line], []
     warning = (
@@ -105,8 +106,8 @@ def baseline_key(name: str) -> str:
     return f"{BASELINE} {name}"
 
 
-def _loaded(given: Mapping[str, Any]) -> str:
-    parameters, own = given["parameters"], given["own_parameters"]
+def loaded_in_words(parameters: int | None, own: int | None) -> str:
+    """How many parameters a baseline loads, and this run or row; None: not known."""
     if parameters is None:
         return ""
     return f" ({parameters:,} parameters loaded{'' if own is None else f', here {own:,}'})"

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from ..errors import UsageError
-from .against import in_words
+from .against import in_words, loaded_in_words
 
 NAMES = {"recall": "fact recall", "perplexity": "perplexity", "kl": "KL to the unpruned model, nats a token"}
 COLOUR, PALE = "#1f5fa8", "#b9c6d8"
@@ -59,11 +59,12 @@ def equal_size_verdict(summary: Mapping[str, Any]) -> dict[str, list[str]]:
         if "against" not in row:
             continue
         found, seeds = row["against"], row["against"]["seeds"]
+        baseline = found["row"] + loaded_in_words(summary[found["row"]]["parameters"], row["parameters"])
         words = f"{in_words(found)}; {'1 seed' if seeds == 1 else f'mean of {seeds} seeds'}."
         if row["sparsity"] > 0 and found.get("kl", {}).get("worse"):
-            said["warnings"].append(f"{name} loses to {found['row']}, which loads as much: {words}")
+            said["warnings"].append(f"{name} loses to {baseline}: {words}")
         else:
-            said["lines"].append(f"{name} against {found['row']}: {words}")
+            said["lines"].append(f"{name} against {baseline}: {words}")
     return said
 
 

@@ -71,7 +71,7 @@ def row(name: str, seed: int, *kls: float, memory: bool = True, sparsity: float 
     domains = {
         f"d{place}": nothing | {condition: {"perplexity": 10 * kl, "kl": kl}} for place, kl in enumerate(kls)
     }
-    return Found(name, seed, 1000, sparsity, domains, domains["d0"])
+    return Found(name, seed, 1005 if memory else 1000, sparsity, domains, domains["d0"])
 
 
 LESS = [row("prune_less", 0, 0.2, 0.4, memory=False), row("prune_less", 1, 0.4, 0.4, memory=False)]
@@ -91,8 +91,8 @@ def test_rows_with_memories_are_held_against_the_row_of_their_size() -> None:
     assert equal_size_verdict(found) == {
         "lines": [
             (
-                "koff against prune_less: lower KL in 1 of 2 domains (mean difference -0.0250), lower "
-                "perplexity in 1 (mean difference -13.4%); mean of 2 seeds."
+                "koff against prune_less (1,000 parameters loaded, here 1,005): lower KL in 1 of 2 domains "
+                "(mean difference -0.0250), lower perplexity in 1 (mean difference -13.4%); mean of 2 seeds."
             ),
         ],
         "warnings": [],
@@ -104,12 +104,14 @@ def test_a_row_that_loses_to_the_row_of_its_size_is_warned_of() -> None:
     said = equal_size_verdict(summary([*lost, *LESS], {}))
     assert said["warnings"] == [
         (
-            "koff loses to prune_less, which loads as much: lower KL in 1 of 2 domains (mean difference "
-            "+0.0500), lower perplexity in 1 (mean difference -13.4%); 1 seed."
+            "koff loses to prune_less (1,000 parameters loaded, here 1,005): lower KL in 1 of 2 domains "
+            "(mean difference +0.0500), lower perplexity in 1 (mean difference -13.4%); 1 seed."
         ),
     ]
     (line,) = said["lines"]
-    assert line.startswith("unpruned_lora against prune_less: lower KL in 0 of 2 domains")
+    assert line.startswith(
+        "unpruned_lora against prune_less (1,000 parameters loaded, here 1,005): lower KL in 0 of 2 domains"
+    )
 
 
 def test_seeds_that_only_one_row_has_are_not_compared() -> None:
