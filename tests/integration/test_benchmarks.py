@@ -152,7 +152,8 @@ def test_scale_model(tmp_path: Path) -> None:
     assert "The recipe's tokens stay the same" in found.output
     result = json.loads(path.read_text())
     assert [(row["gpus"], row["fits"]) for row in result["rows"]] == [(1, False), (64, True)]
-    assert len(result["checks"]) > 6
+    steps = [check["measured"][0] for check in result["checks"] if "SmolLM2" in check["what"]]
+    assert steps == [1.3, 0.681, 0.734, 404] and len(result["checks"]) == 11
     assert all(check["agrees"] for check in result["checks"])
 
 
