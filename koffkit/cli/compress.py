@@ -79,6 +79,7 @@ def command(
 
     loaded = load_recipe(recipe, overrides)
     run = output or Path("runs") / loaded.recipe.name
+    shard = shard or asked_by_accelerate()
     if dry_run:
         there = max(num_processes, place.num_processes())
         _require_several(shard, there)
@@ -100,7 +101,6 @@ def command(
     check_disk(stated, run)
     _announce(progress, loaded.recipe, stated.warnings)
     with progress.live():
-        shard = shard or asked_by_accelerate()
         state = run_recipe(loaded, run, resume=resume, device=device, progress=progress, shard=shard)
     if place.rank() == 0:
         _tell(run, state, stated, as_json)
@@ -122,6 +122,11 @@ def _announce(progress: RichProgress, recipe: Recipe, warnings: Iterable[str]) -
     progress.expect(steps_of(recipe))
     for warning in warnings:
         progress.warn(warning)
+    if place.left_alone():
+        progress.warn(
+            "accelerate launch started one process; for several on a CPU use --num-processes N, torchrun, or "
+            "accelerate launch --multi_gpu."
+        )
 
 
 def _start_anew(num_processes: int, shard: bool) -> None:

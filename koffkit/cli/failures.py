@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 
 from ..errors import IntegrityError, KoffkitError, ResourceError
-from ..parallel.ranks import lost
 
 OUT_OF_MEMORY = (
     "out of memory; lower batch_size, sequence_length or distill.chunk_tokens, or set "
@@ -43,8 +42,6 @@ def as_koffkit_error(error: BaseException) -> KoffkitError | None:
     kind, text = type(error).__name__, str(error)  # recognised without importing the libraries
     if isinstance(error, RuntimeError) and (kind == "OutOfMemoryError" or "can't allocate memory" in text):
         return ResourceError(OUT_OF_MEMORY)
-    if kind in ("DistBackendError", "DistNetworkError", "DistStoreError"):
-        return lost()
     if kind == "SafetensorError":
         if "I/O error" in text or "os error" in text:
             return ResourceError(f"a safetensors file: {text}; free some space, or check the disk; {RESUME}")

@@ -117,9 +117,48 @@ class Gates(nn.Module):
         return self.hard(budget)
 
 
+class _Point:
+    """One gate in all layers, as the hooks ask for it.
+
+    Where all gates of a layer are one and none is learned, nothing is multiplied. That is found out once for
+    a tensor: on a GPU the answer has to be waited for.
+
+    Args:
+        current: gives the gate values [L, U] by gate of the forward pass, or None.
+        name: of the gate.
+        units: the unit of each channel; None: channels are units.
+    """
+
+    def __init__(self, current: Callable[[], GateValues | None], name: str, units: Tensor | None) -> None:
+        self._current, self._name = current, name
+        self._units = None if units is None else {units.device: units}  # copied once to every other device
+        self._known: tuple[Tensor, int] | None = None  # the tensor of which `_open` speaks, and its version
+        self._open: list[bool] = []
+
+    def of_layer(self, index: int) -> Tensor | None:
+        """The gate of every channel; None: the activations stay as they are."""
+        values = (self._current() or {}).get(self._name)
+        if values is None or self._all_open(values, index):
+            return None
+        gate = values[index]
+        if self._units is None:
+            return gate
+        if gate.device not in self._units:
+            self._units[gate.device] = next(iter(self._units.values())).to(gate.device)
+        return gate[self._units[gate.device]]
+
+    def _all_open(self, values: Tensor, index: int) -> bool:
+        if values.requires_grad:
+            return False
+        if self._known is None or self._known[0] is not values or self._known[1] != values._version:
+            self._known = values, values._version
+            self._open = (values == 1).all(-1).tolist()
+        return self._open[index]
+
+
 def register_gates(model: nn.Module, spec: ModelSpec, current: Callable[[], GateValues | None]) -> None:
-    """Scale the activations at every gate point by `current()`; None, or a missing gate, leaves them
-    unchanged.
+    """Scale the activations at every gate point by `current()`; None, a missing gate, or a layer whose gates
+    are all one leaves them unchanged.
 
     Call it after LoRA is injected: the hook belongs around the LoRA sum.
 
@@ -129,18 +168,18 @@ def register_gates(model: nn.Module, spec: ModelSpec, current: Callable[[], Gate
         current: gives the gate values [L, U] by gate of the forward pass.
     """
     for structure in spec.arch.structures.values():
-        for name, point in structure.gate_points().items():
-            units = torch.from_numpy(point.unit_of_channel(spec.shape))
+        for name, cut in structure.gate_points().items():
+            units = torch.from_numpy(cut.unit_of_channel(spec.shape))
             same = len(units) == structure.num_units(spec.shape) and bool(
                 (units == torch.arange(len(units))).all()
             )
-            by_device = None if same else {units.device: units}  # copied to a device once, for all layers
+            point = _Point(current, name, None if same else units)
             for index in range(spec.shape.num_layers):
-                module = model.get_submodule(spec.arch.layer(index) + point.module)
-                _hook(module, point, partial(_value, current, name, index, by_device))
+                module = model.get_submodule(spec.arch.layer(index) + cut.module)
+                _hook(module, cut, partial(point.of_layer, index))
 
 
-def _hook(module: nn.Module, point: Cut, value: Callable[[], Tensor | None]) -> None:
+def _hook(module: nn.Module, cut: Cut, value: Callable[[], Tensor | None]) -> None:
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
         gate = value()
         return None if gate is None else (inputs[0] * gate.to(inputs[0].dtype), *inputs[1:])
@@ -149,22 +188,7 @@ def _hook(module: nn.Module, point: Cut, value: Callable[[], Tensor | None]) -> 
         gate = value()
         return None if gate is None else output * gate.to(output.dtype)
 
-    if point.side == "in":
+    if cut.side == "in":
         module.register_forward_pre_hook(before)
     else:
         module.register_forward_hook(after)
-
-
-def _value(
-    current: Callable[[], GateValues | None], name: str, index: int, units: dict[torch.device, Tensor] | None
-) -> Tensor | None:
-    """The gate of every channel; `units` maps channels to units, by device; None if channels are units."""
-    values = current()
-    if values is None or name not in values:
-        return None
-    gate = values[name][index]
-    if units is None:
-        return gate
-    if gate.device not in units:
-        units[gate.device] = next(iter(units.values())).to(gate.device)
-    return gate[units[gate.device]]

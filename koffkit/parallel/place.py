@@ -42,3 +42,15 @@ def _told() -> tuple[int, int]:
 def by_own_launcher() -> bool:
     """Whether `koffkit compress --num-processes` started this process."""
     return OWN in os.environ
+
+
+def left_alone() -> bool:
+    """Whether `accelerate launch` was asked for several processes and started this one alone, which it does
+    on a CPU without `--multi_gpu` and `--use_fsdp`, without a word."""
+    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    return asked and "RANK" not in os.environ
+
+
+def launcher_says(name: str) -> bool:
+    """Whether a variable of accelerate's launcher is set: it was asked for what the variable stands for."""
+    return os.environ.get(name, "").lower() in ("1", "true")

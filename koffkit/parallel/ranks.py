@@ -25,6 +25,9 @@ PATIENCE = timedelta(days=7)
 """The longest that processes wait for each other: one may tokenise a corpus meanwhile. Those that die are
 noticed at once, whatever this is."""
 SUPPORTED = ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_MUSA")
+ELSEWHERE = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+"""What accelerate may be set up for and koffkit does not do, by the variable that its launcher sets. On a CPU
+accelerate would not say so, elsewhere it would miss their packages first."""
 _device: torch.device | None = None  # of this process among several; None: it is alone
 
 
@@ -38,9 +41,12 @@ def joined(device: str | None) -> Iterator[None]:
     Raises:
         UsageError: the device cannot be divided, or accelerate is configured for something that koffkit does
             not do.
-        PeerLost: the processes do not find each other.
+        PeerLost: the processes do not find each other, or in the block another one has ended.
     """
     global _device
+    for name, engine in ELSEWHERE.items():
+        if place.launcher_says(name):
+            raise _unsupported(engine)
     if place.num_processes() == 1 or _device is not None:
         yield
         return
@@ -48,11 +54,20 @@ def joined(device: str | None) -> Iterator[None]:
         raise UsageError(
             f"--device {device}: {place.num_processes()} processes cannot share it; leave the number out."
         )
-    _device = _join(device)
-    try:
-        yield
-    finally:
-        _device = None
+    from accelerate.utils import patch_environment
+
+    # Whoever asked accelerate for FSDP gets it from koffkit. If they knew, transformers would load no weights
+    # but in the first process of a machine, and accelerate wrap the model once more.
+    with patch_environment(accelerate_use_fsdp="false"):
+        _device = _join(device)
+        try:
+            yield
+        except RuntimeError as error:
+            if _is_of_peers(error):  # FSDP calls for the others itself
+                raise _lost() from error
+            raise
+        finally:
+            _device = None
 
 
 def _join(device: str | None) -> torch.device:
@@ -66,12 +81,16 @@ def _join(device: str | None) -> torch.device:
         state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     kind = str(state.distributed_type.value)
     if kind not in SUPPORTED:
-        raise UsageError(
-            f"accelerate is set up for {kind}, which koffkit does not do; use {' or '.join(SUPPORTED[:2])} "
-            "(accelerate launch --multi_gpu), or torchrun."
-        )
+        raise _unsupported(kind)
     found: torch.device = state.device
     return found
+
+
+def _unsupported(kind: str) -> UsageError:
+    return UsageError(
+        f"accelerate is set up for {kind}, which koffkit does not do; use {' or '.join(SUPPORTED[:2])} "
+        "(accelerate launch --multi_gpu, or --use_fsdp --fsdp_version 2), or torchrun."
+    )
 
 
 def together() -> bool:
@@ -200,10 +219,17 @@ def _peers() -> Iterator[None]:
     except NotImplementedError:  # a RuntimeError too, and a fault of ours
         raise
     except RuntimeError as error:  # of gloo and of NCCL; DistBackendError is one too
-        raise lost() from error
+        raise _lost() from error
 
 
-def lost() -> PeerLost:
+def _is_of_peers(error: RuntimeError) -> bool:
+    """Whether a call of `torch.distributed` has failed; gloo's errors have no type of their own."""
+    import torch
+
+    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+
+
+def _lost() -> PeerLost:
     """The error of a process that others have left."""
     return PeerLost(
         "another process of this run has ended; see why above (or in its machine's log), then continue with "

@@ -3,19 +3,18 @@ layer whole only while it computes it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from . import ranks
+from . import place, ranks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def asked_by_accelerate() -> bool:
-    """Whether `accelerate launch --use_fsdp` (or `accelerate config`) asks for it."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    """Whether `accelerate launch --use_fsdp` (or `accelerate config`) asks several processes for it."""
+    return place.num_processes() > 1 and place.launcher_says("ACCELERATE_USE_FSDP")
 
 
 def shard(model: nn.Module, layers: Sequence[nn.Module], trained: Iterable[Tensor]) -> None:

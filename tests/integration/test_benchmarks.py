@@ -11,8 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ..common import sentences
+from ..common import sentences, write_recipe
 from ..conftest import Koffkit, Shipped
+from ..processes import compress, needs_fork
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -152,8 +153,27 @@ def test_scale_model(tmp_path: Path) -> None:
     assert "The recipe's tokens stay the same" in found.output
     result = json.loads(path.read_text())
     assert [(row["gpus"], row["fits"]) for row in result["rows"]] == [(1, False), (64, True)]
-    assert len(result["checks"]) > 6
+    steps = [check["measured"][0] for check in result["checks"] if "SmolLM2" in check["what"]]
+    assert steps == [1.3, 0.681, 0.734, 404] and len(result["checks"]) == 11
     assert all(check["agrees"] for check in result["checks"])
+
+
+@needs_fork
+@pytest.mark.slow
+def test_what_each_process_holds_is_what_was_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("processes")
+
+    def forked(path: Path, run: Path, processes: int) -> str:
+        (run.parent / "messages").write_text("")
+        assert compress(path, run, processes, shard=True) == [0] * processes
+        return (run.parent / "messages").read_text()
+
+    monkeypatch.setattr(module, "command", forked)
+    tree = module.recipe(module.make_model(tmp_path / "model", 64, 2), 1, 2)
+    rows = [module.measure(write_recipe(tmp_path / "recipe.yaml", tree), count) for count in (1, 2)]
+    assert [row["weights"] for row in rows] == [row["weights_planned"] for row in rows]
+    assert rows[0]["weights"] > rows[1]["weights"]
+    assert all(row["peak"] > 1e8 for row in rows)
 
 
 def test_a_measured_point_that_contradicts_the_counts_is_seen(

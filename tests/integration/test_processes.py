@@ -147,21 +147,29 @@ def test_a_teacher_cache_that_another_run_left_half_full(shard: bool, recipe: Pa
     require_same(run, alone)
 
 
-def test_resumed_with_another_number_of_processes(recipe: Path, alone: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+@pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_resumed_with_another_number_of_processes(
+    shard: bool, recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    run, blow = tmp_path / "run", Blow(4, signal.SIGTERM)
     assert compress(recipe, run, 1, blow=Blow(2, signal.SIGINT, rank=0)) == [INTERRUPTED]
     assert len(rows(run)) == 3
     # only the process that does not lead is asked to stop; both stop after the same step
-    assert compress(recipe, run, 2, resume=True, blow=Blow(4, signal.SIGTERM)) == [INTERRUPTED] * 2
+    assert compress(recipe, run, 2, resume=True, shard=shard, blow=blow) == [INTERRUPTED] * 2
     assert len(rows(run)) == 8
     assert compress(recipe, run, 1, resume=True) == [0]
     require_same(run, alone)
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_process_ends_the_other(rank: int, recipe: Path, alone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rank", "shard"),
+    [(1, False), *(pytest.param(*how, marks=pytest.mark.slow) for how in ((0, False), (0, True), (1, True)))],
+)
+def test_a_killed_process_ends_the_other(
+    rank: int, shard: bool, recipe: Path, alone: Path, tmp_path: Path
+) -> None:
     run, begin = tmp_path / "run", time.monotonic()
-    codes = compress(recipe, run, 2, blow=Blow(3, signal.SIGKILL, rank=rank))
+    codes = compress(recipe, run, 2, shard=shard, blow=Blow(3, signal.SIGKILL, rank=rank))
     assert codes[rank] == -signal.SIGKILL and codes[1 - rank] == 5
     ended = time.time() - rows(run)[-1]["wall_time"]
     assert ended < min(10.0, time.monotonic() - begin)
@@ -225,13 +233,20 @@ def test_placement_and_learned_scales(llama: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes(recipe: Path, alone: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert compress(recipe, run, 4) == [0] * 4
+@pytest.mark.parametrize("shard", [False, True])
+def test_four_processes(shard: bool, recipe: Path, alone: Path, tmp_path: Path) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    if shard:  # all processes must go through the model equally often
+        tree, alone = yaml.safe_load(recipe.read_text()), tmp_path / "alone"
+        tree["train"]["gradient_accumulation"] = 4
+        recipe = write_recipe(tmp_path / "recipe.yaml", tree)
+        assert compress(recipe, alone, 1) == [0]
+    assert compress(recipe, run, 4, shard=shard) == [0] * 4
     require_same(run, alone)
-    assert compress(recipe, tmp_path / "again", 4, blow=Blow(3, signal.SIGKILL, rank=2)).count(5) == 3
-    assert compress(recipe, tmp_path / "again", 2, resume=True) == [0, 0]
-    require_same(tmp_path / "again", alone)
+    blow = Blow(3, signal.SIGKILL, rank=2)
+    assert compress(recipe, again, 4, shard=shard, blow=blow).count(5) == 3
+    assert compress(recipe, again, 2, resume=True, shard=shard) == [0, 0]
+    require_same(again, alone)
 
 
 def started(pid: int, rank: int) -> psutil.Process:

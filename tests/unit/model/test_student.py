@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,3 +199,50 @@ def test_layers_that_do_not_keep_memory_are_off_and_not_saved(llama: Path) -> No
     assert tensors
     assert not any(".layers.1." in name for name in tensors)
     assert {name.split(".")[1] for name in student.memories.kv_tensors("a")} == {"0", "2"}
+
+
+@pytest.mark.parametrize(
+    ("gate", "module", "units"),
+    [
+        ("mlp_neuron", "mlp.down_proj", 48),
+        ("mlp_neuron@gate_proj", "mlp.gate_proj", 48),
+        ("kv_group", "self_attn.o_proj", 2),
+    ],
+)
+def test_layers_whose_gates_are_all_open_are_not_multiplied(
+    llama: Path, gate: str, module: str, units: int
+) -> None:
+    """And the result, with all gradients, is to the bit what it is when everything is multiplied."""
+    student = build(llama, ["mlp_neuron", "kv_group"])
+    hard = torch.ones(3, units)
+    hard[1, ::2] = 0
+    multiplied: list[int] = []
+    for index in range(3):
+        place = student.model.get_submodule(f"model.layers.{index}.{module}")
+        _tell_multiplied(place, lambda index=index: multiplied.append(index))
+
+    def result(values: torch.Tensor) -> list[torch.Tensor]:
+        multiplied.clear()
+        hidden = student(IDS, {gate: values}, "a")
+        own = [tensor for tensor in student.memories.tensors().values() if tensor.requires_grad]
+        slopes = torch.autograd.grad(hidden.square().sum(), own, allow_unused=True)
+        return [hidden, *(slope for slope in slopes if slope is not None)]
+
+    fixed = result(hard)
+    assert multiplied == [1]
+    learned = result(hard.clone().requires_grad_())
+    assert multiplied == [0, 1, 2]
+    assert len(fixed) == len(learned) > 10
+    assert all(one.equal(other) for one, other in zip(fixed, learned, strict=True))
+    hard[2, 0] = 0  # the same tensor, changed where it lies
+    assert not result(hard)[0].equal(fixed[0])
+    assert multiplied == [1, 2]
+
+
+def _tell_multiplied(place: torch.nn.Module, tell: Callable[[], object]) -> None:
+    """Call `tell` whenever the gate's hook makes another tensor of what enters or leaves a module."""
+    seen: list[torch.Tensor] = []
+    place.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]), prepend=True)
+    place.register_forward_pre_hook(lambda _, inputs: None if inputs[0] is seen.pop() else tell())
+    place.register_forward_hook(lambda _, __, output: seen.append(output), prepend=True)
+    place.register_forward_hook(lambda _, __, output: None if output is seen.pop() else tell())

@@ -77,7 +77,9 @@ def test_what_a_run_would_refuse_a_plan_refuses() -> None:
         shared_run(uneven, spec, None, UNKNOWN, 4, shard=True)
 
 
-def test_the_dry_run_says_it(koffkit: Koffkit, llama: Path, tmp_path: Path) -> None:
+def test_the_dry_run_says_it(
+    koffkit: Koffkit, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = recipe_dict(llama, tmp_path / "data")
     tree["memory"] = {"lora": None, "kv": None, "neurons": {"count": 2}}
     tree["stages"] = [{"select_masks": {"selector": "magnitude"}}, {"restore": {"batches": 1}}]
@@ -90,5 +92,18 @@ def test_the_dry_run_says_it(koffkit: Koffkit, llama: Path, tmp_path: Path) -> N
     shown = json.loads(koffkit("compress", path, "--dry-run", "--num-processes", "2", "--json").out)
     assert shown["processes"]["processes"] == 2 and shown["processes"]["sharded"] is False
     assert shown["plan"]["memory_neurons"] == 6
+    for name, value in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_RANK", "0"),
+        ("ACCELERATE_USE_FSDP", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    shown = json.loads(koffkit("compress", path, "--dry-run", "--json").out)
+    assert shown["processes"]["processes"] == 2 and shown["processes"]["sharded"] is True
+
+
+def test_one_process_divides_nothing(koffkit: Koffkit, llama: Path, tmp_path: Path) -> None:
+    path = str(write_recipe(tmp_path / "recipe.yaml", recipe_dict(llama, tmp_path / "data")))
     refused = koffkit("compress", path, "--dry-run", "--shard")
     assert refused.code == 2 and "--shard divides the model among processes" in refused.err
