@@ -7,14 +7,16 @@ python benchmarks/serve_load.py EXPORT                           # 32 streams fo
 python benchmarks/serve_load.py EXPORT --streams 64 --minutes 30 --max-rss-growth 0.05
 python benchmarks/serve_load.py EXPORT --minutes 10 --hostile    # also malformed, oversized, slow and
                                                                  # vanishing clients; one memory replaced
-python benchmarks/serve_load.py EXPORT --dtype bfloat16          # where other rows of a batch decide which of
-                                                                 # two near tokens comes: only counted
+python benchmarks/serve_load.py EXPORT --dtype bfloat16          # where the other rows of a batch decide
+                                                                 # which of two near tokens comes: no fault
+
+The streams are those of OpenAI's own client (`openai`, in the extra `dev`), without retries; hostile clients
+speak raw HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import shutil
 import signal
@@ -31,6 +33,7 @@ from typing import Any
 
 import click
 import httpx
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from rich.console import Console
 from rich.table import Table
 from serve_hostile import Hostile
@@ -59,27 +62,29 @@ class Seen:
     hostile: Counter[str] = field(default_factory=Counter)
 
 
-async def stream(
-    client: httpx.AsyncClient, model: str, prompt: str, max_tokens: int
-) -> tuple[str, float, int]:
+def client_of(url: str, streams: int) -> AsyncOpenAI:
+    """A client that may have so many streams open and tries nothing twice."""
+    limits = httpx.Limits(max_connections=streams + 2)
+    http = DefaultAsyncHttpxClient(limits=limits, trust_env=False)
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600, http_client=http)
+
+
+async def stream(client: AsyncOpenAI, model: str, prompt: str, max_tokens: int) -> tuple[str, float, int]:
     """The text of an answer, the seconds until its first token, and its tokens."""
-    body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
-    body["stream_options"] = {"include_usage": True}
-    began, first, text, tokens, ended = time.perf_counter(), 0.0, "", 0, False
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        if response.status_code != 200:
-            raise RuntimeError(f"HTTP {response.status_code}: {(await response.aread()).decode()}")
-        async for line in response.aiter_lines():
-            if line == "data: [DONE]":
-                ended = True
-            elif line:
-                event = json.loads(line.removeprefix("data: "))
-                if "error" in event:
-                    raise RuntimeError(event["error"]["message"])
-                first = first or time.perf_counter() - began
-                text += "".join(choice["text"] for choice in event["choices"])
-                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-    if not ended:
+    began, first, text, tokens = time.perf_counter(), 0.0, "", None
+    events = await client.completions.create(
+        model=model,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    async for event in events:
+        first = first or time.perf_counter() - began
+        text += "".join(choice.text for choice in event.choices)
+        tokens = event.usage.completion_tokens if event.usage else tokens
+    if tokens is None:  # usage is what comes last
         raise RuntimeError("the stream broke off")
     return text, first, tokens
 
@@ -93,9 +98,9 @@ async def load(
         replaced: the export, a copy, whose last memory becomes its first and itself again all the time, and
             all other hostile clients come; None: nothing of that.
     """
-    seen, limits = Seen(), httpx.Limits(max_connections=streams + 2)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client:
-        names = [entry["id"] for entry in (await client.get("/v1/models")).json()["data"]]
+    seen = Seen()
+    async with client_of(url, streams) as client:
+        names = [entry.id async for entry in client.models.list()]
         jobs = [(name, prompt) for name in names if name != "auto" for prompt in PROMPTS]
         alone = {job: {(await stream(client, *job, max_tokens))[0]} for job in jobs}
         end = time.perf_counter() + seconds
@@ -118,7 +123,7 @@ async def load(
                 began = time.perf_counter()
                 try:
                     text, first, tokens = await stream(client, *job, max_tokens)
-                except (RuntimeError, httpx.HTTPError) as error:
+                except (RuntimeError, OpenAIError, httpx.HTTPError) as error:
                     seen.failed.append(str(error) or type(error).__name__)
                     continue
                 seen.by_memory[job[0]] += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +41,7 @@ class MemoryStore:
         self._loaded: OrderedDict[str, Resident] = OrderedDict()
         self._users: Counter[Resident] = Counter()
         self._loading: set[str] = set()
+        self._expected: Sequence[str] = ()
         self._changed = Condition()
         self._ahead: ThreadPoolExecutor | None = None
 
@@ -124,34 +125,62 @@ class MemoryStore:
         names = list(dict.fromkeys(name for name in rows if name is not None))
         taken: dict[str, Resident] = {}
         try:
+            self.prefetch(*names[:0:-1])  # from the last one on; this thread begins with the first one
             for name in names:
                 taken[name] = self._take(name, names)
             yield [None if name is None else taken[name] for name in rows]
         finally:
-            with self._changed:
-                self._users.subtract(taken.values())
-                self._users += Counter()  # drops those at 0
-                self._make_room(0, keep=())
+            self._release(taken.values())
 
-    def prefetch(self, domain: str) -> None:
-        """Begin to load a memory in the background; whoever needs it next waits less. Its faults show there.
+    def prefetch(self, *domains: str) -> None:
+        """Begin to load memories in the background, as far as they fit beside those that calls use; whoever
+        needs them next waits less. Their faults show there.
+
+        Without a budget nothing happens. Of two calls the later one counts: what the earlier one has not
+        begun yet is left.
+
+        Args:
+            domains: what is needed next, the first one first.
 
         Raises:
             UsageError: there is none of that name.
         """
-        self.known(domain)
+        names = [self.known(domain) for domain in dict.fromkeys(domains)]
         with self._changed:
-            if domain in self._loaded or domain in self._loading:
+            if self.budget is None or self._loaded.keys() >= set(names):
                 return
+            self._expected = names
             if self._ahead is None:
                 self._ahead = ThreadPoolExecutor(1, thread_name_prefix="koffkit-prefetch")
-        self._ahead.submit(self._fetch, domain)
+        self._ahead.submit(self._fetch, names)
 
-    def _fetch(self, domain: str) -> None:
-        memory = self._take(domain, [domain])
+    def _fetch(self, names: Sequence[str]) -> None:
+        """Load what is expected, until another call expects something else or there is no room."""
+        for place, domain in enumerate(names):
+            with self._changed:
+                if domain in self._loaded or domain in self._loading or domain not in self._bundles:
+                    continue
+                if names is not self._expected or not self._has_room_for(domain, names[:place]):
+                    return
+            self._release([self._take(domain, names)])
+
+    def _has_room_for(self, domain: str, beside: Collection[str]) -> bool:
+        """Whether a memory fits in the budget beside those in use, those that are being read and these.
+
+        What is not loaded counts as much as the largest that is loaded, or else as the files of this one.
+        """
+        sizes = {name: memory.num_bytes for name, memory in self._loaded.items()}
+        kept = [size for name, size in sizes.items() if name in beside or self._users[self._loaded[name]]]
+        files = self._bundles[domain][0].info.files.values()
+        likely = max(sizes.values(), default=sum(file.size for file in files))
+        return self.budget is None or sum(kept) + (1 + len(self._loading)) * likely <= self.budget
+
+    def _release(self, memories: Iterable[Resident]) -> None:
+        """A call uses these no longer."""
         with self._changed:
-            self._users[memory] -= 1
-            self._users += Counter()
+            self._users.subtract(memories)
+            self._users += Counter()  # drops those at 0
+            self._make_room(0, keep=())
 
     def _take(self, domain: str, keep: Collection[str]) -> Resident:
         """A memory, counted as in use."""

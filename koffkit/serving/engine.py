@@ -12,12 +12,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from typing_extensions import Self
 
-from ..errors import KoffkitError, near_name
+from ..errors import KoffkitError, UsageError, near_name
 from .engine_batch import Batch
 from .engine_rows import QueueFull, Request, Row, Stopped, UnknownMemory, as_error
 
@@ -109,6 +109,8 @@ class Engine:
                     "that this server takes (--max-queue, --max-batch); try again in a moment."
                 )
             self._waiting.extend(rows)
+            if self._busy:
+                self._read_ahead()
             self._changed.notify_all()
         return rows
 
@@ -138,6 +140,7 @@ class Engine:
             self._turn()
         with self._changed:
             rest = [*self._batch.rows, *self._waiting]
+            self._batch.clear()
             self._waiting.clear()
             self._busy.clear()
             self._changed.notify_all()
@@ -152,6 +155,8 @@ class Engine:
         if newcomers:
             self._join(newcomers)
             self._leave()
+            with self._changed:
+                self._read_ahead()
         if self._batch.rows:
             self._on_step(len(self._batch.rows))
             try:
@@ -180,6 +185,12 @@ class Engine:
         self._busy += Counter()
         if rows:
             self._changed.notify_all()
+
+    def _read_ahead(self) -> None:
+        """Let the memories of those that wait be read while the batch goes on."""
+        wanted = dict.fromkeys(row.memory for row in self._waiting if row.memory not in self._held)
+        with suppress(UsageError):  # who wants one that is gone is told so when its turn comes
+            self.model.store.prefetch(*(name for name in wanted if name is not None))
 
     def _admissible(self) -> bool:
         return any(row.memory not in self._held for row in self._waiting)

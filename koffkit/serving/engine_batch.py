@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class Batch:
         parameters = inspect.signature(model.model.forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # before transformers 5.24
         self.rows: list[Row] = []
+        self._memories: dict[Row, ExitStack] = {}  # in use between steps, too
         self._layers: Layers = []
         self._mask = torch.zeros(0, 0, dtype=torch.long)
 
@@ -50,6 +52,20 @@ class Batch:
         Args:
             rows: at least one. If this raises, none of them has joined.
         """
+        store, memories = self._model.store, {row: ExitStack() for row in rows}
+        try:
+            with store.use([row.memory for row in rows]):  # loads them
+                for row, own in memories.items():
+                    own.enter_context(store.use([row.memory]))
+            self._read(rows)
+        except BaseException:
+            for own in memories.values():
+                own.close()
+            raise
+        self._memories |= memories
+
+    def _read(self, rows: Sequence[Row]) -> None:
+        """`join`, with the memories of the rows in use."""
         width = max(len(row.request.ids) for row in rows)
         ids = [[0] * (width - len(row.request.ids)) + list(row.request.ids) for row in rows]
         mask = [[0] * (width - len(row.request.ids)) + [1] * len(row.request.ids) for row in rows]
@@ -78,10 +94,13 @@ class Batch:
     @torch.no_grad()
     def keep(self, places: Sequence[int]) -> None:
         """Drop all rows but these, and the padding that none of them needs."""
-        self.rows = [self.rows[place] for place in places]
-        if not self.rows:
+        rows = [self.rows[place] for place in places]
+        if not rows:
             self.clear()
             return
+        for row in set(self.rows).difference(rows):
+            self._memories.pop(row).close()
+        self.rows = rows
         index = torch.tensor(places, device=self._mask.device)
         width = max(row.length for row in self.rows)
         self._mask = self._mask[index, -width:]
@@ -89,7 +108,9 @@ class Batch:
 
     def clear(self) -> None:
         """Drop all rows."""
-        self.rows, self._layers = [], []
+        for own in self._memories.values():
+            own.close()
+        self.rows, self._layers, self._memories = [], [], {}
         self._mask = torch.zeros(0, 0, dtype=torch.long)
 
     def _forward(

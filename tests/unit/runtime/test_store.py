@@ -7,7 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread
 
 import pytest
 import torch
@@ -84,6 +84,76 @@ def test_a_memory_is_read_ahead(model: KoffModel) -> None:
     assert model.store.loaded == ["north"]
     with pytest.raises(UsageError, match="memory 'nort': not loaded"):
         model.store.prefetch("nort")
+
+
+def read_ahead(model: KoffModel, *domains: str) -> None:
+    """Prefetch, and wait until that is over."""
+    model.store.prefetch(*domains)
+    assert model.store._ahead is not None
+    model.store._ahead.submit(lambda: None).result(10)
+
+
+def test_reading_ahead_takes_no_room_from_calls_and_from_what_is_needed_before(
+    model: KoffModel, shipped: Shipped
+) -> None:
+    size = size_of_one(model)
+    model.store.budget = 3 * size
+    for bundle in copies(shipped, 3):
+        model.store.add(bundle)
+    with model.attached("north"):
+        read_ahead(model, "south")
+        read_ahead(model, "m0", "m1", "m2")  # "south" goes, "m0" stays, and for "m2" there is no room
+        assert model.store.loaded == ["north", "m0", "m1"]
+        model.store.budget = size
+        read_ahead(model, "m2")
+        assert "m2" not in model.store.loaded
+    assert model.store.loaded == ["m1"] and model.store.num_bytes == size
+    whole = KoffModel.from_pretrained(shipped.export)
+    whole.store.reload()
+    whole.store.prefetch("north")
+    assert whole.store._ahead is None  # without a budget
+
+
+def test_of_two_wishes_the_later_one_counts(model: KoffModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, begun, go = model.store._load, Event(), Event()
+
+    def slow(bundle: Bundle) -> object:
+        begun.set()
+        go.wait(10)
+        return load(bundle)
+
+    model.store.add(replace(model.store.bundles[0], domain="m0"))
+    monkeypatch.setattr(model.store, "_load", slow)
+    model.store.prefetch("north", "south")
+    assert begun.wait(10)
+    model.store.prefetch("m0")
+    go.set()
+    read_ahead(model, "m0")
+    assert model.store.loaded == ["north", "m0"]
+
+
+def test_a_batch_has_its_memories_read_from_both_ends(
+    model: KoffModel, shipped: Shipped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, reads, ahead = model.store._load, {}, Event()
+    for bundle in copies(shipped, 2):
+        model.store.add(bundle)
+
+    def told(bundle: Bundle) -> object:
+        assert bundle.domain not in reads
+        reads[bundle.domain] = current_thread().name.startswith("koffkit-prefetch")
+        if reads[bundle.domain]:
+            ahead.set()
+        assert ahead.wait(10)
+        return load(bundle)
+
+    monkeypatch.setattr(model.store, "_load", told)
+    rows: list[str | None] = ["south", "m0", "north", "m1"]
+    found = model.logits(IDS.expand(4, -1), rows)
+    assert sorted(reads) == ["m0", "m1", "north", "south"] and reads["m1"] and not reads["south"]
+    whole = KoffModel.from_pretrained(shipped.export)
+    expected = whole.logits(IDS.expand(4, -1), ["south", "north", "north", "north"])
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_two_calls_that_need_a_memory_read_it_once(model: KoffModel, monkeypatch: pytest.MonkeyPatch) -> None:
