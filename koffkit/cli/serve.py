@@ -72,6 +72,11 @@ MAX_KEY_BYTES = 4096
     help="The most bytes of memories to keep loaded.  [default: all of them]",
 )
 @click.option(
+    "--host-memory-budget",
+    type=click.IntRange(min=1),
+    help="The most bytes of memories' files to keep in the CPU's memory, for an accelerator.",
+)
+@click.option(
     "--upstream",
     metavar="URL",
     help="Load no weights: the router picks a memory, and this server of OpenAI's API answers, asked for the "

@@ -24,6 +24,7 @@ from ..artefact.quantise import SCALE, unpack
 from ..storage.read_json import parse_json_object, read_limited
 from .bundles import kv_of, neurons_of
 from .flat_file import KNOWN, REMEDY, FlatFile, Headers, Layout, Place
+from .host_pages import HostPages
 from .kv_attention import KVMemory
 from .lora_memory import LowRank, Modules, lora_of, use_lora
 from .neuron_memory import Neurons
@@ -91,10 +92,13 @@ class BundleReader:
         model: the backbone, a transformers model.
         modules: of it, by name.
         widths: of its layers.
+        pages: keeps what is read and then copied to a device or into another type; None: nothing is kept.
     """
 
-    def __init__(self, model: Any, modules: Modules, widths: Sequence[LayerWidths]) -> None:
-        self._model, self._modules, self._widths = model, modules, widths
+    def __init__(
+        self, model: Any, modules: Modules, widths: Sequence[LayerWidths], pages: HostPages | None = None
+    ) -> None:
+        self._model, self._modules, self._widths, self._pages = model, modules, widths, pages
         self._headers = Headers()
         self._fits: dict[tuple[Layout | bytes | None, ...], Fit] = {}
         self._slots: WeakKeyDictionary[Resident, Slot] = WeakKeyDictionary()
@@ -146,7 +150,9 @@ class BundleReader:
 
     def _read(self, domain: str, files: Sequence[FlatFile | None], fit: Fit, place: Place | None) -> Resident:
         """Read a memory into new room."""
-        read = [None if file is None else (file.layout, file.read()) for file in files]
+        in_slot = fit.alike and place == (torch.device("cpu"), *fit.dtypes)  # the next one overwrites it
+        page = FlatFile.read if in_slot or self._pages is None else self._pages.read
+        read = [None if file is None else (file.layout, page(file)) for file in files]
         lora, kv, neurons = (
             {} if part is None else _unpacked(part[0].views(part[1], None if packed else place), packed)
             for part, packed in zip(read, fit.packed, strict=True)
@@ -154,7 +160,7 @@ class BundleReader:
         memory = fit.filled(domain, lora, kv, neurons)
         if place is None or not fit.alike:
             return self._placed(memory)
-        if place != (torch.device("cpu"), *fit.dtypes):
+        if not in_slot:
             return memory
         buffers = [part[1] for part in read if part is not None]
         return self._in_slot(Slot(fit, place, buffers, memory), domain)

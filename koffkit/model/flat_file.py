@@ -7,12 +7,13 @@ read stays as it is, whatever becomes of the file: it is no part of it, as a map
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,15 @@ REMEDY = "copy the bundle again"
 KNOWN = 64
 """Headers that are remembered."""
 Place = tuple[torch.device, torch.dtype]
+
+
+class Identity(NamedTuple):
+    """What a file has as long as nobody writes to it or puts another one in its place."""
+
+    path: Path
+    size: int
+    changed: int
+    inode: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +174,12 @@ class FlatFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    @property
+    def identity(self) -> Identity:
+        """Of the open file."""
+        found = os.fstat(self._file.fileno())
+        return Identity(self.path, found.st_size, found.st_mtime_ns, found.st_ino)
 
     def read(self, into: Tensor | None = None) -> Tensor:
         """The bytes of the tensors, for `Layout.views`.

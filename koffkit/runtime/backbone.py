@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoint.spec import ModelSpec
 from ..devices import find_device, parse_dtype
 from ..model.bundle_reader import BundleReader
+from ..model.host_pages import HostPages
 from ..model.kv_attention import use_koffkit_attention
 from ..model.neuron_memory import use_neuron_memory
 from ..model.per_call import for_this_call
@@ -36,14 +37,21 @@ class Backbone:
         model: the transformers model.
         digest: of its folder.
         path: its folder.
-        memory_budget: see `KoffModel.from_pretrained`.
+        memory_budget, host_memory_budget: see `KoffModel.from_pretrained`.
 
     Attributes:
         model: the transformers model, bare outside `attached`.
         store: the memories.
     """
 
-    def __init__(self, model: Any, digest: str, path: Path, memory_budget: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        digest: str,
+        path: Path,
+        memory_budget: int | None = None,
+        host_memory_budget: int | None = None,
+    ) -> None:
         use_koffkit_attention(model)
         use_neuron_memory(model)
         self.model: Any = model.eval()
@@ -51,7 +59,8 @@ class Backbone:
         self._widths = ModelSpec(config=model.config.to_dict(), path=path).widths
         modules = dict(model.named_modules())
         self._states = CallStates(model, modules)
-        reader = BundleReader(model, modules, self._widths)
+        pages = None if host_memory_budget is None else HostPages(host_memory_budget)
+        reader = BundleReader(model, modules, self._widths, pages)
         self.store = MemoryStore(reader, self._states.forget, memory_budget, unused=reader.take_back)
         self._memory: str | None = None
 

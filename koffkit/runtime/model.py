@@ -38,10 +38,8 @@ class KoffModel(Backbone):
         store: its memories.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, digest: str, path: Path, memory_budget: int | None = None
-    ) -> None:
-        super().__init__(model, digest, path, memory_budget)
+    def __init__(self, model: Any, tokenizer: Any, digest: str, path: Path, *budgets: int | None) -> None:
+        super().__init__(model, digest, path, *budgets)
         self.tokenizer = tokenizer
         self._texts = RLock()  # a fast tokenizer stores the padding and truncation of a call in itself
         self._router = MemoryRouter(path)
@@ -56,6 +54,7 @@ class KoffModel(Backbone):
         dtype: str | torch.dtype | None = None,
         verify: bool = False,
         memory_budget: int | None = None,
+        host_memory_budget: int | None = None,
         **options: Any,
     ) -> KoffModel:
         """Load an export, or a backbone folder and bundles.
@@ -73,6 +72,8 @@ class KoffModel(Backbone):
             memory_budget: most bytes that memories take on the device: each is loaded when a call first needs
                 it, and the least recently used ones make room. Those that running calls use stay, even where
                 they are more. None: all are loaded now, and stay.
+            host_memory_budget: most bytes of memories' files to keep in the CPU's memory, so that those which
+                come back to an accelerator (or in another type than their files') are not read from disk.
             options: passed to `AutoModelForCausalLM.from_pretrained`, for example `device_map`. Code in the
                 folder never runs unless `trust_remote_code=True` is among them.
 
@@ -87,7 +88,8 @@ class KoffModel(Backbone):
             ResourceError: there is no such device.
         """
         backbone = load_backbone(Path(path), memories, device, dtype, options, verify=verify)
-        loaded = cls(backbone.model, backbone.tokenizer, backbone.digest, backbone.folder, memory_budget)
+        parts = (backbone.model, backbone.tokenizer, backbone.digest, backbone.folder)
+        loaded = cls(*parts, memory_budget, host_memory_budget)
         if backbone.router is not None:
             loaded._take_router(load_router(backbone.router), backbone.router)
         for bundle in backbone.bundles:
