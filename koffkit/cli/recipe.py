@@ -97,8 +97,11 @@ def show(name: str, whole: bool) -> None:
 
 @command.command("validate")
 @click.argument("recipes", nargs=-1, required=True)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="a.b=VALUE", help="Change a field first, in all; repeatable."
+)
 @json_option
-def validate(recipes: tuple[str, ...], as_json: bool) -> None:
+def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
     """Check recipe files and what they name, as far as it is on this machine; all errors at once. Estimate
     how many tokens the text has beside those that training asks for."""
     from ..recipe.load import load_recipe
@@ -110,7 +113,7 @@ def validate(recipes: tuple[str, ...], as_json: bool) -> None:
     kind: type[KoffkitError] = DataError
     for name in recipes:
         try:
-            loaded = load_recipe(name)
+            loaded = load_recipe(name, overrides)
             check_recipe(loaded)
         except (UsageError, DataError) as error:
             problems += str(error).splitlines()

@@ -19,6 +19,8 @@ def test_recipe_commands(koffkit: Koffkit, tmp_path: Path) -> None:
     shown = koffkit("recipe", "show", "quickstart").out
     (tmp_path / "mine.yaml").write_text(shown)
     assert koffkit("recipe", "validate", tmp_path / "mine.yaml").code == 0
+    changed = koffkit("recipe", "validate", tmp_path / "mine.yaml", "--set", "mask.global_sparsity=1.5")
+    assert changed.code != 0 and "mask.global_sparsity: 1.5" in changed.err
     assert yaml.safe_load(shown)["name"] == "quickstart"
     assert "properties" in koffkit("recipe", "schema").json["$defs"]["Recipe"]
 
