@@ -7,13 +7,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...artefact.manifest import Manifest
+from ...artefact.manifest import Consumer, Manifest
 from ...artefact.names import MEMORIES
 from ...artefact.routes import Carries
 from ...progress import Progress
 from ...run.finished import FinishedRun
 from ...storage.publish import require_space
-from ..toolkit import Draft, Sliced, copy_license, publishing, scratch_checkpoint, with_files, write_manifest
+from ..toolkit import (
+    Checkpoint,
+    Draft,
+    Sliced,
+    copy_license,
+    publishing,
+    scratch_checkpoint,
+    with_files,
+    write_manifest,
+)
 from .options import GgufOptions
 from .target import CANDIDATES, RAGGED
 
@@ -41,7 +50,7 @@ class GgufExporter:
     def export(
         self, run: FinishedRun, output: Path, options: GgufOptions, progress: Progress
     ) -> dict[str, Any]:
-        """Slice, check parity, convert, read back, publish.
+        """Slice, check parity, convert, read back, run llama-server if it is here, publish.
 
         Args:
             run: the run to export.
@@ -71,8 +80,20 @@ class GgufExporter:
                     serving = convert(plan, checkpoint.folder, checkpoint.bundles, draft.folder, progress)
                 copy_license(draft)
                 manifest = checkpoint.manifest("gguf")
+                with draft.timed("llama-server"):
+                    consumer = _run(draft, checkpoint, serving, options)
+                if consumer is not None:
+                    manifest = manifest.evolve(consumer=consumer)
             manifest = _of_files(draft, manifest, serving)
             return _finish(draft, manifest, serving, checkpoint.sliced)
+
+
+def _run(draft: Draft, checkpoint: Checkpoint, serving: Serving, options: GgufOptions) -> Consumer | None:
+    """What llama-server computes with what was written, where it can be run here."""
+    from .gate import check_export
+
+    whole = [bundle for bundle in checkpoint.bundles if options.kv or bundle.kv_file is None]
+    return check_export(draft, checkpoint.folder, whole, serving, options.type, checkpoint.figures)
 
 
 def _of_files(draft: Draft, manifest: Manifest, serving: Serving) -> Manifest:

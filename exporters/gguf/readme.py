@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...artefact.card import front_matter, license_sentence
-from ...artefact.manifest import Manifest
+from ...artefact.manifest import Consumer, Manifest
 from ...artefact.names import CARD, MEMORIES, SERVING
 from ...storage.files import write_atomically
 from ..toolkit.root_card import origin, title
@@ -28,8 +28,28 @@ def write_readme(output: Path, manifest: Manifest, serving: Serving) -> None:
     """
     header = front_matter(manifest.base, "llama.cpp", ["koffkit", "pruned", "gguf"], derived=True)
     parts = [title(manifest), _files(output, serving), _serve(serving), _memories(serving)]
-    parts += [_ollama(serving), origin(manifest), _check(manifest)]
+    parts += [_measured(manifest.consumer, serving), _ollama(serving), origin(manifest), _check(manifest)]
     write_atomically(output / CARD, header + "\n".join(part for part in parts if part))
+
+
+def _measured(consumer: Consumer | None, serving: Serving) -> str:
+    if consumer is None:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {consumer.max_abs[name]:.1e} | {consumer.kl[name]:.1e} | {consumer.greedy[name]} of "
+        f"{consumer.tokens} |"
+        for name in consumer.max_abs
+    )
+    software = ", ".join(f"{name} {number}" for name, number in consumer.versions.items())
+    return f"""## Measured before it was published
+
+llama-server ({software}), flash attention off, matrices {serving.type}, cache {serving.cache_type}, against
+koffkit in float64:
+
+| memory | largest difference of a log-probability | KL, nats per token | greedy tokens that float64 chooses |
+|---|---|---|---|
+{rows}
+"""
 
 
 def write_modelfiles(output: Path, manifest: Manifest, serving: Serving) -> None:

@@ -127,9 +127,12 @@ class Consumer(RecordPart):
     condition is `none` or a domain."""
 
     versions: dict[str, str] = Field(description="Of that software.")
-    weights: str = Field(description="How it stores weights: `auto` (as the base does), `int8`, `int4`.")
-    max_abs: dict[str, float] = Field(description="Largest |difference| of a logit, on the tokens of parity.")
-    kl: dict[str, float] = Field(description="Nats per token, on the same tokens.")
+    weights: str = Field(description="How it stores weights: `auto` (as the base does), `int8`, `q8_0`, ...")
+    max_abs: dict[str, float] = Field(
+        description="Largest |difference| of a logit on the tokens of parity; of llama-server, of a "
+        "log-probability of the likeliest tokens on what it wrote."
+    )
+    kl: dict[str, float] = Field(description="Nats per token, of the same.")
     greedy: dict[str, Count] = Field(description="Of `tokens` that it wrote, how many float64 would choose.")
     tokens: int = Field(ge=1, description="How many tokens it wrote with each condition.")
 
