@@ -37,7 +37,8 @@ class Backbone:
         model: the transformers model.
         digest: of its folder.
         path: its folder.
-        memory_budget, host_memory_budget: see `KoffModel.from_pretrained`.
+        memory_budget: see `KoffModel.from_pretrained`.
+        host_memory_budget: see there.
 
     Attributes:
         model: the transformers model, bare outside `attached`.
