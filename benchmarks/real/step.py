@@ -60,10 +60,17 @@ def recipe(model: Path, upper: int, tokens: int) -> dict[str, Any]:
 @click.option("--tokens", default=512, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--way", "chosen", multiple=True, type=click.Choice(WAYS), help="[default: all]")
+@click.option(
+    "--precision", type=click.Choice(["highest", "high", "medium"]), default="highest", show_default=True
+)
 @click.option("--profile", "profiled", is_flag=True, help="Also print the operators that take the most time.")
-def main(model: Path, upper: int, tokens: int, rounds: int, chosen: tuple[str, ...], profiled: bool) -> None:
+def main(
+    model: Path, upper: int, tokens: int, rounds: int, chosen: tuple[str, ...], precision: str, profiled: bool
+) -> None:
     """Print every figure as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
+    from koffkit.training.precision import multiplying
+
+    with tempfile.TemporaryDirectory() as folder, multiplying(precision):
         found = measure(make_loop(model, upper, tokens, Path(folder)), rounds, chosen or WAYS, profiled)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 

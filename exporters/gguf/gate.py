@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from ...artefact.manifest import Consumer
 from ...checkpoint.files import load_tokenizer
 from ...errors import IntegrityError
 from ..toolkit import Draft, ParityFigures
-from ..toolkit.exact import ExactLogits
+from ..toolkit.exact import ExactLogits, limit_of
 from .serving import Serving
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from ...artefact.bundle import Bundle
 
 PACKAGE = "xllamacpp"
-FLOORS = 20
-"""How many times what float32 rounding does to koffkit's own logits a log-probability, which is a difference
-of two, may be off."""
-LEAST = 2e-5
-"""Of the largest |logit|: a limit that float32 can always be held to."""
 GREEDY = 64
 TOP = 100
 SECONDS = 900
@@ -62,15 +57,15 @@ def check_export(
         what was measured; None: llama-server cannot be run here, and where it should, a warning says so.
 
     Raises:
-        IntegrityError: a log-probability or a token differs by more than rounding explains.
+        IntegrityError: a log-probability differs by more than rounding explains.
     """
     if find_spec(PACKAGE) is None:
         return None
-
     draft.progress.message("running llama-server on what was written")
     tokens, names = list(figures.golden.tokens), [None, *(bundle.domain for bundle in bundles)]
-    silent = _silent(checkpoint)
-    told = _asked(draft, tokens, names, silent)
+    silent, sentinels = _silent(checkpoint), [kv.tokens for kv in serving.kv.values()]
+    count = min(GREEDY, serving.context - len(tokens) - max(sentinels, default=0))
+    told = _asked(draft, {"tokens": tokens, "memories": names, "suppress": silent, "new_tokens": count})
     if told is None:
         return None
     exact = (serving.type, serving.cache_type) == ("f32", "f32")
@@ -79,25 +74,23 @@ def check_export(
         steps = reference.logits([*tokens, *answer["ids"]], name)[len(tokens) - 1 : -1]
         found[name or "none"] = _compared(steps.log_softmax(-1), answer, silent)
         if exact:
-            _require_same(name or "none", found[name or "none"], _limit(figures, name or "none"))
+            limit = 2 * limit_of(figures, name or "none")  # a difference of two logits
+            _require_same(name or "none", found[name or "none"], limit)
     return Consumer(
         versions={PACKAGE: version(PACKAGE)},
         weights=weights,
         max_abs={name: worst for name, (worst, _, _) in found.items()},
         kl={name: kl for name, (_, kl, _) in found.items()},
         greedy={name: equal for name, (_, _, equal) in found.items()},
-        tokens=GREEDY,
+        tokens=count,
     )
 
 
-def _asked(
-    draft: Draft, tokens: list[int], names: Sequence[str | None], silent: list[int]
-) -> list[dict[str, Any]] | None:
+def _asked(draft: Draft, wanted: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """What llama-server wrote, in a process of its own; None: it could not be run."""
-    wanted = {"tokens": tokens, "memories": names, "suppress": silent, "new_tokens": GREEDY, "top": TOP}
     with tempfile.TemporaryDirectory(prefix="koffkit-llama-") as folder:
         questions, answers = Path(folder) / "questions.json", Path(folder) / "answers.json"
-        questions.write_text(json.dumps(wanted), encoding="utf-8")
+        questions.write_text(json.dumps({**wanted, "top": TOP}), encoding="utf-8")
         command = [
             sys.executable,
             "-m",
@@ -132,15 +125,16 @@ def _compared(steps: Tensor, answer: dict[str, Any], silent: list[int]) -> list[
     """
     import torch
 
-    worst, kl = 0.0, 0.0
+    worst, kl = torch.zeros(()).double(), 0.0
     for step, top in zip(steps, answer["top"], strict=True):
-        ids, said = (torch.tensor(values) for values in zip(*top, strict=True))
-        off = step[ids] - said.double()
-        worst = max(worst, float(off.abs().max()))
-        kl += float((step[ids].exp() * off).sum()) / len(steps)
+        ids, said = zip(*top, strict=True)
+        exact = step[list(ids)]  # JSON has no NaN: it is null
+        off = exact - torch.tensor([float("nan") if value is None else value for value in said]).double()
+        worst = torch.maximum(worst, off.abs().max())  # NaN stays NaN
+        kl += float((exact.exp() * off).sum()) / len(steps)
     steps[:, torch.tensor(silent, dtype=torch.long)] = -torch.inf
     equal = int((steps.argmax(-1) == torch.tensor(answer["ids"])).sum())
-    return [worst, max(0.0, kl), equal]
+    return [float(worst), max(0.0, kl), equal]
 
 
 def _require_same(name: str, found: list[Any], limit: float) -> None:
@@ -149,16 +143,9 @@ def _require_same(name: str, found: list[Any], limit: float) -> None:
         return
     raise IntegrityError(
         f"memory {name}: in llama-server a log-probability differs by {worst:.3g} from koffkit's (limit "
-        f"{limit:.3g}; {equal} of {GREEDY} greedy tokens equal); nothing was published. Export with --format "
+        f"{limit:.3g}; {equal} greedy tokens are equal); nothing was published. Export with --format "
         f"hf, and report this with the version of {PACKAGE}: {version(PACKAGE)}."
     )
-
-
-def _limit(figures: ParityFigures, name: str) -> float:
-    noise, largest = figures.parity.noise_floor, figures.parity.max_logit
-    assert noise is not None
-    key = name if name in largest else next(iter(largest))  # of a merged memory there is one entry
-    return max(FLOORS * noise.max_abs[key], LEAST * largest[key])
 
 
 def _silent(checkpoint: Path) -> list[int]:

@@ -8,6 +8,7 @@ from ...artefact.card import front_matter, license_sentence
 from ...artefact.manifest import Consumer, Manifest
 from ...artefact.names import CARD, MEMORIES, SERVING
 from ...storage.files import write_atomically
+from ..toolkit.exact import measured_rows
 from ..toolkit.root_card import origin, title
 from .serving import KvFiles, Serving
 
@@ -35,11 +36,6 @@ def write_readme(output: Path, manifest: Manifest, serving: Serving) -> None:
 def _measured(consumer: Consumer | None, serving: Serving) -> str:
     if consumer is None:
         return ""
-    rows = "\n".join(
-        f"| {name} | {consumer.max_abs[name]:.1e} | {consumer.kl[name]:.1e} | {consumer.greedy[name]} of "
-        f"{consumer.tokens} |"
-        for name in consumer.max_abs
-    )
     software = ", ".join(f"{name} {number}" for name, number in consumer.versions.items())
     return f"""## Measured before it was published
 
@@ -48,7 +44,7 @@ koffkit in float64:
 
 | memory | largest difference of a log-probability | KL, nats per token | greedy tokens that float64 chooses |
 |---|---|---|---|
-{rows}
+{measured_rows(consumer)}
 """
 
 
@@ -67,14 +63,10 @@ def server_command(serving: Serving) -> str:
     if serving.adapters:
         lines.append("--lora-init-without-apply")
         lines.append("--cache-ram 0")  # it finds prompts by their tokens, whatever adapter read them
-    if _with_kv(serving):
+    if serving.kv:
         lines.append(f"-fa off -ctk {serving.cache_type} -ctv {serving.cache_type}")
         lines.append(f"--slot-save-path {MEMORIES}")
     return " \\\n  ".join(lines)
-
-
-def _with_kv(serving: Serving) -> dict[str, KvFiles]:
-    return {name: files.kv for name, files in serving.memories.items() if files.kv is not None}
 
 
 def _files(output: Path, serving: Serving) -> str:
@@ -143,9 +135,7 @@ def _kv(kv: KvFiles, serving: Serving, with_lora: bool) -> str:
     """How a KV memory gets into a slot, and what must fit."""
     more = f""""id_slot": 0{", " + ADAPTER if with_lora else ""}"""
     ids = f"""'"$(python3 -c 'print([{kv.sentinel}] * {kv.tokens} + [0])')"'"""
-    table = "\n".join(
-        f"| {domain} | {own.sentinel} | {own.tokens} |" for domain, own in _with_kv(serving).items()
-    )
+    table = "\n".join(f"| {domain} | {own.sentinel} | {own.tokens} |" for domain, own in serving.kv.items())
     return f"""
 A KV memory is the state of a slot that has read the memory's sentinel token {kv.tokens} times. `ask.py` does
 these three steps. The first gives the slot its adapters, since a slot forgets what it read when they change;

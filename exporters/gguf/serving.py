@@ -56,6 +56,11 @@ class Serving(StrictModel):
     memories: dict[str, MemoryFiles]
 
     @property
+    def kv(self) -> dict[str, KvFiles]:
+        """The KV halves by domain."""
+        return {name: files.kv for name, files in self.memories.items() if files.kv is not None}
+
+    @property
     def adapters(self) -> dict[str, str]:
         """The LoRA adapters by domain, in the order that llama-server numbers them."""
         return {name: files.lora for name, files in self.memories.items() if files.lora is not None}

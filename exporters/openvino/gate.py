@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...artefact.manifest import Consumer
 from ...errors import IntegrityError
 from ..toolkit import Draft, ParityFigures
-from ..toolkit.exact import ExactLogits
+from ..toolkit.exact import ExactLogits, limit_of
 from ..toolkit.machine import free_memory
 from .run import Adapter, Exported, Pipeline
 from .runtime import in_one_line, versions
@@ -17,10 +17,6 @@ from .runtime import in_one_line, versions
 if TYPE_CHECKING:
     from ...model.bundles import MemoryTensors
 
-FLOORS = 10
-"""How many times what float32 rounding does to koffkit's own logits OpenVINO's may differ by."""
-LEAST = 1e-5
-"""Of the largest |logit|: a limit that float32 can always be held to."""
 GREEDY = 64
 """Tokens that GenAI writes."""
 
@@ -68,13 +64,6 @@ def check_export(
     return Consumer(versions=versions(), weights=weights, **measured, greedy=greedy, tokens=GREEDY)
 
 
-def _limit(figures: ParityFigures, name: str) -> float:
-    noise, largest = figures.parity.noise_floor, figures.parity.max_logit
-    assert noise is not None
-    key = name if name in largest else next(iter(largest))  # of a merged memory there is one entry
-    return max(FLOORS * noise.max_abs[key], LEAST * largest[key])
-
-
 def _logits(
     folder: Path,
     reference: ExactLogits,
@@ -99,7 +88,7 @@ def _logits(
         worst[condition] = float((found - expected).abs().max())
         p, q = expected.log_softmax(-1), found.log_softmax(-1)
         kl[condition] = max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
-        limit = _limit(figures, condition)
+        limit = limit_of(figures, condition)
         if exact and not worst[condition] <= limit:
             raise IntegrityError(
                 f"memory {condition}: in OpenVINO the logits differ by {worst[condition]:.3g} from koffkit's "
@@ -130,7 +119,7 @@ def _greedy(
         equal[condition] = int((expected.argmax(-1) == torch.tensor(ids)).sum())
         lost = float((expected.amax(-1) - chosen).max())
         off = abs(float((chosen - expected.logsumexp(-1)).sum()) - score) / len(ids)
-        limit = 2 * _limit(figures, condition)  # a difference of two logits
+        limit = 2 * limit_of(figures, condition)  # a difference of two logits
         if exact and not max(lost, off) <= limit:
             raise IntegrityError(
                 f"memory {condition}: OpenVINO GenAI writes other text than koffkit ({equal[condition]} of "

@@ -9,6 +9,7 @@ from ...artefact.card import front_matter
 from ...artefact.manifest import Consumer, Manifest
 from ...artefact.names import BACKBONE, CARD, MEMORIES
 from ...storage.files import write_atomically
+from ..toolkit.exact import measured_rows
 from ..toolkit.root_card import origin, title
 from .files import Written
 
@@ -86,11 +87,6 @@ of the file, since GenAI reads it from none.
 def _measured(consumer: Consumer | None) -> str:
     if consumer is None:
         return ""
-    rows = "\n".join(
-        f"| {name} | {consumer.max_abs[name]:.1e} | {consumer.kl[name]:.1e} | {consumer.greedy[name]} of "
-        f"{consumer.tokens} |"
-        for name in consumer.max_abs
-    )
     packages = ", ".join(
         f"{name} {number}" for name, number in consumer.versions.items() if name.startswith("openvino")
     )
@@ -102,5 +98,5 @@ uses it). Run with {packages}.
 
 | memory | largest difference of a logit | KL, nats a token | greedy tokens of GenAI that float64 chooses |
 |---|---|---|---|
-{rows}
+{measured_rows(consumer)}
 """

@@ -13,8 +13,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...artefact.bundle import Bundle
+    from ...artefact.manifest import Consumer
     from ...model.bundles import MemoryTensors
     from ...parity.probe import Probe
+    from .parity import ParityFigures
+
+
+FLOORS = 10
+"""How many times what float32 rounding does to koffkit's own logits other software's may differ by."""
+LEAST = 1e-5
+"""Of the largest |logit|: a limit that float32 can always be held to."""
+
+
+def limit_of(figures: ParityFigures, condition: str) -> float:
+    """How far a logit of other software may be off in float32.
+
+    Args:
+        figures: of the parity gate.
+        condition: `none`, or a domain.
+    """
+    noise, largest = figures.parity.noise_floor, figures.parity.max_logit
+    assert noise is not None
+    key = condition if condition in largest else next(iter(largest))  # of a merged memory there is one entry
+    return max(FLOORS * noise.max_abs[key], LEAST * largest[key])
+
+
+def measured_rows(consumer: Consumer) -> str:
+    """The rows of a README's table: condition, largest difference, KL, greedy tokens."""
+    return "\n".join(
+        f"| {name} | {consumer.max_abs[name]:.1e} | {consumer.kl[name]:.1e} | {consumer.greedy[name]} of "
+        f"{consumer.tokens} |"
+        for name in consumer.max_abs
+    )
 
 
 class ExactLogits:

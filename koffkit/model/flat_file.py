@@ -52,6 +52,11 @@ class Identity(NamedTuple):
     changed: int
     inode: int
 
+    @classmethod
+    def of(cls, path: Path, stat: os.stat_result) -> Self:
+        """Of a file with this status."""
+        return cls(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -178,8 +183,7 @@ class FlatFile:
     @property
     def identity(self) -> Identity:
         """Of the open file."""
-        found = os.fstat(self._file.fileno())
-        return Identity(self.path, found.st_size, found.st_mtime_ns, found.st_ino)
+        return Identity.of(self.path, os.fstat(self._file.fileno()))
 
     def read(self, into: Tensor | None = None) -> Tensor:
         """The bytes of the tensors, for `Layout.views`.

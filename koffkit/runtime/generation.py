@@ -1,9 +1,8 @@
-"""Rows of a batch: their memories, positions, texts and settings, for `KoffModel`."""
+"""Rows of a batch: their memories, positions and texts, for `KoffModel`."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,34 +23,6 @@ def decode_completions(tokenizer: Any, ids: Tensor, prompt_length: int) -> list[
     """
     texts: list[str] = tokenizer.batch_decode(ids[:, prompt_length:], skip_special_tokens=True)
     return texts
-
-
-def generation_settings(
-    tokenizer: Any, options: Mapping[str, Any], max_new_tokens: int | None, padding: int
-) -> dict[str, Any]:
-    """What `generate` of transformers is told: the user's options, and what they leave open.
-
-    Args:
-        tokenizer: the backbone's.
-        options: see `KoffModel.generate`.
-        max_new_tokens: the most tokens to add to a prompt; None: as the options say, or `NEW_TOKENS`.
-        padding: the token to pad with.
-    """
-    given = options.get("generation_config")
-    settings: dict[str, Any] = {"do_sample": False, "pad_token_id": padding} if given is None else {}
-    if max_new_tokens is not None:
-        settings["max_new_tokens"] = max_new_tokens
-    elif given is None and not {"max_length", "max_time"} & options.keys():
-        settings["max_new_tokens"] = NEW_TOKENS
-    settings |= {"tokenizer": tokenizer} if "stop_strings" in options else {}
-    settings |= options
-    if given is None:
-        return settings
-    config = copy.deepcopy(settings.pop("generation_config"))
-    if config.pad_token_id is None:
-        config.pad_token_id = padding
-    rest = config.update(**settings)  # transformers wants all of them in the config, or none
-    return {"generation_config": config, **rest}
 
 
 def one_for_each(memory: str | Sequence[str | None] | None, count: int) -> list[str | None]:

@@ -137,7 +137,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
             ((context, options),) = [request.args for request in group]
             memory = self._memories([context], [1])
             limit = int(options.get("max_gen_toks", NEW_TOKENS))
-            text = self.model.generate(context, memory, max_new_tokens=limit)
+            (text,) = self.model.generate([context], memory, max_new_tokens=limit)
             texts.append(_until(text, options.get("until", [])))
             self._progress(done, len(requests))
         return texts

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from ..errors import UsageError
 from ..model.pooling import pooled_features
 from ..router import Features, Router, load_router
 from .backbone import Backbone, Memory
-from .generation import decode_completions, generation_settings
+from .generation import NEW_TOKENS, decode_completions
 from .loading import load_backbone
 from .merge import merged_model
 from .prompts import Prompt, Prompts, read_prompts
@@ -194,46 +195,6 @@ class KoffModel(Backbone):
         with self._texts:
             return self._router.route(prompts, self.domains)
 
-    @overload
-    def generate(
-        self,
-        prompts: Prompt,
-        memory: Memory = ...,
-        max_new_tokens: int | None = ...,
-        *,
-        chat: bool = ...,
-        generation_config: None = ...,
-        num_return_sequences: Literal[1] = ...,
-        return_dict_in_generate: Literal[False] = ...,
-        **options: Any,
-    ) -> str: ...
-
-    @overload
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        memory: Memory = ...,
-        max_new_tokens: int | None = ...,
-        *,
-        chat: bool = ...,
-        generation_config: None = ...,
-        return_dict_in_generate: Literal[False] = ...,
-        **options: Any,
-    ) -> list[str]: ...
-
-    @overload
-    def generate(
-        self,
-        prompts: Prompts | None = ...,
-        memory: Memory = ...,
-        max_new_tokens: int | None = ...,
-        *,
-        input_ids: Tensor | None = ...,
-        attention_mask: Tensor | None = ...,
-        chat: bool = ...,
-        **options: Any,
-    ) -> Any: ...
-
     @torch.no_grad()
     def generate(
         self,
@@ -261,8 +222,8 @@ class KoffModel(Backbone):
                 otherwise.
 
         Returns:
-            The text that comes after the prompt; of a list of prompts, or of several `num_return_sequences`,
-            the list of texts, those of one prompt side by side. For `input_ids`, or with
+            The text that comes after each prompt, a list also for one prompt (`complete` gives a text for a
+            text), each prompt `num_return_sequences` times. For `input_ids`, or with
             `return_dict_in_generate`, what transformers returns, ids of prompts included.
 
         Raises:
@@ -273,23 +234,30 @@ class KoffModel(Backbone):
         if not read.count:
             return []
         names = [name for name, _ in self.route(read.texts(self.tokenizer))] if memory == "auto" else memory
-        settings = generation_settings(self.tokenizer, options, max_new_tokens, read.padding)
+        settings = self._settings(options, max_new_tokens, read.padding)
         with self.attached(self.rows(names, read.count)):
             found = self.model.generate(**read.batch(self.device), **settings)
         if input_ids is not None or not isinstance(found, Tensor):
             return found
         with self._texts:
-            texts = decode_completions(self.tokenizer, found, read.width)
-        return texts[0] if read.single and len(texts) == 1 else texts
+            return decode_completions(self.tokenizer, found, read.width)
 
     def complete(
-        self, prompt: Prompt, memory: Memory = "attached", max_new_tokens: int | None = None, **options: Any
+        self,
+        prompt: Prompt,
+        memory: str | None = "attached",
+        max_new_tokens: int | None = None,
+        **options: Any,
     ) -> str:
-        """What `generate` gives for one prompt, and an error where that is no single text.
+        """Complete one prompt: a text in, a text out.
 
         Args:
             prompt: a text, or a conversation.
-            memory, max_new_tokens, options: see `generate`.
+            memory, max_new_tokens: see `generate`.
+            options: see `generate`.
+
+        Returns:
+            The text that comes after the prompt.
 
         Raises:
             UsageError: see `generate`; or the options ask for more than one text, or for another form.
@@ -298,3 +266,21 @@ class KoffModel(Backbone):
         if not isinstance(found, list) or len(found) != 1:
             raise UsageError("complete: it gives one text; for several sequences, or ids, call generate.")
         return str(found[0])
+
+    def _settings(self, options: dict[str, Any], max_new_tokens: int | None, padding: int) -> dict[str, Any]:
+        """What `generate` of transformers is told: the user's options, and what they leave open."""
+        given = options.get("generation_config")
+        settings: dict[str, Any] = {"do_sample": False, "pad_token_id": padding} if given is None else {}
+        if max_new_tokens is not None:
+            settings["max_new_tokens"] = max_new_tokens
+        elif given is None and not {"max_length", "max_time"} & options.keys():
+            settings["max_new_tokens"] = NEW_TOKENS
+        settings |= {"tokenizer": self.tokenizer} if "stop_strings" in options else {}
+        settings |= options
+        if given is None:
+            return settings
+        config = copy.deepcopy(settings.pop("generation_config"))
+        if config.pad_token_id is None:
+            config.pad_token_id = padding
+        rest = config.update(**settings)  # transformers wants all of them in the config, or none
+        return {"generation_config": config, **rest}

@@ -29,14 +29,12 @@ class ReadPrompts:
         prompts: texts and conversations; empty where token ids were given.
         ids, mask: [B, T], padded on the left; empty where there is no prompt.
         padding: the token to pad with.
-        single: a text or a conversation was given, not a list of them.
     """
 
     prompts: Sequence[Prompt]
     ids: Tensor
     mask: Tensor
     padding: int
-    single: bool = False
 
     @property
     def count(self) -> int:
@@ -94,7 +92,7 @@ def read_prompts(
         nothing = torch.empty(0, 0, dtype=torch.long)
         return ReadPrompts([], nothing, nothing, 0)
     batch, padding = encode_prompts(tokenizer, several, config, chat=chat)
-    return ReadPrompts(several, batch["input_ids"], batch["attention_mask"], padding, single)
+    return ReadPrompts(several, batch["input_ids"], batch["attention_mask"], padding)
 
 
 def _read_ids(tokenizer: Any, config: Any, ids: Tensor, mask: Tensor | None) -> ReadPrompts:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Condition
 
 from ..artefact.bundle import Bundle, open_bundle
 from ..artefact.check import require_sound_bundle
 from ..artefact.names import MEMORY_FILE
 from ..errors import IntegrityError, UsageError, did_you_mean
+from ..model.flat_file import Identity
 from ..model.resident import Resident
 
-Stamp = Mapping[Path, tuple[int, int, int]]
-"""Size, time of change and inode of files."""
+Stamp = frozenset[Identity]
+"""Of the files of a bundle."""
 
 
 class MemoryStore:
@@ -233,8 +233,7 @@ class MemoryStore:
 
 def _stamp(bundle: Bundle) -> Stamp:
     places = [bundle.path / name for name in (*bundle.info.files, MEMORY_FILE)]
-    found = {place: place.stat() for place in places if place.is_file()}
-    return {place: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for place, stat in found.items()}
+    return frozenset(Identity.of(place, place.stat()) for place in places if place.is_file())
 
 
 def _require_unchanged(bundle: Bundle, stamp: Stamp) -> None:

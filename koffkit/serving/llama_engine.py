@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from typing_extensions import Self
 
-from ..errors import UsageError
+from ..errors import KoffkitError, UsageError
 from .engine_rows import Piece, QueueFull, Request, Row, Stopped, as_error
 from .http_errors import ApiError
 from .llama_served import LlamaMemory, LlamaState
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
 TICK = 0.5
 """Seconds between two looks for requests that are out of time while all slots are busy."""
+PATIENCE = 2.0
+"""Seconds that each slot has to notice the end; one that waits for the other server is left behind."""
 REMEDY = "start it as the README of that export says"
 
 
@@ -129,7 +131,7 @@ class LlamaEngine:
             row.fail(_stopped())
         for thread in self._threads:
             if thread.is_alive():
-                thread.join()
+                thread.join(PATIENCE)
         self._client.close()
 
     @property
@@ -172,7 +174,8 @@ class LlamaEngine:
             except httpx.HTTPError as error:
                 row.fail(_failed(f"llama-server cannot be asked ({type(error).__name__}); check --upstream."))
             except Exception as error:  # whatever it was, the next requests deserve a try
-                logger.exception("an answer failed")
+                if not isinstance(error, KoffkitError):
+                    logger.exception("an answer failed")
                 row.fail(as_error(error))
             finally:
                 with self._changed:

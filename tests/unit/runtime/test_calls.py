@@ -55,8 +55,7 @@ def test_a_call_with_a_cache_and_padding_continues_the_text(model: KoffModel) ->
 
 def test_generate_takes_and_returns_what_a_transformers_user_expects(model: KoffModel) -> None:
     texts = model.generate(PROMPTS[:2], memory="north", max_new_tokens=4)
-    assert isinstance(texts, list) and model.generate(PROMPTS[:1], "north", 4) == texts[:1]
-    assert model.generate(PROMPTS[0], ["north"], 4, num_return_sequences=1) == texts[0]
+    assert isinstance(texts, list) and model.generate(PROMPTS[0], "north", 4) == texts[:1]
     ids = model.tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
     found = model.generate(input_ids=ids, memory="north", max_new_tokens=4)
     assert torch.equal(found[:, : ids.shape[1]], ids)
@@ -94,8 +93,6 @@ def test_a_generation_config_and_what_is_said_beside_it(
     expected = model.generate(PROMPTS[:2], "north", 2)
     assert model.generate(PROMPTS[:2], "north", generation_config=config) == expected
     assert model.generate(PROMPTS[:2], "north", 2, generation_config=None) == expected
-    twice = GenerationConfig(max_new_tokens=2, num_beams=2, num_return_sequences=2)
-    assert len(model.generate(PROMPTS[0], "north", generation_config=twice)) == 2
     longer = model.generate(PROMPTS[0], "north", 4, generation_config=config, stop_strings=["#"])
     assert longer == model.generate(PROMPTS[0], "north", 4)
     config.return_dict_in_generate = True
@@ -122,10 +119,7 @@ def test_conversations_go_through_the_chat_template(model: KoffModel) -> None:
     expected = model.generate(input_ids=ids, memory="north", max_new_tokens=4)[0, ids.shape[1] :]
     assert answer == model.tokenizer.decode(expected, skip_special_tokens=True)
     both = model.generate([talk, "seven"], "north", 4)
-    assert model.generate(talk, "north", 4) == both[0] == answer and model.generate([talk], "north", 4) == [
-        answer
-    ]
-    assert both[1] == model.complete("seven", "north", 4, chat=True)
+    assert both[0] == answer and both[1] == model.complete("seven", "north", 4, chat=True)
 
 
 def test_a_merged_model_computes_what_the_memory_does(
