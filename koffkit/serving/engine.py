@@ -10,25 +10,22 @@ import copy
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from typing_extensions import Self
-
 from ..errors import KoffkitError, UsageError, near_name
 from .engine_batch import Batch
-from .engine_rows import QueueFull, Request, Row, Stopped, UnknownMemory, as_error
+from .engine_queue import TICK, RequestQueue
+from .engine_rows import Request, Row, Stopped, UnknownMemory, as_error
 
 logger = logging.getLogger(__name__)
 PREFILL_TOKENS = 4096
 """Tokens of prompts, padding included, that are read between two steps; one prompt always is."""
-TICK = 0.5
-"""Seconds after which an engine that cannot admit anybody looks for requests that are out of time."""
 
 
-class Engine:
+class Engine(RequestQueue):
     """Answers requests; a context manager, which starts and stops its thread.
 
     Args:
@@ -46,73 +43,30 @@ class Engine:
         max_queue: int = 64,
         on_step: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self.model, self.max_batch, self.max_queue = model, max_batch, max_queue
-        self._on_step = on_step
+        super().__init__(max_batch, max_queue)
+        self.model, self._on_step = model, on_step
         self._tokenizer = copy.deepcopy(model.tokenizer)  # calls of other threads change the model's own
         self._ends = end_tokens(model)
         self._batch = Batch(model)
-        self._waiting: deque[Row] = deque()
         self._busy: Counter[str | None] = Counter()  # rows in the batch by memory
         self._held: Counter[str] = Counter()
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="koffkit-engine", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop after the step at hand; who still waits for an answer gets `Stopped`."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    @property
-    def queued(self) -> int:
-        """Requests that wait."""
-        return len(self._waiting)
+        self._threads = [threading.Thread(target=self._run, name="koffkit-engine", daemon=True)]
 
     @property
     def active(self) -> int:
         """Rows of the batch."""
         return self._busy.total()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it takes requests."""
-        return self._thread.is_alive() and not self._stopping
-
     def submit(self, requests: Sequence[Request]) -> list[Row]:
-        """Queue requests, all or none of them.
-
-        Returns:
-            What each can be cancelled with.
-
-        Raises:
-            QueueFull: too many are waiting.
-            Stopped: the engine is stopping.
-        """
-        rows = [Row.of(request, self._tokenizer, self._ends) for request in requests]
+        """As every engine; the memories of those that wait are read ahead."""
+        rows = super().submit(requests)
         with self._changed:
-            if self._stopping:
-                raise Stopped("the server is shutting down; ask another one.")
-            free = self.max_batch - self.active + self.max_queue
-            if len(self._waiting) + len(rows) > free:
-                raise QueueFull(
-                    f"{len(self._waiting)} requests wait and {self.active} are being answered, which is all "
-                    "that this server takes (--max-queue, --max-batch); try again in a moment."
-                )
-            self._waiting.extend(rows)
             if self._busy:
                 self._read_ahead()
-            self._changed.notify_all()
         return rows
+
+    def _row(self, request: Request) -> Row:
+        return Row.of(request, self._tokenizer, self._ends)
 
     @contextmanager
     def quiet(self, domain: str) -> Iterator[None]:
@@ -174,11 +128,6 @@ class Engine:
             self._no_longer_busy([self._batch.rows[place] for place in gone])
         if gone:
             self._batch.keep([place for place in range(len(self._batch.rows)) if place not in gone])
-
-    def _leave_queue(self) -> None:
-        now = time.monotonic()
-        for row in [row for row in self._waiting if row.is_over(now)]:
-            self._waiting.remove(row)
 
     def _no_longer_busy(self, rows: Sequence[Row]) -> None:
         self._busy.subtract(row.memory for row in rows)

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import KoffkitError, ResourceError, UsageError
 from .engine_text import TextStream
@@ -94,24 +94,6 @@ class Request:
     sampling: Sampling
     listen: Callable[[Piece], None]
     seconds: float | None = None
-
-
-class Answering(Protocol):
-    """What answers requests."""
-
-    max_batch: int
-    max_queue: int
-
-    @property
-    def queued(self) -> int: ...
-
-    @property
-    def active(self) -> int: ...
-
-    @property
-    def is_alive(self) -> bool: ...
-
-    def submit(self, requests: Sequence[Request]) -> list[Row]: ...
 
 
 @dataclass(eq=False)

@@ -9,7 +9,8 @@ from threading import RLock
 from typing import Any
 
 from ..errors import near_name
-from .engine_rows import NO_MEMORY, Answering, Sampling
+from .engine_queue import RequestQueue
+from .engine_rows import NO_MEMORY, Sampling
 from .http_errors import ApiError, invalid
 from .http_schema import Asked, ChatRequest, CompletionRequest
 
@@ -52,7 +53,7 @@ class Service:
     def __init__(
         self,
         model: Any,
-        engine: Answering,
+        engine: RequestQueue,
         *,
         max_tokens: int | None = None,
         seconds: float = 300.0,

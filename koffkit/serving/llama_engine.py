@@ -11,29 +11,24 @@ import json
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
 import httpx
-from typing_extensions import Self
 
 from ..errors import KoffkitError, UsageError
-from .engine_rows import Piece, QueueFull, Request, Row, Stopped, as_error
+from .engine_queue import TICK, RequestQueue
+from .engine_rows import Piece, Request, Row, Stopped, as_error
 from .http_errors import ApiError
 from .llama_served import LlamaMemory, LlamaState
 
 logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
-TICK = 0.5
-"""Seconds between two looks for requests that are out of time while all slots are busy."""
-PATIENCE = 2.0
-"""Seconds that each slot has to notice the end; one that waits for the other server is left behind."""
 REMEDY = "start it as the README of that export says"
 
 
-class LlamaEngine:
+class LlamaEngine(RequestQueue):
     """Answers requests; a context manager, which starts and stops its threads.
 
     Args:
@@ -52,6 +47,8 @@ class LlamaEngine:
         UsageError: it does not answer, has other adapters than these memories, or cannot restore KV halves.
     """
 
+    _patience = 2.0  # who waits for the other server is left behind
+
     def __init__(
         self,
         url: str,
@@ -62,7 +59,7 @@ class LlamaEngine:
         key: str | None = None,
         seconds: float = 300.0,
     ) -> None:
-        self.max_queue, self._memories, self._tokenizer = max_queue, memories, tokenizer
+        self._memories, self._tokenizer, self._active = memories, tokenizer, 0
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         base = url.rstrip("/").removesuffix("/v1")
@@ -71,16 +68,15 @@ class LlamaEngine:
             base_url=base, headers=headers, timeout=timeout, limits=limits, trust_env=False
         )
         self._adapters = [name for name, memory in memories.items() if memory.lora is not None]
-        self.max_batch, positions = self._slots(url)
+        slots, positions = self._slots(url)
+        super().__init__(slots, max_queue)
         halves = [memory.kv for memory in memories.values() if memory.kv is not None]
         self.context = positions - max((half.tokens for half in halves), default=0)
         if halves:
             self._require_restored(url, halves[0])
-        self._waiting: deque[Row] = deque()
-        self._changed, self._stopping, self.active = threading.Condition(), False, 0
         self._threads = [
             threading.Thread(target=self._run, args=(slot,), name=f"koffkit-slot-{slot}", daemon=True)
-            for slot in range(self.max_batch)
+            for slot in range(slots)
         ]
 
     def _slots(self, url: str) -> tuple[int, int]:
@@ -112,60 +108,22 @@ class LlamaEngine:
                 "--kv-unified."
             ) from None
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def stop(self) -> None:
         """Who still waits for an answer gets `Stopped`, after the next token of it."""
+        super().stop()
         with self._changed:
-            self._stopping = True
             rest = list(self._waiting)
             self._waiting.clear()
-            self._changed.notify_all()
         for row in rest:
             row.fail(_stopped())
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(PATIENCE)
         self._client.close()
 
     @property
-    def queued(self) -> int:
-        """Requests that wait."""
-        return len(self._waiting)
+    def active(self) -> int:
+        return self._active
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it takes requests."""
-        return not self._stopping and any(thread.is_alive() for thread in self._threads)
-
-    def submit(self, requests: Sequence[Request]) -> list[Row]:
-        """Queue requests, all or none of them.
-
-        Returns:
-            What each can be cancelled with.
-
-        Raises:
-            QueueFull: too many are waiting.
-            Stopped: the engine is stopping.
-        """
-        rows = [Row.of(request, self._tokenizer, frozenset(), samples=False) for request in requests]
-        with self._changed:
-            if self._stopping:
-                raise _stopped()
-            if len(self._waiting) + len(rows) > self.max_batch - self.active + self.max_queue:
-                raise QueueFull(
-                    f"{len(self._waiting)} requests wait and {self.active} are being answered, which is all "
-                    "that is taken here (--max-queue); try again in a moment."
-                )
-            self._waiting.extend(rows)
-            self._changed.notify_all()
-        return rows
+    def _row(self, request: Request) -> Row:
+        return Row.of(request, self._tokenizer, frozenset(), samples=False)
 
     def _run(self, slot: int) -> None:
         while (row := self._next()) is not None:
@@ -179,16 +137,15 @@ class LlamaEngine:
                 row.fail(as_error(error))
             finally:
                 with self._changed:
-                    self.active -= 1
+                    self._active -= 1
 
     def _next(self) -> Row | None:
         """The oldest request that waits, which counts as active from now on; None: it is over."""
         with self._changed:
             while not self._stopping:
-                for row in [row for row in self._waiting if row.is_over(time.monotonic())]:
-                    self._waiting.remove(row)
+                self._leave_queue()
                 if self._waiting:
-                    self.active += 1
+                    self._active += 1
                     return self._waiting.popleft()
                 self._changed.wait(TICK if self._waiting else None)
         return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -191,6 +192,29 @@ def test_sentinels_that_are_read_as_text_are_an_error(shipped: Shipped, gguf: Pa
         refused = asked(client, "north")
         assert refused.status_code == 502 and "no available space" in refused.text
         assert asked(client, "south").status_code == 200
+
+
+def test_a_server_that_says_nothing_does_not_hold_up_the_end(
+    shipped: Shipped, gguf: Path, there: Llama
+) -> None:
+    from koffkit.checkpoint.files import load_tokenizer
+    from koffkit.serving.engine_rows import Piece, Request, Sampling, Stopped
+    from koffkit.serving.llama_engine import LlamaEngine
+    from koffkit.serving.llama_served import llama_serving
+
+    serving, said = llama_serving(gguf), list[Piece]()
+    assert serving is not None
+    engine = LlamaEngine(there.url, serving.memories, load_tokenizer(shipped.export / "backbone"))
+    there.wait.clear()
+    how = Sampling(max_tokens=3)
+    with engine:
+        for _ in range(3):  # two slots, so that the third waits
+            engine.submit([Request(ids=[5], memory=None, sampling=how, listen=said.append)])
+        wait_for(lambda: there.busy == 2 and engine.queued == 1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 6  # the stand-in is silent for ten seconds
+    assert isinstance(said[-1].error, Stopped)
+    there.wait.set()
 
 
 def test_another_server_is_refused(shipped: Shipped, gguf: Path, there: Llama, koffkit: Koffkit) -> None:
