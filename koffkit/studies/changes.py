@@ -271,5 +271,11 @@ def upper_layers(tree: Tree, setting: Setting) -> None:
     tree["memory"]["layers"] = {"upper": math.ceil(0.6 * setting.spec.num_layers)}
 
 
+def all_layers(tree: Tree, setting: Setting) -> None:
+    if setting.recipe.memory.layers == "all":
+        raise RowRefused("all_layers", "the recipe has its memory in all layers already")
+    tree["memory"]["layers"] = "all"
+
+
 def learned_layers(tree: Tree, setting: Setting) -> None:
     tree["memory"]["layers"] = {"learned_bytes": max(1, setting.plan.memory_bytes // 2)}

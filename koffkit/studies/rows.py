@@ -74,6 +74,7 @@ ROWS: dict[str, Row] = {
         meaning="the KV memory begins as random numbers", change=fields(memory__kv__init="random")
     ),
     "upper_layers": Row(meaning="memory in the upper 60 % of the layers", change=changes.upper_layers),
+    "all_layers": Row(meaning="memory in all layers", change=changes.all_layers),
     "learned_layers": Row(meaning="half the memory's bytes, layers learned", change=changes.learned_layers),
     "no_retention": Row(meaning="no retention text", change=fields(retention=None)),
     "cross_entropy": Row(meaning="loss: the text itself (SFT)", change=changes.another_loss("cross_entropy")),

@@ -11,10 +11,10 @@ import pytest
 
 from koffkit.run.folder import RunFolder
 
+from ..browser import CHROMIUM, FLAGS
 from ..conftest import Koffkit, Shipped
 
 pytest.importorskip("vl_convert")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def test_the_page_of_a_run_lies_in_it(shipped: Shipped, tmp_path: Path, koffkit: Koffkit) -> None:
@@ -69,9 +69,8 @@ def test_a_browser_draws_every_chart_and_asks_for_nothing(
     assert koffkit("report", shipped.run, "--output", tmp_path / "page.html").code == 0
     log = tmp_path / "net.json"
     flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr",
-        "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000",
+        *FLAGS, "--headless", f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}",
+        "--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000",
     ]  # fmt: skip
     page = (tmp_path / "page.html").as_uri()
     done = subprocess.run(

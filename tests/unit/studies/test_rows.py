@@ -67,6 +67,15 @@ HEADS = {"structures": ["kv_group"], "global_sparsity": 0.1, "multiple_of": 1}
 SELECTED = [{"select_masks": {}}, {"recover": {"max_steps": 2}}, {"evaluate": {}}]
 
 
+def test_all_layers_where_the_recipe_has_some(base: Path, tmp_path: Path) -> None:
+    few = SMALL | {"layers": {"upper": 1}}
+    found = entries(base, tmp_path, ["koff", "all_layers"], memory=few)
+    assert found["all_layers"].loaded.recipe.memory.layers == "all"
+    assert found["koff"].loaded.recipe.memory.layers != "all"
+    with pytest.raises(UsageError, match="row all_layers: the recipe has its memory in all layers already"):
+        recipe_of(base, tmp_path, "all_layers", memory=SMALL)
+
+
 def test_the_default_rows_are_all_baselines(base: Path, tmp_path: Path) -> None:
     assert default_rows(base, tmp_path, mask=MASK, memory=SMALL) == (list(DEFAULT), [])
     named = {"pruning_only", "prune_less", "restored_neurons", "prune_then_recover", "random_memory"}
