@@ -34,5 +34,19 @@ class Batch(NamedTuple):
         """Some of the sequences."""
         return Batch(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
 
+    def scored(self, *, labels: bool) -> Tensor:
+        """The positions that a loss counts, boolean [B, T].
+
+        Args:
+            labels: whether the loss compares with the token that follows, which the last position lacks.
+        """
+        import torch
+
+        scored = torch.ones_like(self.ids, dtype=torch.bool)
+        if labels or self.loss_mask is not None:
+            counted = scored if self.loss_mask is None else self.loss_mask
+            scored = torch.nn.functional.pad(counted[:, 1:], (0, 1), value=False)
+        return scored  # each position predicts the token that follows it
+
     def to(self, device: torch.device | str) -> Batch:
         return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ Legend: K KV heads, H head dim, P memory tokens.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,7 @@ class Memories(nn.Module):
         ]
         self.layers = list(layers)
         self.neurons: dict[str, NeuronMemory] = {}  # by slot; empty until stage `restore` has chosen them
+        self.before_attaching: Callable[[str], None] | None = None
         self._attached: str | None = None
         self._changed = False  # whether the model must be updated to the attached memory
         self._enable(False)
@@ -116,6 +117,8 @@ class Memories(nn.Module):
         """Attach the memory of `domain`, or none. Only the LoRA of the attached memory receives gradients."""
         if domain == self._attached and not self._changed:
             return
+        if domain is not None and self.before_attaching is not None:
+            self.before_attaching(domain)
         self._changed = False
         if domain is not None:
             for tuner in self._tuners:

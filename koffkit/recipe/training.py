@@ -21,6 +21,12 @@ class Train(StrictModel):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, more time."
     )
+    page_memories: bool = Field(
+        False,
+        description="While a memory trains, those of the other domains wait in the CPU's memory, with their "
+        "AdamW moments: an accelerator then needs room for one, and every change of domain takes the time "
+        "of a copy. Refused where the CPU computes.",
+    )
     max_gradient_norm: float | None = Field(
         None,
         gt=0,

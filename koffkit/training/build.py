@@ -58,11 +58,17 @@ def build_context(
         IntegrityError: what transformers loads is not what koffkit reads.
     """
     from ..model.student import Student
+    from .waiting import PLACE
 
     recipe = loaded.recipe
     tokenizer = load_tokenizer(base.folder, trust_remote_code=recipe.base.trust_remote_code)
     corpus = _corpus(loaded, run, base, tokenizer, progress)
     accelerator = make_accelerator(recipe, run, device)
+    if recipe.train.page_memories and accelerator.device == PLACE:
+        raise UsageError(
+            "train.page_memories: true, but the CPU computes, and memories would wait where they are; take "
+            "it out, or choose an accelerator with --device."
+        )
     progress.message(f"loading {recipe.base.model}")
     model = _load(base, recipe, progress)
     spec, teacher = base, None

@@ -36,6 +36,7 @@ from .schedule import Schedule
 from .shares import own_shares
 from .sparsity import active_and_target, sparsity_figures
 from .tracking import track
+from .waiting import others_waiting
 
 
 class DistillationLoop:
@@ -86,6 +87,11 @@ class DistillationLoop:
         self.warned = False
 
     def run(self, resume: Checkpoint | None) -> None:
+        paged = self.student.memories if self.recipe.train.page_memories else None
+        with others_waiting(paged, self.optimizer, self.context.accelerator.device):
+            self._run(resume)
+
+    def _run(self, resume: Checkpoint | None) -> None:
         first = 0
         if resume is not None:
             first = resume.step
@@ -216,7 +222,7 @@ class DistillationLoop:
         lower = self.context.lower_layers(values, sampled=self.train_gates)
         of = None  # the loss is a mean over this many positions; None: those at hand
         if share is not None and not share.whole:
-            of, batch = int(self._scored(batch).sum()), batch.rows(share.rows)
+            of, batch = int(batch.scored(labels=objective.loss.needs_labels).sum()), batch.rows(share.rows)
         with accelerator.autocast():
             teacher = None
             if objective.loss.needs_teacher:
@@ -224,7 +230,7 @@ class DistillationLoop:
                     teacher = self.context.taught(batch)
             with span("student"), lower.replayed():
                 hidden = student(batch.ids, values, memory, batch.positions)
-            scored = self._scored(batch)
+            scored = batch.scored(labels=objective.loss.needs_labels)
             labels = batch.ids.roll(-1, 1)[scored] if objective.loss.needs_labels else None
             rows = None if teacher is None else teacher[scored]
             chunk = self.recipe.distill.chunk_tokens
@@ -237,14 +243,6 @@ class DistillationLoop:
         return loss, {"loss": loss.item(), "covered_mass": covered.item()} | {
             name: value.item() for name, value in terms.items()
         }
-
-    def _scored(self, batch: Batch) -> Tensor:
-        """The positions that the loss counts, boolean [B, T]."""
-        scored = torch.ones_like(batch.ids, dtype=torch.bool)
-        if self.objective.loss.needs_labels or batch.loss_mask is not None:
-            counted = scored if batch.loss_mask is None else batch.loss_mask
-            scored = torch.nn.functional.pad(counted[:, 1:], (0, 1), value=False)
-        return scored  # each position predicts the token that follows it
 
     def _gate_values(self, sample: int) -> Mapping[str, Tensor] | None:
         """Gates [L, U] by name, sampled or hard."""
