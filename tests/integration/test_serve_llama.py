@@ -230,3 +230,23 @@ def test_another_server_is_refused(shipped: Shipped, gguf: Path, there: Llama, k
     assert unable.code == 2 and "--kv-unified" in unable.err
     (gguf / "serving.json").write_text('{"context": 3, "memories": {"north": 3}}')
     assert koffkit(*command, there.url).code == 4
+
+
+def test_an_option_without_effect_is_refused(shipped: Shipped, gguf: Path, koffkit: Koffkit) -> None:
+    command = (
+        "serve",
+        shipped.export,
+        "--port",
+        0,
+        "--upstream-export",
+        gguf,
+        "--upstream",
+        "http://127.0.0.1:9",
+    )
+    for option, value in (("--max-batch", 4), ("--upstream-backbone", "x"), ("--device", "cpu")):
+        done = koffkit(*command, option, value)
+        said = " ".join(done.err.split())
+        assert done.code == 2 and f"{option}: has no effect before llama-server" in said
+    taken = ("--max-queue", 3, "--max-tokens", 5, "--timeout", 9, "--max-body", 999)
+    done = koffkit(*command, *taken)  # nobody is there
+    assert done.code == 2 and "does not answer as llama-server does" in done.err
