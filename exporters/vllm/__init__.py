@@ -41,6 +41,7 @@ from ..toolkit import (
 from ..toolkit.quantised import DESCRIPTION, Weights, require_torchao, write_quantised
 from .adapters import write_adapter
 from .config import write_config
+from .gate import check_config, check_memories
 from .readme import write_readme
 from .sentinels import chat_template, choose_sentinels
 
@@ -76,7 +77,7 @@ class VllmExporter:
     def export(
         self, run: FinishedRun, output: Path, options: VllmOptions, progress: Progress
     ) -> dict[str, Any]:
-        """Slice, write, check parity, convert, publish.
+        """Slice, write, check parity, convert, check what was converted, publish.
 
         Args:
             run: the run to export.
@@ -90,8 +91,8 @@ class VllmExporter:
         Raises:
             UsageError: `output` exists, vLLM cannot express the backbone or the memories, `options.merge`
                 names no memory that weights can hold, or torchao is needed and not installed.
-            IntegrityError: a file of the run or of its base is damaged, or the parity check fails; nothing is
-                published.
+            IntegrityError: a file of the run or of its base is damaged, the parity check fails, or what was
+                converted is not what it was made from; nothing is published.
             ResourceError: the disk is too full.
         """
         require_torchao("vllm", options.weights)
@@ -107,8 +108,12 @@ class VllmExporter:
         with publishing(run if plan is None else plan.run, output, progress) as draft:
             checkpoint, manifest = _write_backbone(draft, plan, options)
             serving = _write_memories(draft, facts, checkpoint.bundles)
+            quantised = options.weights != "auto"
+            check_memories(draft, serving, checkpoint.bundles, checkpoint.figures, quantised=quantised)
+            write_config(draft, facts)
+            check_config(draft.backbone)
+            shutil.rmtree(draft.folder / MEMORIES, ignore_errors=True)
             manifest = _of_files(draft, manifest, serving["memories"])
-            write_json(draft.folder / SERVING, serving)
             write_readme(draft.folder, manifest, serving)
             return write_manifest(draft, manifest, checkpoint.sliced) | serving
 
@@ -125,8 +130,7 @@ def _write_backbone(
 
 
 def _write_memories(draft: Draft, facts: Facts, bundles: Sequence[Bundle]) -> dict[str, Any]:
-    """What vLLM reads of every memory, in the place of its bundle, and the chat template; returns what the
-    connector reads."""
+    """What vLLM reads of every memory, the chat template, and `serving.json`; returns its content."""
     names = [bundle.domain for bundle in bundles] if facts.kv == "all" else []
     sentinels = choose_sentinels(draft.backbone, names, int(draft.run.sliced_config["vocab_size"]))
     memories = {bundle.domain: _write_memory(draft, bundle, sentinels) for bundle in bundles}
@@ -136,13 +140,13 @@ def _write_memories(draft: Draft, facts: Facts, bundles: Sequence[Bundle]) -> di
     template = chat_template(draft.backbone, tokens)
     if template is not None:
         write_atomically(draft.folder / CHAT_TEMPLATE, template)
-    write_config(draft, facts)
-    shutil.rmtree(draft.folder / MEMORIES, ignore_errors=True)
-    return {
+    serving = {
         "koffkit": FORMAT,
         "chat_template": None if template is None else CHAT_TEMPLATE,
         "memories": memories,
     }
+    write_json(draft.folder / SERVING, serving)
+    return serving
 
 
 def _write_memory(draft: Draft, bundle: Bundle, sentinels: dict[str, int]) -> dict[str, Any]:

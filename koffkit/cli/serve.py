@@ -15,6 +15,7 @@ from .console import RichProgress, quiet_libraries
 from .heartbeat import rest
 from .place import device_option, dtype_option, verify_option
 from .serve_llama import UPSTREAM_KEY_VARIABLE, serve_llama, upstream_key
+from .serve_options import require_effect
 
 if TYPE_CHECKING:
     from ..artefact.export import Export
@@ -96,7 +97,10 @@ MAX_KEY_BYTES = 4096
 @device_option
 @dtype_option("auto")
 @verify_option
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     export: Path,
     host: str,
     port: int,
@@ -122,8 +126,9 @@ def command(
     from ..artefact.export import open_export
 
     opened = open_export(export)
+    llama = None if upstream is None or upstream_export is None else _llama(upstream_export)
+    require_effect(context, upstream=upstream is not None, llama=llama is not None)
     with bind(host, port) as bound:
-        llama = None if upstream is None or upstream_export is None else _llama(upstream_export)
         if upstream is not None and llama is not None:
             kept = {name: options[name] for name in ("max_queue", "max_tokens", "timeout", "max_body")}
             serve_llama(opened, llama, upstream, bound, key=key, loopback=loopback, **kept)

@@ -66,6 +66,10 @@ class RequestQueue(ABC):
         """Whether it takes requests."""
         return not self._stopping and any(thread.is_alive() for thread in self._threads)
 
+    def health(self) -> str:
+        """`ok`, or why there are no answers now. This may ask another server: not for the event loop."""
+        return "ok" if self.is_alive else "stopping"
+
     def submit(self, requests: Sequence[Request]) -> list[Row]:
         """Queue requests, all or none of them.
 

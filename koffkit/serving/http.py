@@ -112,9 +112,9 @@ def _add_views(app: FastAPI, service: Service, memories: Memories | None) -> Non
 
     @app.get("/health")
     async def health() -> Response:
-        alive = service.engine.is_alive
+        status = await run_in_threadpool(service.engine.health)
         state = {
-            "status": "ok" if alive else "stopping",
+            "status": status,
             "memories": service.model.domains,
             "router": service.has_router,
             "chat": service.chats,
@@ -122,7 +122,7 @@ def _add_views(app: FastAPI, service: Service, memories: Memories | None) -> Non
             "active": service.engine.active,
             "problems": {} if memories is None else memories.problems,
         }
-        return JSONResponse(state, 200 if alive else 503)
+        return JSONResponse(state, 200 if status == "ok" else 503)
 
 
 def add_figures_and_page(app: FastAPI, metrics: Metrics) -> None:

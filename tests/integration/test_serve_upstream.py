@@ -238,3 +238,52 @@ def test_what_cannot_be_passed_on(
     monkeypatch.setattr(TextRouter, "read_backbone", lambda self, features: None)
     refused = koffkit("serve", shipped.export, *url)
     assert refused.code == 2 and "reads the backbone's hidden states" in refused.err
+
+
+IDLE = [
+    ("--max-batch", 4, "-np, vllm serve --max-num-seqs"),
+    ("--rescan", 1, "start the other server and this one again"),
+    ("--allow-admin", None, "export again, and start both"),
+    ("--memory-budget", 1, "leave it out"),
+    ("--host-memory-budget", 1, "leave it out"),
+    ("--device", "cpu", "its own option"),
+    ("--dtype", "auto", "its own option"),  # the default, but asked for
+    ("--verify", None, "koffkit verify"),
+    ("--max-queue", 64, "leave it out"),
+    ("--max-tokens", 5, "--max-model-len"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "remedy"), IDLE)
+def test_an_option_without_effect_is_refused(
+    shipped: Shipped, koffkit: Koffkit, option: str, value: Any, remedy: str
+) -> None:
+    words = (option,) if value is None else (option, value)
+    done = koffkit("serve", shipped.export, "--port", 0, "--upstream", "http://127.0.0.1:9", *words)
+    said = " ".join(done.err.split())
+    assert done.code == 2 and f"{option}: has no effect before another server" in said and remedy in said
+
+
+@pytest.mark.parametrize("option", ["--upstream-backbone", "--upstream-export"])
+def test_options_of_another_server_need_one(shipped: Shipped, koffkit: Koffkit, option: str) -> None:
+    done = koffkit("serve", shipped.export, "--port", 0, option, "x")
+    said = " ".join(done.err.split())
+    assert done.code == 2 and f"{option}: has no effect without --upstream: nobody else answers" in said
+
+
+def test_options_with_an_effect_are_taken(shipped: Shipped, koffkit: Koffkit) -> None:
+    """The address, which is looked at last, is what is refused."""
+    taken = (
+        "--upstream-backbone",
+        "x",
+        "--timeout",
+        9,
+        "--max-body",
+        999,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        0,
+    )
+    done = koffkit("serve", shipped.export, "--upstream", "there:9", *taken)
+    assert done.code == 2 and "must begin with http://" in done.err
