@@ -18,6 +18,8 @@ from .work import trained_backbone
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LIBRARIES = 450_000_000
 """Bytes that Python, torch and transformers take before anything is loaded."""
+TRAINED = 16
+"""Bytes of a parameter that trains: itself in float32, its gradient, AdamW's two moments."""
 HIDDEN_KEPT, INNER_KEPT = 10, 5
 """Vectors of the hidden and of the intermediate size that a layer keeps for the backward pass, a token."""
 SLOPES = 2
@@ -33,16 +35,21 @@ check, their means in float64, the mixture with the others, and what is solved."
 
 def peak_memory(recipe: Recipe, budget: Budget, spec: ModelSpec, memory: int) -> int:
     """Bytes: libraries, weights, what trains with two AdamW moments and gradients, and the largest of what
-    training, one-shot selection and a repair hold beside them.
+    training, one-shot selection and a repair hold beside them. With `train.page_memories` those of the device
+    that computes, where one memory trains at a time.
 
     Args:
         recipe: the recipe. budget: its budget. spec: its base.
         memory: parameters of one memory in training.
     """
     gates = sum(count * spec.shape.num_layers for count in budget.total_units.values())
-    trained = gates + trained_backbone(recipe, spec) + memory * len(recipe.domain_names)
-    always = LIBRARIES + budget.base_params * BYTES[recipe.base.dtype] + 16 * trained
-    return always + max(_training(recipe, spec), _selecting(recipe, spec), _repairing(recipe, spec))
+    shared, memories = gates + trained_backbone(recipe, spec), memory * len(recipe.domain_names)
+    always = LIBRARIES + budget.base_params * BYTES[recipe.base.dtype] + TRAINED * shared
+    elsewhere = max(_selecting(recipe, spec), _repairing(recipe, spec))
+    if recipe.train.page_memories:
+        training = TRAINED * memory + _training(recipe, spec)
+        return always + max(training, BYTES["float32"] * memories + elsewhere)
+    return always + TRAINED * memories + max(_training(recipe, spec), elsewhere)
 
 
 def _width(recipe: Recipe) -> int:

@@ -66,7 +66,8 @@ def _spec(loaded: LoadedRecipe) -> ModelSpec | None:
 
 
 def _smaller(loaded: LoadedRecipe) -> list[Sequence[str]]:
-    """Settings to try, in this order: none, gradient checkpointing, and with it one sequence at a time."""
+    """Settings to try, in this order: none, gradient checkpointing, and with it one sequence at a time; then
+    the same with one memory at a time."""
     recipe, checkpointing = loaded.recipe, ["train.gradient_checkpointing=true"]
     ways: list[Sequence[str]] = [[]]
     if not recipe.train.gradient_checkpointing:
@@ -77,4 +78,6 @@ def _smaller(loaded: LoadedRecipe) -> list[Sequence[str]]:
         accumulated = recipe.train.gradient_accumulation * sizes.pop()
         one = [f"stages.{stage.name}.batch_size=1" for stage in stages]
         ways.append([*ways[-1], *one, f"train.gradient_accumulation={accumulated}"])
+    if not recipe.train.page_memories:
+        ways += [[*way, "train.page_memories=true"] for way in ways]
     return ways

@@ -55,6 +55,8 @@ def test_presets_are_listed(koffkit: Koffkit) -> None:
     assert any(
         "qwen2.5-3b-topics" in line and "--set train.gradient_accumulation=8" in line for line in lines
     )
+    (paged,) = (line for line in lines if line.startswith("paper/llama-3.2-3b-topics "))
+    assert paged.split()[1] == "15.5" and paged.endswith(", with --set train.page_memories=true")
     assert not any(line.startswith("llama-3.1-8b-topics") for line in lines)
     assert "Too large for 24 GB" in lines[-1]
     shown = koffkit("recipe", "list", "--gpu", "24", "--json").json

@@ -104,6 +104,21 @@ def test_checkpointing_and_accumulation_are_counted(llama: Path, tmp_path: Path)
     assert torch.tensor(one.bytes).isfinite()
 
 
+def test_paged_memories_take_the_room_of_one(deep: Path, tmp_path: Path) -> None:
+    spec, select = ModelSpec.open(deep), {"select_masks": {"selector": "magnitude"}}
+    recover = {"recover": {"max_steps": 4, "batch_size": 2}}
+    larger = {"select_masks": {"selector": "taylor", "batch_size": 64}}
+    for stages, bytes_of_others in (([select, recover], 16), ([larger, recover], 12)):
+        recipes = [
+            recipe_of(deep, tmp_path, stages=stages, train={"page_memories": paged})
+            for paged in (False, True)
+        ]
+        plans = [make_plan(recipe, spec) for recipe in recipes]
+        memory, domains = plans[0].memory_params_training, len(recipes[0].domain_names)
+        waiting = memory * (domains - 1 if bytes_of_others == 16 else domains)
+        assert plans[0].peak_memory_bytes - plans[1].peak_memory_bytes == bytes_of_others * waiting > 0
+
+
 def test_a_backbone_that_trains_costs_its_gradients_and_its_copies(deep: Path, tmp_path: Path) -> None:
     def made(rate: float | None) -> Recipe:
         stages = [
