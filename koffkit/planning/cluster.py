@@ -173,7 +173,7 @@ def _estimate(
         count = math.ceil(stage.options.max_steps * sequences / max(sequences, gpus))
         share = step_work(once(own), spec, one.options, cached=False)
         computing, fetching = passes * cluster.machine.seconds(share, RATE), passes * gathers
-        adding = _adding(plan, spec, cluster, gpus, max(sequences, gpus))
+        adding = _adding(plan, spec, cluster, gpus)
         for place, part in enumerate((computing, fetching, adding)):
             sums[place] += count * part
         steps, total = steps + count, total + count * (max(computing, fetching) + adding)
@@ -199,9 +199,8 @@ def once(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"gradient_accumulation": 1})})
 
 
-def _adding(plan: Plan, spec: ModelSpec, cluster: Cluster, gpus: int, sequences: int) -> float:
-    """Seconds to add up the gradients over all processes, in a ring."""
+def _adding(plan: Plan, spec: ModelSpec, cluster: Cluster, gpus: int) -> float:
+    """Seconds to add up the gradients of a step, of the gates and one memory, over all processes, in a ring."""
     gates = sum(plan.budget.total_units.values()) * len(plan.budget.layers or range(spec.num_layers))
-    memories = plan.memory_params_training * min(len(plan.domains), sequences)
     speed = cluster.between if gpus > cluster.per_node else cluster.in_node
-    return 2 * (gpus - 1) / gpus * FLOAT * (gates + memories) / speed
+    return 2 * (gpus - 1) / gpus * FLOAT * (gates + plan.memory_params_training) / speed

@@ -89,6 +89,12 @@ def test_layers_are_sharded_where_the_base_does_not_fit() -> None:
     assert nodes.adding > node.adding > 0
 
 
+def test_a_step_adds_up_the_gradients_of_one_memory() -> None:
+    few, base = recipe(), spec("meta-llama/Llama-3.1-8B")
+    few = few.model_copy(update={"domains": dict(list(few.domains.items())[:1])})
+    assert estimate(few, base, H100, 8).adding == estimate(recipe(), base, H100, 8).adding > 0
+
+
 def test_what_fits_nowhere_says_so() -> None:
     found = estimate(recipe(), spec("meta-llama/Llama-3.1-405B"), RTX_4090, 8)
     assert not found.fits
