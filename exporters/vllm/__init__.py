@@ -41,6 +41,7 @@ from ..toolkit import (
 from ..toolkit.quantised import DESCRIPTION, Weights, require_torchao, write_quantised
 from .adapters import write_adapter
 from .config import write_config
+from .engine import EngineCheck, cpu_build
 from .gate import check_config, check_memories
 from .readme import write_readme
 from .sentinels import chat_template, choose_sentinels
@@ -110,8 +111,11 @@ class VllmExporter:
             serving = _write_memories(draft, facts, checkpoint.bundles)
             quantised = options.weights != "auto"
             check_memories(draft, serving, checkpoint.bundles, checkpoint.figures, quantised=quantised)
+            engine = _engine(draft, checkpoint) if options.weights == "auto" else None
             write_config(draft, facts)
             check_config(draft.backbone)
+            if engine is not None:
+                engine.run()
             shutil.rmtree(draft.folder / MEMORIES, ignore_errors=True)
             manifest = _of_files(draft, manifest, serving["memories"])
             write_readme(draft.folder, manifest, serving)
@@ -127,6 +131,12 @@ def _write_backbone(
         return checkpoint, checkpoint.manifest("vllm")
     checkpoint, measured = write_quantised(draft, plan, max_shard_size=options.max_shard_size)
     return checkpoint, checkpoint.manifest("vllm").evolve(consumer=measured)
+
+
+def _engine(draft: Draft, checkpoint: Checkpoint) -> EngineCheck | None:
+    """What runs vLLM on the export once it is written; None: it is not here."""
+    build = cpu_build()
+    return None if build is None else EngineCheck(draft, checkpoint.bundles, checkpoint.figures, build)
 
 
 def _write_memories(draft: Draft, facts: Facts, bundles: Sequence[Bundle]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Adapters, cartridges, config and chat template are made after the parity gate, from what passed it. Here they
 are held against the bundles, and the logits of backbone, adapter and cartridge together, in PEFT and
-transformers, against koffkit's golden ones.
+transformers, against koffkit's golden ones. vLLM itself is run by `engine.py`, where it is installed.
 
 Legend: R rank, A and B the factors [R, in] and [out, R], L layers, K KV heads, P memory tokens, H head dim.
 """

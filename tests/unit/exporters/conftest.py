@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from koffkit.exporters import export
 
 from koffkit.artefact.digests import backbone_digest
+from koffkit.artefact.export import open_export
 from koffkit.recipe.load import load_recipe
 from koffkit.stages.engine import run_recipe
 
@@ -41,6 +44,34 @@ def learned(root: Path, family: str = "llama", **changes: Any) -> Path:
         tree[part].update(own)
     run_recipe(load_recipe(write_recipe(root / "r.yaml", tree)), root / "run")
     return root / "run"
+
+
+def write_as_float64_would(export: Path, command: list[str], off: float) -> dict[str, Any]:
+    """Stand in for a program that an export's gate runs; returns what it was asked.
+
+    Args:
+        export: of format hf, of the same run.
+        command: that starts the program.
+        off: what its log-probabilities are off by.
+    """
+    from koffkit.exporters.toolkit.exact import ExactLogits
+
+    asked: dict[str, Any] = json.loads(Path(command[-2]).read_text())
+    original = open_export(export)
+    exact = ExactLogits(original.backbone, original.bundles())
+    told = []
+    for name in asked["memories"]:
+        ids: list[int] = []
+        top = []
+        for _step in range(asked["new_tokens"]):
+            step = exact.logits([*asked["tokens"], *ids], name)[-1].log_softmax(-1)
+            best = step.topk(asked["top"])
+            top.append([[int(i), float(v) + off] for v, i in zip(*best, strict=True)])
+            step[torch.tensor(asked["suppress"])] = -torch.inf
+            ids.append(int(step.argmax()))
+        told.append({"ids": ids, "top": top})
+    Path(command[-1]).write_text(json.dumps(told))
+    return asked
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from koffkit.exporters import export
 
 from koffkit.artefact.export import open_export
@@ -16,6 +14,7 @@ from koffkit.errors import IntegrityError
 from koffkit.progress import Silent
 
 from ...conftest import Shipped
+from .conftest import write_as_float64_would
 
 pytest.importorskip("gguf")
 EXACT = {"type": "f32", "cache_type": "f32"}
@@ -33,35 +32,20 @@ class Warned(Silent):
 def server(shipped: Shipped, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """llama-server that writes what float64 would, `off` by so much; `fails`: it cannot start."""
     from koffkit.exporters.gguf import gate
-    from koffkit.exporters.toolkit.exact import ExactLogits
+    from koffkit.exporters.toolkit import programs
 
     how: dict[str, Any] = {"off": 0.0, "fails": False, "asked": []}
 
     def run(command: list[str], **_: Any) -> Any:
         if how["fails"]:
             return subprocess.CompletedProcess(command, 1, b"", b"log\nno such option")
-        asked = json.loads(Path(command[-2]).read_text())
-        how["asked"].append(asked)
-        original = open_export(shipped.export)
-        exact = ExactLogits(original.backbone, original.bundles())
-        told = []
-        for name in asked["memories"]:
-            ids: list[int] = []
-            top = []
-            for _step in range(asked["new_tokens"]):
-                step = exact.logits([*asked["tokens"], *ids], name)[-1].log_softmax(-1)
-                best = step.topk(asked["top"])
-                top.append([[int(i), float(v) + how["off"]] for v, i in zip(*best, strict=True)])
-                step[torch.tensor(asked["suppress"])] = -torch.inf
-                ids.append(int(step.argmax()))
-            told.append({"ids": ids, "top": top})
-        Path(command[-1]).write_text(json.dumps(told))
+        how["asked"].append(write_as_float64_would(shipped.export, command, how["off"]))
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
     monkeypatch.setattr(gate, "find_spec", lambda name: name)
     monkeypatch.setattr(gate, "version", lambda name: "2030.1")
     monkeypatch.setattr(gate, "GREEDY", 4)
-    monkeypatch.setattr(gate.subprocess, "run", run)
+    monkeypatch.setattr(programs.subprocess, "run", run)
     return how
 
 
