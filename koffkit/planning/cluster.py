@@ -200,7 +200,7 @@ def once(recipe: Recipe) -> Recipe:
 
 
 def _adding(plan: Plan, spec: ModelSpec, cluster: Cluster, gpus: int) -> float:
-    """Seconds to add up the gradients of a step, of the gates and one memory, over all processes, in a ring."""
+    """Seconds to add up, in a ring, the gradients of a step over all processes: of gates and one memory."""
     gates = sum(plan.budget.total_units.values()) * len(plan.budget.layers or range(spec.num_layers))
     speed = cluster.between if gpus > cluster.per_node else cluster.in_node
     return 2 * (gpus - 1) / gpus * FLOAT * (gates + plan.memory_params_training) / speed
