@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ...artefact.bundle import Bundle
 from ...checkpoint.spec import ModelSpec
 from ...errors import IntegrityError
+from ..toolkit.exact import FLOORS, LEAST
 
 if TYPE_CHECKING:
     from ...parity.probe import Probe
 
-FLOORS = 10
-"""How many times what float32 rounding does to koffkit's own logits those of ONNX Runtime may differ by."""
-LEAST = 1e-5
-"""Of the largest |logit|: a limit that float32 can always be held to."""
 NEW_TOKENS = 64
 WITHOUT = "none"
 
