@@ -29,7 +29,7 @@ STREAMS_KEPT = 5
 HOLES = 0.4
 """Part of what training holds for the backward pass that glibc keeps on a CPU beside it: torch asks for
 aligned memory, and the room of a tensor rarely fits the next one of its size. With it the plan is .98 to 1.04
-of the peak of eleven runs of 0.6 to 1.9 GB, without it .82 to .99."""
+of the peak of eleven runs of 0.6 to 1.9 GB, four of which set it, without it .82 to .99."""
 MOMENTS = 40
 """Bytes a repair takes for each of the F * (F + D) moments of a text: its sums in float32, to fit and to
 check, their means in float64, the mixture with the others, and what is solved."""
