@@ -19,6 +19,7 @@ from torch import Tensor
 from ..checkpoint.float_rows import AT_ONCE, FloatRows, rows_in
 from ..checkpoint.reader import FLOATS, CheckpointReader, as_tensor, torch_dtype
 from ..errors import IntegrityError
+from ..parallel.lean import let_go
 from ..progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ REMEDY = "the two would be different models, and nothing was learned; please rep
 
 
 @torch.no_grad()
-def require_same_tensors(model: Any, spec: ModelSpec, progress: Progress | None = None) -> int:
+def require_same_tensors(
+    model: Any, spec: ModelSpec, progress: Progress | None = None, *, lean: bool = False
+) -> int:
     """Compare every weight of a loaded model with the checkpoint's own, by name, shape and byte.
 
     Args:
@@ -40,6 +43,7 @@ def require_same_tensors(model: Any, spec: ModelSpec, progress: Progress | None 
             conversion.
         spec: of its folder.
         progress: told of every tensor; by default nobody is.
+        lean: let go of what is mapped from the files once it was compared.
 
     Returns:
         the bytes that were compared.
@@ -63,6 +67,8 @@ def require_same_tensors(model: Any, spec: ModelSpec, progress: Progress | None 
     progress.start("comparing", len(stored), 0)
     for done, name in enumerate(stored, 1):
         require_same_tensor(name, loaded[name], reader)
+        if lean:
+            let_go([loaded[name]])
         progress.advance("comparing", done, {})
     return sum(reader.tensors[name].size for name in stored)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import IntegrityError
+from ..parallel.lean import let_go
 from ..parallel.sharding import broken_off
 from .gating import Gates, GateValues, register_gates
 from .kv_attention import transformer, use_koffkit_attention
@@ -222,13 +223,14 @@ class Student(nn.Module):
         return weight
 
 
-def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> Any:
+def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False, lean: bool = False) -> Any:
     """Load the base as a frozen transformers model with koffkit's attention.
 
     Args:
         path: a checkpoint folder.
         dtype: dtype of the weights, a name in torch.
         trust_remote_code: allow code from the folder.
+        lean: let go of what is mapped from the files once it was looked at.
 
     Raises:
         IntegrityError: a weight is NaN or infinite.
@@ -241,16 +243,18 @@ def load_frozen(path: str, dtype: str, *, trust_remote_code: bool = False) -> An
         path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
     )
     model.requires_grad_(False)
-    _require_finite(model, path)
+    _require_finite(model, path, lean)
     use_koffkit_attention(model)
     return model
 
 
 @torch.no_grad()
-def _require_finite(model: nn.Module, path: str) -> None:
+def _require_finite(model: nn.Module, path: str, lean: bool) -> None:
     """Refuse NaN in the base, which would later look like too high a learning rate."""
     for name, weight in model.named_parameters():
         if weight.numel() and not bool(torch.stack(weight.aminmax()).isfinite().all()):
             raise IntegrityError(
                 f"{path}: {name}: the base itself holds NaN or infinite values; download it again."
             )
+        if lean:
+            let_go([weight])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from . import place, ranks
+from .lean import let_go
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,9 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], trained: Iterable[Tenso
     learned = set(trained)
     for layer in layers:
         kept = {value for value in layer.parameters() if value in learned or value.dim() < 2}
+        read = [value.data for value in layer.parameters() if value not in kept]
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
+        let_go(read)
     fully_shard(
         model, mesh=mesh, ignored_params={value for value in model.parameters() if not _divided(value)}
     )

@@ -19,6 +19,7 @@ from ..recipe.training import Training
 from ..storage.files import make_folder, write_json
 from .estimates import asked_tokens
 from .machine import Machine, machine_key
+from .peak import held_by_heap
 from .plan import Plan
 from .work import FLOAT, STUDENT_LOGITS, Work, cache_bytes_a_token, forward_work, step_work, trained_backbone
 
@@ -65,7 +66,7 @@ def forecast_of(recipe: Recipe, spec: ModelSpec, plan: Plan, machine: Machine, t
     return Forecast(
         basis="machine",
         seconds=seconds,
-        peak_memory=plan.peak_memory_bytes,
+        peak_memory=plan.peak_memory_bytes + (0 if machine.at_once else held_by_heap(recipe, spec)),
         disk=disk_bytes(recipe, spec, plan, tokens),
     )
 

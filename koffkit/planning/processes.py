@@ -12,6 +12,7 @@ from ..recipe.training import Training
 from .cluster import local, memory_of, once
 from .forecast import Tokens, cached_share, forecast_of
 from .machine import Machine
+from .peak import BYTES, LIBRARIES, held_by_heap
 from .plan import make_plan
 from .shares import require_divisible
 from .work import step_work
@@ -53,11 +54,26 @@ def shared_run(
         processes=processes,
         sharded=shard,
         sequences=max(sizes, default=0),
-        peak_memory=memory_of(own, spec, processes if shard else 1),
+        peak_memory=_peak(own, spec, machine, processes, shard),
         seconds={stage.name: None for stage in recipe.stages}
         if machine is None
         else _seconds(recipe, own, spec, _part(machine, processes), tokens, processes),
     )
+
+
+def _peak(own: Recipe, spec: ModelSpec, machine: Machine | None, processes: int, shard: bool) -> int:
+    """Bytes of one process, of the CPU's memory where no accelerator is known."""
+    training = memory_of(own, spec, processes if shard else 1)
+    if machine is not None and machine.at_once:
+        return training
+    return max(training if shard else training + held_by_heap(own, spec), _loading(own, spec))
+
+
+def _loading(own: Recipe, spec: ModelSpec) -> int:
+    """Bytes while the base is read in another type than it is stored in: both, for then it is not mapped."""
+    plan = make_plan(own, spec)
+    whole = plan.budget.base_params * BYTES[own.base.dtype]
+    return LIBRARIES + whole + plan.base_bytes if plan.base_bytes != whole else 0
 
 
 def _part(machine: Machine, processes: int) -> Machine:

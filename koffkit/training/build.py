@@ -14,7 +14,7 @@ from ..checkpoint.spec import ModelSpec
 from ..errors import UsageError
 from ..masks.convert import as_gates
 from ..masks.file import load_masks
-from ..parallel import ranks, sharding
+from ..parallel import lean, ranks, sharding
 from ..planning.plan import budget_of, check_layers, gated_layers
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
@@ -70,12 +70,14 @@ def build_context(
             "it out, or choose an accelerator with --device."
         )
     progress.message(f"loading {recipe.base.model}")
-    model = _load(base, recipe, progress)
+    if shard:
+        lean.free_at_once()
+    model = _load(base, recipe, progress, shard)
     spec, teacher = base, None
     if backbone is not None:
         teacher = accelerator.prepare_model(Student(model, base, None, None), evaluation_mode=True)
         spec = ModelSpec.open(backbone, family=base.arch.model_type)
-        model = _load(spec, recipe, progress)
+        model = _load(spec, recipe, progress, shard)
     student = _placed(make_student(recipe, spec, model, gated=backbone is None), accelerator, progress, shard)
     _start_memories(recipe, student, corpus)
     budget = budget_of(recipe, base)
@@ -118,14 +120,14 @@ def _corpus(
         )
 
 
-def _load(spec: ModelSpec, recipe: Recipe, progress: Progress) -> Any:
+def _load(spec: ModelSpec, recipe: Recipe, progress: Progress, shard: bool) -> Any:
     """A frozen model, once it is known to be what its files hold."""
     from ..model.loaded import require_same_tensors
     from ..model.student import load_frozen
 
     trusted = recipe.base.trust_remote_code
-    model = load_frozen(str(spec.folder), recipe.base.dtype, trust_remote_code=trusted)
-    require_same_tensors(model, spec, progress)
+    model = load_frozen(str(spec.folder), recipe.base.dtype, trust_remote_code=trusted, lean=shard)
+    require_same_tensors(model, spec, progress, lean=shard)
     return model
 
 

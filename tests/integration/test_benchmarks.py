@@ -176,6 +176,21 @@ def test_what_each_process_holds_is_what_was_planned(tmp_path: Path, monkeypatch
     assert all(row["peak"] > 1e8 for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("found", "holds"),
+    [
+        ({}, True),
+        ({"peak": 1090}, True),
+        ({"peak": 900}, False),
+        ({"peak": 1130}, False),
+        ({"weights": 98}, False),
+    ],
+)
+def test_a_process_that_takes_more_or_less_than_planned_is_seen(found: dict[str, int], holds: bool) -> None:
+    planned = {"processes": 2, "weights_planned": 100, "peak_planned": 1000}
+    assert load("processes").holds({**planned, "weights": 100, "peak": 1000, **found}) is holds
+
+
 def test_a_measured_point_that_contradicts_the_counts_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from koffkit.planning.forecast import (
     known_probe,
 )
 from koffkit.planning.machine import Machine
+from koffkit.planning.peak import held_by_heap
 from koffkit.planning.plan import make_plan
 from koffkit.planning.work import cache_bytes_a_token, step_work
 from koffkit.recipe.schema import Recipe
@@ -45,7 +47,9 @@ def test_time_is_steps_times_the_time_of_one(llama: Path, recipe: Recipe) -> Non
     assert found.seconds["recover"] == pytest.approx(4 * one)
     assert found.seconds["route"] is None
     assert found.seconds["evaluate"] > 0  # type: ignore[operator]
-    assert found.peak_memory == plan.peak_memory_bytes
+    assert found.peak_memory == plan.peak_memory_bytes + held_by_heap(recipe, spec) > plan.peak_memory_bytes
+    on_gpu = forecast_of(recipe, spec, plan, replace(SLOW, at_once=True), TOKENS)
+    assert on_gpu.peak_memory == plan.peak_memory_bytes
     unknown = forecast_of(recipe, spec, plan, SLOW, dict.fromkeys(TOKENS))
     assert unknown.seconds["evaluate"] is None
     assert unknown.seconds["recover"] == found.seconds["recover"]
