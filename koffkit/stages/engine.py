@@ -13,7 +13,7 @@ from ..data.domains import resolve_domains
 from ..errors import DataError, KoffkitError
 from ..hub import locate
 from ..interrupts import interruptible
-from ..parallel import ranks
+from ..parallel import lean, ranks
 from ..planning.shares import require_divisible
 from ..progress import Progress, Silent
 from ..recipe.load import LoadedRecipe
@@ -26,7 +26,6 @@ from ..training.build import build_context
 from ..training.checkpoint import load_latest
 from ..training.context import Context
 from ..training.precision import multiplying
-from ..training.profile import give_back
 from ..training.teaching import open_cache
 from .costs import foreseen, spent
 from .opening import clear, led_run, open_run
@@ -201,7 +200,7 @@ def _run_stages(context: Context, state: RunState) -> RunState:
         state = _note(context, state, stage.name, "running")
         resume, begin = checkpoint if place == first else None, time.monotonic()
         _stage_kind(stage.name).run(context, stage.options, resume)
-        give_back()
+        lean.give_back()
         state = _note(context, state, stage.name, "done", time.monotonic() - begin)
     return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from koffkit.parallel.lean import MAPS, let_go
+from koffkit.parallel.lean import MAPS, give_back, let_go
 
 from ...common import make_checkpoint
 
@@ -121,3 +122,19 @@ def test_a_model_is_divided_without_being_in_memory_twice(tmp_path: Path) -> Non
 def test_large_blocks_go_back_unless_the_user_said_otherwise(said: dict[str, str], answer: str) -> None:
     done = subprocess.run([sys.executable, "-c", TAKEN], env=said, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == answer
+
+
+@pytest.mark.skipif(not GLIBC, reason="not glibc's allocator")
+def test_what_lies_below_something_in_use_is_given_back() -> None:
+    def taken() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    large = torch.ones(6 << 20)  # glibc takes what is smaller than this from one piece from now on
+    del large
+    before = taken()
+    blocks = [torch.ones(1 << 18) for _ in range(300)]  # 1 MB each
+    held = blocks[-1]
+    del blocks
+    kept = taken() - before
+    give_back()
+    assert kept > 200e6 and taken() - before < 50e6 and held.sum() == 1 << 18
