@@ -12,9 +12,11 @@ from ..data.domains import resolve_domains
 from ..devices import device_at_hand
 from ..hub import locate
 from ..interrupts import interruptible
+from ..parallel import ranks
 from ..planning.forecast import Forecast, disk_bytes, forecast_of, keep_probe, known_probe
 from ..planning.machine import measured_machine
 from ..planning.plan import make_plan
+from ..planning.processes import shared_run
 from ..progress import Progress
 from ..recipe.load import LoadedRecipe
 from ..recipe.stages import KINDS
@@ -83,21 +85,24 @@ def _probed(context: Context, base: ModelSpec, steps: int) -> Forecast:
     )
 
 
-def foreseen(context: Context, base: ModelSpec, device: str | None) -> RunCosts | None:
-    """What a run is expected to cost: as real steps of its recipe said, or by the machine's measured speed.
-    None where memories are learned for a sliced backbone.
+def foreseen(context: Context, base: ModelSpec, device: str | None, *, shard: bool) -> RunCosts | None:
+    """What a run is expected to cost: as real steps of its recipe said, or by the machine's measured speed,
+    then also for each of several processes. None where memories are learned for a sliced backbone.
 
     Args:
         context: before the first stage. base: the unpruned model. device: that the user named.
+        shard: the processes divide the frozen weights.
     """
     if context.teacher is not None:  # memories for a sliced backbone
         return None
-    at_hand = device_at_hand(device)
-    forecast = known_probe(context.loaded.recipe, at_hand)
+    recipe, at_hand, several = context.loaded.recipe, device_at_hand(device), ranks.size() > 1
+    forecast = None if several else known_probe(recipe, at_hand)
     if forecast is None:
-        machine = measured_machine(at_hand, str(context.accelerator.device))
-        recipe = context.loaded.recipe
-        forecast = forecast_of(recipe, base, make_plan(recipe, base), machine, _tokens(context))
+        machine, tokens = measured_machine(at_hand, str(context.accelerator.device)), _tokens(context)
+        forecast = forecast_of(recipe, base, make_plan(recipe, base), machine, tokens)
+        if several:
+            each = shared_run(recipe, base, machine, tokens, ranks.size(), shard=shard)
+            forecast = replace(forecast, seconds=each.seconds, peak_memory=each.peak_memory)
     return RunCosts.model_validate(asdict(forecast))
 
 

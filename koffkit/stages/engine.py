@@ -127,7 +127,7 @@ def _carry_out(
         context.shared = shared
         context.cache = open_cache(context, state.base.fingerprint)
         if ranks.leads():
-            state = state.evolve(foreseen=state.foreseen or foreseen(context, base, device))
+            state = state.evolve(foreseen=state.foreseen or foreseen(context, base, device, shard=shard))
     except KoffkitError as error:
         if fresh:  # nothing was learned: leave nothing that blocks the corrected recipe
             clear(run, keep_tokens=not isinstance(error, DataError))

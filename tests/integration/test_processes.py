@@ -17,6 +17,11 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from koffkit.checkpoint.spec import ModelSpec
+from koffkit.planning.plan import make_plan
+from koffkit.planning.processes import shared_run
+from koffkit.recipe.load import load_recipe
+
 from ..common import digests, make_checkpoint, make_tokenizer, recipe_dict, write_recipe
 from ..processes import INTERRUPTED, Blow, compress, free_port, needs_fork
 
@@ -106,10 +111,23 @@ def require_same(run: Path, alone: Path) -> None:
     assert kl[0] == pytest.approx(kl[1], rel=1e-3)
 
 
+def require_plan_of_one(recipe: Path, run: Path, processes: int, *, shard: bool) -> None:
+    """What was foreseen is what one of the processes takes."""
+    loaded = load_recipe(recipe).recipe
+    spec, foreseen = (
+        ModelSpec.open(Path(loaded.base.model)),
+        json.loads((run / "run.json").read_text())["foreseen"],
+    )
+    expected = shared_run(loaded, spec, None, {}, processes, shard=shard).peak_memory
+    assert foreseen["peak_memory"] == expected != make_plan(loaded, spec).peak_memory_bytes
+    assert foreseen["basis"] == "machine" and foreseen["seconds"]["learn_masks"] > 0
+
+
 def test_two_processes_learn_what_one_learns(recipe: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert compress(recipe, run, 2) == [0, 0]
     require_same(run, alone)
+    require_plan_of_one(recipe, run, 2, shard=False)
     assert [len(row["peak_memory_of_processes"]) for row in rows(run)] == [2] * 10
     assert not (run / "checkpoints").exists()
     listed = json.loads((run / "run.json").read_text())["files"]
@@ -122,6 +140,7 @@ def test_divided_weights_change_nothing(recipe: Path, alone: Path, tmp_path: Pat
     tree["train"]["gradient_checkpointing"] = True
     assert compress(write_recipe(tmp_path / "recipe.yaml", tree), run, 2, shard=True) == [0, 0]
     require_same(run, alone)
+    require_plan_of_one(tmp_path / "recipe.yaml", run, 2, shard=True)
     (said,) = [line for line in (tmp_path / "messages").read_text().splitlines() if "holds about" in line]
     assert said.startswith("0: of ")
     size, own = (int(word.replace(",", "")) for word in said.split() if word[0].isdigit() and "," in word)
