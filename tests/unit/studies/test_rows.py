@@ -156,7 +156,7 @@ def test_one_shot_rows_look_at_the_text_that_the_recipe_looks_at(base: Path, tmp
 
 
 def test_all_rows_are_recipes_that_differ(base: Path, tmp_path: Path) -> None:
-    same = ("neurons_only", "uniform", "cold_gates", *COMBINATIONS)
+    same = ("neurons_only", "uniform", "cold_gates", "all_layers", *COMBINATIONS)
     rows = [name for name in ROWS if name not in same]
     found = entries(base, tmp_path, rows)
     texts = {entry.loaded.recipe.model_dump_json() for entry in found.values()}
