@@ -71,7 +71,7 @@ def compared(logits: Tensor, answer: Mapping[str, Any], silent: Sequence[int]) -
         kl += float((exact.exp() * off).sum()) / len(steps)
     steps[:, torch.tensor(silent, dtype=torch.long)] = -torch.inf
     equal = int((steps.argmax(-1) == torch.tensor(answer["ids"])).sum())
-    return float(worst), max(0.0, kl), equal
+    return float(worst), max(kl, 0.0), equal  # NaN stays NaN
 
 
 def require_answers(
