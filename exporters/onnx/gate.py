@@ -88,20 +88,21 @@ def _compare(model: Any, exact: Probe, single: Probe, domain: str | None, longes
         ids += new
     ours, read = torch.cat(parts), ids[:-1]
     hidden, rounded = exact.hidden(read, [domain])[0], single.hidden(read, [domain])[0]
-    worst = floor = largest = 0.0
+    floor = largest = 0.0
+    worst = torch.zeros((), dtype=torch.float64)
     best = torch.full((len(read),), -torch.inf, dtype=torch.float64)
     chosen = torch.zeros(len(read), dtype=torch.float64)
     following = torch.tensor(ids[1:])
     for (first, part), (_, other) in zip(exact.logits(hidden), single.logits(rounded), strict=True):
         there = ours[:, first : first + part.shape[-1]].double()
-        worst = max(worst, _largest(there - part))
+        worst = torch.maximum(worst, (there - part).abs().max())  # NaN stays NaN
         floor, largest = max(floor, _largest(other.double() - part)), max(largest, _largest(part))
         best = torch.maximum(best, part.max(-1).values)
         inside = (following >= first) & (following < first + part.shape[-1])
         chosen[inside] = part[inside, following[inside] - first]
     limit = max(FLOORS * floor, LEAST * largest)
     equal = int((best == chosen)[-count:].sum())
-    return Measured(tokens=count, equal=equal, max_abs=worst, floor=floor, limit=limit)
+    return Measured(tokens=count, equal=equal, max_abs=float(worst), floor=floor, limit=limit)
 
 
 def _largest(values: Any) -> float:

@@ -120,10 +120,11 @@ def _greedy(
         lost = float((expected.amax(-1) - chosen).max())
         off = abs(float((chosen - expected.logsumexp(-1)).sum()) - score) / len(ids)
         limit = 2 * limit_of(figures, condition)  # a difference of two logits
-        if exact and not max(lost, off) <= limit:
+        most = max(off, lost)  # in this order NaN stays NaN
+        if exact and not most <= limit:
             raise IntegrityError(
                 f"memory {condition}: OpenVINO GenAI writes other text than koffkit ({equal[condition]} of "
-                f"{GREEDY} greedy tokens equal; a logit is off by {max(lost, off):.3g}, limit {limit:.3g}); "
+                f"{GREEDY} greedy tokens equal; a logit is off by {most:.3g}, limit {limit:.3g}); "
                 f"{_otherwise()}"
             )
     return equal
