@@ -98,7 +98,7 @@ def require_place(folder: Path) -> None:
     for place in (folder, *folder.parents):
         if place.is_dir():
             return
-        if os.path.lexists(place):
+        if os.path.lexists(place) and not place.is_dir():  # nobody made it between the two questions
             what = "a link that leads nowhere" if place.is_symlink() and not place.exists() else "a file"
             raise UsageError(f"{folder}: {place} is {what}, not a folder; choose another --output.")
 

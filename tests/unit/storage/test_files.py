@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from koffkit.storage.files import replacing_file, write_atomically, write_json
+from koffkit.storage.files import make_folder, replacing_file, write_atomically, write_json
 
 
 def test_a_reader_sees_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +31,17 @@ def test_a_failed_write_names_the_file(tmp_path: Path) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     assert failed.value.filename == str(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_makes_meanwhile_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = os.path.lexists
+
+    def made_meanwhile(place: Path) -> bool:
+        Path(place).mkdir(exist_ok=True)
+        return asks(place)
+
+    monkeypatch.setattr(os.path, "lexists", made_meanwhile)
+    make_folder(tmp_path / "cache")
+    assert (tmp_path / "cache").is_dir()
