@@ -13,7 +13,10 @@ FOLDER holds `culture.txt`, ..., or the same with `.xz`. NAME is one of the reci
 - `selectors`: the mask of every one-shot selector, with the same LoRA recovery of two topics, and (backbone
   alone) without.
 - `components`: the paper's Table 2 with two topics: masks and memories of LoRA and KV learned together,
-  without one part at a time; FILE of `--retention` is text that belongs to no topic.
+  without one part at a time.
+
+FILE of `--retention` is text that belongs to no topic (`retention.py` makes one); only `components` cannot do
+without.
 
 Each sparsity is a `koffkit ablate`, which keeps finished runs and continues interrupted ones; `runs.csv` has
 every figure by topic. On one core a run takes a quarter of an hour to an hour. What follows `--` goes to
@@ -81,7 +84,7 @@ def command(
 @click.option("--sparsity", default="0.12,0.2,0.3", show_default=True, help="Separated by commas.")
 @click.option("--work", type=click.Path(path_type=Path), default="runs/real", show_default=True)
 @click.option("--recipe", type=click.Choice(list(ROWS)), default="topics", show_default=True)
-@click.option("--retention", type=click.Path(path_type=Path, exists=True), help="Of recipe components.")
+@click.option("--retention", type=click.Path(path_type=Path, exists=True), help="Text of no topic.")
 @click.argument("more", nargs=-1)
 def main(
     corpus: Path,
@@ -93,8 +96,8 @@ def main(
     more: tuple[str, ...],
 ) -> None:
     """Print a table for every sparsity."""
-    if (retention is None) == (recipe == "components"):
-        raise click.UsageError("--retention FILE belongs to --recipe components, which cannot do without.")
+    if retention is None and recipe == "components":
+        raise click.UsageError("--recipe components cannot do without --retention FILE.")
     rest = list(more) if "--rows" in more else ["--rows", ROWS[recipe], *more]
     for level in map(float, sparsity.split(",")):
         subprocess.run([*command(corpus, model, level, work, recipe, retention), *rest], check=True)

@@ -204,3 +204,25 @@ def test_a_measured_point_that_contradicts_the_counts_is_seen(
     )
     assert found.exit_code == 1
     assert "IS OFF" in found.output
+
+
+def test_retention_text_has_the_right_answers(tmp_path: Path) -> None:
+    """Questions, sixteen of each file, as lm-eval asks them; after four documents of them one of prose."""
+    for number, name in enumerate(("arc_easy_train", "arc_challenge_train")):
+        asked = [
+            {"question": f"What is {number} and {at}?", "choices": ["wrong", f"{number}-{at}"], "answer": 1}
+            for at in range(16)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    (tmp_path / "openstax_other.txt").write_text("A first text.\nIts end.\n\nA second text.\n")
+    module = load("real/retention")
+    found = CliRunner().invoke(
+        module.main, ["--corpus", str(tmp_path), "--output", str(tmp_path / "new" / "text.txt")]
+    )
+    assert found.exit_code == 0, found.output
+    documents = (tmp_path / "new" / "text.txt").read_text().rstrip("\n").split("\n\n")
+    assert len(documents) == 5
+    assert documents[4] in ("A first text.\nIts end.", "A second text.")
+    lines = "\n".join(documents[:4]).splitlines()
+    answers = {f"Question: What is {a} and {b}?": f"Answer: {a}-{b}" for a in range(2) for b in range(16)}
+    assert dict(zip(lines[::2], lines[1::2], strict=True)) == answers
