@@ -59,7 +59,23 @@ QWEN_3B: dict[str, Any] = {
     "tie_word_embeddings": True,
     "dtype": "bfloat16",
 }
+SMOLLM2: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "max_position_embeddings": 8192,
+    "rope_theta": 100000.0,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
 TRUE_SHAPES = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2,
     "meta-llama/Llama-3.2-1B": LLAMA_1B,
     "meta-llama/Llama-3.2-3B": LLAMA_3B,
     "meta-llama/Llama-3.1-8B": LLAMA_8B,

@@ -43,7 +43,11 @@ def _qwen(
     }
 
 
+SMALL = {"vocab_size": 49152, "num_key_value_heads": 3, "max_position_embeddings": 8192}
+"""What SmolLM2-135M has in place of a Llama 3's."""
+
 SHAPES: Mapping[str, dict[str, Any]] = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _llama(30, 576, 1536, 9, 64, tied=True) | SMALL,
     "meta-llama/Llama-3.2-1B": _llama(16, 2048, 8192, 32, 64, tied=True),
     "meta-llama/Llama-3.2-3B": _llama(28, 3072, 8192, 24, 128, tied=True),
     "meta-llama/Llama-3.1-8B": _llama(32, 4096, 14336, 32, 128),

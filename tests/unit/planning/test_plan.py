@@ -44,9 +44,8 @@ def test_every_recipe_for_a_large_model_fits_its_true_shape(name: str) -> None:
     budget = plan.budget
     assert recipe.mask.global_sparsity <= budget.global_sparsity < recipe.mask.global_sparsity + 0.006
     assert budget.target_params <= budget.removed_params < budget.target_params + budget.step_params
-    halves = (recipe.memory.lora, recipe.memory.kv)
-    assert (plan.memory_params > 0) == any(halves)
-    assert recipe.servable == (not name.startswith("paper/"))
+    assert (plan.memory_params > 0) == recipe.memory.is_on
+    assert recipe.servable == (not name.startswith("paper/") and recipe.memory.neurons is None)
 
 
 @pytest.mark.parametrize(("model", "config"), TRUE_SHAPES.items())
