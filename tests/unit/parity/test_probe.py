@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from koffkit import KoffModel
 from koffkit.artefact.export import open_export
 from koffkit.parity.compare import TOLERANCE, compare
-from koffkit.parity.probe import FEW_TOKENS, Probe, distances_to_golden, golden, probe_tokens
+from koffkit.parity.probe import FEW_TOKENS, Probe, _Float64, distances_to_golden, golden, probe_tokens
 
 from ...common import make_checkpoint
 from ...conftest import Shipped
@@ -27,6 +28,28 @@ def test_weights_read_one_by_one_give_the_logits_of_the_whole_model(
     probe, tokens = Probe(folder), probe_tokens(300)
     found = torch.cat([part for _, part in probe.logits(probe.hidden(tokens, [None]))], dim=-1).float()
     torch.testing.assert_close(found, model(torch.tensor([tokens])).logits.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])  # without and with biases
+def test_many_pieces_give_the_same_and_do_not_pass_through_the_watch_for_float32(
+    tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every operation that the watch sees costs as much as a small product, and pieces name no type."""
+    seen, watch = [], _Float64.__torch_function__
+
+    def count(self: _Float64, func: Any, *more: Any) -> Any:
+        seen.append(func)
+        return watch(self, func, *more)
+
+    monkeypatch.setattr(_Float64, "__torch_function__", count)
+    probe, found = Probe(make_checkpoint(tmp_path, model_type)), {}
+    for at_once in (1 << 20, 256):
+        monkeypatch.setattr("koffkit.parity.weights.AT_ONCE", at_once)
+        seen.clear()
+        found[at_once] = probe.hidden(probe_tokens(300), [None]), len(seen)
+    (whole, once), (pieces, often) = found.values()
+    assert 0 < once == often
+    torch.testing.assert_close(whole, pieces, rtol=1e-13, atol=1e-13)
 
 
 def test_rows_have_their_own_memories(shipped: Shipped) -> None:
