@@ -70,3 +70,14 @@ def active_probability(log_alpha: Tensor, temperature: float) -> Tensor:
         temperature: of the Hard Concrete distribution, above 0.
     """
     return torch.sigmoid(log_alpha - temperature * math.log(-STRETCH_LOW / STRETCH_HIGH))
+
+
+def straight_through(hard: Tensor, scores: Tensor) -> Tensor:
+    """Gates with the values of `hard`, whose derivative by a gate is that by its score, open or shut (Bengio
+    et al. 2013, arXiv 1308.3432).
+
+    Args:
+        hard: which gates are open, 0 or 1, of any shape.
+        scores: what learns, of the same shape.
+    """
+    return hard + (scores - scores.detach())

@@ -119,7 +119,7 @@ def scores_for_memories(
     tried = []
     for _ in range(ROUNDS):
         removed = ~keep(worth)
-        given = [_given(table, removed, count, layout) for table in own.values()]
+        given = [chosen_table(table, removed, count, layout) for table in own.values()]
         lost = [table[removed & ~back].sum() for table, back in zip(own.values(), given, strict=True)]
         tried.append((float(sum(lost) + sum(table[removed].sum() for table in rest)), worth))
         capped = [
@@ -146,7 +146,7 @@ def prices(scores: Tensor, removed: Tensor, given: Tensor, layout: str) -> Tenso
     return (lowest + highest) / 2
 
 
-def _given(scores: Tensor, removed: Tensor, count: int, layout: str) -> Tensor:
+def chosen_table(scores: Tensor, removed: Tensor, count: int, layout: str) -> Tensor:
     """The neurons of `choose_neurons`, boolean [L, U]."""
     given = torch.zeros_like(removed)
     for layer, places in choose_neurons(scores, removed, count, layout).items():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.spec import ModelSpec
 from ..method.budget import Budget
+from ..method.gates import straight_through
 from .gating import Gates
 
 
@@ -40,7 +41,7 @@ class TopKGates(Gates):
         """Scale times mask, differentiable in scores and scales; nothing is drawn."""
         masks = self.hard(self.budget)
         return {
-            name: self._opened((masks[name] + (alpha - alpha.detach())) * self.scale[name])
+            name: self._opened(straight_through(masks[name], alpha) * self.scale[name])
             for name, alpha in self.log_alpha.items()
         }
 

@@ -18,7 +18,7 @@ from ..recipe.schema import Recipe, StageEntry
 from ..recipe.training import Training
 from .machine import Machine
 from .plan import Plan, make_plan
-from .work import FLOAT, step_work
+from .work import FLOAT, once, step_work
 
 Layout = Literal["copies", "sharded in a node", "sharded over all"]
 RATE = "bfloat16"
@@ -196,11 +196,6 @@ def _estimate(
         seconds=total,
         utilisation=work / total / peak if total else 0.0,
     )
-
-
-def once(recipe: Recipe) -> Recipe:
-    """The recipe without gradient accumulation."""
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"gradient_accumulation": 1})})
 
 
 def _adding(plan: Plan, spec: ModelSpec, cluster: Cluster, gpus: int) -> float:

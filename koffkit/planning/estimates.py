@@ -8,6 +8,7 @@ from typing import Any
 
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
+from .neurons import choice_learned
 
 # Floating-point operations per second that training may reach: from two laptop cores to one large GPU at half
 # its peak.
@@ -35,8 +36,8 @@ class Net:
 
 
 def training_tokens(recipe: Recipe) -> dict[str, int]:
-    """Tokens that every training stage reads, by stage."""
-    return {
+    """Tokens that every training stage reads, and a stage that learns a choice, by stage."""
+    tokens = {
         stage.name: stage.options.max_steps
         * stage.options.batch_size
         * recipe.sequence_length
@@ -44,6 +45,10 @@ def training_tokens(recipe: Recipe) -> dict[str, int]:
         for stage in recipe.stages
         if isinstance(stage.options, Training)
     }
+    learned = choice_learned(recipe)
+    if learned is not None:
+        tokens["restore"] = learned.max_steps * learned.batch_size * recipe.sequence_length
+    return tokens
 
 
 def asked_tokens(recipe: Recipe) -> dict[str, int]:
@@ -56,11 +61,13 @@ def asked_tokens(recipe: Recipe) -> dict[str, int]:
     training = training_tokens(recipe)
     for stage in recipe.stages:
         tokens = training.get(stage.name, 0)
-        shared = stage.name == "learn_masks" or (tokens and stage.options.lr.backbone is not None)
+        trains = isinstance(stage.options, Training)
+        shared = trains and (stage.name == "learn_masks" or stage.options.lr.backbone is not None)
         share = 1 / recipe.distill.retention_every if shared and recipe.retention else 0.0
         retention += share * tokens
         for name in domains:
-            asked[name] += (1 - share) * tokens * weights[name] / whole
+            part = 1 / len(domains) if stage.name == "restore" else weights[name] / whole
+            asked[name] += (1 - share) * tokens * part
     counts = {name: round(tokens) for name, tokens in asked.items()}
     return counts | ({"retention": round(retention)} if recipe.retention is not None else {})
 

@@ -19,9 +19,19 @@ from ..recipe.training import Training
 from ..storage.files import make_folder, write_json
 from .estimates import asked_tokens
 from .machine import Machine, machine_key
+from .neurons import choice_learned
 from .peak import held_by_heap
 from .plan import Plan
-from .work import FLOAT, STUDENT_LOGITS, Work, cache_bytes_a_token, forward_work, step_work, trained_backbone
+from .work import (
+    FLOAT,
+    STUDENT_LOGITS,
+    Work,
+    cache_bytes_a_token,
+    forward_work,
+    once,
+    step_work,
+    trained_backbone,
+)
 
 TOKEN_BYTES = 4
 CHECKPOINTS, MOMENTS = 2, 2
@@ -61,6 +71,8 @@ def forecast_of(recipe: Recipe, spec: ModelSpec, plan: Plan, machine: Machine, t
             seconds[stage.name] = stage.options.max_steps * ((1 - share) * new + share * again)
         elif stage.name == "evaluate":
             seconds[stage.name] = _evaluating(recipe, spec, stage.options, machine, tokens)
+        elif stage.name == "restore" and (learned := choice_learned(recipe)) is not None:
+            seconds[stage.name] = _choosing(recipe, spec, stage.options, learned, machine, dtype)
         else:
             seconds[stage.name] = None
     return Forecast(
@@ -69,6 +81,17 @@ def forecast_of(recipe: Recipe, spec: ModelSpec, plan: Plan, machine: Machine, t
         peak_memory=plan.peak_memory_bytes + (0 if machine.at_once else held_by_heap(recipe, spec)),
         disk=disk_bytes(recipe, spec, plan, tokens),
     )
+
+
+def _choosing(
+    recipe: Recipe, spec: ModelSpec, options: Any, learned: Training, machine: Machine, dtype: str
+) -> float:
+    """Of the steps, and of the passes before them for the first scores, which need no teacher."""
+    new, again = (
+        machine.seconds(step_work(once(recipe), spec, learned, cached=way), dtype) for way in (False, True)
+    )
+    passes: int = options.batches * len(recipe.domain_names)
+    return learned.max_steps * new + passes * again
 
 
 def cached_share(recipe: Recipe, options: Training, tokens: Tokens, known: float) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from ..errors import UsageError
 from ..method.budget import Budget
 from ..recipe.learning import RestoredNeurons
 from ..recipe.schema import Recipe
+from ..recipe.training import Training
 
 STRUCTURE = "mlp_neuron"
 INDEX_BYTES = 8
@@ -32,6 +33,17 @@ def restored_neurons(wanted: RestoredNeurons, spec: ModelSpec, itemsize: int) ->
     assert wanted.bytes is not None
     total = wanted.bytes // (parameters_of_neuron(spec) * itemsize + INDEX_BYTES)
     return total if wanted.layout == "ragged" else total // spec.num_layers * spec.num_layers
+
+
+def choice_learned(recipe: Recipe) -> Training | None:
+    """The steps of stage `restore`, all domains' together, as those of a stage that trains; None: the choice
+    is not learned."""
+    for stage in recipe.stages:
+        steps = getattr(stage.options, "learning_steps", 0)
+        if steps:
+            total = steps * len(recipe.domain_names)
+            return Training(max_steps=total, batch_size=stage.options.batch_size)
+    return None
 
 
 def check_neurons(recipe: Recipe, spec: ModelSpec, budget: Budget, itemsize: int) -> None:

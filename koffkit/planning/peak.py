@@ -24,7 +24,7 @@ HIDDEN_KEPT, INNER_KEPT = 10, 5
 """Vectors of the hidden and of the intermediate size that a layer keeps for the backward pass, a token."""
 SLOPES = 2
 """Further ones of the intermediate size, where a selector takes the slopes of all gates."""
-BY_SLOPES = ("taylor", "fisher", "sensitivity")
+BY_SLOPES = ("taylor", "fisher", "sensitivity", "learned")
 """Selectors, and ways to rank neurons, that need a backward pass."""
 STREAMS_KEPT = 5
 """Hidden states of all its text that a repair holds: of two models, and what goes in and out of a layer."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from ..checkpoint.spec import ModelSpec
 from ..recipe.schema import Recipe
 from ..recipe.training import Training
-from .cluster import local, memory_of, once
+from .cluster import local, memory_of
 from .forecast import Tokens, cached_share, forecast_of
 from .machine import Machine
 from .peak import BYTES, LIBRARIES, held_by_heap
 from .plan import make_plan
 from .shares import require_divisible
-from .work import step_work
+from .work import once, step_work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,11 @@ def step_work(recipe: Recipe, spec: ModelSpec, options: Training, *, cached: boo
     )
 
 
+def once(recipe: Recipe) -> Recipe:
+    """The recipe without gradient accumulation."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"gradient_accumulation": 1})})
+
+
 def forward_work(recipe: Recipe, spec: ModelSpec, tokens: int) -> Work:
     """One pass through a model, with its logits, for measuring."""
     shape = spec.shape

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..parallel import ranks
 from ..strict import Positive, StrictModel
@@ -15,17 +16,23 @@ if TYPE_CHECKING:
     from ..recipe.load import LoadedRecipe
     from ..recipe.schema import Recipe
     from ..training.checkpoint import Checkpoint
+    from ..training.choosing import Learning
     from ..training.context import Context
     from ..training.probe import Probe
+
+
+STEPS, LR = 24, 4.0
+"""Of a learned choice, by default."""
 
 
 class RestoreOptions(StrictModel):
     """Give each memory the removed neurons that its domain uses most (`memory.neurons`)."""
 
-    score: Literal["sensitivity", "activation"] = Field(
+    score: Literal["sensitivity", "activation", "learned"] = Field(
         "sensitivity",
-        description="How neurons are ranked: by what removing them is expected to cost, or by the size of "
-        "their output.",
+        description="How neurons are ranked: by what removing them is expected to cost, by the size of their "
+        "output, or (learned) by sensitivity at first, and then by what backbone and chosen neurons still "
+        "lack on the domain's text.",
     )
     own_share: float = Field(
         0.5,
@@ -35,6 +42,33 @@ class RestoreOptions(StrictModel):
     )
     batches: Positive = Field(8, description="Batches of training text of each domain that are read.")
     batch_size: Positive = Field(4, description="Sequences in a batch.")
+    steps: Positive | None = Field(
+        None,
+        description=f"With score: learned, batches of training text of each domain from which the choice is "
+        f"learned, one for each step. By default {STEPS}.",
+    )
+    lr: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="With score: learned, how far all steps together can take the scores of neurons down the "
+        f"slope of the distillation loss, in standard deviations of the first scores. By default {LR:g}.",
+    )
+
+    @model_validator(mode="after")
+    def _only_what_learns_has_steps(self) -> RestoreOptions:
+        given = [name for name in ("steps", "lr") if getattr(self, name) is not None]
+        if given and self.score != "learned":
+            raise ValueError(
+                f"{' and '.join(given)}: nothing is learned with score: {self.score}; set score: learned, or "
+                f"leave {' and '.join(given)} out"
+            )
+        return self
+
+    @property
+    def learning_steps(self) -> int:
+        """Steps of each domain; 0: the choice is not learned."""
+        return 0 if self.score != "learned" else self.steps or STEPS
 
 
 class Restore(StageKind):
@@ -64,9 +98,15 @@ class Restore(StageKind):
         check_neurons(loaded.recipe, base, budget_of(loaded.recipe, base), stored_dtype(base).itemsize)
 
     def probe(self, context: Context, options: RestoreOptions, probe: Probe) -> float:
+        from ..training.choosing import probe_steps
         from ..training.probe import seconds_of
 
-        return seconds_of(lambda: self.run(context, options, None))  # there is no part of it to time
+        learning, short = _learning(options), options
+        more = 0.0
+        if learning is not None:
+            each = probe_steps(context, replace(learning, steps=probe.steps)) / probe.steps
+            more, short = (learning.steps - 1) * each, options.model_copy(update={"steps": 1})
+        return more + seconds_of(lambda: self.run(context, short, None))  # there is no part of it to time
 
     def run(self, context: Context, options: RestoreOptions, resume: Checkpoint | None) -> None:
         from ..training.checkpoint import Checkpoint, save_checkpoint
@@ -79,8 +119,9 @@ class Restore(StageKind):
         if resume is not None:
             context.resume_repair(resume.extra["repair"])
         else:
+            score, size = options.score, options.batch_size
             chosen = choose_by_domain(
-                context, options.score, options.own_share, options.batches, options.batch_size
+                context, score, options.own_share, options.batches, size, _learning(options)
             )
             spec = (context.teacher or context.student).spec
             silent = silent_outputs(spec, context.final_masks or {})
@@ -96,3 +137,13 @@ class Restore(StageKind):
             done = Checkpoint(self.name, 1, dict(context.tensors()), {}, extra)
             save_checkpoint(context.run.checkpoints_dir, order, done)
         save_memories(context)
+
+
+def _learning(options: RestoreOptions) -> Learning | None:
+    """How the choice is learned, on text that the first scores are not from; None: it is not."""
+    from ..training.choosing import Learning
+
+    steps = options.learning_steps
+    if not steps:
+        return None
+    return Learning(steps, options.lr or LR, options.own_share, options.batches, options.batch_size)

@@ -19,13 +19,13 @@ from torch import Tensor
 from ..errors import IntegrityError, Interrupted
 from ..method.controller import make_controller
 from ..method.losses.base import Objective
-from ..method.losses.chunked import training_loss
 from ..model.batch import Batch
 from ..parallel import ranks
 from ..planning.shares import Share
 from ..recipe.training import Training
 from .checkpoint import Checkpoint, optimizer_moments, restore, restore_moments, save_checkpoint
 from .context import Context
+from .distilling import distilled
 from .figures import LOW_MASS, gradient_figures, gradients, low_mass, peak_memory_figures, rates
 from .heldout import Watch
 from .optimizer import SHARED, parameter_groups
@@ -218,26 +218,19 @@ class DistillationLoop:
         Returns:
             The differentiable loss, and its terms as numbers.
         """
-        student, accelerator, objective = self.student, self.context.accelerator, self.objective
+        student, objective = self.student, self.objective
         lower = self.context.lower_layers(values, sampled=self.train_gates)
         of = None  # the loss is a mean over this many positions; None: those at hand
         if share is not None and not share.whole:
             of, batch = int(batch.scored(labels=objective.loss.needs_labels).sum()), batch.rows(share.rows)
-        with accelerator.autocast():
-            teacher = None
-            if objective.loss.needs_teacher:
-                with span("teacher"), torch.no_grad(), lower.recorded():
-                    teacher = self.context.taught(batch)
-            with span("student"), lower.replayed():
-                hidden = student(batch.ids, values, memory, batch.positions)
-            scored = batch.scored(labels=objective.loss.needs_labels)
-            labels = batch.ids.roll(-1, 1)[scored] if objective.loss.needs_labels else None
-            rows = None if teacher is None else teacher[scored]
-            chunk = self.recipe.distill.chunk_tokens
-            with span("loss"):
-                loss, covered, terms = training_loss(
-                    hidden[scored], rows, labels, student.head, objective, chunk, of
-                )
+        loss, covered, terms = distilled(
+            self.context,
+            objective,
+            batch,
+            lambda: student(batch.ids, values, memory, batch.positions),
+            lower,
+            of,
+        )
         if share is not None and of == 0:
             covered = covered * share.fraction
         return loss, {"loss": loss.item(), "covered_mass": covered.item()} | {

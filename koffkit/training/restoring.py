@@ -20,6 +20,7 @@ from ..model.neuron_memory import BIASES, WEIGHTS, Neurons, mlp_modules
 from ..parallel import ranks
 from ..parallel.sharding import whole
 from ..planning.neurons import STRUCTURE, restored_neurons
+from .choosing import Learning, learned_scores
 from .context import Context, watched
 from .shared import computed_once
 
@@ -28,7 +29,12 @@ SEED = 7919
 
 
 def choose_by_domain(
-    context: Context, score: str, own_share: float, batches: int, batch_size: int
+    context: Context,
+    score: str,
+    own_share: float,
+    batches: int,
+    batch_size: int,
+    learning: Learning | None = None,
 ) -> dict[str, dict[int, Tensor]]:
     """The removed neurons that each domain gets back: their places by layer, by domain.
 
@@ -38,8 +44,10 @@ def choose_by_domain(
         own_share: see `koffkit.method.restoring.mixed`.
         batches: batches of training text of each domain.
         batch_size: sequences in a batch.
+        learning: how the choice by these scores is improved; None: it stays.
 
     Raises:
+        IntegrityError: a loss that is learned from is not a number.
         Interrupted: the user asked to stop.
     """
     masks, wanted = context.final_masks, context.loaded.recipe.memory.neurons
@@ -57,17 +65,16 @@ def choose_by_domain(
         [plain_weight(mlp.down_proj).float().norm(dim=0) for _, mlp in mlp_modules(student.model)]
     )
     scores = {
-        domain: own.sensitivity()
-        if score == "sensitivity"
-        else own.activation(columns.to(own.squares.device))
+        domain: own.activation(columns.to(own.squares.device)) if score == "activation" else own.sensitivity()
         for domain, own in sums.items()
     }
     removed = masks[STRUCTURE].to(columns.device) == 0
     count = restored_neurons(wanted, spec, stored_dtype(spec).itemsize)
-    return {
-        domain: choose_neurons(own, removed, count, wanted.layout)
-        for domain, own in mixed(scores, own_share).items()
-    }
+    final = mixed(scores, own_share)
+    if learning is not None:
+        final = learned_scores(context, final, count, wanted.layout, learning)
+        ranks.take_from_leader(final.values())
+    return {domain: choose_neurons(own, removed, count, wanted.layout) for domain, own in final.items()}
 
 
 def _by_name(sums: Mapping[str, NeuronSums]) -> dict[str, Tensor]:

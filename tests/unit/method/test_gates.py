@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from koffkit.method.gates import active_probability, initial_log_alpha, mean_gate, sample
+from koffkit.method.gates import (
+    active_probability,
+    initial_log_alpha,
+    mean_gate,
+    sample,
+    straight_through,
+)
 from koffkit.recipe.load import load_recipe
 
 
@@ -61,3 +67,12 @@ def test_gradient_reaches_log_alpha() -> None:
     assert alphas.grad is not None
     assert (alphas.grad > 0).float().mean() > 0.5
     assert (alphas.grad < 0).sum() == 0
+
+
+def test_shut_gates_learn_straight_through() -> None:
+    hard, scores = torch.tensor([1.0, 0.0]), torch.tensor([3.0, -2.0], requires_grad=True)
+    gates = straight_through(hard, scores)
+    assert gates.tolist() == [1.0, 0.0]
+    (gates * torch.tensor([5.0, 7.0])).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [5.0, 7.0]

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from koffkit.method.restoring import NeuronSums, choose_neurons, mixed, prices, scores_for_memories
+from koffkit.method.restoring import (
+    NeuronSums,
+    choose_neurons,
+    chosen_table,
+    mixed,
+    prices,
+    scores_for_memories,
+)
 
 SCORES = torch.tensor([[5.0, 9.0, 1.0, 4.0], [0.3, 0.2, 8.0, 0.1]])
 REMOVED = torch.tensor([[True, False, True, True], [True, True, False, True]])
@@ -20,6 +27,16 @@ def test_uniform_gives_every_layer_its_best_removed_neurons() -> None:
 def test_ragged_goes_where_the_scores_are_highest() -> None:
     assert places(choose_neurons(SCORES, REMOVED, 3, "ragged")) == {0: [0, 2, 3]}
     assert places(choose_neurons(SCORES, REMOVED, 4, "ragged")) == {0: [0, 2, 3], 1: [0]}
+
+
+@pytest.mark.parametrize("layout", ["uniform", "ragged"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_choice_as_a_table_has_its_exact_size(layout: str, count: int) -> None:
+    table = chosen_table(SCORES, REMOVED, count, layout)
+    assert int(table.sum()) == count
+    assert not bool((table & ~REMOVED).any())
+    chosen = places(choose_neurons(SCORES, REMOVED, count, layout))
+    assert {layer: own.nonzero().flatten().tolist() for layer, own in enumerate(table) if own.any()} == chosen
 
 
 def test_a_share_of_the_scores_is_the_domains_own() -> None:

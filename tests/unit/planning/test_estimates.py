@@ -77,3 +77,24 @@ def test_a_plan_has_both() -> None:
     sums = [sum(plan.stage_seconds[name]["2 CPU cores"]) for name in ("learn_masks", "recover")]  # type: ignore[index]
     assert sum(sums) == pytest.approx(sum(plan.seconds["2 CPU cores"]))
     assert plan.to_json()["net"]["memories"] == 6
+
+
+def test_a_choice_of_neurons_that_is_learned_reads_every_domain_alike(tmp_path: Path) -> None:
+    stages: list[dict[str, Any]] = [
+        {"select_masks": {"selector": "magnitude"}},
+        {"restore": {"score": "learned", "steps": 5, "batch_size": 3}},
+        {"evaluate": {}},
+    ]
+    changes = {
+        "memory": {"lora": None, "kv": None, "neurons": {"count": 2}},
+        "train": {"gradient_accumulation": 2},
+        "distill": {"top_k": 50, "domain_weights": {"north": 3.0}},
+    }
+    recipe = recipe_of(tmp_path, stages=stages, **changes)
+    assert training_tokens(recipe) == {"restore": 2 * 5 * 3 * 16}
+    assert asked_tokens(recipe) == {"north": 5 * 3 * 16, "south": 5 * 3 * 16, "retention": 0}
+    low, high = stage_seconds(recipe, 1000)["restore"]["2 CPU cores"]  # type: ignore[index]
+    assert low < high == pytest.approx(6 * 1000 * 2 * 5 * 3 * 16 / 2e10)
+    stages[1]["restore"] = {"batch_size": 3}
+    once = recipe_of(tmp_path, stages=stages, **changes)
+    assert training_tokens(once) == {} and stage_seconds(once, 1000)["restore"] is None

@@ -21,6 +21,7 @@ from koffkit.planning.peak import held_by_heap
 from koffkit.planning.plan import make_plan
 from koffkit.planning.work import cache_bytes_a_token, step_work
 from koffkit.recipe.schema import Recipe
+from koffkit.recipe.training import Training
 
 from ...common import recipe_dict
 
@@ -53,6 +54,24 @@ def test_time_is_steps_times_the_time_of_one(llama: Path, recipe: Recipe) -> Non
     unknown = forecast_of(recipe, spec, plan, SLOW, dict.fromkeys(TOKENS))
     assert unknown.seconds["evaluate"] is None
     assert unknown.seconds["recover"] == found.seconds["recover"]
+
+
+def test_a_learned_choice_takes_its_steps_and_the_passes_for_the_first_scores(
+    llama: Path, tmp_path: Path
+) -> None:
+    restore: dict[str, Any] = {"score": "learned", "steps": 5, "batches": 7, "batch_size": 2}
+    stages: list[dict[str, Any]] = [{"select_masks": {"selector": "magnitude"}}, {"restore": restore}]
+    memory = {"lora": None, "kv": None, "neurons": {"count": 2}}
+    recipe, spec = recipe_of(llama, tmp_path, memory=memory, stages=stages), ModelSpec.open(llama)
+    found = forecast_of(recipe, spec, make_plan(recipe, spec), SLOW, TOKENS)
+    options = Training(max_steps=1, batch_size=2)
+    new, read = (
+        SLOW.seconds(step_work(recipe, spec, options, cached=way), "float32") for way in (False, True)
+    )
+    assert found.seconds["restore"] == pytest.approx(2 * (5 * new + 7 * read))
+    accumulated = recipe_of(llama, tmp_path, memory=memory, stages=stages, train={"gradient_accumulation": 4})
+    again = forecast_of(accumulated, spec, make_plan(accumulated, spec), SLOW, TOKENS)
+    assert again.seconds["restore"] == found.seconds["restore"]
 
 
 @pytest.mark.parametrize(

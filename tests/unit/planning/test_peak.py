@@ -71,6 +71,8 @@ def test_memories_that_are_ranked_and_fitted(tmp_path: Path) -> None:
     repaired = {"repair": "least_squares", "repair_tokens": 49152}
     assert planned(tmp_path, stages, 6, NEURONS, **repaired) == pytest.approx(4_410_138_624, rel=0.1)
     ranked = [{"select_masks": {"selector": "magnitude"}}, {"restore": {"score": "activation"}}]
+    learned = [{"select_masks": {"selector": "magnitude"}}, {"restore": {"score": "learned"}}]
+    assert planned(tmp_path, learned, 6, NEURONS) > 1.5 * planned(tmp_path, ranked, 6, NEURONS)
     with_fit, without = (planned(tmp_path, ranked, 6, NEURONS, **mask) for mask in (repaired, {}))
     more = [
         planned(tmp_path, ranked, 6, NEURONS, **(repaired | {"repair_tokens": tokens}))

@@ -24,7 +24,18 @@ from ...common import digests, recipe_dict, write_recipe
 IDS = torch.arange(20).reshape(2, 10) + 4
 
 
-def recipe(base: Path, root: Path, *, tuned: bool, lora: bool = False, repair: str = "none") -> LoadedRecipe:
+LEARNED = {"score": "learned", "steps": 3, "lr": 4.0}
+
+
+def recipe(
+    base: Path,
+    root: Path,
+    *,
+    tuned: bool,
+    lora: bool = False,
+    repair: str = "none",
+    restore: dict[str, Any] | None = None,
+) -> LoadedRecipe:
     root.mkdir(parents=True, exist_ok=True)
     tree = recipe_dict(base, root / "data")
     tree["memory"] |= {"kv": None, "neurons": {"count": 3, "tuned": tuned}}
@@ -33,15 +44,18 @@ def recipe(base: Path, root: Path, *, tuned: bool, lora: bool = False, repair: s
     rates = {"lora": 2e-2, "neurons": 1e-2}
     tree["stages"] = [
         {"learn_masks": {"max_steps": 3, "batch_size": 2, "lr": {"gates": 0.3}}},
-        {"restore": {"batches": 2, "batch_size": 2}},
+        {"restore": {"batches": 2, "batch_size": 2} | (restore or {})},
         {"recover": {"max_steps": 6, "batch_size": 2, "lr": rates}},
         {"evaluate": {"batch_size": 4, "max_tokens": 64}},
     ]
     return load_recipe(write_recipe(root / "recipe.yaml", tree))
 
 
-def test_backbone_and_memory_compute_what_the_wider_mask_does(llama: Path, tmp_path: Path) -> None:
-    run_recipe(recipe(llama, tmp_path, tuned=False), tmp_path / "run")
+@pytest.mark.parametrize("restore", [{}, LEARNED], ids=["scored", "learned"])
+def test_backbone_and_memory_compute_what_the_wider_mask_does(
+    llama: Path, tmp_path: Path, restore: dict[str, Any]
+) -> None:
+    run_recipe(recipe(llama, tmp_path, tuned=False, restore=restore), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
     spec = ModelSpec.open(llama)
     gates = as_gates(load_masks(tmp_path / "run" / "masks.safetensors", spec))
@@ -87,11 +101,17 @@ class StopAt(Silent):
             raise Interrupted("stopped by the test")
 
 
-@pytest.mark.parametrize("place", [("restore", 3), ("recover", 2), ("recover", 5), ("evaluate", 1)])
+CHOOSING = "restore: learned choice"
+
+
+@pytest.mark.parametrize(
+    "place", [("restore", 3), (CHOOSING, 1), (CHOOSING, 2), ("recover", 2), ("recover", 5), ("evaluate", 1)]
+)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     place: tuple[str, int], llama: Path, tmp_path: Path
 ) -> None:
-    loaded = recipe(llama, tmp_path, tuned=True, lora=True, repair="least_squares")
+    restore = LEARNED if place[0] == CHOOSING else {}
+    loaded = recipe(llama, tmp_path, tuned=True, lora=True, repair="least_squares", restore=restore)
     run_recipe(loaded, tmp_path / "whole")
     with pytest.raises(Interrupted):
         run_recipe(loaded, tmp_path / "cut", progress=StopAt(*place))
@@ -127,3 +147,29 @@ def test_neurons_and_their_stage_go_together(llama: Path, tmp_path: Path) -> Non
     del tree["stages"][1]
     with pytest.raises(UsageError, match=r"memory\.neurons: stage restore chooses them; put"):
         load_recipe(write_recipe(tmp_path / "with.yaml", tree))
+
+
+@pytest.mark.parametrize("repair", ["none", "least_squares"])
+def test_a_learned_choice_is_another_one_of_the_same_size(llama: Path, tmp_path: Path, repair: str) -> None:
+    found = {}
+    for name, restore in {"scored": {}, "learned": LEARNED}.items():
+        loaded = recipe(llama, tmp_path / name, tuned=False, repair=repair, restore=restore)
+        run_recipe(loaded, tmp_path / name / "run")
+        kept = load_file(tmp_path / name / "run" / "memories" / "north" / "neurons.safetensors")
+        found[name] = {key: value.tolist() for key, value in kept.items() if key.endswith("neurons")}
+    assert found["scored"] != found["learned"]
+    assert all(len(places) == 3 for places in found["learned"].values())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 4}, {"lr": 1.0}, {"score": "activation", "steps": 4, "lr": 1.0}]
+)
+def test_steps_of_nothing_that_learns_are_refused(
+    llama: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    told = " and ".join(name for name in ("steps", "lr") if name in changes)
+    score = changes.get("score", "sensitivity")
+    with pytest.raises(
+        UsageError, match=rf"{told}: nothing is learned with score: {score}; set score: learned"
+    ):
+        recipe(llama, tmp_path, tuned=False, restore=changes)
