@@ -39,9 +39,10 @@ def whole(restored: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Path(shutil.copytree(restored.export, tmp_path / "whole"))
 
 
-def test_an_added_memory_gives_back_neurons_of_the_base(whole: Path, llama: Path) -> None:
+@pytest.mark.parametrize("choice", [[], ["stages.restore.score=learned", "stages.restore.steps=2"]])
+def test_an_added_memory_gives_back_neurons_of_the_base(whole: Path, llama: Path, choice: list[str]) -> None:
     before = digests(whole)
-    told = add_memory(whole, "east", SOURCE, overrides=ALONE)
+    told = add_memory(whole, "east", SOURCE, overrides=[*ALONE, *choice])
     after = digests(whole)
     assert {name: after[name] for name in before} == before
     assert told["parameters"] == 9 * 3 * 32
