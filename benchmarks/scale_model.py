@@ -24,17 +24,7 @@ MODELS = [
     *("Qwen/Qwen2.5-14B", "Qwen/Qwen2.5-32B", "meta-llama/Llama-3.1-70B", "Qwen/Qwen2.5-72B"),
     "meta-llama/Llama-3.1-405B",
 ]
-SMOLLM: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 8192,
-}
+SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 class Point(NamedTuple):
@@ -136,6 +126,7 @@ def _sparse_quickstart() -> list[Point]:
 def _smollm_steps() -> list[Point]:
     """Steps of SmolLM2 on 256 tokens: lower layers computed once for teacher and student, and twice; with a
     teacher cache, and without."""
+    from koffkit.planning.shapes import SHAPES
     from koffkit.planning.work import cache_bytes_a_token
 
     every, upper = "all", "{upper: 16}"
@@ -143,7 +134,7 @@ def _smollm_steps() -> list[Point]:
     cached = {layers: _smollm_step(layers, layers, cached=True) / once[layers] for layers in once}
     # Gradients flow through lower layers that are computed twice, as if they had gates of their own.
     twice = _smollm_step(every, upper) / once[upper]
-    recipe, spec, _ = _plan("quickstart", ["distill.cache=true", "distill.top_k=100"], SMOLLM)
+    recipe, spec, _ = _plan("quickstart", ["distill.cache=true", "distill.top_k=100"], SHAPES[SMOLLM])
     return [
         _smollm("step with the lower 14 of 30 layers twice / once", 1.3, twice, 0.05),
         _smollm("step with teacher cache / without, 30 layers", 0.681, cached[every], 0.05),
@@ -159,11 +150,12 @@ def _smollm(what: str, measured: float, counted: float, slack: float) -> Point:
 
 def _smollm_step(gated: str, remembering: str, *, cached: bool = False) -> float:
     """Operations of a step of `real/step.py`, with gates and memories in these layers."""
+    from koffkit.planning.shapes import SHAPES
     from koffkit.planning.work import step_work
 
     settings = ["memory.lora.rank=16", "memory.kv.tokens=32", "sequence_length=256", "mask.layout=ragged"]
     settings += ["mask.global_sparsity=0.1", f"mask.layers={gated}", f"memory.layers={remembering}"]
-    recipe, spec, _ = _plan("quickstart", settings, SMOLLM)
+    recipe, spec, _ = _plan("quickstart", settings, SHAPES[SMOLLM])
     options = recipe.stages[0].options.model_copy(update={"batch_size": 1})
     return step_work(recipe, spec, options, cached=cached).operations
 
